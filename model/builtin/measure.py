@@ -1,0 +1,176 @@
+"""Measure the built-in models on scenes drawn by other code than they were trained on.
+
+    python -m model.builtin.measure --scenes 200
+
+Prints one JSON object: the figures of the model card.
+"""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFilter
+from tqdm import tqdm
+
+from model.builtin.scenes import NAMES, Scene, SceneObject, sprites
+from model.merge import iou
+from model.pipeline import VLSAM
+from model.profiles import choose
+from model.terms import parse
+from model.types import Box, Detection, Mask, Prompt, box_of
+
+
+def paste_scene(rng: np.random.Generator) -> Scene:
+    """A scene composed by Pillow: 280 to 800 px a side, 1 to 6 objects of 15 to 50 % of the short side."""
+    width, height = (int(n) for n in rng.integers(280, 801, 2))
+    canvas = _backdrop(rng, width, height).convert("RGBA")
+    placed: list[tuple[str, Mask]] = []
+    for name in rng.choice(NAMES, int(rng.integers(1, 7))):
+        size = rng.uniform(0.15, 0.5) * min(width, height)
+        sprite = PILImage.fromarray(sprites()[str(name)])
+        zoom = size / max(sprite.size)
+        sprite = sprite.resize(
+            (max(8, round(sprite.width * zoom)), max(8, round(sprite.height * zoom))),
+            PILImage.Resampling.LANCZOS,
+        )
+        if rng.random() < 0.5:
+            sprite = sprite.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
+        angle = float(rng.uniform(-45, 45))
+        sprite = sprite.rotate(angle, PILImage.Resampling.BICUBIC, expand=True)
+        x = int(rng.integers(0, max(1, width - sprite.width)))
+        y = int(rng.integers(0, max(1, height - sprite.height)))
+        layer = PILImage.new("RGBA", canvas.size)
+        layer.paste(sprite, (x, y))
+        whole = np.asarray(layer)[..., 3] > 127
+        hidden = [(n, m & ~whole) for n, m in placed]
+        if any(
+            after.sum() < 0.5 * before.sum()
+            for (_, after), (_, before) in zip(hidden, placed, strict=True)
+        ):
+            continue
+        canvas.alpha_composite(layer)
+        placed = [*hidden, (str(name), whole)]
+    image = np.asarray(canvas.convert("RGB"))
+    return Scene(image, tuple(SceneObject(name, mask, mask) for name, mask in placed))
+
+
+def _backdrop(rng: np.random.Generator, width: int, height: int) -> PILImage.Image:
+    colours = [tuple(int(c) for c in rng.integers(60, 256, 3)) for _ in range(3)]
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return PILImage.new("RGB", (width, height), colours[0])
+    if kind == 1:
+        ramp = PILImage.linear_gradient("L").rotate(int(rng.integers(0, 4)) * 90).resize((width, height))
+        both = (PILImage.new("RGB", (width, height), c) for c in colours[:2])
+        return PILImage.composite(*both, ramp)
+    if kind == 2:
+        noise = rng.integers(60, 256, (int(rng.integers(3, 9)), int(rng.integers(3, 9)), 3))
+        return PILImage.fromarray(noise.astype(np.uint8)).resize(
+            (width, height), PILImage.Resampling.BICUBIC
+        )
+    flat = PILImage.new("RGB", (width, height), colours[0])
+    pen = ImageDraw.Draw(flat)
+    for _ in range(12):
+        x, y, r = rng.integers(0, width), rng.integers(0, height), rng.integers(10, 80)
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=colours[1 + int(rng.integers(2))])
+    return flat.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 6))))
+
+
+def middle(mask: Mask) -> tuple[float, float]:
+    """The pixel of the mask that is nearest to its centre of mass: xy."""
+    rows, columns = np.nonzero(mask)
+    nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
+    return float(columns[nearest]) + 0.5, float(rows[nearest]) + 0.5
+
+
+def corrective_click(mask: Mask, truth: Mask) -> tuple[tuple[float, float], int]:
+    """The inmost pixel of the largest error, and whether the object is there (RITM's protocol)."""
+    best: tuple[float, tuple[float, float], int] = (-1.0, (0.0, 0.0), 0)
+    for label, wrong in ((1, truth & ~mask), (0, mask & ~truth)):
+        depth = cv2.distanceTransform(np.pad(wrong, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        point = (float(column) + 0.5, float(row) + 0.5)
+        best = max(best, (float(depth[row, column]), point, label))
+    return best[1], best[2]
+
+
+def prompted(points: list[tuple[float, float]], labels: list[int], box: Box | None = None) -> Prompt:
+    xy: NDArray[np.float32] = np.array(points, np.float32).reshape(-1, 2)
+    return Prompt(xy, np.array(labels, np.int64), box)
+
+
+def clicks(vlsam: VLSAM, scene: Scene, thing: SceneObject, count: int) -> list[float]:
+    """IoU after the first click at the middle, and after each of `count` corrective ones."""
+    points, labels, mask, reached = [middle(thing.visible)], [1], None, []
+    for _ in range(count + 1):
+        prompt = replace(prompted(points, labels), mask=mask)
+        mask = vlsam.refine(scene.image, prompt).mask
+        reached.append(iou(mask, thing.visible))
+        point, label = corrective_click(mask, thing.visible)
+        points.append(point)
+        labels.append(label)
+    return reached
+
+
+def best_iou(thing: SceneObject, detections: list[Detection]) -> float | None:
+    """Of the detections with its name; None where there is none."""
+    named = [iou(d.mask, thing.visible) for d in detections if d.term == thing.name]
+    return max(named) if named else None
+
+
+def measure(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    names = {"right": 0, "said": 0, "there": 0}
+    found: list[float | None] = []
+    first: list[float] = []
+    after_five: list[float] = []
+    boxed: list[float] = []
+    seconds = 0.0
+    for _ in tqdm(range(scenes), desc="scenes"):
+        scene = paste_scene(rng)
+        there = {thing.name for thing in scene.objects}
+        since = time.perf_counter()
+        detections = vlsam.annotate(scene.image)
+        seconds += time.perf_counter() - since
+        said = {term.text for term in parse(vlsam.listing(scene.image))}
+        names["right"] += len(said & there)
+        names["said"] += len(said)
+        names["there"] += len(there)
+        found += [best_iou(thing, detections) for thing in scene.objects]
+        thing = scene.objects[int(rng.integers(len(scene.objects)))]
+        reached = clicks(vlsam, scene, thing, 5)
+        first.append(reached[0])
+        after_five.append(reached[5])
+        tight = vlsam.refine(scene.image, prompted([], [], box_of(thing.visible)))
+        boxed.append(iou(tight.mask, thing.visible))
+    named = [value for value in found if value is not None]
+    hits = sum(value is not None and value >= 0.5 for value in found)
+    figures = {
+        "name_recall": names["right"] / names["there"],
+        "name_precision": names["right"] / max(names["said"], 1),
+        "iou_one_click": float(np.mean(first)),
+        "iou_five_more_clicks": float(np.mean(after_five)),
+        "iou_tight_box": float(np.mean(boxed)),
+        "iou_of_named": float(np.mean(named)) if named else math.nan,
+        "found_at_half": hits / len(found),
+        "seconds_per_image": seconds / scenes,
+    }
+    return {key: round(value, 4) for key, value in figures.items()} | {"scenes": scenes, "seed": seed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the built-in models on held-out scenes.")
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    print(json.dumps(measure(VLSAM.load(choose()), args.scenes, args.seed)))
+
+
+if __name__ == "__main__":
+    main()

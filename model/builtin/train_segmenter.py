@@ -1,0 +1,294 @@
+"""Train the built-in segmenter from scratch, on a CPU or a GPU.
+
+    python -m model.builtin.train_segmenter --work runs/segmenter --stage dense --steps 1500
+    python -m model.builtin.train_segmenter --work runs/segmenter --steps 6000 --decay 1500
+    python -m model.builtin.train_segmenter --work runs/segmenter --export model/builtin/segmenter
+
+Stage `dense` teaches the image encoder alone, through a head that is thrown away afterwards: for every
+pixel, whether it shows an object and where the middle of that object is. Stage `prompts` plays rounds of
+clicks as in the SAM paper (section 3 and appendix A): a first point, point pair or box, then clicks on
+the error of the answer together with its logits.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from segment_anything.modeling import Sam, image_encoder
+from torch import Tensor, nn
+
+from model.builtin.scenes import Scene, draw_scene
+from model.builtin.training import Run, attend, averaged_weights, optimizers
+from model.segmenter import build_sam
+
+CONFIG = {
+    "image_size": 256, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3,
+    "global_attn_indexes": [2, 5], "window_size": 8, "use_rel_pos": False,
+    "prompt_embed_dim": 128, "decoder_mlp_dim": 512, "decoder_heads": 4, "iou_head_hidden_dim": 128,
+}  # fmt: skip
+SIZE, LOW = 256, 128  # pixels of the encoder's square; of the decoder's logits
+ROUNDS = 3
+MEAN = (123.675, 116.28, 103.53)  # RGB, SAM's
+
+
+def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32], NDArray[Any]]:
+    """A scene, its image on SAM's square (long side scaled, padded), and soft masks (objects, 128, 128)."""
+    long = int(rng.integers(SIZE, 440))
+    short = int(long * rng.uniform(0.36, 1.0))
+    width, height = (long, short) if rng.random() < 0.5 else (short, long)
+    count = int(rng.integers(1, 7))
+    while True:
+        scene = draw_scene(
+            rng, width=width, height=height, count=count, scale=(0.13, 0.55), min_visible=0.25
+        )
+        if scene.objects:
+            break
+    zoom = SIZE / long
+    w, h = int(width * zoom + 0.5), int(height * zoom + 0.5)
+    square = np.tile(np.float32(MEAN), (SIZE, SIZE, 1))  # zero once normalised, as in Sam.preprocess
+    square[:h, :w] = cv2.resize(scene.image, (w, h), interpolation=cv2.INTER_AREA)
+    masks = np.zeros((len(scene.objects), LOW, LOW), np.float32)
+    for mask, thing in zip(masks, scene.objects, strict=True):
+        full = np.zeros((SIZE, SIZE), np.float32)
+        visible = thing.visible.astype(np.float32)
+        full[:h, :w] = cv2.resize(visible, (w, h), interpolation=cv2.INTER_AREA)
+        mask[:] = cv2.resize(full, (LOW, LOW), interpolation=cv2.INTER_AREA)
+    return scene, square, masks
+
+
+def dense_targets(masks: NDArray[Any]) -> NDArray[np.float32]:
+    """Foreground, and the offset to the middle of the object shown, in shares of the square: (3, 128, 128)."""
+    target = np.zeros((3, LOW, LOW), np.float32)
+    target[0] = masks.sum(0).clip(0, 1)
+    y, x = np.mgrid[0:LOW, 0:LOW].astype(np.float32)
+    for mask in masks:
+        on = mask > 0.5
+        if on.any():
+            target[1][on] = (x[on].mean() - x[on]) / LOW
+            target[2][on] = (y[on].mean() - y[on]) / LOW
+    return target
+
+
+def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float, float]:
+    """A pixel of a region of the 128-pixel grid, as xy on the square: anywhere, or its inmost."""
+    if rng.random() < 0.4:
+        depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, 3)
+        row, column = np.unravel_index(depth[1:-1, 1:-1].argmax(), region.shape)
+    else:
+        rows, columns = np.nonzero(region)
+        pick = rng.integers(len(rows))
+        row, column = rows[pick], columns[pick]
+    jitter = rng.uniform(0, 1, 2)
+    return float((column + jitter[0]) * SIZE / LOW), float((row + jitter[1]) * SIZE / LOW)
+
+
+def first_prompt(rng: np.random.Generator, mask: NDArray[Any]) -> tuple[list[Any], list[int]]:
+    """Points with labels; labels 2 and 3 are the corners of a box, as in SAM's prompt encoder."""
+    on = mask > 0.5
+    kind = rng.random()
+    if kind < 0.3:
+        rows, columns = np.nonzero(on)
+        corners = np.array(
+            [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32
+        )
+        noise = 0.06 if rng.random() < 0.5 else 0.015
+        corners += rng.normal(0, noise, (2, 2)) * (corners[1] - corners[0])
+        return (corners * SIZE / LOW).tolist(), [2, 3]
+    points, labels = [random_point(rng, on)], [1]
+    if kind > 0.6:  # the pair of VL-SAM: a positive and a negative point, often far away
+        points.append(random_point(rng, mask < 0.1))
+        labels.append(0)
+    return points, labels
+
+
+def embed(sam: Sam, points: Tensor, labels: Tensor) -> Tensor:
+    """SAM's sparse prompt embedding for rows that mix points, boxes and padding (-1)."""
+    encoder = sam.prompt_encoder
+    found = encoder.pe_layer.forward_with_coords(points + 0.5, encoder.input_image_size)
+    found = found * (labels >= 0)[..., None]
+    kinds = torch.cat(
+        [encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)]
+    )
+    return found + kinds[labels + 1]
+
+
+def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """10 x cross-entropy + dice of each mask: (prompts, masks)."""
+    target = target[:, None].expand_as(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
+    p = logits.sigmoid()
+    dice = 1 - (2 * (p * target).sum((2, 3)) + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
+    return 10 * entropy + dice
+
+
+def iou_of(logits: Tensor, target: Tensor) -> Tensor:
+    on, true = logits > 0, (target > 0.5)[:, None]
+    return (on & true).sum((2, 3)) / (on | true).sum((2, 3)).clamp(min=1)
+
+
+class Trainer:
+    def __init__(self, sam: Sam, head: nn.Module, seed: int, images: int, prompts: int) -> None:
+        self.sam, self.head = sam, head
+        self.rng = np.random.default_rng(seed)
+        self.images, self.prompts = images, prompts
+        self.device = sam.device.type
+
+    def losses(self, *, dense_only: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        drawn = [scene_on_square(self.rng) for _ in range(self.images)]
+        squares = torch.from_numpy(np.stack([d[1] for d in drawn])).permute(0, 3, 1, 2)
+        pixels = (squares.to(self.device) - self.sam.pixel_mean) / self.sam.pixel_std
+        dense = torch.from_numpy(np.stack([dense_targets(d[2]) for d in drawn])).to(self.device)
+        with torch.autocast(self.device, torch.bfloat16):
+            embeddings = self.sam.image_encoder(pixels)
+            guess = self.head(embeddings)
+        guess = guess.float()
+        shown = dense[:, :1]
+        seen = F.binary_cross_entropy_with_logits(guess[:, :1], shown)
+        away = ((guess[:, 1:] - dense[:, 1:]).abs() * (shown > 0.5)).sum() / (2 * shown.sum() + 1)
+        parts = {"seen": seen, "away": away}
+        loss = seen + 5 * away
+        if dense_only:
+            return loss, parts
+        loss = 0.3 * loss
+        for embedding, (_, _, masks) in zip(embeddings, drawn, strict=True):
+            loss = loss + self._rounds(embedding[None], masks, parts) / self.images
+        return loss, parts
+
+    def _rounds(self, embedding: Tensor, masks: NDArray[Any], parts: dict[str, Tensor]) -> Tensor:
+        sam, rng = self.sam, self.rng
+        usable = [m for m in masks if (m > 0.5).any()]
+        if not usable:
+            return embedding.sum() * 0
+        chosen = [usable[i % len(usable)] for i in range(self.prompts)]
+        target = torch.from_numpy(np.stack(chosen)).to(self.device)
+        prompts = [first_prompt(rng, m) for m in chosen]
+        logits: Tensor | None = None
+        total = embedding.sum() * 0
+        position = sam.prompt_encoder.get_dense_pe()
+        for turn in range(ROUNDS):
+            longest = max(len(labels) for _, labels in prompts) + 1  # SAM pads points by one
+            points = torch.tensor([p + [[0.0, 0.0]] * (longest - len(p)) for p, _ in prompts])
+            labels = torch.tensor([k + [-1] * (longest - len(k)) for _, k in prompts])
+            with torch.autocast(self.device, torch.bfloat16):
+                sparse = embed(sam, points.to(self.device), labels.to(self.device))
+                if logits is None:
+                    none = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+                    extra = none.expand(len(prompts), -1, *embedding.shape[2:])
+                else:
+                    extra = sam.prompt_encoder.mask_downscaling(logits)
+                answers, quality = sam.mask_decoder.predict_masks(
+                    image_embeddings=embedding,
+                    image_pe=position,
+                    sparse_prompt_embeddings=sparse,
+                    dense_prompt_embeddings=extra,
+                )
+            answers, quality = answers.float(), quality.float()
+            each = mask_loss(answers, target)
+            right = iou_of(answers, target)
+            # Output 0 alone answers unambiguous prompts; of 1 to 3 the best one learns.
+            total = total + (each[:, 0] + each[:, 1:].min(1).values).mean() / ROUNDS
+            total = total + F.mse_loss(quality, right) / ROUNDS
+            key = f"iou_{turn + 1}"
+            best = right.gather(1, quality.argmax(1, keepdim=True)).mean()
+            parts[key] = parts.get(key, torch.zeros(())) + best.detach().cpu() / self.images
+            pick = 0 if rng.random() < 0.5 else int(rng.integers(1, 4))
+            logits = answers[:, pick : pick + 1].detach()
+            wrong = (logits[:, 0] > 0) != (target > 0.5)
+            self._click(prompts, wrong.cpu().numpy(), chosen)
+        return total
+
+    def _click(self, prompts: list[Any], wrong: NDArray[Any], chosen: list[Any]) -> None:
+        for (points, labels), error, mask in zip(prompts, wrong, chosen, strict=True):
+            if not error.any():
+                continue
+            _, areas, stats, _ = cv2.connectedComponentsWithStats(error.astype(np.uint8))
+            largest = areas == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+            x, y = random_point(self.rng, largest)
+            row, column = (min(int(v * LOW / SIZE), LOW - 1) for v in (y, x))
+            points.append((x, y))
+            labels.append(int(mask[row, column] > 0.5))
+
+
+def _short_attention(self: image_encoder.Attention, x: Tensor) -> Tensor:
+    """The library's attention without its float32 detour."""
+    b, h, w, _ = x.shape
+    q, k, v = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    mixed: Tensor = self.proj(attend(q, k, v).transpose(1, 2).reshape(b, h, w, -1))
+    return mixed
+
+
+def start(sam: Sam) -> None:
+    """Begin with a sine grid as the position embedding, or the first hour goes into finding it."""
+    weight = sam.image_encoder.pos_embed
+    side, width = weight.shape[1], weight.shape[3]
+    rates = 1 / 100 ** torch.linspace(0, 1, width // 4)
+    angles = torch.arange(side)[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    grid = torch.cat(
+        [waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)], 2
+    )
+    weight.data.copy_(0.5 * grid[None])
+
+
+def new_head() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(128, 3 * 16, 1), nn.PixelShuffle(4))
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    image_encoder.Attention.forward = _short_attention
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sam, head = build_sam(CONFIG).to(device), new_head().to(device)
+    start(sam)
+    both = nn.ModuleDict({"sam": sam, "head": head})
+    opts = optimizers(both, lambda name: ".blocks." in name or "transformer.layers" in name, 1e-3)
+    run = Run(args.work, args.stage, both, opts)
+    trainer = Trainer(sam, head, args.seed + run.step, args.images, args.prompts)
+    run.train(
+        lambda: trainer.losses(dense_only=args.stage == "dense"),
+        steps=args.steps, decay=args.decay, every=args.every,
+    )  # fmt: skip
+
+
+def export(work: Path, folder: Path) -> None:
+    weights, reached = averaged_weights(work)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {
+        key.removeprefix("sam."): value.half().contiguous()
+        for key, value in weights.items()
+        if key.startswith("sam.")
+    }
+    save_file(kept, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    print(f"{folder}: {reached}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the built-in segmenter from scratch.")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the state and the log")
+    parser.add_argument("--stage", choices=("dense", "prompts"), default="prompts")
+    parser.add_argument("--steps", type=int, default=0, help="train until this step of the stage")
+    parser.add_argument("--decay", type=int, default=0, help="last steps with a falling rate")
+    parser.add_argument("--images", type=int, default=8, help="images per step")
+    parser.add_argument("--prompts", type=int, default=6, help="prompts per image")
+    parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--export", type=Path, help="write the weights of --work and stop")
+    args = parser.parse_args()
+    if args.export:
+        export(args.work, args.export)
+    else:
+        train(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What the rooms of `model` share with each other and with whoever calls them."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]  # (H, W, 3) RGB
+Mask = NDArray[np.bool_]  # (H, W), pixels of the image
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; x1 and y1 are outside
+
+
+class VLSAMError(Exception):
+    """Root of this package's errors. Its message is one sentence for the person who runs the model.
+
+    VLSAMError
+     +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
+     +- AttentionError     a model did not give what the attention flow needs
+     +- PromptError        a prompt is empty, not finite or outside the image
+    """
+
+
+class ModelLoadError(VLSAMError):
+    pass
+
+
+class AttentionError(VLSAMError):
+    pass
+
+
+class PromptError(VLSAMError, ValueError):
+    pass
+
+
+def _no_points() -> NDArray[np.float32]:
+    return np.zeros((0, 2), np.float32)
+
+
+def _no_labels() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What SAM is given, in pixels of the image. At least one point, or a box."""
+
+    points: NDArray[np.float32] = field(default_factory=_no_points)  # (n, 2) xy
+    labels: NDArray[np.int64] = field(default_factory=_no_labels)  # (n,) 1 inside, 0 outside
+    box: Box | None = None
+    mask: Mask | None = None  # (H, W): a mask to start from
+    # (h, w) float32: the same as the segmenter's own logits, from an earlier answer on this image
+    logits: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a detection exists."""
+
+    question: str  # asked of the VLM; "" where a person prompted
+    view: Box  # the part of the image that was looked at
+    prompt: Prompt  # gives this mask again when decoded on this image
+    scores: dict[str, float]  # "predicted_iou", "attention": each 0..1
+    model_version: str
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    term: str  # "" where a person prompted
+    mask: Mask
+    score: float  # 0..1
+    evidence: Evidence
+
+    @property
+    def box(self) -> Box:
+        return box_of(self.mask)
+
+
+def box_of(mask: Mask) -> Box:
+    """The tight box of a mask; (0, 0, 0, 0) where it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return (0.0, 0.0, 0.0, 0.0)
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))

@@ -42,7 +42,7 @@ def parse(answer: str) -> list[Term]:
         text = answer[begin:end].rstrip(" -–'_").lstrip(" _")
         begin = answer.index(text, begin)
         key = text.lower()
-        if text and len(text) <= MAX_LENGTH and len(text.split()) <= 4 and key not in _EMPTY:
+        if any(c.isalpha() for c in text) and len(text) <= MAX_LENGTH and len(text.split()) <= 4 and key not in _EMPTY:
             found.setdefault(key, Term(key, begin, begin + len(text)))
         if len(found) == MAX_TERMS or cut is None:
             break

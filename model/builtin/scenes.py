@@ -2,8 +2,13 @@
 
 Sprites (Noto Color Emoji, see NOTICE) are pasted on procedural backgrounds with scale, rotation,
 flip and overlap, so names, visible masks and hidden parts are known to the pixel.
+
+The samples that ship, and the demo imports, were drawn by
+
+    python -m model.builtin.scenes model/builtin/samples
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -228,3 +233,18 @@ def _degrade(rng: np.random.Generator, image: Image8) -> Image8:
         if done:
             image = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8)
     return image
+
+
+def main(folder: str) -> None:
+    rng = np.random.default_rng(2024)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for number in range(1, 13):
+        width, height = (int(n) for n in rng.integers(420, 721, 2))
+        scene = draw_scene(
+            rng, width=width, height=height, count=2 + number % 4, scale=(0.25, 0.5), min_visible=0.6, degrade=False
+        )
+        Image.fromarray(scene.image).save(Path(folder) / f"scene-{number:02}.jpg", quality=92)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,210 @@
+"""The command `vlsam`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+from pycocotools import mask as coco
+from tqdm import tqdm
+
+from backend.images import ImageError, decode
+from backend.settings import Settings
+from model.overlay import draw
+from model.pipeline import VLSAM
+from model.profiles import PROFILES, Profile, choose
+from model.types import Detection, Image, Prompt, VLSAMError
+
+EXAMPLES = """\
+examples:
+  vlsam annotate photo.jpg --overlay out/        name and mask everything, look at out/photo.png
+  vlsam annotate *.jpg --json > found.json       the same as data: one JSON array, an item per image
+  vlsam segment photo.jpg --point 120,80 --json  one mask, from a click at x 120, y 80
+  vlsam serve --port 9090                        the Label Studio backend; then connect its URL
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except VLSAMError as error:
+        print(f"vlsam: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:  # a setting or an argument that says what is wrong with it
+        print(f"vlsam: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlsam",
+        description="Named masks for images, found zero-shot by VL-SAM, for Label Studio or by hand.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the Label Studio ML backend")
+    serve.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
+    serve.add_argument("--port", type=int, help="default: $PORT or 9090")
+    serve.set_defaults(run=_serve)
+
+    annotate = commands.add_parser("annotate", help="find, name and mask the objects of images")
+    annotate.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    annotate.set_defaults(run=_annotate)
+
+    segment = commands.add_parser("segment", help="one mask of an image, from points and a box")
+    segment.add_argument("image", type=Path, metavar="IMAGE")
+    segment.add_argument(
+        "--point", action="append", default=[], metavar="X,Y[,0|1]",
+        help="pixel inside the object, or with ,0 outside it; may be given several times",
+    )  # fmt: skip
+    segment.add_argument("--box", metavar="X0,Y0,X1,Y1", help="box around the object, in pixels")
+    segment.set_defaults(run=_segment)
+
+    for command in (annotate, segment):
+        command.add_argument("--json", action="store_true", help="print JSON to standard output")
+        command.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures of the masks here")
+        command.add_argument(
+            "--profile", choices=PROFILES, help="models to use (default: $VLSAM_PROFILE or builtin)"
+        )
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from backend._wsgi import serve  # Flask and gunicorn are not needed by the other commands
+
+    settings = Settings.from_env()
+    serve(args.host, args.port or settings.port, settings)
+    return 0
+
+
+def _annotate(args: argparse.Namespace) -> int:
+    vlsam = _load(args)
+    items, failed = [], 0
+    for path in tqdm(args.images, desc="annotate", unit="image", file=sys.stderr, disable=None):
+        try:
+            image = _read(path)
+        except ImageError as error:
+            failed += 1
+            print(f"vlsam: {path}: {error}", file=sys.stderr)
+            items.append({"image": str(path), "error": str(error), "detections": []})
+            continue
+        items.append(_show(args, path, image, vlsam.annotate(image)))
+    _print(args, items)
+    return 1 if failed else 0
+
+
+def _segment(args: argparse.Namespace) -> int:
+    prompt = _prompt(args.point, args.box)
+    vlsam = _load(args)
+    try:
+        image = _read(args.image)
+    except ImageError as error:
+        raise ValueError(f"{args.image}: {error}") from error
+    height, width = image.shape[:2]
+    xs, ys = prompt.points[:, 0], prompt.points[:, 1]
+    if ((xs < 0) | (ys < 0) | (xs > width) | (ys > height)).any():
+        raise ValueError(f"a point lies outside the image of {width} x {height} pixels")
+    item = _show(args, args.image, image, [vlsam.refine(image, prompt)])
+    _print(args, [item])
+    return 0
+
+
+def _load(args: argparse.Namespace) -> VLSAM:
+    settings = Settings.from_env()
+    profile: Profile = choose(args.profile or settings.profile, settings.vlm, settings.sam)
+    if profile.demo:
+        print("vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr)
+    return VLSAM.load(profile, settings.device)
+
+
+def _read(path: Path) -> Image:
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise ImageError(error.strerror or str(error)) from error
+
+
+def _prompt(points: Sequence[str], box: str | None) -> Prompt:
+    """Parse --point and --box. Raises ValueError that names the argument."""
+    parsed = [_numbers(text, "--point", (2, 3)) for text in points]
+    labels = [int(p[2]) if len(p) == 3 else 1 for p in parsed]
+    corners = _numbers(box, "--box", (4,)) if box else None
+    if not points and corners is None:
+        raise ValueError("give at least one --point or a --box")
+    if any(p[2:] not in ([], [0.0], [1.0]) for p in parsed):
+        raise ValueError("the third number of --point is 1 (inside) or 0 (outside)")
+    if corners is not None and not (corners[0] < corners[2] and corners[1] < corners[3]):
+        raise ValueError("--box needs x0 < x1 and y0 < y1")
+    return Prompt(
+        np.array([p[:2] for p in parsed], np.float32).reshape(-1, 2),
+        np.array(labels, np.int64),
+        (corners[0], corners[1], corners[2], corners[3]) if corners else None,
+    )
+
+
+def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts or not np.isfinite(values).all():
+        raise ValueError(f"{option} {text!r} is not {' or '.join(map(str, counts))} numbers with commas")
+    return values
+
+
+def _show(
+    args: argparse.Namespace, path: Path, image: Image, detections: Sequence[Detection]
+) -> dict[str, Any]:
+    """Write the overlay, if one is wanted, and return the image's item."""
+    if args.overlay:
+        args.overlay.mkdir(parents=True, exist_ok=True)
+        PILImage.fromarray(draw(image, detections)).save(args.overlay / f"{path.stem}.png")
+    if not args.json:
+        names = ", ".join(f"{d.term} {d.score:.2f}".strip() for d in detections) or "nothing found"
+        tqdm.write(f"{path}: {names}", file=sys.stdout)
+    height, width = image.shape[:2]
+    return {
+        "image": str(path),
+        "width": width,
+        "height": height,
+        "detections": [as_json(d) for d in detections],
+    }
+
+
+def as_json(detection: Detection) -> dict[str, Any]:
+    """A detection as plain JSON; the mask is COCO's compressed RLE."""
+    encoded = coco.encode(np.asfortranarray(detection.mask.astype(np.uint8)))
+    evidence, prompt = detection.evidence, detection.evidence.prompt
+    points = zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True)
+    return {
+        "term": detection.term,
+        "score": round(detection.score, 4),
+        "box": list(detection.box),
+        "mask": {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")},
+        "evidence": {
+            "question": evidence.question,
+            "view": list(evidence.view),
+            "points": [[x, y, label] for (x, y), label in points],
+            "box": list(prompt.box) if prompt.box else None,
+            "scores": {name: round(score, 4) for name, score in evidence.scores.items()},
+            "model_version": evidence.model_version,
+        },
+    }
+
+
+def _print(args: argparse.Namespace, items: list[dict[str, Any]]) -> None:
+    if args.json:
+        json.dump(items, sys.stdout)
+        sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

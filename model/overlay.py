@@ -1,0 +1,80 @@
+"""Detections drawn over their image, for people."""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageDraw, ImageFont
+
+from model.types import Detection, Image
+
+Colour = tuple[int, int, int]
+
+
+def draw(image: Image, detections: Sequence[Detection]) -> Image:
+    """The image (H, W, 3) with tinted, outlined masks, names with scores, and the prompt points.
+
+    Positive points are discs, negative ones crosses. The colour of a term is the same in every image.
+    """
+    scale = max(1.0, max(image.shape[:2]) / 800)
+    painted = image.astype(np.float32)
+    # Large masks first, so that small ones stay visible.
+    ordered = sorted(detections, key=lambda d: -int(d.mask.sum()))
+    for detection in ordered:
+        painted[detection.mask] = painted[detection.mask] * 0.55 + np.float32(colour_of(detection.term)) * 0.45
+    pixels = np.ascontiguousarray(painted.astype(np.uint8))
+    for detection in ordered:
+        rings, _ = cv2.findContours(
+            detection.mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        cv2.drawContours(pixels, rings, -1, (255, 255, 255), round(3 * scale), cv2.LINE_AA)
+        cv2.drawContours(pixels, rings, -1, colour_of(detection.term), round(1.6 * scale), cv2.LINE_AA)
+    canvas = PILImage.fromarray(pixels)
+    pen = ImageDraw.Draw(canvas)
+    for detection in ordered:
+        _points(pen, detection, scale)
+    font = ImageFont.load_default(15 * scale)
+    for detection in ordered:
+        _caption(pen, detection, font, canvas.size)
+    return np.asarray(canvas)
+
+
+def colour_of(term: str) -> Colour:
+    """A bright colour for a term, the same on every machine."""
+    hue = (sum((i + 1) * ord(c) for i, c in enumerate(term)) * 0.61803) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _points(pen: ImageDraw.ImageDraw, detection: Detection, scale: float) -> None:
+    prompt, r = detection.evidence.prompt, 5 * scale
+    for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
+        if label:
+            pen.ellipse((x - r, y - r, x + r, y + r), fill="white", outline="black", width=round(scale))
+            r2 = r * 0.5
+            pen.ellipse((x - r2, y - r2, x + r2, y + r2), fill=colour_of(detection.term))
+        else:
+            for sign in (1, -1):
+                for width, colour in ((5, "white"), (2.5, colour_of(detection.term))):
+                    ends = (x - r, y - sign * r, x + r, y + sign * r)
+                    pen.line(ends, fill=colour, width=round(width * scale))
+
+
+def _caption(
+    pen: ImageDraw.ImageDraw,
+    detection: Detection,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    size: tuple[int, int],
+) -> None:
+    text = f"{detection.term} {detection.score:.2f}".strip()
+    x0, y0, _, _ = detection.box
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 8, bottom - top + 6
+    x = min(max(0.0, x0), max(0.0, size[0] - width))
+    y = y0 - height if y0 >= height else min(y0, max(0.0, size[1] - height))
+    red, green, blue = colour_of(detection.term)
+    ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 140 else "white"
+    pen.rounded_rectangle((x, y, x + width, y + height), 4, fill=(red, green, blue))
+    pen.text((x + 4 - left, y + 3 - top), text, font=font, fill=ink)

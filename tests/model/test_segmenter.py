@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from segment_anything import SamPredictor
+
+from model.builtin.scenes import Scene, draw_scene
+from model.segmenter import Segmenter, build_sam
+from model.types import ModelLoadError, Prompt, PromptError
+
+PROMPTS = {
+    "point": Prompt(np.float32([[200, 150]]), np.array([1])),
+    "pair": Prompt(np.float32([[200, 150], [10, 20]]), np.array([1, 0])),
+    "box": Prompt(box=(100.0, 80.0, 250.0, 220.0)),
+    "box and point": Prompt(np.float32([[200, 150]]), np.array([1]), (100.0, 80.0, 250.0, 220.0)),
+}
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+@pytest.mark.parametrize("name", PROMPTS)
+def test_decode_equals_the_librarys_predictor(
+    segmenter: Segmenter, scene: Scene, name: str, multimask: bool
+) -> None:
+    prompt = PROMPTS[name]
+    predictor = SamPredictor(segmenter._sam)
+    predictor.set_image(scene.image)
+    masks, quality, logits = predictor.predict(
+        prompt.points if len(prompt.points) else None,
+        prompt.labels if len(prompt.points) else None,
+        np.array(prompt.box) if prompt.box else None,
+        multimask_output=multimask,
+    )
+    ours = segmenter.decode(segmenter.encode(scene.image), [prompt], multimask=multimask)[0]
+    np.testing.assert_allclose(ours.logits, logits, atol=1e-4)
+    np.testing.assert_allclose(ours.predicted_iou, quality.clip(0, 1), atol=1e-5)
+    assert (ours.masks == masks).all()
+
+
+def test_prompts_of_all_kinds_go_through_together_and_keep_their_order(
+    segmenter: Segmenter, scene: Scene
+) -> None:
+    embedding = segmenter.encode(scene.image)
+    together = segmenter.decode(embedding, list(PROMPTS.values()), multimask=True)
+    for answer, prompt in zip(together, PROMPTS.values(), strict=True):
+        alone = segmenter.decode(embedding, [prompt], multimask=True)[0]
+        np.testing.assert_allclose(answer.logits, alone.logits, atol=1e-4)
+
+
+def test_embeddings_of_two_images_do_not_mix(segmenter: Segmenter) -> None:
+    rng = np.random.default_rng(0)
+    images = [draw_scene(rng, width=200, height=160, count=2).image for _ in range(2)]
+    prompt = Prompt(np.float32([[50, 60]]), np.array([1]))
+    alone = [segmenter.decode(segmenter.encode(i), [prompt], multimask=False)[0].logits for i in images]
+    first, second = (segmenter.encode(i) for i in images)
+    later = [segmenter.decode(e, [prompt], multimask=False)[0].logits for e in (first, second)]
+    assert not np.array_equal(alone[0], alone[1])
+    for one, other in zip(alone, later, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_mask_prompt_changes_the_answer(segmenter: Segmenter, scene: Scene) -> None:
+    embedding = segmenter.encode(scene.image)
+    point = PROMPTS["point"]
+    start = Prompt(point.points, point.labels, mask=scene.objects[0].visible)
+    with_mask, without = segmenter.decode(embedding, [start, point], multimask=False)
+    assert not np.array_equal(with_mask.logits, without.logits)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        (Prompt(), "at least one point"),
+        (Prompt(np.float32([[np.nan, 1]]), np.array([1])), "not finite"),
+        (Prompt(np.float32([[1, 1]]), np.array([2])), "1 .inside. or 0"),
+        (Prompt(np.float32([[1, 1]]), np.array([1, 1])), "do not fit"),
+        (Prompt(box=(0, 0, 5, 5), mask=np.ones((3, 3), bool)), "mask is"),
+    ],
+)
+def test_prompts_that_make_no_sense_are_refused(
+    segmenter: Segmenter, scene: Scene, prompt: Prompt, reason: str
+) -> None:
+    with pytest.raises(PromptError, match=reason):
+        segmenter.decode(segmenter.encode(scene.image), [prompt], multimask=False)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.integers(9, 300), st.integers(9, 300), st.floats(0, 1), st.floats(0, 1), st.floats(-9, 9)
+)
+def test_the_component_at_a_pixel_holds_it(
+    segmenter: Segmenter, width: int, height: int, x: float, y: float, level: float
+) -> None:
+    embedding = segmenter.encode(np.full((height, width, 3), 127, np.uint8))
+    side = segmenter._sam.prompt_encoder.mask_input_size[0]
+    logits = np.random.default_rng(0).normal(level, 4, (side, side)).astype(np.float32)
+    row, column = int(y * (height - 1)), int(x * (width - 1))
+    mask = segmenter.component_at(embedding, logits, row, column)
+    assert mask.shape == (height, width)
+    assert mask[row, column]
+
+
+def test_a_missing_checkpoint_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="VLSAM_SAM"):
+        Segmenter.load(str(tmp_path / "sam_vit_b_01ec64.pth"), device="cpu")
+
+
+def test_a_corrupt_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("sam.pth", "sam.safetensors"):
+        (tmp_path / name).write_bytes(b"not weights")
+        with pytest.raises(ModelLoadError, match="no checkpoint of segment-anything") as error:
+            Segmenter.load(str(tmp_path / name), device="cpu")
+        assert "\n" not in str(error.value)
+
+
+def test_a_published_checkpoint_is_recognised_by_its_width(tmp_path: Path) -> None:
+    """sam_vit_b_01ec64.pth is a plain state dict of ViT-B: ours is random, of the same shape."""
+    config = {
+        "image_size": 1024, "patch_size": 16, "window_size": 14, "use_rel_pos": True, "embed_dim": 768,
+        "depth": 12, "num_heads": 12, "global_attn_indexes": [2, 5, 8, 11], "prompt_embed_dim": 256,
+        "decoder_mlp_dim": 2048, "decoder_heads": 8, "iou_head_hidden_dim": 256,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    file = tmp_path / "sam_vit_b.pth"
+    torch.save({k: v.half() for k, v in build_sam(config).state_dict().items()}, file)
+    assert Segmenter.load(str(file), device="cpu")._sam.image_encoder.img_size == 1024

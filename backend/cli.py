@@ -86,11 +86,12 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _annotate(args: argparse.Namespace) -> int:
-    vlsam = _load(args)
+    settings = Settings.from_env()
+    vlsam = _load(args, settings)
     items, failed = [], 0
     for path in tqdm(args.images, desc="annotate", unit="image", file=sys.stderr, disable=None):
         try:
-            image = _read(path)
+            image = _read(path, settings.max_image_pixels)
         except ImageError as error:
             failed += 1
             print(f"vlsam: {path}: {error}", file=sys.stderr)
@@ -103,9 +104,10 @@ def _annotate(args: argparse.Namespace) -> int:
 
 def _segment(args: argparse.Namespace) -> int:
     prompt = _prompt(args.point, args.box)
-    vlsam = _load(args)
+    settings = Settings.from_env()
+    vlsam = _load(args, settings)
     try:
-        image = _read(args.image)
+        image = _read(args.image, settings.max_image_pixels)
     except ImageError as error:
         raise ValueError(f"{args.image}: {error}") from error
     height, width = image.shape[:2]
@@ -117,17 +119,16 @@ def _segment(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace) -> VLSAM:
-    settings = Settings.from_env()
+def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:
     profile: Profile = choose(args.profile or settings.profile, settings.vlm, settings.sam)
     if profile.demo:
         print("vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr)
     return VLSAM.load(profile, settings.device)
 
 
-def _read(path: Path) -> Image:
+def _read(path: Path, max_pixels: int) -> Image:
     try:
-        return decode(path.read_bytes())
+        return decode(path.read_bytes(), max_pixels=max_pixels)
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
 
@@ -143,11 +144,8 @@ def _prompt(points: Sequence[str], box: str | None) -> Prompt:
         raise ValueError("the third number of --point is 1 (inside) or 0 (outside)")
     if corners is not None and not (corners[0] < corners[2] and corners[1] < corners[3]):
         raise ValueError("--box needs x0 < x1 and y0 < y1")
-    return Prompt(
-        np.array([p[:2] for p in parsed], np.float32).reshape(-1, 2),
-        np.array(labels, np.int64),
-        (corners[0], corners[1], corners[2], corners[3]) if corners else None,
-    )
+    clicks = ((x, y, label) for (x, y, *_), label in zip(parsed, labels, strict=True))
+    return Prompt.of(*clicks, box=(corners[0], corners[1], corners[2], corners[3]) if corners else None)
 
 
 def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:

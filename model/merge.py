@@ -12,9 +12,7 @@ def iou(one: Mask, other: Mask) -> float:
     return int(np.count_nonzero(one & other)) / union if union else 0.0
 
 
-def suppress(
-    detections: Sequence[Detection], *, same_term: float, other_term: float
-) -> list[Detection]:
+def suppress(detections: Sequence[Detection], *, same_term: float, other_term: float) -> list[Detection]:
     """Greedy mask NMS, best score first: one of two masks goes if their IoU exceeds the limit for them."""
     kept: list[Detection] = []
     for new in sorted(detections, key=lambda d: -d.score):

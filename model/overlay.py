@@ -23,7 +23,8 @@ def draw(image: Image, detections: Sequence[Detection]) -> Image:
     # Large masks first, so that small ones stay visible.
     ordered = sorted(detections, key=lambda d: -int(d.mask.sum()))
     for detection in ordered:
-        painted[detection.mask] = painted[detection.mask] * 0.55 + np.float32(colour_of(detection.term)) * 0.45
+        tint = np.array(colour_of(detection.term), np.float32)
+        painted[detection.mask] = painted[detection.mask] * 0.55 + tint * 0.45
     pixels = np.ascontiguousarray(painted.astype(np.uint8))
     for detection in ordered:
         rings, _ = cv2.findContours(

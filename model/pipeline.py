@@ -21,7 +21,7 @@ class Options:
     """The paper's settings; where it gives none (research in docs/decisions), the values we measured."""
 
     question: str = "List all objects in the image."
-    attention_row: str = "asking"  # whose attention is a term's: "own" (paper) or "asking"
+    attention_row: str = "own"  # whose attention is a term's: see VLM.attention_maps
     head_weights: bool = True  # equation 1
     regularise: bool = True  # (j + 1) / N
     threshold: float = 0.4  # of the map's maximum: weaker activations are dropped
@@ -58,9 +58,7 @@ class VLSAM:
         self.version = version
 
     @classmethod
-    def load(
-        cls, profile: Profile, device: str = "auto", options: Options | None = None
-    ) -> "VLSAM":
+    def load(cls, profile: Profile, device: str = "auto", options: Options | None = None) -> "VLSAM":
         """Load a profile's weights. Raises ModelLoadError."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,9 +88,7 @@ class VLSAM:
         for term, attention in zip(terms, maps, strict=True):
             found += self._instances(embedding, term.text, points.normalised(attention))
         kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
-        return merge.suppress(
-            kept, same_term=options.same_term_iou, other_term=options.other_term_iou
-        )
+        return merge.suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
     def listing(self, image: Image) -> str:
         """The VLM's own words for what it sees."""
@@ -104,9 +100,7 @@ class VLSAM:
         mask, quality = self._obey(embedding, prompt)
         return self._detection("", "", mask, prompt, {"predicted_iou": quality})
 
-    def _instances(
-        self, embedding: Embedding, term: str, attention: NDArray[np.float32]
-    ) -> list[Detection]:
+    def _instances(self, embedding: Embedding, term: str, attention: NDArray[np.float32]) -> list[Detection]:
         """Round by round: a pair of points, its mask, and the map without what the mask explains."""
         options, left = self._options, attention
         found: list[Detection] = []
@@ -115,10 +109,8 @@ class VLSAM:
             if pair is None or pair.peak < (options.residual if found else 0):
                 break
             height, width = embedding.size
-            prompt = Prompt(
-                np.array([pair.positive, pair.negative], np.float32) * (width, height),
-                np.array([1, 0]),
-            )
+            (x, y), (away_x, away_y) = pair.positive, pair.negative
+            prompt = Prompt.of((x * width, y * height, 1), (away_x * width, away_y * height, 0))
             mask, prompt, quality = self._cascade(embedding, prompt)
             if not mask.any():
                 break
@@ -144,9 +136,7 @@ class VLSAM:
         mask, quality, _ = self._best(embedding, boxed)
         return mask, replace(boxed, logits=None), quality
 
-    def _best(
-        self, embedding: Embedding, prompt: Prompt
-    ) -> tuple[Mask, float, NDArray[np.float32]]:
+    def _best(self, embedding: Embedding, prompt: Prompt) -> tuple[Mask, float, NDArray[np.float32]]:
         answers = self._segmenter.decode(embedding, [prompt], multimask=True)[0]
         best = int(answers.predicted_iou.argmax())
         return answers.masks[best], float(answers.predicted_iou[best]), answers.logits[best]
@@ -168,9 +158,7 @@ class VLSAM:
         candidates = [
             (_satisfied(mask, prompt), float(quality), answer, level)
             for answer in answers
-            for level, (mask, quality) in enumerate(
-                zip(answer.masks, answer.predicted_iou, strict=True)
-            )
+            for level, (mask, quality) in enumerate(zip(answer.masks, answer.predicted_iou, strict=True))
         ]
         _, quality, answer, level = max(candidates, key=lambda c: (c[0], c[1]))
         mask: Mask = answer.masks[level]
@@ -178,11 +166,9 @@ class VLSAM:
             mask = mask | self._around(embedding, answer, level, point)
         return mask, quality
 
-    def _around(
-        self, embedding: Embedding, answer: Masks, level: int, point: NDArray[np.float32]
-    ) -> Mask:
+    def _around(self, embedding: Embedding, answer: Masks, level: int, point: NDArray[np.float32]) -> Mask:
         """What a lower threshold adds around a positive point that its answer left out."""
-        mask = answer.masks[level]
+        mask: Mask = answer.masks[level]
         row, column = _pixel(point, embedding.size)
         if mask[row, column]:
             return mask
@@ -204,8 +190,8 @@ def _pixel(point: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int]
 
 
 def _satisfied(mask: Mask, prompt: Prompt) -> int:
-    hits = (
-        bool(mask[_pixel(point, mask.shape)]) == bool(label)  # type: ignore[arg-type]
-        for point, label in zip(prompt.points, prompt.labels, strict=True)
-    )
-    return sum(hits)
+    count = 0
+    for point, label in zip(prompt.points, prompt.labels, strict=True):
+        row, column = _pixel(point, (mask.shape[0], mask.shape[1]))
+        count += bool(mask[row, column]) == bool(label)
+    return count

@@ -41,9 +41,7 @@ def pair(attention: NDArray[np.float32], *, threshold: float) -> Pair | None:
     row, column = np.unravel_index(np.where(largest, attention, -1).argmax(), attention.shape)
     if largest.all():
         return None
-    low_row, low_column = np.unravel_index(
-        np.where(largest, np.inf, attention).argmin(), attention.shape
-    )
+    low_row, low_column = np.unravel_index(np.where(largest, np.inf, attention).argmin(), attention.shape)
     rows, columns = attention.shape
     return Pair(
         positive=((float(column) + 0.5) / columns, (float(row) + 0.5) / rows),

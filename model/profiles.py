@@ -35,6 +35,4 @@ def choose(name: str = "builtin", vlm: str | None = None, sam: str | None = None
     if name not in PROFILES:
         raise ModelLoadError(f"there is no profile {name!r}: choose one of {', '.join(PROFILES)}")
     profile = PROFILES[name]
-    return replace(
-        profile, vlm=vlm or profile.vlm, sam=sam or profile.sam, demo=profile.demo and not vlm
-    )
+    return replace(profile, vlm=vlm or profile.vlm, sam=sam or profile.sam, demo=profile.demo and not vlm)

@@ -70,7 +70,7 @@ def build_sam(config: Mapping[str, Any]) -> Sam:
             depth=config["depth"],
             embed_dim=config["embed_dim"],
             img_size=config["image_size"],
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
             num_heads=config["num_heads"],
             patch_size=config["patch_size"],
             use_rel_pos=config["use_rel_pos"],
@@ -139,14 +139,10 @@ class Segmenter:
         pixels = torch.from_numpy(np.ascontiguousarray(scaled)).permute(2, 0, 1)[None]
         square = self._sam.preprocess(pixels.to(self._sam.device).float())
         height, width = image.shape[:2]
-        return Embedding(
-            self._sam.image_encoder(square), (height, width), (scaled.shape[0], scaled.shape[1])
-        )
+        return Embedding(self._sam.image_encoder(square), (height, width), (scaled.shape[0], scaled.shape[1]))
 
     @torch.inference_mode()
-    def decode(
-        self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool
-    ) -> list[Masks]:
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool) -> list[Masks]:
         """Masks for every prompt, in order; prompts of one shape go through the decoder together.
 
         Raises PromptError for a prompt without points and box, or with numbers that are not finite.
@@ -162,9 +158,7 @@ class Segmenter:
             found.update(zip(members, answers, strict=True))
         return [found[i] for i in range(len(prompts))]
 
-    def _decode_alike(
-        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool
-    ) -> list[Masks]:
+    def _decode_alike(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> list[Masks]:
         sam, device, size = self._sam, self._sam.device, embedding.size
         points = boxes = hints = None
         if len(prompts[0].points):
@@ -196,9 +190,7 @@ class Segmenter:
             for each, good in zip(logits, quality, strict=True)
         ]
 
-    def component_at(
-        self, embedding: Embedding, logits: NDArray[np.float32], row: int, column: int
-    ) -> Mask:
+    def component_at(self, embedding: Embedding, logits: NDArray[np.float32], row: int, column: int) -> Mask:
         """The connected area around a pixel, of logits (h, w) cut no higher than at that pixel: (H, W)."""
         full = self._full(embedding, torch.from_numpy(logits)[None])[0].numpy()
         above = (full >= min(0.0, float(full[row, column]))).astype(np.uint8)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 MAX_TERMS = 50
 MAX_LENGTH = 60
+MAX_WORDS = 4
 
 # What separates one thing from the next: list marks, commas of several scripts, line ends, "and".
 _SEPARATOR = re.compile(r"[,;:.!?|/\n\r\t，、；。・()\[\]{}\"*`#<>]+|\b(?:and|und|et|y|with|as well as)\b")
@@ -42,7 +43,8 @@ def parse(answer: str) -> list[Term]:
         text = answer[begin:end].rstrip(" -–'_").lstrip(" _")
         begin = answer.index(text, begin)
         key = text.lower()
-        if any(c.isalpha() for c in text) and len(text) <= MAX_LENGTH and len(text.split()) <= 4 and key not in _EMPTY:
+        short = len(text) <= MAX_LENGTH and len(text.split()) <= MAX_WORDS
+        if short and key not in _EMPTY and any(c.isalpha() for c in text):
             found.setdefault(key, Term(key, begin, begin + len(text)))
         if len(found) == MAX_TERMS or cut is None:
             break

@@ -51,6 +51,14 @@ class Prompt:
     # (h, w) float32: the same as the segmenter's own logits, from an earlier answer on this image
     logits: NDArray[np.float32] | None = None
 
+    @classmethod
+    def of(
+        cls, *clicks: tuple[float, float, int], box: Box | None = None, mask: Mask | None = None
+    ) -> "Prompt":
+        """A prompt from clicks (x, y, 1 inside or 0 outside), a box and a mask."""
+        xy = np.array([click[:2] for click in clicks], np.float32).reshape(-1, 2)
+        return cls(xy, np.array([click[2] for click in clicks], np.int64), box, mask)
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -28,9 +28,7 @@ class Answer:
     def rows(self, start: int, end: int) -> range:
         """Positions in the sequence of the tokens that spell the characters [start, end) of `text`."""
         begins = (0, *self.ends[:-1])
-        hits = [
-            i for i, (a, b) in enumerate(zip(begins, self.ends, strict=True)) if a < end and b > start
-        ]
+        hits = [i for i, (a, b) in enumerate(zip(begins, self.ends, strict=True)) if a < end and b > start]
         if not hits:
             raise AttentionError(f"no token spells characters {start} to {end} of the answer")
         return range(self.first + hits[0], self.first + hits[-1] + 1)
@@ -76,18 +74,16 @@ class VLM:
         prompt = self._processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
-        inputs = self._processor(
-            text=[prompt], images=[PILImage.fromarray(image)], return_tensors="pt"
-        ).to(self._model.device)
+        inputs = self._processor(text=[prompt], images=[PILImage.fromarray(image)], return_tensors="pt").to(
+            self._model.device
+        )
         first = inputs["input_ids"].shape[1]
         with attention.capturing() as capture:
             ids = self._model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         # The last token (the end, as a rule) was never an input, so it has no row.
         said = ids[0, first:].tolist()
         tokenizer = self._processor.tokenizer
-        decoded = [
-            tokenizer.decode(said[: i + 1], skip_special_tokens=True) for i in range(len(said))
-        ]
+        decoded = [tokenizer.decode(said[: i + 1], skip_special_tokens=True) for i in range(len(said))]
         return Answer(
             text=decoded[-1] if decoded else "",
             ends=tuple(len(text) for text in decoded[:-1]),
@@ -118,9 +114,7 @@ class VLM:
         unique = sorted({position for rows in wanted for position in rows})
         if not unique:
             return np.zeros((0, answer.grid.rows, answer.grid.columns), np.float32)
-        rolled = attention.flow(
-            answer.capture, unique, head_weights=head_weights, regularise=regularise
-        )
+        rolled = attention.flow(answer.capture, unique, head_weights=head_weights, regularise=regularise)
         on_image = rolled[:, torch.from_numpy(answer.grid.tokens).to(rolled.device)].cpu().numpy()
         place = {position: i for i, position in enumerate(unique)}
         maps = [on_image[[place[p] for p in rows]].mean(0) for rows in wanted]

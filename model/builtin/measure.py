@@ -9,11 +9,9 @@ import argparse
 import json
 import math
 import time
-from dataclasses import replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter
 from tqdm import tqdm
@@ -23,7 +21,7 @@ from model.merge import iou
 from model.pipeline import VLSAM
 from model.profiles import choose
 from model.terms import parse
-from model.types import Box, Detection, Mask, Prompt, box_of
+from model.types import Detection, Mask, Prompt, box_of
 
 
 def paste_scene(rng: np.random.Generator) -> Scene:
@@ -50,8 +48,7 @@ def paste_scene(rng: np.random.Generator) -> Scene:
         whole = np.asarray(layer)[..., 3] > 127
         hidden = [(n, m & ~whole) for n, m in placed]
         if any(
-            after.sum() < 0.5 * before.sum()
-            for (_, after), (_, before) in zip(hidden, placed, strict=True)
+            after.sum() < 0.5 * before.sum() for (_, after), (_, before) in zip(hidden, placed, strict=True)
         ):
             continue
         canvas.alpha_composite(layer)
@@ -67,17 +64,15 @@ def _backdrop(rng: np.random.Generator, width: int, height: int) -> PILImage.Ima
         return PILImage.new("RGB", (width, height), colours[0])
     if kind == 1:
         ramp = PILImage.linear_gradient("L").rotate(int(rng.integers(0, 4)) * 90).resize((width, height))
-        both = (PILImage.new("RGB", (width, height), c) for c in colours[:2])
-        return PILImage.composite(*both, ramp)
+        one, other = (PILImage.new("RGB", (width, height), c) for c in colours[:2])
+        return PILImage.composite(one, other, ramp)
     if kind == 2:
         noise = rng.integers(60, 256, (int(rng.integers(3, 9)), int(rng.integers(3, 9)), 3))
-        return PILImage.fromarray(noise.astype(np.uint8)).resize(
-            (width, height), PILImage.Resampling.BICUBIC
-        )
+        return PILImage.fromarray(noise.astype(np.uint8)).resize((width, height), PILImage.Resampling.BICUBIC)
     flat = PILImage.new("RGB", (width, height), colours[0])
     pen = ImageDraw.Draw(flat)
     for _ in range(12):
-        x, y, r = rng.integers(0, width), rng.integers(0, height), rng.integers(10, 80)
+        x, y, r = (int(rng.integers(low, high)) for low, high in ((0, width), (0, height), (10, 80)))
         pen.ellipse((x - r, y - r, x + r, y + r), fill=colours[1 + int(rng.integers(2))])
     return flat.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 6))))
 
@@ -89,32 +84,26 @@ def middle(mask: Mask) -> tuple[float, float]:
     return float(columns[nearest]) + 0.5, float(rows[nearest]) + 0.5
 
 
-def corrective_click(mask: Mask, truth: Mask) -> tuple[tuple[float, float], int]:
+def corrective_click(mask: Mask, truth: Mask) -> tuple[float, float, int]:
     """The inmost pixel of the largest error, and whether the object is there (RITM's protocol)."""
-    best: tuple[float, tuple[float, float], int] = (-1.0, (0.0, 0.0), 0)
+    deepest, click = -1.0, (0.0, 0.0, 0)
     for label, wrong in ((1, truth & ~mask), (0, mask & ~truth)):
         depth = cv2.distanceTransform(np.pad(wrong, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
         row, column = np.unravel_index(depth.argmax(), depth.shape)
-        point = (float(column) + 0.5, float(row) + 0.5)
-        best = max(best, (float(depth[row, column]), point, label))
-    return best[1], best[2]
-
-
-def prompted(points: list[tuple[float, float]], labels: list[int], box: Box | None = None) -> Prompt:
-    xy: NDArray[np.float32] = np.array(points, np.float32).reshape(-1, 2)
-    return Prompt(xy, np.array(labels, np.int64), box)
+        if depth[row, column] > deepest:
+            deepest = float(depth[row, column])
+            click = (float(column) + 0.5, float(row) + 0.5, label)
+    return click
 
 
 def clicks(vlsam: VLSAM, scene: Scene, thing: SceneObject, count: int) -> list[float]:
     """IoU after the first click at the middle, and after each of `count` corrective ones."""
-    points, labels, mask, reached = [middle(thing.visible)], [1], None, []
+    made, reached = [(*middle(thing.visible), 1)], []
+    mask: Mask | None = None
     for _ in range(count + 1):
-        prompt = replace(prompted(points, labels), mask=mask)
-        mask = vlsam.refine(scene.image, prompt).mask
+        mask = vlsam.refine(scene.image, Prompt.of(*made, mask=mask)).mask
         reached.append(iou(mask, thing.visible))
-        point, label = corrective_click(mask, thing.visible)
-        points.append(point)
-        labels.append(label)
+        made.append(corrective_click(mask, thing.visible))
     return reached
 
 
@@ -147,7 +136,7 @@ def measure(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
         reached = clicks(vlsam, scene, thing, 5)
         first.append(reached[0])
         after_five.append(reached[5])
-        tight = vlsam.refine(scene.image, prompted([], [], box_of(thing.visible)))
+        tight = vlsam.refine(scene.image, Prompt.of(box=box_of(thing.visible)))
         boxed.append(iou(tight.mask, thing.visible))
     named = [value for value in found if value is not None]
     hits = sum(value is not None and value >= 0.5 for value in found)

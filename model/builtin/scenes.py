@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -140,9 +141,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image8:
     return np.clip(base, 0, 255).astype(np.uint8)
 
 
-def _grain(
-    rng: np.random.Generator, width: int, height: int, deviation: float
-) -> NDArray[np.float32]:
+def _grain(rng: np.random.Generator, width: int, height: int, deviation: float) -> NDArray[np.float32]:
     return rng.standard_normal((height, width, 1), np.float32) * np.float32(deviation)
 
 
@@ -151,6 +150,11 @@ def _colour(rng: np.random.Generator) -> NDArray[np.float32]:
         pastel = rng.uniform(150, 255) + rng.uniform(-45, 45, 3)
         return np.clip(pastel, 0, 255).astype(np.float32)
     return rng.uniform(0, 255, 3).astype(np.float32)
+
+
+def _blend(rng: np.random.Generator, ramp: NDArray[Any]) -> NDArray[np.float32]:
+    one, other, share = _colour(rng), _colour(rng), ramp[..., None].astype(np.float32)
+    return np.asarray(one * (1 - share) + other * share, np.float32)
 
 
 def _plain(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
@@ -162,7 +166,7 @@ def _gradient(rng: np.random.Generator, width: int, height: int) -> NDArray[np.f
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     ramp = np.cos(angle) * x / width + np.sin(angle) * y / height
     ramp = (ramp - ramp.min()) / np.ptp(ramp)
-    return _colour(rng) * (1 - ramp[..., None]) + _colour(rng) * ramp[..., None]
+    return _blend(rng, ramp)
 
 
 def _clouds(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
@@ -181,14 +185,14 @@ def _stripes(rng: np.random.Generator, width: int, height: int) -> NDArray[np.fl
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     wave = np.sin((np.cos(angle) * x + np.sin(angle) * y) * 2 * np.pi / period)
     ramp = (wave > 0).astype(np.float32) if rng.random() < 0.5 else (wave + 1) / 2
-    return _colour(rng) * (1 - ramp[..., None]) + _colour(rng) * ramp[..., None]
+    return _blend(rng, ramp)
 
 
 def _checks(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float32]:
     period = int(rng.integers(8, 80))
     y, x = np.mgrid[0:height, 0:width] // period
-    odd = ((x + y) % 2).astype(np.float32)[..., None]
-    return _colour(rng) * (1 - odd) + _colour(rng) * odd
+    odd = ((x + y) % 2).astype(np.float32)
+    return _blend(rng, odd)
 
 
 def _clutter(rng: np.random.Generator, base: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -230,8 +234,9 @@ def _degrade(rng: np.random.Generator, image: Image8) -> Image8:
     if rng.random() < 0.3:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))]
         done, data = cv2.imencode(".jpg", image, quality)
-        if done:
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8)
+        again = cv2.imdecode(data, cv2.IMREAD_COLOR) if done else None
+        if again is not None:
+            image = again.astype(np.uint8)
     return image
 
 
@@ -241,7 +246,13 @@ def main(folder: str) -> None:
     for number in range(1, 13):
         width, height = (int(n) for n in rng.integers(420, 721, 2))
         scene = draw_scene(
-            rng, width=width, height=height, count=2 + number % 4, scale=(0.25, 0.5), min_visible=0.6, degrade=False
+            rng,
+            width=width,
+            height=height,
+            count=2 + number % 4,
+            scale=(0.25, 0.5),
+            min_visible=0.6,
+            degrade=False,
         )
         Image.fromarray(scene.image).save(Path(folder) / f"scene-{number:02}.jpg", quality=92)
 

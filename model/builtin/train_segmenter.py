@@ -34,7 +34,7 @@ CONFIG = {
     "prompt_embed_dim": 128, "decoder_mlp_dim": 512, "decoder_heads": 4, "iou_head_hidden_dim": 128,
 }  # fmt: skip
 SIZE, LOW = 256, 128  # pixels of the encoder's square; of the decoder's logits
-ROUNDS = 3
+
 MEAN = (123.675, 116.28, 103.53)  # RGB, SAM's
 
 
@@ -45,14 +45,14 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
     width, height = (long, short) if rng.random() < 0.5 else (short, long)
     count = int(rng.integers(1, 7))
     while True:
-        scene = draw_scene(
-            rng, width=width, height=height, count=count, scale=(0.13, 0.55), min_visible=0.25
-        )
+        scene = draw_scene(rng, width=width, height=height, count=count, scale=(0.13, 0.55), min_visible=0.25)
         if scene.objects:
             break
     zoom = SIZE / long
     w, h = int(width * zoom + 0.5), int(height * zoom + 0.5)
-    square = np.tile(np.float32(MEAN), (SIZE, SIZE, 1))  # zero once normalised, as in Sam.preprocess
+    square = np.tile(
+        np.array(MEAN, np.float32), (SIZE, SIZE, 1)
+    )  # zero once normalised, as in Sam.preprocess
     square[:h, :w] = cv2.resize(scene.image, (w, h), interpolation=cv2.INTER_AREA)
     masks = np.zeros((len(scene.objects), LOW, LOW), np.float32)
     for mask, thing in zip(masks, scene.objects, strict=True):
@@ -64,7 +64,7 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
 
 
 def dense_targets(masks: NDArray[Any]) -> NDArray[np.float32]:
-    """Foreground, and the offset to the middle of the object shown, in shares of the square: (3, 128, 128)."""
+    """Foreground, and the offset (shares of the square) to the middle of the object: (3, 128, 128)."""
     target = np.zeros((3, LOW, LOW), np.float32)
     target[0] = masks.sum(0).clip(0, 1)
     y, x = np.mgrid[0:LOW, 0:LOW].astype(np.float32)
@@ -95,9 +95,7 @@ def first_prompt(rng: np.random.Generator, mask: NDArray[Any]) -> tuple[list[Any
     kind = rng.random()
     if kind < 0.3:
         rows, columns = np.nonzero(on)
-        corners = np.array(
-            [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32
-        )
+        corners = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32)
         noise = 0.06 if rng.random() < 0.5 else 0.015
         corners += rng.normal(0, noise, (2, 2)) * (corners[1] - corners[0])
         return (corners * SIZE / LOW).tolist(), [2, 3]
@@ -113,10 +111,22 @@ def embed(sam: Sam, points: Tensor, labels: Tensor) -> Tensor:
     encoder = sam.prompt_encoder
     found = encoder.pe_layer.forward_with_coords(points + 0.5, encoder.input_image_size)
     found = found * (labels >= 0)[..., None]
-    kinds = torch.cat(
-        [encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)]
-    )
-    return found + kinds[labels + 1]
+    kinds = torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)])
+    embedded: Tensor = found + kinds[labels + 1]
+    return embedded
+
+
+def decode(sam: Sam, source: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+    """MaskDecoder.predict_masks for prompts of several images at once: logits (n, 4, h, w), IoU (n, 4)."""
+    decoder = sam.mask_decoder
+    count, width, h, w = source.shape
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).to(sparse.dtype)
+    tokens = torch.cat([own.expand(count, -1, -1), sparse], 1)
+    states, mixed = decoder.transformer(source, position, tokens)
+    fine = decoder.output_upscaling(mixed.transpose(1, 2).reshape(count, width, h, w))
+    heads = [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
+    logits = torch.einsum("nkc,nchw->nkhw", torch.stack(heads, 1), fine)
+    return logits, decoder.iou_prediction_head(states[:, 0])
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -134,10 +144,10 @@ def iou_of(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class Trainer:
-    def __init__(self, sam: Sam, head: nn.Module, seed: int, images: int, prompts: int) -> None:
+    def __init__(self, sam: Sam, head: nn.Module, seed: int, images: int, prompts: int, rounds: int) -> None:
         self.sam, self.head = sam, head
         self.rng = np.random.default_rng(seed)
-        self.images, self.prompts = images, prompts
+        self.images, self.prompts, self.rounds = images, prompts, rounds
         self.device = sam.device.type
 
     def losses(self, *, dense_only: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -145,21 +155,23 @@ class Trainer:
         squares = torch.from_numpy(np.stack([d[1] for d in drawn])).permute(0, 3, 1, 2)
         pixels = (squares.to(self.device) - self.sam.pixel_mean) / self.sam.pixel_std
         dense = torch.from_numpy(np.stack([dense_targets(d[2]) for d in drawn])).to(self.device)
+        # One autocast context for all rounds: it keeps the half-precision copies of the weights.
         with torch.autocast(self.device, torch.bfloat16):
             embeddings = self.sam.image_encoder(pixels)
-            guess = self.head(embeddings)
-        guess = guess.float()
-        shown = dense[:, :1]
-        seen = F.binary_cross_entropy_with_logits(guess[:, :1], shown)
-        away = ((guess[:, 1:] - dense[:, 1:]).abs() * (shown > 0.5)).sum() / (2 * shown.sum() + 1)
-        parts = {"seen": seen, "away": away}
-        loss = seen + 5 * away
-        if dense_only:
+            guess = self.head(embeddings).float()
+            shown = dense[:, :1]
+            seen = F.binary_cross_entropy_with_logits(guess[:, :1], shown)
+            distance = (guess[:, 1:] - dense[:, 1:]).abs()
+            away = (distance * (shown > 0.5)).sum() / (2 * shown.sum() + 1)
+            parts = {"seen": seen, "away": away}
+            loss = seen + 5 * away
+            if dense_only:
+                return loss, parts
+            loss = 0.3 * loss
+            # Image by image: a batch of all would outgrow a CPU's caches (half the speed).
+            for embedding, (_, _, masks) in zip(embeddings, drawn, strict=True):
+                loss = loss + self._rounds(embedding[None], masks, parts) / self.images
             return loss, parts
-        loss = 0.3 * loss
-        for embedding, (_, _, masks) in zip(embeddings, drawn, strict=True):
-            loss = loss + self._rounds(embedding[None], masks, parts) / self.images
-        return loss, parts
 
     def _rounds(self, embedding: Tensor, masks: NDArray[Any], parts: dict[str, Tensor]) -> Tensor:
         sam, rng = self.sam, self.rng
@@ -168,38 +180,31 @@ class Trainer:
             return embedding.sum() * 0
         chosen = [usable[i % len(usable)] for i in range(self.prompts)]
         target = torch.from_numpy(np.stack(chosen)).to(self.device)
+        encoded = embedding.bfloat16().expand(len(chosen), -1, -1, -1)
+        position = sam.prompt_encoder.get_dense_pe().bfloat16().expand(len(chosen), -1, -1, -1)
         prompts = [first_prompt(rng, m) for m in chosen]
-        logits: Tensor | None = None
+        extra = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         total = embedding.sum() * 0
-        position = sam.prompt_encoder.get_dense_pe()
-        for turn in range(ROUNDS):
+        for turn in range(self.rounds):
             longest = max(len(labels) for _, labels in prompts) + 1  # SAM pads points by one
             points = torch.tensor([p + [[0.0, 0.0]] * (longest - len(p)) for p, _ in prompts])
             labels = torch.tensor([k + [-1] * (longest - len(k)) for _, k in prompts])
-            with torch.autocast(self.device, torch.bfloat16):
-                sparse = embed(sam, points.to(self.device), labels.to(self.device))
-                if logits is None:
-                    none = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
-                    extra = none.expand(len(prompts), -1, *embedding.shape[2:])
-                else:
-                    extra = sam.prompt_encoder.mask_downscaling(logits)
-                answers, quality = sam.mask_decoder.predict_masks(
-                    image_embeddings=embedding,
-                    image_pe=position,
-                    sparse_prompt_embeddings=sparse,
-                    dense_prompt_embeddings=extra,
-                )
+            sparse = embed(sam, points.to(self.device), labels.to(self.device))
+            answers, quality = decode(sam, encoded + extra.bfloat16(), position, sparse.bfloat16())
             answers, quality = answers.float(), quality.float()
             each = mask_loss(answers, target)
             right = iou_of(answers, target)
             # Output 0 alone answers unambiguous prompts; of 1 to 3 the best one learns.
-            total = total + (each[:, 0] + each[:, 1:].min(1).values).mean() / ROUNDS
-            total = total + F.mse_loss(quality, right) / ROUNDS
-            key = f"iou_{turn + 1}"
+            total = total + (each[:, 0] + each[:, 1:].min(1).values).mean() / self.rounds
+            total = total + F.mse_loss(quality, right) / self.rounds
             best = right.gather(1, quality.argmax(1, keepdim=True)).mean()
+            key = f"iou_{turn + 1}"
             parts[key] = parts.get(key, torch.zeros(())) + best.detach().cpu() / self.images
+            if turn + 1 == self.rounds:
+                break
             pick = 0 if rng.random() < 0.5 else int(rng.integers(1, 4))
             logits = answers[:, pick : pick + 1].detach()
+            extra = sam.prompt_encoder.mask_downscaling(logits)
             wrong = (logits[:, 0] > 0) != (target > 0.5)
             self._click(prompts, wrong.cpu().numpy(), chosen)
         return total
@@ -231,9 +236,7 @@ def start(sam: Sam) -> None:
     rates = 1 / 100 ** torch.linspace(0, 1, width // 4)
     angles = torch.arange(side)[:, None] * rates
     waves = torch.cat([angles.sin(), angles.cos()], 1)
-    grid = torch.cat(
-        [waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)], 2
-    )
+    grid = torch.cat([waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)], 2)
     weight.data.copy_(0.5 * grid[None])
 
 
@@ -251,7 +254,7 @@ def train(args: argparse.Namespace) -> None:
     both = nn.ModuleDict({"sam": sam, "head": head})
     opts = optimizers(both, lambda name: ".blocks." in name or "transformer.layers" in name, 1e-3)
     run = Run(args.work, args.stage, both, opts)
-    trainer = Trainer(sam, head, args.seed + run.step, args.images, args.prompts)
+    trainer = Trainer(sam, head, args.seed + run.step, args.images, args.prompts, args.rounds)
     run.train(
         lambda: trainer.losses(dense_only=args.stage == "dense"),
         steps=args.steps, decay=args.decay, every=args.every,
@@ -279,6 +282,7 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=0, help="last steps with a falling rate")
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--prompts", type=int, default=6, help="prompts per image")
+    parser.add_argument("--rounds", type=int, default=3, help="the first prompt, then clicks on errors")
     parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import (
     AttentionInterface,
@@ -74,16 +75,14 @@ def build_tokenizer() -> Qwen2Tokenizer:
     inner = json.loads(trained.backend_tokenizer.to_str())["model"]
     vocab = {
         t: i
-        for i, t in enumerate(
-            sorted((t for t in inner["vocab"] if t not in SPECIAL), key=inner["vocab"].get)
-        )
+        for i, t in enumerate(sorted((t for t in inner["vocab"] if t not in SPECIAL), key=inner["vocab"].get))
     }
     vocab |= {t: len(vocab) + i for i, t in enumerate(SPECIAL)}
     merges = [tuple(m) for m in inner["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=vocab,
         merges=merges,
-        eos_token="<|im_end|>",
+        eos_token="<|im_end|>",  # noqa: S106
         extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
         additional_special_tokens=list(SPECIAL),
     )
@@ -152,13 +151,16 @@ class Scenes:
 
     def __init__(self, tokenizer: Qwen2Tokenizer, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+
+        def encode(text: str) -> list[int]:
+            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids
+
         self.before = encode("<|im_start|>user\n<|vision_start|>")
-        self.after = [
-            encode(f"<|vision_end|>{q}<|im_end|>\n<|im_start|>assistant\n") for q in QUESTIONS
-        ]
+        self.after = [encode(f"<|vision_end|>{q}<|im_end|>\n<|im_start|>assistant\n") for q in QUESTIONS]
         self.names = [encode(f" {name}") for name in NAMES]
-        assert all(len(n) == 1 for n in self.names), "every name is one token"
+        if any(len(ids) != 1 for ids in self.names):
+            raise ValueError("the tokenizer must hold every name as one token")
         self.comma, self.stop, self.end = encode(","), encode("."), encode("<|im_end|>")
         self.nothing = encode(NOTHING)
         self.pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
@@ -188,9 +190,7 @@ class Scenes:
             pixels.append(self._patches(scene, width, height))
             cover = np.zeros((gh * gw, 1 + len(NAMES)), np.float32)
             for thing in scene.objects:
-                share = cv2.resize(
-                    thing.visible.astype(np.float32), (gw, gh), interpolation=cv2.INTER_AREA
-                )
+                share = cv2.resize(thing.visible.astype(np.float32), (gw, gh), interpolation=cv2.INTER_AREA)
                 cover[:, 1 + NAMES.index(thing.name)] += share.ravel()
             cover[:, 0] = np.clip(1 - cover[:, 1:].sum(1), 0, 1)
             covers.append(cover)
@@ -216,7 +216,7 @@ class Scenes:
             image_start=len(self.before),
         )
 
-    def _patches(self, scene: Scene, width: int, height: int) -> np.ndarray:
+    def _patches(self, scene: Scene, width: int, height: int) -> NDArray[np.float32]:
         image = scene.image
         if image.shape[:2] != (height, width):
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -227,17 +227,15 @@ class Scenes:
         return x.reshape(-1, 3 * 2 * PATCH * PATCH)
 
 
-class _Rows:
-    """Queries and keys of the rewarded layers, kept by the attention function below."""
-
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+# Queries and keys of the rewarded layers in the newest forward pass, kept by the function below.
+_kept: dict[int, tuple[Tensor, Tensor]] = {}
 
 
 def _keeping_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kw: Any
 ) -> tuple[Tensor, None]:
     if module.layer_idx in REWARDED_LAYERS:
-        _Rows.kept[int(module.layer_idx)] = (query, key)
+        _kept[int(module.layer_idx)] = (query, key)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     n = query.shape[2]
@@ -276,12 +274,11 @@ def see(visual: Any, pixels: Tensor, height: int, width: int) -> Tensor:
     for number, block in enumerate(visual.blocks):
         whole = number in visual.fullatt_block_indexes
         x = _see_block(block, x, cos, sin, [(count, 1)] if whole else groups)
-    return visual.merger(x.flatten(0, 1)).reshape(len(x), count // 4, -1)[:, tokens.argsort()]
+    merged: Tensor = visual.merger(x.flatten(0, 1)).reshape(len(x), count // 4, -1)
+    return merged[:, tokens.argsort()]
 
 
-def _see_block(
-    block: Any, x: Tensor, cos: Tensor, sin: Tensor, groups: list[tuple[int, int]]
-) -> Tensor:
+def _see_block(block: Any, x: Tensor, cos: Tensor, sin: Tensor, groups: list[tuple[int, int]]) -> Tensor:
     images, count, _ = x.shape
     heads = block.attn.num_heads
     q, k, v = block.attn.qkv(block.norm1(x)).reshape(images, count, 3, heads, -1).unbind(2)
@@ -289,13 +286,11 @@ def _see_block(
     mixed, start = [], 0
     for length, number in groups:
         part = slice(start, start := start + length * number)
-        window = (
-            t[:, part].reshape(images * number, length, heads, -1).transpose(1, 2)
-            for t in (q, k, v)
-        )
+        window = (t[:, part].reshape(images * number, length, heads, -1).transpose(1, 2) for t in (q, k, v))
         mixed.append(attend(*window).transpose(1, 2).reshape(images, length * number, -1))
     x = x + block.attn.proj(torch.cat(mixed, 1))
-    return x + block.mlp(block.norm2(x))
+    out: Tensor = x + block.mlp(block.norm2(x))
+    return out
 
 
 def losses(
@@ -332,8 +327,8 @@ def losses(
         sample, position, name = batch.rows.T
         tokens = batch.cover.shape[1]
         on_name = batch.cover[sample, :, 1 + name]  # (R, tokens)
-        total = 0.0
-        for query, key in _Rows.kept.values():
+        total = torch.zeros((), device=said.device)
+        for query, key in _kept.values():
             groups = query.shape[1] // key.shape[1]
             q = query[sample, :, position].float()  # (R, heads, d)
             k = key[sample].float().repeat_interleave(groups, 1)  # (R, heads, N, d)
@@ -343,7 +338,7 @@ def losses(
             p = p[:, :, batch.image_start : batch.image_start + tokens]
             mass = (p * on_name[:, None]).sum(-1).mean(1)  # mean over heads
             total = total - torch.log(mass + 1e-4).mean()
-        found["attention"] = total / len(_Rows.kept)
+        found["attention"] = total / len(_kept)
     return found
 
 

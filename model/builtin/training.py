@@ -17,12 +17,11 @@ Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Plain attention: on a CPU, forward and backward over short rows take an eighth of SDPA's time."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return (scores if bias is None else scores + bias).softmax(-1) @ v
+    mixed: Tensor = (scores if bias is None else scores + bias).softmax(-1) @ v
+    return mixed
 
 
-def optimizers(
-    model: nn.Module, is_matrix: Callable[[str], bool], lr: float
-) -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, is_matrix: Callable[[str], bool], lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for everything else."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if p.ndim == 2 and is_matrix(name)]
@@ -42,14 +41,13 @@ def schedule(step: int, steps: int, decay: int) -> float:
 class Run:
     """A resumable run in a folder: `state.pt`, and `log.txt` with a line of mean losses now and then."""
 
-    def __init__(
-        self, work: Path, stage: str, model: nn.Module, opts: list[torch.optim.Optimizer]
-    ) -> None:
+    def __init__(self, work: Path, stage: str, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
         cv2.setNumThreads(1)
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.stage, self.model, self.opts = work, stage, model, opts
         self.averaged = torch.optim.swa_utils.AveragedModel(
-            model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+            model,
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998),  # type: ignore[no-untyped-call]
         )
         self.step = 0
         file = work / "state.pt"
@@ -91,7 +89,7 @@ class Run:
                     if not all(math.isfinite(v) for v in row.values()):
                         raise SystemExit(f"training diverged at step {self.step}")
                     sums, since = {}, time.time()
-                if self.step % 200 == 0:
+                if self.step % 100 == 0:
                     self.save()
         self.save()
 

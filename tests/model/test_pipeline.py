@@ -39,10 +39,9 @@ def test_an_empty_image_of_any_shape_is_no_error(vlsam: VLSAM, shape: tuple[int,
 
 def test_a_click_on_an_object_answers_with_that_object(vlsam: VLSAM, scene: Scene) -> None:
     thing = scene.objects[-1]
-    click = Prompt(np.float32([middle(thing.visible)]), np.array([1]))
-    detection = vlsam.refine(scene.image, click)
-    x, y = (int(v) for v in click.points[0])
-    assert detection.mask[y, x]
+    x, y = middle(thing.visible)
+    detection = vlsam.refine(scene.image, Prompt.of((x, y, 1)))
+    assert detection.mask[int(y), int(x)]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -50,9 +49,8 @@ def test_a_click_on_an_object_answers_with_that_object(vlsam: VLSAM, scene: Scen
 def test_every_positive_click_is_inside_the_answer(
     vlsam: VLSAM, scene: Scene, clicks: list[tuple[float, float]], from_mask: bool
 ) -> None:
-    prompt = Prompt(np.array(clicks, np.float32), np.ones(len(clicks), np.int64))
-    if from_mask:
-        prompt = replace(prompt, mask=scene.objects[0].visible)
+    start = scene.objects[0].visible if from_mask else None
+    prompt = Prompt.of(*((x, y, 1) for x, y in clicks), mask=start)
     mask = vlsam.refine(scene.image, prompt).mask
     assert all(mask[int(y), int(x)] for x, y in prompt.points)
 

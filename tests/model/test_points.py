@@ -2,17 +2,20 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from model import points
+
+Map = NDArray[np.float32]
 
 maps = arrays(
     np.float32, st.tuples(st.integers(2, 12), st.integers(2, 12)), elements=st.floats(0, 1, width=32)
 )
 
 
-def blob(rows: int, columns: int, row: int, column: int) -> np.ndarray:
+def blob(rows: int, columns: int, row: int, column: int) -> Map:
     y, x = np.mgrid[0:rows, 0:columns]
-    return np.exp(-((y - row) ** 2 + (x - column) ** 2) / 4).astype(np.float32)
+    return np.asarray(np.exp(-((y - row) ** 2 + (x - column) ** 2) / 4), np.float32)
 
 
 def test_the_pair_is_the_peak_of_the_largest_area_and_the_weakest_point_outside() -> None:
@@ -50,7 +53,7 @@ def test_consistency_rewards_the_mask_that_covers_the_activation() -> None:
 
 
 @given(maps)
-def test_points_lie_inside_the_view_and_apart(attention: np.ndarray) -> None:
+def test_points_lie_inside_the_view_and_apart(attention: Map) -> None:
     pair = points.pair(points.normalised(attention), threshold=0.4)
     if pair is not None:
         for x, y in (pair.positive, pair.negative):

@@ -12,10 +12,10 @@ from model.segmenter import Segmenter, build_sam
 from model.types import ModelLoadError, Prompt, PromptError
 
 PROMPTS = {
-    "point": Prompt(np.float32([[200, 150]]), np.array([1])),
-    "pair": Prompt(np.float32([[200, 150], [10, 20]]), np.array([1, 0])),
-    "box": Prompt(box=(100.0, 80.0, 250.0, 220.0)),
-    "box and point": Prompt(np.float32([[200, 150]]), np.array([1]), (100.0, 80.0, 250.0, 220.0)),
+    "point": Prompt.of((200, 150, 1)),
+    "pair": Prompt.of((200, 150, 1), (10, 20, 0)),
+    "box": Prompt.of(box=(100.0, 80.0, 250.0, 220.0)),
+    "box and point": Prompt.of((200, 150, 1), box=(100.0, 80.0, 250.0, 220.0)),
 }
 
 
@@ -52,7 +52,7 @@ def test_prompts_of_all_kinds_go_through_together_and_keep_their_order(
 def test_embeddings_of_two_images_do_not_mix(segmenter: Segmenter) -> None:
     rng = np.random.default_rng(0)
     images = [draw_scene(rng, width=200, height=160, count=2).image for _ in range(2)]
-    prompt = Prompt(np.float32([[50, 60]]), np.array([1]))
+    prompt = Prompt.of((50, 60, 1))
     alone = [segmenter.decode(segmenter.encode(i), [prompt], multimask=False)[0].logits for i in images]
     first, second = (segmenter.encode(i) for i in images)
     later = [segmenter.decode(e, [prompt], multimask=False)[0].logits for e in (first, second)]
@@ -63,9 +63,8 @@ def test_embeddings_of_two_images_do_not_mix(segmenter: Segmenter) -> None:
 
 def test_a_mask_prompt_changes_the_answer(segmenter: Segmenter, scene: Scene) -> None:
     embedding = segmenter.encode(scene.image)
-    point = PROMPTS["point"]
-    start = Prompt(point.points, point.labels, mask=scene.objects[0].visible)
-    with_mask, without = segmenter.decode(embedding, [start, point], multimask=False)
+    start = Prompt.of((200, 150, 1), mask=scene.objects[0].visible)
+    with_mask, without = segmenter.decode(embedding, [start, PROMPTS["point"]], multimask=False)
     assert not np.array_equal(with_mask.logits, without.logits)
 
 
@@ -73,9 +72,9 @@ def test_a_mask_prompt_changes_the_answer(segmenter: Segmenter, scene: Scene) ->
     ("prompt", "reason"),
     [
         (Prompt(), "at least one point"),
-        (Prompt(np.float32([[np.nan, 1]]), np.array([1])), "not finite"),
-        (Prompt(np.float32([[1, 1]]), np.array([2])), "1 .inside. or 0"),
-        (Prompt(np.float32([[1, 1]]), np.array([1, 1])), "do not fit"),
+        (Prompt.of((np.nan, 1, 1)), "not finite"),
+        (Prompt.of((1, 1, 2)), "1 .inside. or 0"),
+        (Prompt(np.ones((1, 2), np.float32), np.array([1, 1])), "do not fit"),
         (Prompt(box=(0, 0, 5, 5), mask=np.ones((3, 3), bool)), "mask is"),
     ],
 )
@@ -86,12 +85,8 @@ def test_prompts_that_make_no_sense_are_refused(
         segmenter.decode(segmenter.encode(scene.image), [prompt], multimask=False)
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    st.integers(9, 300), st.integers(9, 300), st.floats(0, 1), st.floats(0, 1), st.floats(-9, 9)
-)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(9, 300), st.integers(9, 300), st.floats(0, 1), st.floats(0, 1), st.floats(-9, 9))
 def test_the_component_at_a_pixel_holds_it(
     segmenter: Segmenter, width: int, height: int, x: float, y: float, level: float
 ) -> None:

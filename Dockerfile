@@ -1,0 +1,33 @@
+# syntax=docker/dockerfile:1
+# One image for CPU and GPU: the registry's torch brings its CUDA libraries along.
+
+FROM python:3.11-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+WORKDIR /src
+
+# Libraries first, against empty packages, so that a change of our code does not install them again.
+COPY pyproject.toml README.md LICENSE NOTICE ./
+RUN mkdir -p backend model/builtin && touch backend/__init__.py model/__init__.py model/builtin/__init__.py
+RUN --mount=type=cache,target=/root/.cache/pip pip install .
+# Without its dependencies: see `install` in the Makefile.
+RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps label-studio-ml==1.0.9
+
+COPY backend backend
+COPY model model
+RUN pip install --no-deps --force-reinstall .
+
+
+FROM python:3.11-slim
+RUN useradd --create-home --uid 1000 vlsam && install --directory --owner=vlsam /models
+COPY --from=build /opt/venv /opt/venv
+# Weights that are fetched by name land in the volume.
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/models
+USER vlsam
+WORKDIR /home/vlsam
+VOLUME /models
+EXPOSE 9090
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9090/health', timeout=2)"]
+CMD ["vlsam", "serve", "--host", "0.0.0.0", "--port", "9090"]

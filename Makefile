@@ -1,0 +1,63 @@
+# Needs Python 3.11 or newer, make and a shell. `make help` lists the targets.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+STUDIO_VENV := .venv-studio
+STUDIO_VERSION := 1.23.2
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip --disable-pip-version-check install
+
+# A stamp is younger than what it was made from when nothing is left to do.
+INSTALLED := $(VENV)/.installed
+STUDIO_INSTALLED := $(STUDIO_VENV)/.installed-$(STUDIO_VERSION)
+
+.PHONY: help install studio demo serve test test-long e2e bench lint
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## everything that runs and tests this package, in .venv
+
+# label-studio-ml 1.0.9, the registry's only release, pins Flask 1.1.2 and Werkzeug 2.0.2, which cannot live
+# beside our own current ones, but works with these. So it comes without its dependencies; redis and rq, which
+# it imports and does not declare, stand in pyproject.toml.
+$(INSTALLED): pyproject.toml
+	@echo "Installing vlsam and its libraries into $(VENV) (several GB the first time)" >&2
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) --no-deps label-studio-ml==1.0.9
+	@touch $@
+
+studio: $(STUDIO_INSTALLED) ## a real Label Studio in a venv of its own, for the demo and the end-to-end tests
+
+$(STUDIO_INSTALLED):
+	@echo "Installing Label Studio $(STUDIO_VERSION) into $(STUDIO_VENV)" >&2
+	test -x $(STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(STUDIO_VENV)
+	$(STUDIO_VENV)/bin/python $(PIP_INSTALL) label-studio==$(STUDIO_VERSION)
+	@rm -f $(STUDIO_VENV)/.installed-*
+	@touch $@
+
+demo: install studio ## Label Studio with a pre-annotated project; ARGS=--once exits when it is ready
+	@$(BIN)/python -m backend.demo $(ARGS)
+
+serve: install ## the backend alone, on port 9090
+	@$(BIN)/vlsam serve $(ARGS)
+
+test: lint studio ## lint, then all tests but the long ones, against a real Label Studio too
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: install studio ## only the long tests
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+e2e: install studio ## only the tests against a real Label Studio
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+bench: install ## how good the built-in models are, as one JSON object; ARGS='--scenes 200'
+	$(BIN)/python -m model.builtin.measure $(ARGS)
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,196 @@
+"""The routes that Label Studio calls. What they do is in predictor.py; here is only HTTP."""
+
+import hmac
+import json
+import logging
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from backend import labels
+from backend.engine import PROCESS, Engine, Unavailable
+from backend.images import Server
+from backend.labels import ConfigError
+from backend.predictor import VLSAMBackend
+from backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Label Studio sends all drafts, annotations and predictions of a task with each click: 18 MB were seen.
+MAX_BODY = 256_000_000
+MAX_PROJECTS = 1000
+
+Answer = tuple[Response, int]
+
+
+class BadRequest(Exception):
+    """A request cannot be read. The message is one sentence for the client: HTTP 400."""
+
+
+class Projects:
+    """What /setup said of each project's Label Studio: an address and a token, which stay together."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Server] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remember(self, project: str, server: Server) -> None:
+        with self._lock:
+            self._known[project] = server
+            self._known.move_to_end(project)
+            while len(self._known) > MAX_PROJECTS:
+                self._known.popitem(last=False)
+
+    def server(self, project: str) -> Server:
+        with self._lock:
+            return self._known.get(project, Server(""))
+
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> Flask:
+    """The server's application; its models begin to load in the background.
+
+    Raises SettingsError and ModelLoadError where the settings cannot be used. Label Studio 1.23.2 waits
+    1 s for /health, 3 s for /setup and 1 s for /webhook, and /predict may hold none of them up.
+    """
+    if engine is None:
+        engine = Engine.of(settings or Settings.from_env())
+    settings = engine.settings
+    PROCESS.install(engine)
+    engine.start()
+
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    projects = Projects()
+
+    @app.before_request
+    def _authorise() -> Answer | None:
+        # Label Studio calls webhooks without the password, and health checks seldom have one.
+        if request.path in ("/health", "/webhook") or settings.basic_auth_user is None:
+            return None
+        if _may_enter(settings):
+            return None
+        response, status = _error("This server asks for BASIC_AUTH_USER and BASIC_AUTH_PASS.", 401)
+        response.headers["WWW-Authenticate"] = 'Basic realm="vlsam", charset="UTF-8"'
+        return response, status
+
+    @app.get("/health")
+    @app.get("/")
+    def _health() -> Response:
+        return jsonify(
+            status="UP",
+            model_class=VLSAMBackend.__name__,
+            model_version=engine.version,
+            model=engine.state,
+        )
+
+    @app.post("/setup")
+    def _setup() -> Response:
+        body = _body()
+        project = _project(body)
+        server = Server(_optional_text(body, "hostname"), _optional_text(body, "access_token"))
+        projects.remember(project, server)
+        schema = body.get("schema")
+        if isinstance(schema, str) and schema.strip():
+            try:
+                labels.parse(schema)
+            except ConfigError as error:
+                log.warning("Project %s cannot be annotated: %s", project, error)
+        return jsonify(model_version=engine.version)
+
+    @app.get("/versions")
+    def _versions() -> Response:
+        return jsonify(versions=[engine.version])
+
+    @app.post("/webhook")
+    def _webhook() -> Answer:
+        # Corrections travel in the tasks themselves, so events have nothing to tell us.
+        return jsonify(status="ok"), 201
+
+    @app.post("/predict")
+    def _predict() -> Response:
+        body = _body()
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list):
+            raise BadRequest("tasks must be a list.")
+        config = body.get("label_config")
+        if not isinstance(config, str):
+            raise BadRequest("label_config must be a text.")
+        params = body.get("params", {})
+        if not isinstance(params, dict):
+            raise BadRequest("params must be an object.")
+        context = params.get("context")
+        if context is not None and not isinstance(context, dict):
+            raise BadRequest("params.context must be an object or null.")
+        if context is not None and not tasks:
+            raise BadRequest("tasks must hold the task of params.context.")
+        server = projects.server(_project(body))
+        backend = VLSAMBackend(config, engine=engine, hostname=server.url, access_token=server.token or "")
+        return jsonify(results=backend.predict(tasks, context=context))
+
+    @app.errorhandler(BadRequest)
+    @app.errorhandler(ConfigError)
+    def _bad_request(error: Exception) -> Answer:
+        log.warning("%s %s: %s", request.method, request.path, error)
+        return _error(str(error), 400)
+
+    @app.errorhandler(Unavailable)
+    def _unavailable(error: Unavailable) -> Answer:
+        log.warning("%s %s: %s", request.method, request.path, error)
+        return _error(str(error), 503)
+
+    @app.errorhandler(HTTPException)
+    def _http_error(error: HTTPException) -> Answer:
+        return _error(error.description or error.name, error.code or 500)
+
+    @app.errorhandler(Exception)
+    def _failed(error: Exception) -> Answer:
+        log.error("%s %s failed.", request.method, request.path, exc_info=error)
+        return _error("The server failed; its log says why.", 500)
+
+    return app
+
+
+def _error(sentence: str, status: int) -> Answer:
+    return jsonify(error=sentence), status
+
+
+def _may_enter(settings: Settings) -> bool:
+    given = request.authorization
+    if given is None or given.type != "basic":
+        return False
+    # Bytes, because compare_digest refuses text beyond ASCII; & because `and` would tell how far one came.
+    user = hmac.compare_digest(_bytes(given.username), _bytes(settings.basic_auth_user))
+    password = hmac.compare_digest(_bytes(given.password), _bytes(settings.basic_auth_pass))
+    return user & password
+
+
+def _bytes(text: str | None) -> bytes:
+    return (text or "").encode("utf-8", "surrogatepass")
+
+
+def _body() -> dict[str, Any]:
+    """The JSON object of the request. Raises BadRequest; 413 and 415 are Werkzeug's."""
+    if not request.is_json:
+        request.on_json_loading_failed(None)
+    try:
+        body = json.loads(request.get_data(cache=False))
+    except (ValueError, RecursionError):
+        raise BadRequest("The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return body
+
+
+def _project(body: dict[str, Any]) -> str:
+    """ "id.created" as Label Studio sends it; "" where it sends none."""
+    project = body.get("project")
+    return ascii(project).strip("'")[:100] if isinstance(project, str | int) else ""
+
+
+def _optional_text(body: dict[str, Any], key: str) -> str:
+    value = body.get(key)
+    return value.strip() if isinstance(value, str) else ""

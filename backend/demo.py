@@ -1,0 +1,219 @@
+"""`make demo`: a real Label Studio with a project that this backend has pre-annotated."""
+
+import argparse
+import colorsys
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from xml.sax.saxutils import quoteattr
+
+from tqdm import tqdm
+
+from backend import services
+from backend.services import Account, Service, ServiceError
+from backend.studio import Studio, StudioError
+from model.builtin.scenes import NAMES
+
+SAMPLES = Path(__file__).parents[1] / "model" / "builtin" / "samples"
+TITLE = "VL-SAM demo"
+# The first start creates the database: 15 s on two idle cores.
+START_TIMEOUT_S = 300.0
+# A prediction that was refused while the weights loaded or that ran out of time is asked for again.
+ROUNDS = 3
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+READY = """
+  Open      {url}
+  Login     {owner.email}
+  Password  {owner.password}
+  Backend   {backend.url}
+
+  To correct a mask: press Label All Tasks, turn on Auto-Annotation, choose the object's name under
+  Smart click, and click into the mask with Ctrl held (Ctrl and Alt: this part is not the object).
+"""
+
+
+class DemoError(Exception):
+    """Something is missing or failed; one sentence for the person who runs the demo."""
+
+
+def label_config(names: Sequence[str]) -> str:
+    """Masks for `names`, and a smart click and a smart box to correct them with."""
+    labels = "".join(
+        f"<Label value={quoteattr(name)} background={quoteattr(_colour(index))}/>"
+        for index, name in enumerate(names)
+    )
+    return (
+        '<View><Image name="image" value="$image" zoom="true"/>'
+        '<Header value="Masks"/>'
+        f'<BrushLabels name="mask" toName="image">{labels}</BrushLabels>'
+        '<Header value="Smart click: a point inside, with Alt outside"/>'
+        f'<KeyPointLabels name="click" toName="image" smart="true">{labels}</KeyPointLabels>'
+        '<Header value="Smart box"/>'
+        f'<RectangleLabels name="box" toName="image" smart="true">{labels}</RectangleLabels>'
+        "</View>"
+    )
+
+
+def _colour(index: int) -> str:
+    """Hues that stay far apart however many there are: steps of the golden ratio."""
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
+    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+class Progress:
+    """Lines on stderr, each with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def say(self, message: str) -> None:
+        print(f"[{time.monotonic() - self._start:6.1f} s] {message}", file=sys.stderr, flush=True)
+
+    def wait_for(self, service: Service) -> None:
+        told = 0
+
+        def still_waiting(seconds: float) -> None:
+            nonlocal told
+            if seconds // 5 > told:
+                told = int(seconds // 5)
+                self.say(f"{service.name} is still starting")
+
+        service.wait_until_up(START_TIMEOUT_S, still_waiting)
+        self.say(f"{service.name} is up at {service.url}")
+
+
+def account(data_dir: Path) -> Account:
+    """The account of the Label Studio in `data_dir`; made up once, readable by its owner only."""
+    path = data_dir / "account.json"
+    if path.exists():
+        return Account(**json.loads(path.read_text()))
+    made = Account("demo@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(asdict(made), file)
+    return made
+
+
+def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress) -> int:
+    """The demo's project with every sample in it; what an earlier run made is kept."""
+    project = studio.find_project(TITLE)
+    if project is None:
+        project = studio.create_project(TITLE, label_config(NAMES))
+    # Label Studio calls an upload "<8 digits>-<name>".
+    uploads = (Path(task["data"]["image"]).name for task in studio.tasks(project))
+    present = {name.partition("-")[2] for name in uploads}
+    missing = [path for path in samples if path.name not in present]
+    if missing:
+        studio.import_files(project, missing)
+    progress.say(f"Project {TITLE!r}: {len(missing)} images imported, {len(samples)} in all")
+    return project
+
+
+def pre_annotate(studio: Studio, project: int, progress: Progress) -> None:
+    """Have every task predicted that lacks a prediction of the model that now runs."""
+    for _ in range(ROUNDS):
+        waiting = _without_prediction(studio, project)
+        if not waiting:
+            return
+        progress.say(f"{len(waiting)} images wait for a prediction")
+        # One by one only for the bar's sake: Label Studio sends as many as are chosen in one request.
+        for task in tqdm(waiting, desc="pre-annotate", unit="image", file=sys.stderr):
+            studio.retrieve_predictions(project, [task])
+    if waiting := _without_prediction(studio, project):
+        numbers = ", ".join(map(str, waiting))
+        raise DemoError(f"{len(waiting)} images got no prediction in {ROUNDS} attempts (tasks {numbers}).")
+
+
+def _without_prediction(studio: Studio, project: int) -> list[int]:
+    version = studio.backends(project)[0]["model_version"]
+    done = {int(p["task"]) for p in studio.predictions(project) if p["model_version"] == version}
+    return [int(task["id"]) for task in studio.tasks(project) if int(task["id"]) not in done]
+
+
+def run(args: argparse.Namespace, running: list[Service], progress: Progress) -> None:
+    """Start both services (they are added to `running`), fill the project, say where it is."""
+    samples = sorted(path for path in SAMPLES.glob("*") if path.suffix in (".jpg", ".png"))
+    if not samples:
+        raise DemoError(f"There are no sample images in {SAMPLES}.")
+    if not args.label_studio.exists():
+        raise DemoError(f"Label Studio is not installed at {args.label_studio}; `make studio` does it.")
+    owner = account(args.data_dir)
+    studio_port = services.free_port(args.studio_port)
+    progress.say("Starting Label Studio (the first start creates its database) and the backend")
+    studio_service = services.start_label_studio(
+        args.label_studio, args.data_dir / "data", studio_port, owner, args.data_dir / "label-studio.log"
+    )
+    running.append(studio_service)
+    backend = services.start_backend(
+        services.free_port(args.port), studio_service.url, owner.token, args.data_dir / "backend.log"
+    )
+    running.append(backend)
+    progress.wait_for(backend)
+    progress.wait_for(studio_service)
+
+    studio = Studio(studio_service.url, owner.email, owner.password)
+    project = prepare_project(studio, samples, progress)
+    studio.connect_backend(project, backend.url)
+    progress.say("Backend connected")
+    try:
+        pre_annotate(studio, project, progress)
+    except DemoError as error:
+        raise DemoError(f"{error}\n{backend.tail()}") from error
+    regions = {result["id"] for prediction in studio.predictions(project) for result in prediction["result"]}
+    progress.say(f"Every image has a prediction; {len(regions)} regions in all")
+    print(READY.format(url=f"{studio.url}/projects/{project}/data", owner=owner, backend=backend), flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m backend.demo", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="exit when every image has a prediction")
+    parser.add_argument("--port", type=int, default=9090, help="of the backend, or the next free one")
+    parser.add_argument("--studio-port", type=int, default=8080, help="of Label Studio, or the next free one")
+    parser.add_argument("--data-dir", type=Path, default=Path(".demo"), help="database, uploads, logs")
+    parser.add_argument(
+        "--label-studio", type=Path, default=Path(".venv-studio/bin/label-studio"), help="its command"
+    )
+    args = parser.parse_args(arguments)
+    # Also SIGINT: a shell starts background commands with it ignored, and then Python leaves it so.
+    for number in STOP_SIGNALS:
+        signal.signal(number, _interrupt)
+    progress = Progress()
+    running: list[Service] = []
+    ready = False
+    try:
+        run(args, running, progress)
+        ready = True
+        if not args.once:
+            progress.say("Ctrl+C stops Label Studio and the backend")
+            while True:
+                for service in running:
+                    service.check()
+                time.sleep(1)
+    except KeyboardInterrupt:
+        return 0 if ready else 130
+    except (DemoError, ServiceError, StudioError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    finally:
+        # A second Ctrl+C must not leave one of them behind.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        for service in reversed(running):
+            service.stop()
+        progress.say("Stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

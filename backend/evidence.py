@@ -1,0 +1,150 @@
+"""Why a region exists, in the `meta` of its result: written small, and read back as untrusted.
+
+Label Studio 1.23.2 keeps keys of `meta` other than `text` through drafts, annotations and predictions
+and shows them to nobody, so a later click brings its region's own prompt along and no server remembers it.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backend.results import decode, mask_hash, unit
+from model.types import Box, Detection, Mask, Prompt
+
+KEY = "vlsam"
+MAX_BYTES = 2000  # of JSON, as ASCII
+MAX_POINTS = 64
+MAX_TEXT = 200
+_WRITTEN_POINTS = 40
+_WRITTEN_TEXT = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What `meta` says about a region, in pixels of the image."""
+
+    term: str
+    prompt: Prompt  # without a mask: that is the region's geometry
+    mask_hash: str
+
+
+def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, Any]:
+    """`meta` for a result of this detection; at most 2000 bytes of JSON under the key "vlsam".
+
+    Where clicks are too many, the newest are kept.
+    """
+    height, width = detection.mask.shape
+    prompt = detection.evidence.prompt
+    # The mask as a reader of this result will see it: of a polygon or rectangle not quite the model's.
+    exact = value_result.get("type") == "brushlabels"
+    shown = detection.mask if exact else decode(value_result, (height, width))
+    points = [
+        [_share(x, width), _share(y, height), int(label)]
+        for (x, y), label in zip(prompt.points, prompt.labels, strict=True)
+    ]
+    box = prompt.box
+    stored: dict[str, Any] = {
+        "v": 1,
+        "term": detection.term[:_WRITTEN_TEXT],
+        "points": points[-_WRITTEN_POINTS:],
+        "box": box
+        and [_share(box[0], width), _share(box[1], height), _share(box[2], width), _share(box[3], height)],
+        "scores": {
+            name[:24]: round(unit(score), 4) for name, score in list(detection.evidence.scores.items())[:6]
+        },
+        "model": detection.evidence.model_version[:_WRITTEN_TEXT],
+        "mask": "" if shown is None else mask_hash(shown),
+    }
+    while len(json.dumps({KEY: stored})) > MAX_BYTES and stored["points"]:
+        stored["points"] = stored["points"][1:]
+    return {KEY: stored}
+
+
+def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
+    """The evidence in a result's `meta`, or None: one odd value and the whole is ignored."""
+    stored = meta.get(KEY) if isinstance(meta, Mapping) else None
+    if not isinstance(stored, Mapping) or stored.get("v") != 1:
+        return None
+    term, model, digest = (stored.get(key) for key in ("term", "model", "mask"))
+    points, box = stored.get("points"), stored.get("box")
+    if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in (term, model, digest)):
+        return None
+    if not isinstance(points, list) or len(points) > MAX_POINTS:
+        return None
+    if not all(_is_point(point) for point in points):
+        return None
+    if box is not None and not _is_box(box):
+        return None
+    height, width = shape
+    scale = np.array([width / 100, height / 100])
+    xy = np.array([point[:2] for point in points], float).reshape(-1, 2) * scale
+    pixels: Box | None = None
+    if box is not None:
+        pixels = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+    labels = np.array([point[2] for point in points], np.int64)
+    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels)
+    return Stored(term=str(term), prompt=prompt, mask_hash=str(digest))
+
+
+def consistent(stored: Stored, mask: Mask) -> Prompt:
+    """The stored prompt, less what contradicts a mask that was changed since: the geometry wins."""
+    prompt = stored.prompt
+    if stored.mask_hash == mask_hash(mask):
+        return prompt
+    inside = contains(mask, prompt.points)
+    keep = inside == (prompt.labels == 1)
+    box = prompt.box
+    if box is not None:
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        slack = 2.0  # pixels that a mask may stand out of the box that prompted it
+        fits = len(rows) and (
+            columns[0] >= box[0] - slack
+            and rows[0] >= box[1] - slack
+            and columns[-1] + 1 <= box[2] + slack
+            and rows[-1] + 1 <= box[3] + slack
+        )
+        box = box if fits else None
+    return Prompt(points=prompt.points[keep], labels=prompt.labels[keep], box=box)
+
+
+def contains(mask: Mask, points: Any) -> Any:
+    """(n,) bool: which points (n, 2) of xy pixels lie on a pixel of the mask. Outside the image: none."""
+    height, width = mask.shape
+    xy = np.floor(np.asarray(points, float).reshape(-1, 2)).astype(np.int64)
+    on_image = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
+    found = np.zeros(len(xy), bool)
+    found[on_image] = mask[xy[on_image, 1], xy[on_image, 0]]
+    return found
+
+
+def _share(pixels: float, side: int) -> float:
+    return round(min(100.0, max(0.0, 100.0 * float(pixels) / side)), 4)
+
+
+def _is_percent(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 100
+
+
+def _is_point(point: Any) -> bool:
+    return (
+        isinstance(point, list)
+        and len(point) == 3
+        and _is_percent(point[0])
+        and _is_percent(point[1])
+        and type(point[2]) is int
+        and point[2] in (0, 1)
+    )
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(_is_percent(side) for side in box)
+        and box[0] < box[2]
+        and box[1] < box[3]
+    )

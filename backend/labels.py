@@ -1,0 +1,199 @@
+"""A project's labeling config: which controls take our regions, and which label a term means."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from xml.etree import ElementTree
+
+log = logging.getLogger(__name__)
+
+OUTPUT_TAGS = {
+    "brushlabels": "BrushLabels",
+    "polygonlabels": "PolygonLabels",
+    "rectanglelabels": "RectangleLabels",
+}
+MAX_CONFIG = 1_000_000  # characters
+
+_IRREGULAR = {
+    "mice": "mouse",
+    "geese": "goose",
+    "teeth": "tooth",
+    "feet": "foot",
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "people": "person",
+    "oxen": "ox",
+    "cacti": "cactus",
+    "octopi": "octopus",
+    "dice": "die",
+}
+
+
+class ConfigError(ValueError):
+    """The labeling config cannot be used. The message is one sentence for the project's manager."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One `<Label>`: the value that results carry (its alias, where it has one) and all names it goes by."""
+
+    value: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control tag of the config that takes regions of an image."""
+
+    name: str
+    tag: str  # as Label Studio spells it: BrushLabels, PolygonLabels or RectangleLabels
+    to_name: str
+    labels: tuple[Label, ...]
+
+    @property
+    def type(self) -> str:
+        """The `type` of its results, which is also the key of the labels in their `value`."""
+        return self.tag.lower()
+
+    def knows(self, label: str) -> bool:
+        return any(label == known.value for known in self.labels)
+
+    def label_of(self, term: str) -> str | None:
+        """The label that a term of the model means: the same text, else but for case, else but for number."""
+        for same in (_exact, _folded, _forms):
+            wanted = same(term)
+            for label in self.labels:
+                if any(wanted & same(name) for name in label.names):
+                    return label.value
+        return None
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What a labeling config means to this server."""
+
+    image_key: str  # of task["data"]
+    image_name: str
+    outputs: tuple[Control, ...]  # in the order of the config; never empty
+
+    def label_control(self, label: str) -> Control | None:
+        """The first output control that knows the label."""
+        return next((control for control in self.outputs if control.knows(label)), None)
+
+    def output(self, name: str) -> Control | None:
+        return next((control for control in self.outputs if control.name == name), None)
+
+
+@lru_cache(maxsize=64)
+def parse(xml: str) -> LabelConfig:
+    """The meaning of a labeling config. Raises ConfigError.
+
+    Outputs are BrushLabels, PolygonLabels and RectangleLabels on the first Image. One with an explicit
+    `smart="true"` or `smartOnly="true"` is a tool to prompt with and takes no output, unless no other is
+    there. (In Label Studio 1.23.2 every control is smart by default, so the attribute only tells the
+    intention where it is written out.)
+    """
+    root = _read(xml)
+    image = next((tag for tag in root.iter() if _kind(tag) == "image" and tag.get("name")), None)
+    if image is None:
+        raise ConfigError(
+            "The labeling config has no <Image> with a name, and this model only labels images."
+        )
+    value = image.get("value", "")
+    if not re.fullmatch(r"\$[^\s$]+", value):
+        raise ConfigError(
+            f"<Image name={image.get('name')!r}> has value={value!r} instead of a single field "
+            "such as value='$image'."
+        )
+    found = [
+        (tag, control) for tag in root.iter() if (control := _control(tag, image.get("name", ""))) is not None
+    ]
+    if not found:
+        raise ConfigError(
+            "The labeling config has no <BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels "
+            f"for <Image name={image.get('name')!r}>."
+        )
+    plain = [control for tag, control in found if not _is_prompt_tool(tag)]
+    # Of prompt tools alone the first that is not a rectangle: smart brushes and polygons send no prompts.
+    outputs = plain or sorted((control for _, control in found), key=lambda c: c.tag == "RectangleLabels")[:1]
+    return LabelConfig(image_key=value[1:], image_name=image.get("name", ""), outputs=tuple(outputs))
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Called before the entities that a DOCTYPE may declare; a config never needs one."""
+        raise ConfigError("The labeling config has a DOCTYPE, which Label Studio configs never need.")
+
+
+def _read(xml: str) -> ElementTree.Element:
+    if len(xml) > MAX_CONFIG:
+        raise ConfigError(f"The labeling config is longer than {MAX_CONFIG} characters.")
+    if not xml.strip():
+        raise ConfigError("The labeling config is empty.")
+    try:
+        parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314 (without DOCTYPE no entities)
+        return ElementTree.fromstring(xml.strip(), parser)  # noqa: S314
+    except ConfigError:
+        raise
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ConfigError(f"The labeling config is not well-formed XML: {str(error)[:200]}.") from None
+
+
+def _kind(tag: ElementTree.Element) -> str:
+    return tag.tag.lower()
+
+
+def _control(tag: ElementTree.Element, image_name: str) -> Control | None:
+    kind, name = _kind(tag), tag.get("name")
+    targets = [target.strip() for target in tag.get("toName", "").split(",")]
+    if kind not in OUTPUT_TAGS or not name or image_name not in targets:
+        return None
+    labels = tuple(_labels(child for child in tag.iter() if _kind(child) == "label"))
+    if not labels:
+        log.warning("<%s name=%r> has no labels of its own and is left out.", tag.tag, name)
+        return None
+    return Control(name=name, tag=OUTPUT_TAGS[kind], to_name=image_name, labels=labels)
+
+
+def _labels(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
+    for tag in tags:
+        value, alias = tag.get("value", "").strip(), tag.get("alias", "").strip()
+        # Label Studio writes the alias into results, where there is one.
+        result = tag.get("alias") or tag.get("value")
+        if not result:
+            continue
+        predicted = (name.strip() for name in tag.get("predicted_values", "").split(","))
+        yield Label(value=result, names=tuple(name for name in (value, alias, *predicted) if name))
+
+
+def _is_prompt_tool(tag: ElementTree.Element) -> bool:
+    return any(tag.get(name, "").strip().lower() == "true" for name in ("smart", "smartOnly", "smartonly"))
+
+
+def _exact(name: str) -> set[str]:
+    return {name.strip()}
+
+
+def _folded(name: str) -> set[str]:
+    return {" ".join(re.split(r"[\s_-]+", name.strip().casefold()))}
+
+
+def _forms(name: str) -> set[str]:
+    """The folded name and what it may be the plural of."""
+    (folded,) = _folded(name)
+    head, _, last = folded.rpartition(" ")
+    words = {last}
+    if last in _IRREGULAR:
+        words.add(_IRREGULAR[last])
+    elif len(last) > 3 and last.endswith("s") and not last.endswith(("ss", "us", "is")):
+        words.add(last[:-1])
+        if last.endswith("ies"):
+            words.add(last[:-3] + "y")
+        elif last.endswith("ves"):
+            words |= {last[:-3] + "f", last[:-3] + "fe"}
+        elif last.endswith("es"):
+            words.add(last[:-2])
+    return {f"{head} {word}".strip() for word in words}

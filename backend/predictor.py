@@ -1,0 +1,212 @@
+"""Tasks in, predictions out: the ML backend class of the Label Studio ecosystem."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from label_studio_ml.model import LabelStudioMLBase
+
+from backend import corrections, evidence, labels, results
+from backend.corrections import Unanswerable
+from backend.engine import BATCH, CLICK, PROCESS, Engine, Late, Unavailable
+from backend.images import ImageError, Server
+from backend.labels import Control, LabelConfig
+from model.types import Detection, Image, VLSAMError
+
+log = logging.getLogger(__name__)
+
+Prediction = dict[str, Any]
+
+
+class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
+    """The ML backend: one instance per project (label-studio-ml 1.0.9) or per request (our app).
+
+    Instances hold a labeling config and the way to Label Studio; models and queue are the engine's.
+    """
+
+    def __init__(
+        self,
+        label_config: str | None = None,
+        train_output: Mapping[str, Any] | None = None,
+        *,
+        engine: Engine | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # The base class would parse the config with a parser that expands entities.
+        super().__init__(None, train_output, **kwargs)
+        self.label_config = label_config
+        self.engine = engine or PROCESS.engine()
+        self.model_version = self.engine.version
+
+    def predict(
+        self, tasks: list[Any], context: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> list[Prediction]:
+        """Predictions for `tasks`: one item per task in order, or with a `context` one for the click.
+
+        An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or
+        was not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an
+        empty result and never asks again. Raises ConfigError and Unavailable.
+        """
+        config = labels.parse(self.label_config or "")
+        deadline = time.monotonic() + self.engine.settings.deadline
+        with self.engine.admitted():
+            if isinstance(context, Mapping):
+                return [self._answer(tasks[0] if tasks else None, context, config, deadline)]
+            return self._annotate_all(tasks, config, deadline)
+
+    @property
+    def server(self) -> Server | None:
+        """The Label Studio to fetch uploads from: LABEL_STUDIO_URL, else what /setup said.
+
+        LABEL_STUDIO_API_KEY is not sent to an address from /setup, which anybody may have called.
+        """
+        settings = self.engine.settings
+        if settings.label_studio_url:
+            return Server(
+                settings.label_studio_url, settings.label_studio_api_key or self.access_token or None
+            )
+        if self.hostname:
+            return Server(self.hostname.rstrip("/"), self.access_token or None)
+        return None
+
+    def _annotate_all(self, tasks: list[Any], config: LabelConfig, deadline: float) -> list[Prediction]:
+        predictions: list[Prediction] = []
+        longest = 0.0
+        for task in tasks:
+            started = time.monotonic()
+            try:
+                if started + longest > deadline:
+                    raise Late
+                predictions.append(self._annotate(task, config, deadline))
+            except Late:
+                log.warning(
+                    "Out of time: %d of %d tasks are left.", len(tasks) - len(predictions), len(tasks)
+                )
+                break
+            except (TaskError, ImageError, VLSAMError) as error:
+                log.warning("Task %s failed: %s", _name(task), error)
+                predictions.append({})
+            except Unavailable:
+                raise
+            except Exception:
+                log.exception("Task %s failed.", _name(task))
+                predictions.append({})
+            longest = max(longest, time.monotonic() - started)
+        return predictions + [{} for _ in range(len(tasks) - len(predictions))]
+
+    def _annotate(self, task: Any, config: LabelConfig, deadline: float) -> Prediction:
+        image = self._image(task, config, deadline)
+        found = self.engine.run(lambda model: model.annotate(image), priority=BATCH, deadline=deadline)
+        regions, unmatched = annotation(found, config, results.image_hash(image), self.model_version)
+        log.info(
+            "Task %s: %d detections, %d regions, %d terms without a label%s",
+            _name(task),
+            len(found),
+            len(regions),
+            unmatched.total(),
+            f": {', '.join(repr(term[:40]) for term in list(unmatched)[:10])}" if unmatched else "",
+        )
+        return self._prediction(regions)
+
+    def _answer(
+        self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    ) -> Prediction:
+        regions: list[results.Result] = []
+        try:
+            regions = self._correct(task, context, config, deadline)
+        except Late:
+            log.warning("Task %s: the click could not be answered in time.", _name(task))
+        except (Unanswerable, TaskError, ImageError, VLSAMError) as error:
+            log.warning("Task %s: no answer to the click: %s", _name(task), error)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("Task %s: no answer to the click.", _name(task))
+        return self._prediction(regions)
+
+    def _correct(
+        self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    ) -> list[results.Result]:
+        image = self._image(task, config, deadline)
+        height, width = image.shape[:2]
+        asked = corrections.read(context, task, config, (height, width))
+        detection = self.engine.run(
+            lambda model: model.refine(image, asked.prompt), priority=CLICK, deadline=deadline
+        )
+        target = asked.target
+        region = describe(
+            replace(detection, term=asked.term),
+            control=asked.control,
+            label=asked.label,
+            region_id=target.region_id if target else results.new_id(),
+            old_meta=target.meta if target else None,
+        )
+        return [region] if region else []
+
+    def _image(self, task: Any, config: LabelConfig, deadline: float) -> Image:
+        data = task.get("data") if isinstance(task, Mapping) else None
+        if not isinstance(data, Mapping):
+            raise TaskError("the task has no data.")
+        if config.image_key not in data:
+            raise TaskError(f"the task's data has no field {config.image_key!r}, where the image should be.")
+        return self.engine.images.load(data[config.image_key], self.server, deadline=deadline)
+
+    def _prediction(self, regions: list[results.Result]) -> Prediction:
+        """The item that Label Studio stores; its score is the mean of its regions', 0 without any."""
+        score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
+        return {"result": regions, "score": results.unit(score), "model_version": self.model_version}
+
+
+class TaskError(Exception):
+    """A task is not as it should be. The message is the reason, for the log."""
+
+
+def annotation(
+    found: list[Detection], config: LabelConfig, image: str, model_version: str
+) -> tuple[list[results.Result], Counter[str]]:
+    """The regions for detections in every output control, and the terms that no control has a label for."""
+    regions: list[results.Result] = []
+    numbers: Counter[tuple[str, str]] = Counter()
+    unmatched: Counter[str] = Counter()
+    for detection in found:
+        named = [(control, control.label_of(detection.term)) for control in config.outputs]
+        if not any(label for _, label in named):
+            unmatched[detection.term] += 1
+        for control, label in named:
+            if label is None:
+                continue
+            key = (control.name, detection.term)
+            region = describe(
+                detection,
+                control=control,
+                label=label,
+                region_id=results.prediction_id(image, model_version, *key, numbers[key]),
+            )
+            if region:
+                regions.append(region)
+                numbers[key] += 1
+    return regions, unmatched
+
+
+def describe(
+    detection: Detection, *, control: Control, label: str, region_id: str, old_meta: Any = None
+) -> results.Result | None:
+    """The result for a detection with its evidence; None for an empty mask.
+
+    A person's notes (`meta.text`) stay with a region that is replaced.
+    """
+    region = results.region(
+        detection.mask, control=control, label=label, region_id=region_id, score=detection.score
+    )
+    if region is None:
+        return None
+    notes = {"text": old_meta["text"]} if isinstance(old_meta, Mapping) and "text" in old_meta else {}
+    return {**region, "meta": {**notes, **evidence.write(detection, region)}}
+
+
+def _name(task: Any) -> str:
+    """A task's id for the log; as ASCII, so that no task writes lines of its own."""
+    return ascii(task.get("id"))[:40] if isinstance(task, Mapping) else "?"

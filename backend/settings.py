@@ -1,0 +1,154 @@
+"""Everything that can be set from outside, as one frozen object read from environment variables."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used. The message is one sentence and names the variable."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an address that starts with http:// or https://")
+    return value.rstrip("/")
+
+
+def _level(value: str) -> str:
+    if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("DEBUG, INFO, WARNING or ERROR")
+    return value.upper()
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:  # also refuses NaN
+            raise ValueError(f"a number of seconds from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def _setting(
+    name: str, default: Any, parse: Callable[[str], Any], about: str, *, secret: bool = False
+) -> Any:
+    return field(default=default, repr=not secret, metadata={"env": name, "parse": parse, "about": about})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one server process. An empty variable counts as not set."""
+
+    profile: str = _setting("VLSAM_PROFILE", "builtin", _text, "Which pair of models to load.")
+    vlm: str | None = _setting("VLSAM_VLM", None, _text, "Another VLM: a hub id or a local folder.")
+    sam: str | None = _setting("VLSAM_SAM", None, _text, "Another segmenter: a hub id or a local file.")
+    device: str = _setting("VLSAM_DEVICE", "auto", _text, "Where models run: auto, cpu, cuda, cuda:1 ...")
+    label_studio_url: str | None = _setting(
+        "LABEL_STUDIO_URL", None, _url, "Label Studio as this server reaches it; uploads are fetched there."
+    )
+    label_studio_api_key: str | None = _setting(
+        "LABEL_STUDIO_API_KEY",
+        None,
+        _text,
+        "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.",
+        secret=True,
+    )
+    basic_auth_user: str | None = _setting(
+        "BASIC_AUTH_USER", None, _text, "With BASIC_AUTH_PASS: who may call, except /health and /webhook."
+    )
+    basic_auth_pass: str | None = _setting(
+        "BASIC_AUTH_PASS", None, _text, "The password of BASIC_AUTH_USER.", secret=True
+    )
+    port: int = _setting("PORT", 9090, _integer(1, 65535), "Where to listen.")
+    workers: int = _setting(
+        "WORKERS", 1, _integer(1, 64), "Processes; each loads the models again, so 1 per device is right."
+    )
+    threads: int = _setting("THREADS", 32, _integer(2, 512), "Requests answered at the same time.")
+    queue: int = _setting(
+        "VLSAM_QUEUE",
+        24,
+        _integer(1, 511),
+        "Predictions that may wait or run, at most THREADS - 1; one more is answered 503.",
+    )
+    deadline: float = _setting(
+        "VLSAM_DEADLINE",
+        90.0,
+        _seconds(0.05, 3600),
+        "Seconds until a predict answers with what is done; Label Studio gives up after 100.",
+    )
+    image_timeout: float = _setting(
+        "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600), "Seconds to download one image, in all."
+    )
+    max_image_bytes: int = _setting(
+        "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1), "Largest image file that is read."
+    )
+    max_image_pixels: int = _setting(
+        "VLSAM_MAX_IMAGE_PIXELS",
+        80_000_000,
+        # Pillow refuses images of twice its own limit whatever we say.
+        _integer(1, 178_000_000),
+        "Largest image that is decoded, width times height.",
+    )
+    log_level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
+
+    def __post_init__(self) -> None:
+        if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
+            raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together or not at all.")
+
+    @property
+    def admitted(self) -> int:
+        """Predictions that may wait or run: one thread stays free, so that /health is always answered."""
+        return min(self.queue, self.threads - 1)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        """Settings from `env`, by default the process environment. SettingsError on an invalid value."""
+        env = os.environ if env is None else env
+        values = {}
+        for spec in fields(cls):
+            name = spec.metadata["env"]
+            given = env.get(name, "").strip()
+            if not given:
+                continue
+            try:
+                values[spec.name] = spec.metadata["parse"](given)
+            except ValueError as expected:
+                shown = "has a value that" if not spec.repr else f"is {given!r}, which"
+                raise SettingsError(f"{name} {shown} cannot be used: it must be {expected}.") from None
+        return cls(**values)
+
+    @classmethod
+    def table(cls) -> list[tuple[str, str, str]]:
+        """(variable, default as text or "", description) of each setting, for the README."""
+        return [(spec.metadata["env"], _shown(spec.default), spec.metadata["about"]) for spec in fields(cls)]
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return ""
+    return f"{default:g}" if isinstance(default, float) else str(default)

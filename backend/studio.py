@@ -1,0 +1,149 @@
+"""A client of Label Studio's HTTP API: what a person does in the browser, for the demo and the tests."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+
+JSON = Any
+# Longer than the 100 s that Label Studio gives a backend's /predict.
+TIMEOUT_S = 130.0
+
+
+class StudioError(Exception):
+    """Label Studio refused a request or cannot be reached."""
+
+
+class Studio:
+    """A logged-in session. Facts stated here were measured with Label Studio 1.23.2."""
+
+    def __init__(self, url: str, email: str, password: str) -> None:
+        """Log in by the form, as a browser does: it needs no token, of whatever kind, to be enabled."""
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+        self._send("GET", "/user/login/")
+        form = {"email": email, "password": password, "csrfmiddlewaretoken": self._csrf_token()}
+        answer = self._send("POST", "/user/login/", data=form, allow_redirects=False)
+        # A wrong password shows the form again.
+        if answer.status_code != 302:
+            raise StudioError(f"Label Studio at {self.url} does not accept this password for {email}.")
+
+    def close(self) -> None:
+        self._session.close()
+
+    def legacy_token(self) -> str:
+        return str(self._json("GET", "/api/current-user/token")["token"])
+
+    def personal_access_token(self) -> str:
+        """A new one; Label Studio answers 409 where the account has one already."""
+        return str(self._json("POST", "/api/token/", json={})["token"])
+
+    def allow_legacy_tokens(self, allowed: bool) -> None:
+        settings = {"legacy_api_tokens_enabled": allowed, "api_tokens_enabled": True}
+        self._json("POST", "/api/jwt/settings", json=settings)
+
+    def find_project(self, title: str) -> int | None:
+        found = self._json("GET", "/api/projects", params={"title": title, "page_size": 1000})["results"]
+        return next((int(project["id"]) for project in found if project["title"] == title), None)
+
+    def create_project(self, title: str, label_config: str) -> int:
+        project = {"title": title, "label_config": label_config}
+        return int(self._json("POST", "/api/projects", json=project)["id"])
+
+    def import_files(self, project: int, paths: Iterable[Path]) -> None:
+        """Upload images: one task each, with `data` {"image": "/data/upload/<project>/<8 digits>-<name>"}."""
+        # Of several files in a field of one name, only the last becomes a task.
+        files = {f"file-{number}": (path.name, path.read_bytes()) for number, path in enumerate(paths)}
+        self._json("POST", f"/api/projects/{project}/import", files=files)
+
+    def import_tasks(self, project: int, data: Sequence[Mapping[str, JSON]]) -> None:
+        """One task for each mapping, whose values are what the labeling config's variables stand for."""
+        self._json("POST", f"/api/projects/{project}/import", json=list(data))
+
+    def tasks(self, project: int) -> list[dict[str, JSON]]:
+        """All tasks, oldest first. Unlike `task`, a list does not make Label Studio ask for predictions."""
+        query = {"project": project, "page_size": 1000, "fields": "all"}
+        found: list[dict[str, JSON]] = self._json("GET", "/api/tasks", params=query)["tasks"]
+        return sorted(found, key=lambda task: int(task["id"]))
+
+    def task(self, task: int) -> dict[str, JSON]:
+        """Open a task; where it has no prediction, Label Studio waits for the backend to make one."""
+        opened: dict[str, JSON] = self._json("GET", f"/api/tasks/{task}")
+        return opened
+
+    def connect_backend(self, project: int, url: str) -> int:
+        """Connect the backend at `url` unless it is, and take away those at other URLs.
+
+        Label Studio asks only the first backend of a project, so one that is gone would stay in the way.
+        """
+        existing = {b["url"]: int(b["id"]) for b in self.backends(project)}
+        for other in existing.keys() - {url}:
+            self._send("DELETE", f"/api/ml/{existing[other]}")
+        if url in existing:
+            return existing[url]
+        backend = {"project": project, "url": url, "title": "VL-SAM", "is_interactive": True}
+        return int(self._json("POST", "/api/ml", json=backend)["id"])
+
+    def backends(self, project: int) -> list[dict[str, JSON]]:
+        """Each with the `model_version` of its /setup, which Label Studio calls before it answers."""
+        found: list[dict[str, JSON]] = self._json("GET", "/api/ml", params={"project": project})
+        return found
+
+    def webhooks(self, project: int) -> list[dict[str, JSON]]:
+        found: list[dict[str, JSON]] = self._json("GET", "/api/webhooks", params={"project": project})
+        return found
+
+    def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
+        """The Data Manager's action of that name for the chosen tasks, or all.
+
+        Label Studio answers when the backend did, and 200 also where nothing came of it.
+        """
+        chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
+        query = {"id": "retrieve_tasks_predictions", "project": project}
+        body = {"selectedItems": chosen, "project": project}
+        self._json("POST", "/api/dm/actions", params=query, json=body)
+
+    def predictions(self, project: int) -> list[dict[str, JSON]]:
+        found: list[dict[str, JSON]] = self._json("GET", "/api/predictions", params={"project": project})
+        return found
+
+    def add_prediction(self, task: int, result: list[JSON], model_version: str) -> int:
+        prediction = {"task": task, "result": result, "model_version": model_version, "score": 0.5}
+        return int(self._json("POST", "/api/predictions", json=prediction)["id"])
+
+    def interactive(self, backend: int, task: int, context: Mapping[str, JSON]) -> dict[str, JSON]:
+        """What the editor asks after a smart click: {"data": <the answer>} or {"errors": [...]}."""
+        path = f"/api/ml/{backend}/interactive-annotating"
+        answer: dict[str, JSON] = self._json("POST", path, json={"task": task, "context": context})
+        return answer
+
+    def submit(self, task: int, result: list[JSON], parent_prediction: int | None = None) -> dict[str, JSON]:
+        """Save an annotation. Label Studio calls the backend's webhook before it answers."""
+        annotation = {"result": result, "parent_prediction": parent_prediction, "lead_time": 1.0}
+        saved: dict[str, JSON] = self._json("POST", f"/api/tasks/{task}/annotations/", json=annotation)
+        return saved
+
+    def annotation(self, annotation: int) -> dict[str, JSON]:
+        saved: dict[str, JSON] = self._json("GET", f"/api/annotations/{annotation}/")
+        return saved
+
+    def _json(self, method: str, path: str, **options: Any) -> JSON:
+        return self._send(method, path, **options).json()
+
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+        # Django wants its cookie's token back in a header for everything but reading.
+        headers = {"X-CSRFToken": self._csrf_token()} if self._session.cookies else {}
+        try:
+            answer = self._session.request(
+                method, self.url + path, headers=headers, timeout=TIMEOUT_S, **options
+            )
+        except requests.RequestException as error:
+            raise StudioError(f"Label Studio at {self.url} cannot be reached: {error}") from error
+        if not answer.ok:
+            said = answer.text[:500]
+            raise StudioError(f"Label Studio answered {answer.status_code} to {method} {path}: {said}")
+        return answer
+
+    def _csrf_token(self) -> str:
+        return str(self._session.cookies.get("csrftoken"))

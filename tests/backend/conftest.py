@@ -1,0 +1,130 @@
+import base64
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from PIL import Image as Pillow
+
+from backend.app import create_app
+from backend.engine import PROCESS, Engine
+from backend.settings import Settings
+from model.types import Detection, Evidence, Image, Mask, Prompt
+
+CONFIG = """
+<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Dog"/></BrushLabels>
+  <KeyPointLabels name="kp" toName="image" smart="true">
+    <Label value="Cat"/><Label value="Dog"/>
+  </KeyPointLabels>
+  <RectangleLabels name="rect" toName="image" smart="true">
+    <Label value="Cat"/><Label value="Dog"/>
+  </RectangleLabels>
+  <PolygonLabels name="poly" toName="image"><Label value="Cat"/><Label value="Dog"/></PolygonLabels>
+</View>
+"""
+
+
+def disc(x: float, y: float, radius: float, *, width: int = 80, height: int = 60) -> Mask:
+    rows, columns = np.mgrid[:height, :width]
+    return np.asarray((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2)
+
+
+def detection(term: str, mask: Mask, prompt: Prompt | None = None, *, score: float = 0.8) -> Detection:
+    if prompt is None:
+        rows, columns = np.nonzero(mask)
+        middle = len(rows) // 2
+        point = [[columns[middle] + 0.5, rows[middle] + 0.5]] if len(rows) else [[1, 1]]
+        prompt = Prompt(np.array(point, np.float32), np.array([1]))
+    view = (0.0, 0.0, float(mask.shape[1]), float(mask.shape[0]))
+    return Detection(term, mask, score, Evidence("", view, prompt, {"predicted_iou": score}, "v1"))
+
+
+def data_url(width: int = 80, height: int = 60, *, shade: int = 200) -> str:
+    file = BytesIO()
+    Pillow.new("RGB", (width, height), (shade, 10, 10)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@dataclass
+class StandIn:
+    """In place of the models: finds what it is told to, slowly or not at all where a test wants that.
+
+    A click gives a disc around its first positive point, joined with the mask that it starts from.
+    """
+
+    found: list[Detection] = field(default_factory=list)
+    seconds: float = 0.0
+    fail_on: set[int] = field(default_factory=set)  # numbers of annotate calls
+    prompts: list[Prompt] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    hold: threading.Event | None = None
+
+    def annotate(self, image: Image) -> list[Detection]:
+        self.order.append("batch")
+        self.images.append(image)
+        self._wait()
+        if len(self.images) - 1 in self.fail_on:
+            raise RuntimeError("made to fail")
+        return self.found
+
+    def refine(self, image: Image, prompt: Prompt) -> Detection:
+        self.order.append("click")
+        self.images.append(image)
+        self.prompts.append(prompt)
+        self._wait()
+        height, width = image.shape[:2]
+        positive = prompt.points[prompt.labels == 1]
+        mask = np.zeros((height, width), bool) if prompt.mask is None else prompt.mask
+        for x, y in positive:
+            mask = mask | disc(x, y, 5, width=width, height=height)
+        if prompt.box:
+            x0, y0, x1, y1 = (round(side) for side in prompt.box)
+            mask = mask.copy()
+            mask[y0:y1, x0:x1] = True
+        return detection("", mask, prompt)
+
+    def _wait(self) -> None:
+        if self.hold is not None:
+            assert self.hold.wait(10)
+        time.sleep(self.seconds)
+
+
+@pytest.fixture
+def stand_in() -> StandIn:
+    return StandIn([detection("cat", disc(20, 30, 12)), detection("dogs", disc(60, 30, 9), score=0.6)])
+
+
+@pytest.fixture
+def make_engine(stand_in: StandIn) -> Iterator[Callable[..., Engine]]:
+    """An engine around the stand-in; keywords are settings, `load` replaces how models are loaded."""
+
+    def make(load: Callable[[], Any] | None = None, **settings: Any) -> Engine:
+        return Engine(Settings(**settings), version="v1", load=load or (lambda: stand_in)).start()
+
+    yield make
+    PROCESS.install(None)
+
+
+@pytest.fixture
+def client(make_engine: Callable[..., Engine]) -> FlaskClient:
+    return create_app(engine=make_engine()).test_client()
+
+
+@pytest.fixture
+def predict_body() -> Callable[..., dict[str, Any]]:
+    """A /predict body as Label Studio sends it, for images that need no network."""
+
+    def body(*tasks: Any, context: Any = None, config: str = CONFIG, project: str = "1.1") -> dict[str, Any]:
+        full = [task if not isinstance(task, str) else {"id": 1, "data": {"image": task}} for task in tasks]
+        params = {"login": None, "password": None, "context": context}
+        return {"tasks": full, "project": project, "label_config": config, "params": params}
+
+    return body

@@ -1,0 +1,306 @@
+import base64
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from backend.app import MAX_PROJECTS, Projects, create_app
+from backend.engine import Engine
+from backend.images import Server
+from model.types import ModelLoadError
+from tests.backend.conftest import CONFIG, StandIn, data_url
+
+Make = Callable[..., Engine]
+Body = Callable[..., dict[str, Any]]
+
+
+def said(answer: TestResponse) -> Any:
+    return answer.get_json()
+
+
+CLICK = {
+    "result": [{"type": "keypointlabels", "value": {"x": 25, "y": 50, "keypointlabels": ["Cat"]}, "id": "a"}]
+}
+
+
+# Health, setup, versions, webhook: always, and at once
+
+
+@pytest.mark.parametrize("path", ["/health", "/"])
+def test_health(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert said(answer)["status"] == "UP"
+    assert said(answer)["model_class"] == "VLSAMBackend"
+
+
+def test_one_model_version_everywhere(
+    client: FlaskClient, capture: Callable[..., Any], predict_body: Body
+) -> None:
+    setup = client.post("/setup", json=capture("server_setup")).json
+    predicted = client.post("/predict", json=predict_body(data_url()))
+    assert setup == {"model_version": "v1"}
+    assert client.get("/versions").json == {"versions": ["v1"]}
+    assert said(predicted)["results"][0]["model_version"] == "v1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"project": None, "schema": None, "hostname": None, "access_token": None, "extra_params": None},
+        {"project": "1.1", "schema": "", "extra_params": '{"conf": 0.3}'},
+        {"project": 1, "schema": 3, "hostname": [], "extra_params": {"conf": 0.3}},
+    ],
+)
+def test_setup_takes_what_it_gets(client: FlaskClient, body: Any) -> None:
+    answer = client.post("/setup", json=body)
+    assert (answer.status_code, answer.json) == (200, {"model_version": "v1"})
+
+
+def test_setup_says_in_one_sentence_what_is_wrong_with_a_config(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post(
+        "/setup", json={"project": "7.1", "schema": "<View><Text name='t' value='$t'/></View>"}
+    )
+    assert answer.status_code == 200
+    assert "Project 7.1 cannot be annotated: The labeling config has no <Image>" in caplog.text
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"action": null}', b"\xff\xfe", b"null"])
+def test_webhooks_take_any_body(client: FlaskClient, data: bytes) -> None:
+    assert client.post("/webhook", data=data).status_code == 201
+
+
+def test_a_recorded_webhook(client: FlaskClient, capture: Callable[..., Any]) -> None:
+    assert client.post("/webhook", json=capture("server_webhook_annotation_created")).status_code == 201
+
+
+def test_the_model_holds_up_nothing_but_predictions(
+    make_engine: Make, stand_in: StandIn, predict_body: Body
+) -> None:
+    stand_in.hold = threading.Event()
+    app = create_app(engine=make_engine())
+    busy = threading.Thread(target=lambda: app.test_client().post("/predict", json=predict_body(data_url())))
+    busy.start()
+    client, started = app.test_client(), time.monotonic()
+    assert client.get("/health").status_code == 200
+    assert client.post("/setup", json={"schema": CONFIG}).status_code == 200
+    assert client.get("/versions").status_code == 200
+    assert client.post("/webhook").status_code == 201
+    assert time.monotonic() - started < 0.5
+    stand_in.hold.set()
+    busy.join()
+
+
+# Predictions
+
+
+def test_a_recorded_batch_without_its_label_studio(
+    client: FlaskClient, capture: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post("/predict", json=capture("server_predict_batch"))
+    assert (answer.status_code, answer.json) == (200, {"results": [{}, {}]})
+    assert "set LABEL_STUDIO_URL" in caplog.text
+
+
+def test_a_batch(client: FlaskClient, predict_body: Body) -> None:
+    answer = client.post("/predict", json=predict_body(data_url(), "data:,", data_url(shade=3)))
+    assert answer.status_code == 200
+    first, bad, last = said(answer)["results"]
+    assert bad == {}
+    assert len(first["result"]) == len(last["result"]) == 4
+
+
+def test_a_batch_of_nothing(client: FlaskClient, predict_body: Body) -> None:
+    assert client.post("/predict", json=predict_body()).json == {"results": []}
+
+
+def test_a_click_has_exactly_one_answer(client: FlaskClient, predict_body: Body) -> None:
+    answer = client.post("/predict", json=predict_body(data_url(), context=CLICK))
+    (prediction,) = said(answer)["results"]
+    assert len(prediction["result"]) == 1
+    assert prediction["model_version"] == "v1"
+
+
+@pytest.mark.parametrize("context", [{}, {"result": None}, {"event": "capabilities"}, {"event": "release"}])
+def test_a_context_without_a_click_has_an_empty_answer(
+    client: FlaskClient, predict_body: Body, context: dict[str, Any]
+) -> None:
+    answer = client.post("/predict", json=predict_body(data_url(), context=context))
+    assert answer.json == {"results": [{"result": [], "score": 0.0, "model_version": "v1"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tasks": None}, "tasks"),
+        ({"tasks": {"id": 1}}, "tasks"),
+        ({"label_config": None}, "label_config"),
+        ({"label_config": 3}, "label_config"),
+        ({"label_config": ""}, "labeling config is empty"),
+        ({"label_config": "<View"}, "labeling config is not well-formed"),
+        (
+            {"label_config": "<View><Image name='i' value='$i'/></View>"},
+            "labeling config has no <BrushLabels>",
+        ),
+        ({"params": None}, "params"),
+        ({"params": []}, "params"),
+        ({"params": {"context": []}}, "params.context"),
+        ({"params": {"context": "click"}}, "params.context"),
+        ({"params": {"context": {}}, "tasks": []}, "tasks"),
+    ],
+)
+def test_a_bad_field_is_named(
+    client: FlaskClient, predict_body: Body, change: dict[str, Any], field: str
+) -> None:
+    answer = client.post("/predict", json={**predict_body(data_url()), **change})
+    assert answer.status_code == 400
+    assert field in said(answer)["error"]
+    assert client.post("/predict", json=predict_body(data_url())).status_code == 200
+
+
+def test_fields_that_are_not_needed_may_be_missing(client: FlaskClient) -> None:
+    body = {"tasks": [{"data": {"image": data_url()}}], "label_config": CONFIG}
+    assert len(said(client.post("/predict", json=body))["results"][0]["result"]) == 4
+
+
+@pytest.mark.parametrize("path", ["/predict", "/setup"])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"[" * 100_000])
+def test_malformed_json(client: FlaskClient, path: str, data: bytes) -> None:
+    answer = client.post(path, data=data, content_type="application/json")
+    assert answer.status_code == 400
+    assert "JSON" in said(answer)["error"]
+
+
+def test_other_errors_are_json_sentences(client: FlaskClient, predict_body: Body) -> None:
+    assert client.get("/nowhere").status_code == 404
+    assert client.get("/predict").status_code == 405
+    assert client.post("/predict", data=b"{}", content_type="text/plain").status_code == 415
+    client.application.config["MAX_CONTENT_LENGTH"] = 100
+    assert client.post("/predict", json=predict_body(data_url())).status_code == 413
+    for answer in (client.get("/nowhere"), client.get("/predict"), client.post("/setup", data=b"x" * 101)):
+        assert isinstance(said(answer)["error"], str)
+
+
+def test_an_error_of_ours_shows_no_traceback(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def boom(*_: Any) -> None:
+        raise RuntimeError("/srv/private")
+
+    monkeypatch.setattr(Projects, "remember", boom)
+    answer = client.post("/setup", json={})
+    assert answer.status_code == 500
+    assert "private" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_failed_loading_is_a_503_with_its_reason(make_engine: Make, predict_body: Body) -> None:
+    def load() -> StandIn:
+        raise ModelLoadError("The weights of the segmenter are corrupt.")
+
+    client = create_app(engine=make_engine(load)).test_client()
+    answer = client.post("/predict", json=predict_body(data_url()))
+    assert (answer.status_code, answer.json) == (503, {"error": "The weights of the segmenter are corrupt."})
+    health = client.get("/health")
+    assert (health.status_code, said(health)["model"]) == (200, "failed")
+    assert client.post("/setup", json={}).json == {"model_version": "v1"}
+
+
+def test_a_prediction_waits_for_the_weights(make_engine: Make, stand_in: StandIn, predict_body: Body) -> None:
+    def load() -> StandIn:
+        time.sleep(0.2)
+        return stand_in
+
+    client = create_app(engine=make_engine(load)).test_client()
+    assert len(said(client.post("/predict", json=predict_body(data_url())))["results"][0]["result"]) == 4
+
+
+def test_a_full_queue_is_a_503(make_engine: Make, predict_body: Body) -> None:
+    engine = make_engine(queue=1)
+    client = create_app(engine=engine).test_client()
+    with engine.admitted():
+        answer = client.post("/predict", json=predict_body(data_url()))
+    assert answer.status_code == 503
+    assert "waiting already" in said(answer)["error"]
+    assert client.post("/predict", json=predict_body(data_url())).status_code == 200
+
+
+# Projects
+
+
+def test_address_and_token_of_projects_are_never_mixed() -> None:
+    projects = Projects()
+    projects.remember("1.1", Server("http://one", "token one"))
+    projects.remember("2.2", Server("http://two", ""))
+    assert projects.server("1.1") == Server("http://one", "token one")
+    assert projects.server("2.2") == Server("http://two", "")
+    projects.remember("1.1", Server("http://three", ""))
+    assert projects.server("1.1") == Server("http://three", "")
+    assert projects.server("9.9") == Server("")
+
+
+def test_only_so_many_projects_are_remembered() -> None:
+    projects = Projects()
+    for number in range(MAX_PROJECTS + 5):
+        projects.remember(str(number), Server(f"http://{number}"))
+    assert projects.server("4") == Server("")
+    assert projects.server("5") == Server("http://5")
+
+
+def test_secrets_are_not_logged(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        client.post("/setup", json={"project": "1.1", "access_token": "sesame", "schema": "<View"})
+    assert "sesame" not in caplog.text
+    assert "sesame" not in repr(Server("http://one", "sesame"))
+
+
+# Basic auth
+
+
+@pytest.fixture
+def guarded(make_engine: Make) -> FlaskClient:
+    engine = make_engine(basic_auth_user="jürgen", basic_auth_pass="pässword:1")
+    return create_app(engine=engine).test_client()
+
+
+def basic(text: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
+
+
+def test_the_right_password_enters(guarded: FlaskClient) -> None:
+    headers = basic("jürgen:pässword:1")
+    assert guarded.get("/versions", headers=headers).status_code == 200
+    assert guarded.post("/setup", json={}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        basic("jürgen:wrong"),
+        basic("somebody:pässword:1"),
+        basic("jürgen"),
+        basic(""),
+        {"Authorization": "Bearer abc"},
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic !!!"},
+        {"Authorization": "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode()},
+        {"Authorization": 'Digest username="x"'},
+    ],
+)
+def test_anything_else_is_401(guarded: FlaskClient, headers: dict[str, str]) -> None:
+    for path in ("/", "/setup", "/predict", "/versions", "/nowhere"):
+        answer = guarded.open(
+            path, method="POST" if path in ("/setup", "/predict") else "GET", headers=headers
+        )
+        assert answer.status_code == 401
+        assert "BASIC_AUTH_USER" in said(answer)["error"]
+        assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    assert guarded.get("/health", headers=headers).status_code == 200
+    assert guarded.post("/webhook", json={}, headers=headers).status_code == 201

@@ -1,0 +1,306 @@
+import base64
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from label_studio_sdk.label_interface import LabelInterface
+from PIL import Image as Pillow
+
+from backend import evidence
+from backend.engine import Engine
+from backend.predictor import VLSAMBackend
+from backend.results import decode
+from model.builtin.scenes import NAMES, draw_scene
+from model.pipeline import VLSAM
+from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
+
+Make = Callable[..., Engine]
+SPLIT = CONFIG.replace('<Label value="Dog"/></BrushLabels>', "</BrushLabels>")  # dogs are polygons only
+
+
+def task(number: int = 1, image: Any = None, **more: Any) -> dict[str, Any]:
+    return {"id": number, "data": {"image": image or data_url(shade=number)}, **more}
+
+
+def click(x: float, y: float, label: str = "Cat", *, positive: bool = True) -> dict[str, Any]:
+    value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": [label]}
+    return {"result": [{"value": value, "type": "keypointlabels", "id": "p", "is_positive": positive}]}
+
+
+def backend(engine: Engine, config: str = CONFIG, **more: Any) -> VLSAMBackend:
+    return VLSAMBackend(config, engine=engine, **more)
+
+
+# Batches
+
+
+def test_a_batch_has_one_prediction_per_task_in_order(make_engine: Make, stand_in: StandIn) -> None:
+    predictions = backend(make_engine()).predict([task(1), task(2), task(3)])
+    assert [image[0, 0, 0] for image in stand_in.images] == [1, 2, 3]
+    assert [p["model_version"] for p in predictions] == ["v1"] * 3
+    first = predictions[0]["result"]
+    assert [(r["from_name"], r["value"][r["type"]]) for r in first] == [
+        ("brush", ["Cat"]),
+        ("poly", ["Cat"]),
+        ("brush", ["Dog"]),
+        ("poly", ["Dog"]),
+    ]
+    assert predictions[0]["score"] == pytest.approx(0.7)
+    assert LabelInterface(CONFIG).validate_prediction(predictions[0], return_errors=True) == []
+    json.dumps(predictions)
+
+
+def test_ids_are_the_same_for_the_same_image_and_unique_otherwise(make_engine: Make) -> None:
+    ours = backend(make_engine())
+    one, again, other = ours.predict([task(1), task(1), task(2)])
+    ids = [[r["id"] for r in prediction["result"]] for prediction in (one, again, other)]
+    assert ids[0] == ids[1]
+    assert len(set(ids[0] + ids[2])) == 8
+
+
+def test_two_of_a_kind_have_two_ids(make_engine: Make, stand_in: StandIn) -> None:
+    stand_in.found = [detection("cat", disc(20, 30, 12)), detection("cat", disc(60, 30, 12))]
+    (prediction,) = backend(make_engine()).predict([task()])
+    assert len({r["id"] for r in prediction["result"]}) == 4
+
+
+def test_every_control_takes_the_labels_that_it_knows(make_engine: Make) -> None:
+    (prediction,) = backend(make_engine(), SPLIT).predict([task()])
+    assert [(r["from_name"], r["value"][r["type"]]) for r in prediction["result"]] == [
+        ("brush", ["Cat"]),
+        ("poly", ["Cat"]),
+        ("poly", ["Dog"]),
+    ]
+
+
+def test_terms_without_a_label_are_dropped_and_counted(
+    make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in.found.append(detection("unicorn", disc(40, 30, 5)))
+    with caplog.at_level(logging.INFO):
+        (prediction,) = backend(make_engine()).predict([task()])
+    assert len(prediction["result"]) == 4
+    assert "3 detections, 4 regions, 1 terms without a label: 'unicorn'" in caplog.text
+
+
+def test_an_image_that_holds_nothing_is_not_a_failure(make_engine: Make, stand_in: StandIn) -> None:
+    stand_in.found = [detection("cat", np.zeros((60, 80), bool))]
+    assert backend(make_engine()).predict([task()]) == [{"result": [], "score": 0.0, "model_version": "v1"}]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (None, "has no data"),
+        (3, "has no data"),
+        ({}, "has no data"),
+        ({"id": 7, "data": None}, "Task 7 failed: the task has no data"),
+        ({"id": 7, "data": {"photo": "x"}}, "no field 'image'"),
+        ({"id": 7, "data": {"image": None}}, "no image address"),
+        ({"id": 7, "data": {"image": "data:image/png;base64,aGVsbG8="}}, "text where an image should be"),
+    ],
+)
+def test_one_bad_task_never_fails_the_batch(
+    make_engine: Make, caplog: pytest.LogCaptureFixture, bad: Any, reason: str
+) -> None:
+    first, failed, last = backend(make_engine()).predict([task(1), bad, task(2)])
+    assert failed == {}
+    assert len(first["result"]) == len(last["result"]) == 4
+    assert reason in caplog.text
+
+
+def test_a_model_that_fails_on_one_image(
+    make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in.fail_on = {1}
+    first, failed, last = backend(make_engine()).predict([task(1), task(2), task(3)])
+    assert (bool(first), failed, bool(last)) == (True, {}, True)
+    assert "Task 2 failed" in caplog.text
+
+
+def test_a_batch_that_runs_out_of_time_returns_what_is_done(make_engine: Make, stand_in: StandIn) -> None:
+    stand_in.seconds = 0.2
+    started = time.monotonic()
+    predictions = backend(make_engine(deadline=0.7)).predict([task(n) for n in range(10)])
+    assert time.monotonic() - started < 0.9
+    done = [bool(prediction) for prediction in predictions]
+    assert len(done) == 10
+    assert 1 <= sum(done) <= 3
+    assert done == sorted(done, reverse=True)
+
+
+def test_one_image_that_takes_longer_than_a_batch_may(make_engine: Make, stand_in: StandIn) -> None:
+    stand_in.hold = threading.Event()
+    assert backend(make_engine(deadline=0.2)).predict([task(1), task(2)]) == [{}, {}]
+    stand_in.hold.set()
+
+
+# Clicks
+
+
+def test_a_click_makes_a_new_region(make_engine: Make, stand_in: StandIn) -> None:
+    ours = backend(make_engine())
+    one, two = (ours.predict([task()], context=click(20, 30))[0] for _ in range(2))
+    (region,) = one["result"]
+    assert (region["from_name"], region["type"], region["value"]["brushlabels"]) == (
+        "brush",
+        "brushlabels",
+        ["Cat"],
+    )
+    assert len(region["id"]) >= 16
+    assert region["id"] != two["result"][0]["id"]
+    mask = decode(region, (60, 80))
+    assert mask is not None
+    assert mask[30, 20]
+    assert one["model_version"] == "v1"
+
+
+def test_a_click_corrects_the_predicted_region_below_it(make_engine: Make, stand_in: StandIn) -> None:
+    ours = backend(make_engine())
+    predicted = ours.predict([task()])[0]
+    brush = predicted["result"][0]
+    brush["meta"]["text"] = ["mind the tail"]
+    (answer,) = ours.predict([task(predictions=[predicted])], context=click(25, 30))
+    (region,) = answer["result"]
+    assert region["id"] == brush["id"]
+    assert region["meta"]["text"] == ["mind the tail"]
+    assert region["meta"]["vlsam"]["term"] == "cat"
+    prompt = stand_in.prompts[0]
+    assert prompt.points[-1].tolist() == [25, 30]
+    assert len(prompt.points) == 2
+    assert prompt.mask is not None
+    # A second click, on the corrected region in a draft, brings the first one along.
+    drafts = [{"id": 1, "result": [region], "updated_at": "2026-01-01"}]
+    ours.predict([task(predictions=[predicted], drafts=drafts)], context=click(22, 22))
+    assert stand_in.prompts[1].points.round(1).tolist()[-2:] == [[25, 30], [22, 22]]
+
+
+@pytest.mark.parametrize(
+    ("context", "reason"),
+    [
+        ({}, "no click and no rectangle"),
+        ({"result": None}, "no click and no rectangle"),
+        ({"event": "capabilities"}, "no click and no rectangle"),
+        (click(20, 30, "Unicorn"), "No output control has the label"),
+        (click(20, 30, positive=False), "negative clicks only"),
+    ],
+)
+def test_what_cannot_be_answered_is_an_empty_answer_with_a_logged_reason(
+    make_engine: Make, caplog: pytest.LogCaptureFixture, context: dict[str, Any], reason: str
+) -> None:
+    answer = backend(make_engine()).predict([task(5)], context=context)
+    assert answer == [{"result": [], "score": 0.0, "model_version": "v1"}]
+    assert reason in caplog.text
+    assert "Task 5" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [None, {"id": 1}, {"id": 1, "data": {"image": "data:,"}}])
+def test_a_click_on_a_bad_task_is_an_empty_answer(make_engine: Make, bad: Any) -> None:
+    (answer,) = backend(make_engine()).predict([bad], context=click(20, 30))
+    assert answer["result"] == []
+
+
+def test_a_click_that_takes_too_long_is_an_empty_answer(make_engine: Make, stand_in: StandIn) -> None:
+    stand_in.hold = threading.Event()
+    (answer,) = backend(make_engine(deadline=0.1)).predict([task()], context=click(20, 30))
+    assert answer["result"] == []
+    stand_in.hold.set()
+
+
+def test_a_click_does_not_wait_for_the_rest_of_a_batch(make_engine: Make, stand_in: StandIn) -> None:
+    ours, stand_in.seconds = backend(make_engine()), 0.05
+    batch = threading.Thread(target=ours.predict, args=([task(n) for n in range(6)],))
+    batch.start()
+    while not stand_in.order:
+        time.sleep(0.005)
+    ours.predict([task()], context=click(20, 30))
+    batch.join()
+    assert stand_in.order.index("click") <= 2
+
+
+# Which Label Studio
+
+
+def test_the_way_to_label_studio(make_engine: Make) -> None:
+    from_setup = {"hostname": "http://localhost:8080/", "access_token": "theirs"}
+    server = backend(make_engine(), **from_setup).server
+    assert server is not None
+    assert (server.url, server.token) == ("http://localhost:8080", "theirs")
+    assert backend(make_engine()).server is None
+
+
+def test_the_settings_go_before_what_setup_said(make_engine: Make) -> None:
+    engine = make_engine(label_studio_url="http://studio:8080", label_studio_api_key="ours")
+    server = backend(engine, hostname="http://localhost:8080", access_token="theirs").server
+    assert server is not None
+    assert (server.url, server.token) == ("http://studio:8080", "ours")
+
+
+def test_our_key_is_not_sent_to_an_address_from_setup(make_engine: Make) -> None:
+    server = backend(make_engine(label_studio_api_key="ours"), hostname="http://anybody").server
+    assert server is not None
+    assert server.token is None
+
+
+# The models that ship
+
+
+def every_name(kind: str, name: str) -> str:
+    labels = "".join(f'<Label value="{value}"/>' for value in NAMES)
+    return f'<{kind} name="{name}" toName="image">{labels}</{kind}>'
+
+
+EVERYTHING = (
+    '<View><Image name="image" value="$image"/>'
+    + every_name("BrushLabels", "brush")
+    + every_name("PolygonLabels", "poly")
+    + every_name("RectangleLabels", "rect")
+    + "</View>"
+)
+
+
+@pytest.fixture(scope="module")
+def photo() -> str:
+    scene = draw_scene(np.random.default_rng(3), width=320, height=240, count=2, degrade=False)
+    file = BytesIO()
+    Pillow.fromarray(scene.image).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_the_built_in_models_give_valid_predictions(make_engine: Make, builtin: VLSAM, photo: str) -> None:
+    ours = backend(make_engine(lambda: builtin), EVERYTHING)
+    first, second = ours.predict([task(1, photo), task(2, photo)])
+    assert first == second
+    assert LabelInterface(EVERYTHING).validate_prediction(first, return_errors=True) == []
+    for region in json.loads(json.dumps(first))["result"]:
+        assert decode(region, (240, 320)) is not None
+        stored = evidence.read(region["meta"], (240, 320))
+        assert stored is not None
+        assert len(stored.prompt.points) >= 1
+
+
+def test_the_built_in_models_answer_clicks(make_engine: Make, builtin: VLSAM, photo: str) -> None:
+    ours = backend(make_engine(lambda: builtin), EVERYTHING)
+
+    def answer(x: float, y: float, **more: Any) -> dict[str, Any]:
+        value = {"x": x / 3.2, "y": y / 2.4, "width": 0.2, "keypointlabels": ["cat"]}
+        context = {"result": [{"value": value, "type": "keypointlabels", "id": "p", "is_positive": True}]}
+        (prediction,) = ours.predict([task(1, photo, **more)], context=context)
+        assert LabelInterface(EVERYTHING).validate_prediction(prediction, return_errors=True) == []
+        (region,) = prediction["result"]
+        mask = decode(region, (240, 320))
+        assert mask is not None
+        assert mask[int(y), int(x)]
+        return dict(region)
+
+    first = answer(160.5, 120.5)
+    again = answer(160.5, 120.5, annotations=[{"result": [first]}])
+    assert again["id"] == first["id"]
+    elsewhere = answer(3.5, 3.5, annotations=[{"result": []}])
+    assert elsewhere["id"] != first["id"]

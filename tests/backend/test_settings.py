@@ -1,0 +1,63 @@
+import pytest
+
+from backend.settings import Settings, SettingsError
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = Settings.from_env({})
+    assert settings == Settings()
+    assert (settings.profile, settings.port, settings.deadline) == ("builtin", 9090, 90.0)
+
+
+def test_values_are_typed() -> None:
+    settings = Settings.from_env(
+        {
+            "PORT": "9091",
+            "VLSAM_DEADLINE": "12.5",
+            "LABEL_STUDIO_URL": "http://studio:8080/",
+            "LOG_LEVEL": "debug",
+        }
+    )
+    assert settings.port == 9091
+    assert settings.deadline == 12.5
+    assert settings.label_studio_url == "http://studio:8080"
+    assert settings.log_level == "DEBUG"
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert Settings.from_env({"LABEL_STUDIO_URL": "", "PORT": " "}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT", "http", "PORT is 'http', which cannot be used: it must be a whole number from 1 to 65535."),
+        ("PORT", "0", "a whole number from 1 to 65535"),
+        ("VLSAM_DEADLINE", "nan", "a number of seconds from 0.05 to 3600"),
+        ("LABEL_STUDIO_URL", "studio:8080", "an address that starts with http:// or https://"),
+        ("LOG_LEVEL", "chatty", "DEBUG, INFO, WARNING or ERROR"),
+        ("BASIC_AUTH_USER", "me", "must be set together"),
+    ],
+)
+def test_an_invalid_value_is_one_sentence(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence.replace("(", r"\(")) as caught:
+        Settings.from_env({name: value})
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings(label_studio_api_key="sesame", basic_auth_user="me", basic_auth_pass="open")
+    assert "sesame" not in repr(settings)
+    assert "open" not in repr(settings)
+
+
+def test_one_thread_stays_free_for_health() -> None:
+    assert Settings(threads=8, queue=24).admitted == 7
+    assert Settings(threads=32, queue=24).admitted == 24
+
+
+def test_the_table_has_a_row_for_every_variable() -> None:
+    table = Settings.table()
+    assert ("VLSAM_DEADLINE", "90") in [row[:2] for row in table]
+    assert all(name.isupper() and about.endswith(".") for name, _, about in table)

@@ -1,0 +1,160 @@
+"""The ways to start the server, each as a process of its own, and label-studio-ml 1.0.9 around our class."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from label_studio_ml import api
+
+from backend import _wsgi
+from backend.engine import Engine
+from backend.predictor import VLSAMBackend
+from backend.settings import Settings
+from model.types import ModelLoadError
+from tests.backend.conftest import CONFIG, data_url
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def call(url: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=90) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Starts a command in a folder and gives its address once /health answers; ends it after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(command: list[str], port: int, folder: Path = ROOT) -> str:
+        env = {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PORT": str(port),
+            "VLSAM_DEVICE": "cpu",
+        }
+        # A group of its own, for label-studio-ml starts the server through a shell.
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+        started.append(process)
+        url = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                assert call(url + "/health")["status"] == "UP"
+                return url
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+        raise AssertionError((tmp_path / "log").read_text("utf-8"))
+
+    yield run
+    for process in started:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+def test_as_a_script(start: Callable[..., str], tmp_path: Path) -> None:
+    port = free_port()
+    script = str(ROOT / "backend" / "_wsgi.py")
+    url = start([sys.executable, script, "--host", "127.0.0.1", "--port", str(port)], port, tmp_path)
+    version = call(url + "/setup", {"project": "1.1", "schema": CONFIG})["model_version"]
+    body = {"tasks": [{"data": {"image": data_url()}}], "label_config": CONFIG, "project": "1.1"}
+    (prediction,) = call(url + "/predict", body)["results"]
+    assert prediction["model_version"] == version
+    log = (tmp_path / "log").read_text("utf-8")
+    assert "demo weights that know 40 drawn objects only" in log
+    assert "VLSAM_PROFILE=gpu-8g" in log
+
+
+def test_under_gunicorn_from_the_backend_folder(start: Callable[..., str]) -> None:
+    port = free_port()
+    command = [str(BIN / "gunicorn"), "--bind", f"127.0.0.1:{port}", "--threads", "4", "_wsgi:app"]
+    assert call(start(command, port, ROOT / "backend") + "/versions")["versions"]
+
+
+def test_by_label_studio_ml_start(start: Callable[..., str]) -> None:
+    port = free_port()
+    command = [str(BIN / "label-studio-ml"), "start", "backend", "--port", str(port), "--host", "127.0.0.1"]
+    assert call(start(command, port) + "/versions")["versions"]
+
+
+def test_label_studio_ml_instantiates_our_class(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    app = api.init_app(VLSAMBackend, model_dir=None, engine=engine)
+    monkeypatch.setenv("LABEL_STUDIO_ML_BACKEND_V2", "1")
+    monkeypatch.setattr(api._manager, "get_job_manager", lambda: NoJobs())
+    client = app.test_client()
+    setup = client.post("/setup", json={"project": "1.1", "schema": CONFIG, "hostname": "http://studio"})
+    assert setup.status_code == 200
+    body = {"tasks": [{"data": {"image": data_url()}}], "label_config": CONFIG, "project": "1.1"}
+    params = {"login": None, "password": None, "context": None}
+    answer = client.post("/predict", json={**body, "params": params})
+    (prediction,) = answer.json["results"]
+    assert len(prediction["result"]) == 4
+    assert prediction["model_version"] == "v1"
+
+
+class NoJobs:
+    def get_result(self, model_version: str | None) -> dict[str, Any]:
+        return {}
+
+
+# What is said at the start
+
+
+def test_demo_weights_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        _wsgi.announce(Settings())
+    assert "demo weights that know 40 drawn objects only" in caplog.text
+    caplog.clear()
+    _wsgi.announce(Settings(profile="gpu-8g"))
+    assert "demo weights" not in caplog.text
+
+
+def test_settings_that_deserve_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    _wsgi.announce(Settings(workers=2, label_studio_api_key="sesame"))
+    assert "each worker loads the models again" in caplog.text
+    assert "LABEL_STUDIO_API_KEY is not used without LABEL_STUDIO_URL" in caplog.text
+    assert "sesame" not in caplog.text
+
+
+def test_an_unknown_profile_ends_the_start_with_a_sentence() -> None:
+    with pytest.raises(ModelLoadError, match="gpu-9000"):
+        _wsgi.serve("127.0.0.1", 9090, Settings(profile="gpu-9000"))
+
+
+def test_the_script_explains_invalid_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", "many")
+    monkeypatch.setattr(sys, "argv", ["_wsgi.py"])
+    assert _wsgi.main() == 2
+    assert capsys.readouterr().err.startswith("vlsam: PORT is 'many'")

@@ -1,0 +1,35 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from model.pipeline import VLSAM
+from model.profiles import choose
+
+# A busy machine is no bug.
+hypothesis.settings.register_profile(
+    "steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("steady")
+
+CAPTURES = Path(__file__).parent / "captures"
+
+
+@pytest.fixture(scope="session")
+def builtin() -> VLSAM:
+    """The weights that ship. Tests may rely on shapes and promises, not on how good they are."""
+    return VLSAM.load(choose(), device="cpu")
+
+
+@pytest.fixture
+def capture() -> Callable[..., Any]:
+    """A body that Label Studio 1.23.2 sent, by name: those from an editor (ui_*), or the server's own."""
+
+    def load(name: str, number: int = 0) -> Any:
+        recorded = json.loads((CAPTURES / f"{name}.json").read_text("utf-8"))
+        return recorded[number] if isinstance(recorded, list) else recorded["json"]
+
+    return load

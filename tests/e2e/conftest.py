@@ -1,0 +1,123 @@
+"""A real Label Studio and a real `vlsam serve` with its built-in weights, once for all tests here."""
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend import services
+from backend.services import Account, Service
+from backend.studio import Studio
+from model.builtin.scenes import NAMES, draw_scene
+
+EXECUTABLE = Path(__file__).parents[2] / ".venv-studio" / "bin" / "label-studio"
+OWNER = Account("owner@example.com", "e2e-password", "e2e0" * 10)
+START_TIMEOUT_S = 300.0
+ORIENTATION = 0x0112  # the EXIF tag; 6 says: turn clockwise by a quarter to show
+
+_RUNNING = pytest.StashKey[list[Service]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_RUNNING] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the servers logged last."""
+    report = yield
+    if report.failed:
+        report.sections += [(service.name, service.tail()) for service in item.config.stash[_RUNNING]]
+    return report
+
+
+@dataclass(frozen=True)
+class Servers:
+    studio: Service
+    backend: Service
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    if not EXECUTABLE.exists():
+        reason = "Label Studio is not installed in .venv-studio: `make studio` does it"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("label-studio")
+    running = request.config.stash[_RUNNING]
+    try:
+        studio = services.start_label_studio(
+            EXECUTABLE, folder / "data", services.free_port(0), OWNER, folder / "label-studio.log"
+        )
+        running.append(studio)
+        backend = start_backend(studio, OWNER.token, folder / "backend.log")
+        running.append(backend)
+        for service in (backend, studio):
+            service.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        yield Servers(studio, backend)
+    finally:
+        for service in reversed(running):
+            service.stop()
+
+
+def start_backend(studio: Service, token: str, log: Path) -> Service:
+    return services.start_backend(services.free_port(0), studio.url, token, log, {"VLSAM_PROFILE": "builtin"})
+
+
+@pytest.fixture(scope="session")
+def studio(servers: Servers) -> Iterator[Studio]:
+    client = Studio(servers.studio.url, OWNER.email, OWNER.password)
+    yield client
+    client.close()
+
+
+@dataclass(frozen=True)
+class Project:
+    id: int
+    backend: int  # the id of the backend in Label Studio
+    tasks: tuple[int, ...]  # in the order of the images
+
+
+MakeProject = Callable[[str, str, Sequence[Path]], Project]
+
+
+@pytest.fixture(scope="session")
+def make_project(studio: Studio, servers: Servers) -> MakeProject:
+    """A project with a labeling config and uploaded images, one task each, connected to the backend."""
+
+    def make(title: str, label_config: str, images: Sequence[Path]) -> Project:
+        project = studio.create_project(title, label_config)
+        studio.import_files(project, images)
+        backend = studio.connect_backend(project, servers.backend.url)
+        # Label Studio calls an upload "<8 digits>-<name>" and may store the tasks in any order.
+        by_name = {
+            Path(task["data"]["image"]).name.partition("-")[2]: int(task["id"])
+            for task in studio.tasks(project)
+        }
+        return Project(project, backend, tuple(by_name[path.name] for path in images))
+
+    return make
+
+
+def save_scene(path: Path, seed: int, *, width: int, height: int, turned: bool = False) -> Path:
+    """A scene of one to three objects; `turned` is stored on its side, with an EXIF tag that says so."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 4))
+    scene = draw_scene(
+        rng, width=width, height=height, count=count, scale=(0.35, 0.5), degrade=False, names=NAMES
+    )
+    shown = Image.fromarray(scene.image)
+    if turned:
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        shown.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    else:
+        shown.save(path)
+    return path

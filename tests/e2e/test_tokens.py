@@ -1,0 +1,40 @@
+"""Both kinds of token that Label Studio 1.23.2 knows, as the backend's key for uploads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.demo import label_config
+from backend.studio import Studio
+from model.builtin.scenes import NAMES
+from tests.e2e.conftest import START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
+
+
+@pytest.fixture
+def without_legacy_tokens(studio: Studio) -> Iterator[None]:
+    """As after a plain installation: then also the token that Label Studio hands to backends is refused."""
+    studio.allow_legacy_tokens(False)
+    yield
+    studio.allow_legacy_tokens(True)
+
+
+@pytest.mark.usefixtures("without_legacy_tokens")
+def test_personal_access_token_where_legacy_tokens_are_refused(
+    studio: Studio, servers: Servers, make_project: MakeProject, tmp_path: Path
+) -> None:
+    image = save_scene(tmp_path / "tokens.jpg", 11, width=320, height=280)
+    project = make_project("Tokens", label_config(NAMES), [image])
+    studio.retrieve_predictions(project.id)
+    assert studio.predictions(project.id) == []
+    servers.backend.check()
+
+    token = studio.personal_access_token()
+    backend = start_backend(servers.studio, token, tmp_path / "backend.log")
+    try:
+        backend.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        studio.connect_backend(project.id, backend.url)
+        studio.retrieve_predictions(project.id)
+        assert [p["task"] for p in studio.predictions(project.id)] == list(project.tasks), backend.tail()
+    finally:
+        backend.stop()

@@ -89,18 +89,17 @@ def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float,
     return float((column + jitter[0]) * SIZE / LOW), float((row + jitter[1]) * SIZE / LOW)
 
 
-def first_prompt(rng: np.random.Generator, mask: NDArray[Any]) -> tuple[list[Any], list[int]]:
+def first_prompt(rng: np.random.Generator, mask: NDArray[Any], kind: str) -> tuple[list[Any], list[int]]:
     """Points with labels; labels 2 and 3 are the corners of a box, as in SAM's prompt encoder."""
     on = mask > 0.5
-    kind = rng.random()
-    if kind < 0.3:
+    if kind == "box":
         rows, columns = np.nonzero(on)
         corners = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]], np.float32)
         noise = 0.06 if rng.random() < 0.5 else 0.015
         corners += rng.normal(0, noise, (2, 2)) * (corners[1] - corners[0])
         return (corners * SIZE / LOW).tolist(), [2, 3]
     points, labels = [random_point(rng, on)], [1]
-    if kind > 0.6:  # the pair of VL-SAM: a positive and a negative point, often far away
+    if kind == "pair":  # VL-SAM's: a positive and a negative point, often far away
         points.append(random_point(rng, mask < 0.1))
         labels.append(0)
     return points, labels
@@ -182,11 +181,13 @@ class Trainer:
         target = torch.from_numpy(np.stack(chosen)).to(self.device)
         encoded = embedding.bfloat16().expand(len(chosen), -1, -1, -1)
         position = sam.prompt_encoder.get_dense_pe().bfloat16().expand(len(chosen), -1, -1, -1)
-        prompts = [first_prompt(rng, m) for m in chosen]
+        # One kind per image: SAM pads points by one token and boxes by none.
+        kind = str(rng.choice(["box", "point", "pair"], p=[0.25, 0.35, 0.4]))
+        prompts = [first_prompt(rng, m, kind) for m in chosen]
         extra = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         total = embedding.sum() * 0
         for turn in range(self.rounds):
-            longest = max(len(labels) for _, labels in prompts) + 1  # SAM pads points by one
+            longest = max(len(labels) for _, labels in prompts) + (kind != "box")
             points = torch.tensor([p + [[0.0, 0.0]] * (longest - len(p)) for p, _ in prompts])
             labels = torch.tensor([k + [-1] * (longest - len(k)) for _, k in prompts])
             sparse = embed(sam, points.to(self.device), labels.to(self.device))

@@ -1,0 +1,84 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from pycocotools import mask as coco
+
+from backend.cli import main
+
+SAMPLE = "model/builtin/samples/scene-04.jpg"
+
+
+def test_annotate_prints_one_item_per_image(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = tmp_path / "notes.jpg"
+    text.write_text("no image at all")
+    assert main(["annotate", SAMPLE, str(text), "--json", "--overlay", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    good, bad = json.loads(out)
+    with Pillow.open(SAMPLE) as image:
+        assert (good["width"], good["height"]) == image.size
+    for detection in good["detections"]:
+        mask = coco.decode(detection["mask"])
+        assert mask.shape == (good["height"], good["width"])
+        x0, y0, x1, y1 = detection["box"]
+        rows, columns = np.nonzero(mask)
+        assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert detection["evidence"]["points"][0][2] == 1
+    assert bad["detections"] == []
+    assert bad["error"]
+    assert str(text) in err
+    assert (tmp_path / "scene-04.png").exists()
+    assert "demo weights" in err
+
+
+def test_annotate_without_json_names_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", SAMPLE]) == 0
+    assert capsys.readouterr().out.startswith(f"{SAMPLE}: ")
+
+
+def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", SAMPLE, "--point", "120,80", "--point", "5,5,0", "--json"]) == 0
+    (item,) = json.loads(capsys.readouterr().out)
+    (detection,) = item["detections"]
+    assert coco.decode(detection["mask"])[80, 120] == 1
+    assert detection["evidence"]["points"] == [[120, 80, 1], [5, 5, 0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["segment", SAMPLE], "at least one --point or a --box"),
+        (["segment", SAMPLE, "--point", "5"], "--point '5' is not 2 or 3 numbers"),
+        (["segment", SAMPLE, "--point", "5,nan"], "numbers"),
+        (["segment", SAMPLE, "--point", "5,5,7"], "1 .inside. or 0 .outside."),
+        (["segment", SAMPLE, "--point", "5000,5"], "outside the image"),
+        (["segment", SAMPLE, "--box", "9,9,3,3"], "x0 < x1"),
+        (["segment", "nowhere.jpg", "--point", "5,5"], "nowhere.jpg"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("vlsam: ")
+    assert re.search(reason, last)
+
+
+def test_an_invalid_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLSAM_PROFILE", "gpu-3g")
+    assert main(["annotate", SAMPLE]) == 2
+    assert "gpu-8g" in capsys.readouterr().err
+
+
+def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "vlsam segment photo.jpg --point 120,80" in capsys.readouterr().out

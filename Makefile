@@ -21,8 +21,8 @@ help: ## this list
 install: $(INSTALLED) ## everything that runs and tests this package, in .venv
 
 # label-studio-ml 1.0.9, the registry's only release, pins Flask 1.1.2 and Werkzeug 2.0.2, which cannot live
-# beside our own current ones, but works with these. So it comes without its dependencies; redis and rq, which
-# it imports and does not declare, stand in pyproject.toml.
+# beside our own current ones, but works with these. So it comes without its dependencies; those it needs stand
+# in pyproject.toml.
 $(INSTALLED): pyproject.toml
 	@echo "Installing vlsam and its libraries into $(VENV) (several GB the first time)" >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -42,6 +42,8 @@ def serve(host: str, port: int, settings: Settings) -> None:
         "threads": settings.threads,
         "timeout": 0,
         "preload_app": False,
+        # It would be one socket for all servers of a user.
+        "control_socket_disable": True,
         "loglevel": settings.log_level.lower(),
     }
     _Server(settings, options).run()

@@ -25,7 +25,7 @@ from segment_anything.modeling import Sam, image_encoder
 from torch import Tensor, nn
 
 from model.builtin.scenes import Scene, draw_scene
-from model.builtin.training import Run, attend, averaged_weights, optimizers
+from model.builtin.training import Run, attend, optimizers, trained_weights
 from model.segmenter import build_sam
 
 CONFIG = {
@@ -253,7 +253,8 @@ def train(args: argparse.Namespace) -> None:
     sam, head = build_sam(CONFIG).to(device), new_head().to(device)
     start(sam)
     both = nn.ModuleDict({"sam": sam, "head": head})
-    opts = optimizers(both, lambda name: ".blocks." in name or "transformer.layers" in name, 1e-3)
+    inner = (".blocks.", "transformer.layers")
+    opts = optimizers(both, lambda name: any(part in name for part in inner), args.rate)
     run = Run(args.work, args.stage, both, opts)
     trainer = Trainer(sam, head, args.seed + run.step, args.images, args.prompts, args.rounds)
     run.train(
@@ -263,7 +264,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def export(work: Path, folder: Path) -> None:
-    weights, reached = averaged_weights(work)
+    weights, reached = trained_weights(work)
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
         key.removeprefix("sam."): value.half().contiguous()
@@ -284,6 +285,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--prompts", type=int, default=6, help="prompts per image")
     parser.add_argument("--rounds", type=int, default=3, help="the first prompt, then clicks on errors")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

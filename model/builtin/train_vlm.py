@@ -37,7 +37,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from model.builtin.training import Run, attend, averaged_weights, optimizers
+from model.builtin.training import Run, attend, optimizers, trained_weights
 
 QUESTIONS = (
     "List all objects in the image.",
@@ -61,7 +61,7 @@ CHAT_TEMPLATE = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PATCH, TOKEN = 14, 28  # pixels: a patch of the vision tower; a merged token of the language model
-MIN_PIXELS, MAX_PIXELS = 150 * TOKEN**2, 225 * TOKEN**2
+MIN_PIXELS, MAX_PIXELS = 100 * TOKEN**2, 150 * TOKEN**2
 SMALL = ((8, 8), (8, 8), (7, 9), (9, 7), (6, 10), (10, 6))  # merged tokens of a small canvas
 REWARDED_LAYERS = (2, 3)  # of 6: the middle
 
@@ -375,10 +375,10 @@ def train(args: argparse.Namespace) -> None:
 
 
 def export(work: Path, folder: Path) -> None:
-    """The averaged weights in half precision, with the processor: an ordinary local checkpoint."""
+    """The weights in half precision, with the processor: an ordinary local checkpoint."""
     processor = build_processor()
     model = build_model(processor.tokenizer)
-    weights, reached = averaged_weights(work)
+    weights, reached = trained_weights(work)
     model.load_state_dict(weights)
     model.to(torch.float16).save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -45,16 +45,11 @@ class Run:
         cv2.setNumThreads(1)
         work.mkdir(parents=True, exist_ok=True)
         self.work, self.stage, self.model, self.opts = work, stage, model, opts
-        self.averaged = torch.optim.swa_utils.AveragedModel(
-            model,
-            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998),  # type: ignore[no-untyped-call]
-        )
         self.step = 0
         file = work / "state.pt"
         if file.exists():
             state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(state["model"])
-            self.averaged.load_state_dict(state["averaged"])
             if state["stage"] == stage:
                 self.step = int(state["step"])
                 for opt, saved in zip(opts, state["optimizers"], strict=True):
@@ -75,7 +70,6 @@ class Run:
                 for opt in self.opts:
                     opt.step()
                     opt.zero_grad(set_to_none=True)
-                self.averaged.update_parameters(self.model)
                 self.step += 1
                 for key, value in parts.items():
                     sums[key] = sums.get(key, 0.0) + float(value.detach())
@@ -99,19 +93,13 @@ class Run:
             "stage": self.stage,
             "step": self.step,
             "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
             "optimizers": [opt.state_dict() for opt in self.opts],
         }
         torch.save(state, new)
         new.replace(self.work / "state.pt")
 
 
-def averaged_weights(work: Path) -> tuple[dict[str, Tensor], str]:
-    """The averaged weights of a run, and a word on how far it had come."""
+def trained_weights(work: Path) -> tuple[dict[str, Tensor], str]:
+    """The weights of a run, and a word on how far it had come."""
     state = torch.load(work / "state.pt", map_location="cpu", weights_only=True)
-    weights = {
-        key.removeprefix("module."): value
-        for key, value in state["averaged"].items()
-        if key.startswith("module.")
-    }
-    return weights, f"stage {state['stage']}, step {state['step']}"
+    return state["model"], f"stage {state['stage']}, step {state['step']}"

@@ -167,7 +167,10 @@ class Web:
             def do_GET(self) -> None:
                 web.seen.append((self.command, self.path, self.headers.get("Authorization")))
                 route = web.routes.get(self.path.partition("?")[0])
-                if route is None:
+                if "*/*" not in self.headers.get("Accept", ""):
+                    # Label Studio 1.23.2 does so: its upload views offer JSON only.
+                    web.answer(self, b"not acceptable", status=406)
+                elif route is None:
                     web.answer(self, b"nothing here", status=404)
                 else:
                     route(self)

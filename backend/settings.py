@@ -66,7 +66,9 @@ class Settings:
 
     profile: str = _setting("VLSAM_PROFILE", "builtin", _text, "Which pair of models to load.")
     vlm: str | None = _setting("VLSAM_VLM", None, _text, "Another VLM: a hub id or a local folder.")
-    sam: str | None = _setting("VLSAM_SAM", None, _text, "Another segmenter: a hub id or a local file.")
+    sam: str | None = _setting(
+        "VLSAM_SAM", None, _text, "Another segmenter: a SAM checkpoint file, or a folder."
+    )
     device: str = _setting("VLSAM_DEVICE", "auto", _text, "Where models run: auto, cpu, cuda, cuda:1 ...")
     label_studio_url: str | None = _setting(
         "LABEL_STUDIO_URL", None, _url, "Label Studio as this server reaches it; uploads are fetched there."

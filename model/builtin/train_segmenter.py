@@ -5,9 +5,9 @@
     python -m model.builtin.train_segmenter --work runs/segmenter --export model/builtin/segmenter
 
 Stage `dense` teaches the image encoder alone, through a head that is thrown away afterwards: for every
-pixel, whether it shows an object and where the middle of that object is. Stage `prompts` plays rounds of
-clicks as in the SAM paper (section 3 and appendix A): a first point, point pair or box, then clicks on
-the error of the answer together with its logits.
+pixel, whether it shows an object, where the middle of that object is, and what it is. Stage `prompts`
+plays rounds of clicks as in the SAM paper (section 3 and appendix A): a first point, point pair or box,
+then clicks on the error of the answer together with its logits.
 """
 
 import argparse
@@ -20,20 +20,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam, image_encoder
 from torch import Tensor, nn
 
-from model.builtin.scenes import Scene, draw_scene
+from model.builtin.scenes import NAMES, Scene, draw_scene
 from model.builtin.training import Run, attend, optimizers, trained_weights
 from model.segmenter import build_sam
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "image_size": 256, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3,
     "global_attn_indexes": [2, 5], "window_size": 8, "use_rel_pos": False,
     "prompt_embed_dim": 128, "decoder_mlp_dim": 512, "decoder_heads": 4, "iou_head_hidden_dim": 128,
 }  # fmt: skip
-SIZE, LOW = 256, 128  # pixels of the encoder's square; of the decoder's logits
+SIZE, LOW, CELLS = 256, 128, 64  # pixels a side: the encoder's square, the logits, the named cells
 
 MEAN = (123.675, 116.28, 103.53)  # RGB, SAM's
 
@@ -61,6 +61,16 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
         full[:h, :w] = cv2.resize(visible, (w, h), interpolation=cv2.INTER_AREA)
         mask[:] = cv2.resize(full, (LOW, LOW), interpolation=cv2.INTER_AREA)
     return scene, square, masks
+
+
+def name_targets(scene: Scene, masks: NDArray[Any]) -> NDArray[np.float32]:
+    """Share of each of 64 x 64 cells per name, background first: (1 + names, 64, 64)."""
+    shares = np.zeros((1 + len(NAMES), CELLS, CELLS), np.float32)
+    for thing, mask in zip(scene.objects, masks, strict=True):
+        share = cv2.resize(mask, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
+        shares[1 + NAMES.index(thing.name)] += share
+    shares[0] = np.clip(1 - shares[1:].sum(0), 0, 1)
+    return shares
 
 
 def dense_targets(masks: NDArray[Any]) -> NDArray[np.float32]:
@@ -143,7 +153,9 @@ def iou_of(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class Trainer:
-    def __init__(self, sam: Sam, head: nn.Module, seed: int, images: int, prompts: int, rounds: int) -> None:
+    def __init__(
+        self, sam: Sam, head: nn.ModuleDict, seed: int, images: int, prompts: int, rounds: int
+    ) -> None:
         self.sam, self.head = sam, head
         self.rng = np.random.default_rng(seed)
         self.images, self.prompts, self.rounds = images, prompts, rounds
@@ -157,13 +169,20 @@ class Trainer:
         # One autocast context for all rounds: it keeps the half-precision copies of the weights.
         with torch.autocast(self.device, torch.bfloat16):
             embeddings = self.sam.image_encoder(pixels)
-            guess = self.head(embeddings).float()
+            guess = self.head["where"](embeddings).float()
+            said = self.head["names"](embeddings).float()
             shown = dense[:, :1]
             seen = F.binary_cross_entropy_with_logits(guess[:, :1], shown)
             distance = (guess[:, 1:] - dense[:, 1:]).abs()
             away = (distance * (shown > 0.5)).sum() / (2 * shown.sum() + 1)
-            parts = {"seen": seen, "away": away}
-            loss = seen + 5 * away
+            shares = torch.from_numpy(np.stack([name_targets(*d[::2]) for d in drawn])).to(self.device)
+            weight = 1 + 3 * (1 - shares[:, 0])
+            each = -(shares * said.log_softmax(1)).sum(1)
+            name = (each * weight).sum() / weight.sum()
+            clear = shares[:, 1:].sum(1) > 0.6
+            right = said[:, 1:].argmax(1) == shares[:, 1:].argmax(1)
+            parts = {"seen": seen, "away": away, "name": name, "named": right[clear].float().mean()}
+            loss = seen + away + 2 * name
             if dense_only:
                 return loss, parts
             loss = 0.3 * loss
@@ -241,8 +260,12 @@ def start(sam: Sam) -> None:
     weight.data.copy_(0.5 * grid[None])
 
 
-def new_head() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(128, 3 * 16, 1), nn.PixelShuffle(4))
+def new_head() -> nn.ModuleDict:
+    """What the dense losses read the embedding with; not part of the model."""
+    width = CONFIG["prompt_embed_dim"]
+    where = nn.Sequential(nn.Conv2d(width, 3 * 16, 1), nn.PixelShuffle(4))
+    names = nn.Sequential(nn.Conv2d(width, (1 + len(NAMES)) * 4, 1), nn.PixelShuffle(2))
+    return nn.ModuleDict({"where": where, "names": names})
 
 
 def train(args: argparse.Namespace) -> None:
@@ -252,6 +275,9 @@ def train(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sam, head = build_sam(CONFIG).to(device), new_head().to(device)
     start(sam)
+    if args.start:
+        weights = load_file(args.start / "model.safetensors")
+        sam.load_state_dict({key: value.float() for key, value in weights.items()})
     both = nn.ModuleDict({"sam": sam, "head": head})
     inner = (".blocks.", "transformer.layers")
     opts = optimizers(both, lambda name: any(part in name for part in inner), args.rate)
@@ -288,7 +314,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="another one shows other scenes")
+    parser.add_argument("--start", type=Path, help="an exported folder to go on from, in a new --work")
     parser.add_argument("--export", type=Path, help="write the weights of --work and stop")
     args = parser.parse_args()
     if args.export:

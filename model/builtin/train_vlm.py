@@ -350,6 +350,9 @@ def train(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = build_tokenizer()
     model = build_model(tokenizer).to(device)
+    if args.start:
+        known = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
+        model.load_state_dict(known.state_dict())
     model.set_attn_implementation({"text_config": "keeping"})
     inner = (".blocks.", ".layers.", "merger.mlp")
     opts = optimizers(model, lambda name: any(part in name for part in inner), args.rate)
@@ -396,7 +399,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="another one shows other scenes")
+    parser.add_argument("--start", type=Path, help="an exported folder to go on from, in a new --work")
     parser.add_argument("--export", type=Path, help="write the checkpoint of --work and stop")
     args = parser.parse_args()
     if args.export:

@@ -40,7 +40,7 @@ _PUBLISHED_REST = {
     "prompt_embed_dim": 256, "decoder_mlp_dim": 2048, "decoder_heads": 8, "iou_head_hidden_dim": 256,
 }  # fmt: skip
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
-_MASK_LOGIT = 8.0
+MASK_LOGIT = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +214,8 @@ class Segmenter:
         side = self._sam.image_encoder.img_size
         height, width = (max(1, round(n * h / side)) for n in embedding.scaled)
         share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        low = np.full((h, w), -_MASK_LOGIT, np.float32)
-        low[:height, :width] = (2 * share - 1) * _MASK_LOGIT
+        low = np.full((h, w), -MASK_LOGIT, np.float32)
+        low[:height, :width] = (2 * share - 1) * MASK_LOGIT
         return low
 
 

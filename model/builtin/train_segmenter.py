@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from model.builtin.training import Run, attend, optimizers, trained_weights
-from model.segmenter import build_sam
+from model.segmenter import MASK_LOGIT, build_sam
 
 CONFIG: dict[str, Any] = {
     "image_size": 256, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3,
@@ -201,7 +201,7 @@ class Trainer:
         encoded = embedding.bfloat16().expand(len(chosen), -1, -1, -1)
         position = sam.prompt_encoder.get_dense_pe().bfloat16().expand(len(chosen), -1, -1, -1)
         # One kind per image: SAM pads points by one token and boxes by none.
-        kind = str(rng.choice(["box", "point", "pair"], p=[0.25, 0.35, 0.4]))
+        kind = str(rng.choice(["box", "point", "pair"], p=[0.35, 0.35, 0.3]))
         prompts = [first_prompt(rng, m, kind) for m in chosen]
         extra = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         total = embedding.sum() * 0
@@ -224,6 +224,8 @@ class Trainer:
                 break
             pick = 0 if rng.random() < 0.5 else int(rng.integers(1, 4))
             logits = answers[:, pick : pick + 1].detach()
+            if rng.random() < 0.5:  # a mask that came back as geometry: see Segmenter._logits_of
+                logits = logits.sign() * MASK_LOGIT
             extra = sam.prompt_encoder.mask_downscaling(logits)
             wrong = (logits[:, 0] > 0) != (target > 0.5)
             self._click(prompts, wrong.cpu().numpy(), chosen)

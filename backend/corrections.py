@@ -8,7 +8,7 @@ import numpy as np
 
 from backend import evidence, results
 from backend.labels import Control, LabelConfig
-from model.types import Box, Mask, Prompt
+from model.types import Box, Mask, Prompt, box_of
 
 MAX_CLICKS = 1000
 MAX_REGIONS = 1000  # of a task that are looked at
@@ -121,7 +121,7 @@ def _corrected(clicks: Prompt, label: str, target: Target, shape: tuple[int, int
     if target.control.tag == "RectangleLabels":
         # A rectangle says where its object ends, not which pixels are the object's.
         mask = None
-        box = _tight(target.mask)
+        box = box_of(target.mask)
     prompt = Prompt(
         points=np.concatenate([before.points, clicks.points]),
         labels=np.concatenate([before.labels, clicks.labels]),
@@ -149,11 +149,6 @@ def _widened(box: Box | None, clicks: Prompt) -> Box | None:
     wanted = clicks.points[clicks.labels == 1]
     inside = (wanted >= box[:2]).all() and (wanted <= box[2:]).all()
     return box if inside else None
-
-
-def _tight(mask: Mask) -> Box:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
 
 
 def _prompt(gestures: list[_Gesture], shape: tuple[int, int]) -> Prompt:

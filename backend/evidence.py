@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from backend.results import decode, mask_hash, unit
-from model.types import Box, Detection, Mask, Prompt
+from model.types import Box, Detection, Mask, Prompt, box_of
 
 KEY = "vlsam"
 MAX_BYTES = 2000  # of JSON, as ASCII
@@ -99,13 +99,10 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
     keep = inside == (prompt.labels == 1)
     box = prompt.box
     if box is not None:
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        x0, y0, x1, y1 = box_of(mask)
         slack = 2.0  # pixels that a mask may stand out of the box that prompted it
-        fits = len(rows) and (
-            columns[0] >= box[0] - slack
-            and rows[0] >= box[1] - slack
-            and columns[-1] + 1 <= box[2] + slack
-            and rows[-1] + 1 <= box[3] + slack
+        fits = mask.any() and (
+            x0 >= box[0] - slack and y0 >= box[1] - slack and x1 <= box[2] + slack and y1 <= box[3] + slack
         )
         box = box if fits else None
     return Prompt(points=prompt.points[keep], labels=prompt.labels[keep], box=box)

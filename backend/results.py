@@ -17,7 +17,7 @@ from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from numpy.typing import NDArray
 
 from backend.labels import Control
-from model.types import Mask
+from model.types import Mask, box_of
 
 Result = dict[str, Any]
 
@@ -65,9 +65,7 @@ def encode(mask: Mask, kind: str) -> dict[str, Any] | None:
     if kind == "polygonlabels":
         return {"points": _percent(_outline(mask), mask.shape), "closed": True}
     if kind == "rectanglelabels":
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        corners = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], float)
-        (x0, y0), (x1, y1) = _percent(corners, mask.shape)
+        (x0, y0), (x1, y1) = _percent(np.array(box_of(mask)).reshape(2, 2), mask.shape)
         return {"x": x0, "y": y0, "width": round(x1 - x0, 6), "height": round(y1 - y0, 6), "rotation": 0}
     raise ValueError(f"no result type {kind!r}")
 

@@ -27,7 +27,7 @@ class Options:
     threshold: float = 0.4  # of the map's maximum: weaker activations are dropped
     rounds: int = 4  # most instances looked for per term
     residual: float = 0.5  # a further instance needs a peak of this share of the first
-    min_score: float = 0.35
+    min_score: float = 0.2
     same_term_iou: float = 0.5
     other_term_iou: float = 0.8
 
@@ -142,25 +142,25 @@ class VLSAM:
         return answers.masks[best], float(answers.predicted_iou[best]), answers.logits[best]
 
     def _obey(self, embedding: Embedding, prompt: Prompt) -> tuple[Mask, float]:
-        """Of all answers to a person's prompt, the one that satisfies most clicks, then the best.
+        """Of the answers to a person's prompt, the one that satisfies most clicks; else the first asked.
 
-        A start mask can outweigh a click, so the same prompt is also asked without it; and if no answer
-        holds every positive click, the nearest one does after its threshold is lowered to them.
+        A start mask can outweigh a click, so the same prompt is then also asked without it; and if no
+        answer holds every positive click, the nearest one does after its threshold is lowered to them.
         """
-        asked = [prompt]
-        if prompt.mask is not None or prompt.logits is not None:
-            asked.append(replace(prompt, mask=None, logits=None))
-        answers = [
-            answer
-            for multimask in (False, True)
-            for answer in self._segmenter.decode(embedding, asked, multimask=multimask)
-        ]
+        start = prompt.mask is not None or prompt.logits is not None
+        free = replace(prompt, mask=None, logits=None)
+        # One point may mean a part or the whole, so three levels are asked for; more say enough for one.
+        ambiguous = len(prompt.points) == 1 and prompt.box is None and not start
+        asked = [(prompt, ambiguous), (prompt, not ambiguous)]
+        if start:
+            asked += [(free, False), (free, True)]
         candidates = [
-            (_satisfied(mask, prompt), float(quality), answer, level)
-            for answer in answers
+            (_satisfied(mask, prompt), -turn, float(quality), answer, level)
+            for turn, (each, multimask) in enumerate(asked)
+            for answer in self._segmenter.decode(embedding, [each], multimask=multimask)
             for level, (mask, quality) in enumerate(zip(answer.masks, answer.predicted_iou, strict=True))
         ]
-        _, quality, answer, level = max(candidates, key=lambda c: (c[0], c[1]))
+        _, _, quality, answer, level = max(candidates, key=lambda c: c[:3])
         mask: Mask = answer.masks[level]
         for point in prompt.points[prompt.labels == 1]:
             mask = mask | self._around(embedding, answer, level, point)

@@ -32,18 +32,32 @@ class Options:
     other_term_iou: float = 0.8
 
 
+_TAIL = 65_536  # bytes: more than any config, and milliseconds to read
+
+
 def version_of(profile: Profile, options: Options | None = None) -> str:
-    """A name for what decides the results, from settings and file identities; reads no weights."""
+    """A name for what decides the results, from settings and file identities; loads no weights.
+
+    Trained anew, weights keep their name and size, so the end of each file counts as well.
+    """
     digest = hashlib.sha256(repr(sorted(asdict(options or Options()).items())).encode())
     digest.update(f"{profile.four_bit}".encode())
     for name in (profile.vlm, profile.sam):
         path = Path(name).expanduser()
         digest.update(path.name.encode() if path.exists() else name.encode())
-        files = sorted(path.glob("*")) if path.is_dir() else [path] if path.is_file() else []
+        files = (
+            sorted(f for f in path.glob("*") if f.is_file())
+            if path.is_dir()
+            else [path]
+            if path.is_file()
+            else []
+        )
         for file in files:
-            digest.update(f"{file.name}:{file.stat().st_size}".encode())
-            if file.suffix == ".json":
-                digest.update(file.read_bytes())
+            size = file.stat().st_size
+            digest.update(f"{file.name}:{size}".encode())
+            with file.open("rb") as opened:
+                opened.seek(max(0, size - _TAIL))
+                digest.update(opened.read(_TAIL))
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
 
 

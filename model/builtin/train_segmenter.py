@@ -186,7 +186,7 @@ class Trainer:
             if dense_only:
                 return loss, parts
             loss = 0.3 * loss
-            # Image by image: a batch of all would outgrow a CPU's caches (half the speed).
+            # Image by image: a batch of all would outgrow a CPU's caches.
             for embedding, (_, _, masks) in zip(embeddings, drawn, strict=True):
                 loss = loss + self._rounds(embedding[None], masks, parts) / self.images
             return loss, parts

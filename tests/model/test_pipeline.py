@@ -68,7 +68,10 @@ def test_the_version_follows_settings_and_files(tmp_path: Path) -> None:
     other = replace(profile, sam=str(tmp_path / "other.pth"))
     assert version != version_of(other)
     Path(other.sam).write_bytes(b"0")
-    assert version_of(other) != version_of(replace(profile, sam=str(tmp_path / "none.pth")))
+    before = version_of(other)
+    assert before != version_of(replace(profile, sam=str(tmp_path / "none.pth")))
+    Path(other.sam).write_bytes(b"1")  # trained anew: the same name and size
+    assert version_of(other) != before
 
 
 def test_profiles_are_chosen_by_name_and_overridden() -> None:

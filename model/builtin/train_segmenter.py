@@ -5,9 +5,9 @@
     python -m model.builtin.train_segmenter --work runs/segmenter --export model/builtin/segmenter
 
 Stage `dense` teaches the image encoder alone, through a head that is thrown away afterwards: for every
-pixel, whether it shows an object, where the middle of that object is, and what it is. Stage `prompts`
-plays rounds of clicks as in the SAM paper (section 3 and appendix A): a first point, point pair or box,
-then clicks on the error of the answer together with its logits.
+pixel, whether it shows an object, and what that is. Stage `prompts` plays rounds of clicks as in the SAM
+paper (section 3 and appendix A): a first point, point pair or box, then clicks on the error of the answer
+together with its logits. The first answer and the last one learn; those between only play.
 """
 
 import argparse
@@ -71,19 +71,6 @@ def name_targets(scene: Scene, masks: NDArray[Any]) -> NDArray[np.float32]:
         shares[1 + NAMES.index(thing.name)] += share
     shares[0] = np.clip(1 - shares[1:].sum(0), 0, 1)
     return shares
-
-
-def dense_targets(masks: NDArray[Any]) -> NDArray[np.float32]:
-    """Foreground, and the offset (shares of the square) to the middle of the object: (3, 128, 128)."""
-    target = np.zeros((3, LOW, LOW), np.float32)
-    target[0] = masks.sum(0).clip(0, 1)
-    y, x = np.mgrid[0:LOW, 0:LOW].astype(np.float32)
-    for mask in masks:
-        on = mask > 0.5
-        if on.any():
-            target[1][on] = (x[on].mean() - x[on]) / LOW
-            target[2][on] = (y[on].mean() - y[on]) / LOW
-    return target
 
 
 def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float, float]:
@@ -165,33 +152,31 @@ class Trainer:
         drawn = [scene_on_square(self.rng) for _ in range(self.images)]
         squares = torch.from_numpy(np.stack([d[1] for d in drawn])).permute(0, 3, 1, 2)
         pixels = (squares.to(self.device) - self.sam.pixel_mean) / self.sam.pixel_std
-        dense = torch.from_numpy(np.stack([dense_targets(d[2]) for d in drawn])).to(self.device)
+        shown = torch.from_numpy(np.stack([d[2].sum(0)[None].clip(0, 1) for d in drawn])).to(self.device)
         # One autocast context for all rounds: it keeps the half-precision copies of the weights.
         with torch.autocast(self.device, torch.bfloat16):
             embeddings = self.sam.image_encoder(pixels)
             guess = self.head["where"](embeddings).float()
             said = self.head["names"](embeddings).float()
-            shown = dense[:, :1]
-            seen = F.binary_cross_entropy_with_logits(guess[:, :1], shown)
-            distance = (guess[:, 1:] - dense[:, 1:]).abs()
-            away = (distance * (shown > 0.5)).sum() / (2 * shown.sum() + 1)
+            seen = F.binary_cross_entropy_with_logits(guess, shown)
             shares = torch.from_numpy(np.stack([name_targets(*d[::2]) for d in drawn])).to(self.device)
             weight = 1 + 3 * (1 - shares[:, 0])
             each = -(shares * said.log_softmax(1)).sum(1)
             name = (each * weight).sum() / weight.sum()
             clear = shares[:, 1:].sum(1) > 0.6
             right = said[:, 1:].argmax(1) == shares[:, 1:].argmax(1)
-            parts = {"seen": seen, "away": away, "name": name, "named": right[clear].float().mean()}
-            loss = seen + away + 2 * name
+            parts = {"seen": seen, "name": name, "named": right[clear].float().mean()}
+            loss = seen + 2 * name
             if dense_only:
                 return loss, parts
             loss = 0.3 * loss
             # Image by image: a batch of all would outgrow a CPU's caches.
+            reached: dict[str, list[Tensor]] = {}
             for embedding, (_, _, masks) in zip(embeddings, drawn, strict=True):
-                loss = loss + self._rounds(embedding[None], masks, parts) / self.images
-            return loss, parts
+                loss = loss + self._rounds(embedding[None], masks, reached) / self.images
+            return loss, parts | {key: torch.stack(values).mean() for key, values in reached.items()}
 
-    def _rounds(self, embedding: Tensor, masks: NDArray[Any], parts: dict[str, Tensor]) -> Tensor:
+    def _rounds(self, embedding: Tensor, masks: NDArray[Any], reached: dict[str, list[Tensor]]) -> Tensor:
         sam, rng = self.sam, self.rng
         usable = [m for m in masks if (m > 0.5).any()]
         if not usable:
@@ -201,33 +186,36 @@ class Trainer:
         encoded = embedding.bfloat16().expand(len(chosen), -1, -1, -1)
         position = sam.prompt_encoder.get_dense_pe().bfloat16().expand(len(chosen), -1, -1, -1)
         # One kind per image: SAM pads points by one token and boxes by none.
-        kind = str(rng.choice(["box", "point", "pair"], p=[0.35, 0.35, 0.3]))
+        kind = str(rng.choice(["box", "point", "pair"], p=[0.45, 0.3, 0.25]))
         prompts = [first_prompt(rng, m, kind) for m in chosen]
         extra = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         total = embedding.sum() * 0
-        for turn in range(self.rounds):
+        last = int(rng.integers(1, self.rounds))
+        for turn in range(last + 1):
             longest = max(len(labels) for _, labels in prompts) + (kind != "box")
             points = torch.tensor([p + [[0.0, 0.0]] * (longest - len(p)) for p, _ in prompts])
             labels = torch.tensor([k + [-1] * (longest - len(k)) for _, k in prompts])
-            sparse = embed(sam, points.to(self.device), labels.to(self.device))
-            answers, quality = decode(sam, encoded + extra.bfloat16(), position, sparse.bfloat16())
-            answers, quality = answers.float(), quality.float()
-            each = mask_loss(answers, target)
-            right = iou_of(answers, target)
-            # Output 0 alone answers unambiguous prompts; of 1 to 3 the best one learns.
-            total = total + (each[:, 0] + each[:, 1:].min(1).values).mean() / self.rounds
-            total = total + F.mse_loss(quality, right) / self.rounds
-            best = right.gather(1, quality.argmax(1, keepdim=True)).mean()
-            key = f"iou_{turn + 1}"
-            parts[key] = parts.get(key, torch.zeros(())) + best.detach().cpu() / self.images
-            if turn + 1 == self.rounds:
-                break
-            pick = 0 if rng.random() < 0.5 else int(rng.integers(1, 4))
+            learns = turn in (0, last)
+            with torch.set_grad_enabled(learns):
+                if turn:
+                    extra = sam.prompt_encoder.mask_downscaling(logits)
+                sparse = embed(sam, points.to(self.device), labels.to(self.device))
+                answers, quality = decode(sam, encoded + extra.bfloat16(), position, sparse.bfloat16())
+                answers, quality = answers.float(), quality.float()
+            if learns:
+                each = mask_loss(answers, target)
+                right = iou_of(answers, target)
+                # Output 0 alone answers unambiguous prompts; of 1 to 3 the best one learns.
+                total = total + (each[:, 0] + each[:, 1:].min(1).values).mean() / 2
+                total = total + F.mse_loss(quality, right) / 2
+                kept = right[:, 0] if turn else right.gather(1, quality.argmax(1, keepdim=True))
+                key = "iou_last" if turn else f"iou_{kind}"
+                reached.setdefault(key, []).append(kept.mean())
+            pick = 0 if turn or rng.random() < 0.5 else int(rng.integers(1, 4))
             logits = answers[:, pick : pick + 1].detach()
-            if rng.random() < 0.5:  # a mask that came back as geometry: see Segmenter._logits_of
-                logits = logits.sign() * MASK_LOGIT
-            extra = sam.prompt_encoder.mask_downscaling(logits)
             wrong = (logits[:, 0] > 0) != (target > 0.5)
+            if rng.random() < 0.6:  # a mask that came back as geometry: see Segmenter._logits_of
+                logits = logits.sign() * MASK_LOGIT
             self._click(prompts, wrong.cpu().numpy(), chosen)
         return total
 
@@ -265,7 +253,7 @@ def start(sam: Sam) -> None:
 def new_head() -> nn.ModuleDict:
     """What the dense losses read the embedding with; not part of the model."""
     width = CONFIG["prompt_embed_dim"]
-    where = nn.Sequential(nn.Conv2d(width, 3 * 16, 1), nn.PixelShuffle(4))
+    where = nn.Sequential(nn.Conv2d(width, 16, 1), nn.PixelShuffle(4))
     names = nn.Sequential(nn.Conv2d(width, (1 + len(NAMES)) * 4, 1), nn.PixelShuffle(2))
     return nn.ModuleDict({"where": where, "names": names})
 
@@ -311,8 +299,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="train until this step of the stage")
     parser.add_argument("--decay", type=int, default=0, help="last steps with a falling rate")
     parser.add_argument("--images", type=int, default=8, help="images per step")
-    parser.add_argument("--prompts", type=int, default=6, help="prompts per image")
-    parser.add_argument("--rounds", type=int, default=3, help="the first prompt, then clicks on errors")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts per image")
+    parser.add_argument("--rounds", type=int, default=7, help="the most: the first prompt, then clicks on errors")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
     parser.add_argument("--threads", type=int, default=1)

@@ -57,7 +57,7 @@ class Run:
         self.peak = opts[0].defaults["lr"]
 
     def train(self, losses: Losses, *, steps: int, decay: int, every: int) -> None:
-        sums: dict[str, float] = {}
+        sums: dict[str, list[float]] = {}
         since = time.time()
         with (self.work / "log.txt").open("a") as log:
             while self.step < steps:
@@ -72,9 +72,9 @@ class Run:
                     opt.zero_grad(set_to_none=True)
                 self.step += 1
                 for key, value in parts.items():
-                    sums[key] = sums.get(key, 0.0) + float(value.detach())
+                    sums.setdefault(key, []).append(float(value.detach()))
                 if self.step % every == 0:
-                    row: dict[str, Any] = {k: round(v / every, 4) for k, v in sums.items()}
+                    row: dict[str, Any] = {k: round(sum(v) / len(v), 4) for k, v in sums.items()}
                     row |= {
                         "step": self.step,
                         "s_per_step": round((time.time() - since) / every, 3),

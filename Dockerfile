@@ -23,7 +23,7 @@ FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 vlsam && install --directory --owner=vlsam /models
 COPY --from=build /opt/venv /opt/venv
 # Weights that are fetched by name land in the volume.
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/models
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/models MODEL_DIR=/models
 USER vlsam
 WORKDIR /home/vlsam
 VOLUME /models

@@ -18,7 +18,7 @@ from gunicorn.app.base import BaseApplication
 
 from backend.app import create_app
 from backend.settings import Settings, SettingsError
-from model.profiles import PROFILES, choose
+from model.profiles import PROFILES
 from model.types import ModelLoadError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
 
 def announce(settings: Settings) -> None:
     """Says what will be served, and what is not to be expected of it."""
-    profile = choose(settings.profile, settings.vlm, settings.sam)
+    profile = settings.models()
     log.info("Profile %s: VLM %s, segmenter %s.", profile.name, profile.vlm, profile.sam)
     if profile.demo:
         others = [name for name, other in PROFILES.items() if not other.demo]

@@ -12,19 +12,39 @@ from PIL import Image as PILImage
 from pycocotools import mask as coco
 from tqdm import tqdm
 
+from backend import bench
 from backend.images import ImageError, decode
 from backend.settings import Settings
-from model.overlay import draw
-from model.pipeline import VLSAM
-from model.profiles import PROFILES, Profile, choose
-from model.types import Detection, Image, Prompt, VLSAMError
+from model.download import CHECKPOINTS, fetch_sam, fetch_vlm
+from model.maps import normalised
+from model.overlay import draw, heat, tiled
+from model.pipeline import VLSAM, Look
+from model.profiles import PROFILES
+from model.types import Detection, Image, ModelLoadError, Prompt, VLSAMError
+from model.vlm import looks_local
 
 EXAMPLES = """\
 examples:
   vlsam annotate photo.jpg --overlay out/        name and mask everything, look at out/photo.png
   vlsam annotate *.jpg --json > found.json       the same as data: one JSON array, an item per image
   vlsam segment photo.jpg --point 120,80 --json  one mask, from a click at x 120, y 80
+  vlsam download --profile gpu-8g                fetch large models' weights ahead
   vlsam serve --port 9090                        the Label Studio backend; then connect its URL
+"""
+
+ABOUT_DOWNLOAD = """\
+Fetches the weights of a profile, so that nothing is fetched when the models load, and compares every file
+with its published checksum. Stopped half-way, it goes on from there. With VLSAM_VLM or VLSAM_SAM set, these
+are fetched in place of the profile's own; what is a file or folder of this machine stays as it is.
+
+Everything is kept as plain files in $MODEL_DIR (default: ~/.cache/vlsam), and may be copied there by hand:
+  $MODEL_DIR/sam_vit_b_01ec64.pth                SAM checkpoints
+  $MODEL_DIR/Qwen/Qwen2.5-VL-3B-Instruct/        VLMs, each under its hub id
+
+examples:
+  vlsam download                                 for $VLSAM_PROFILE
+  vlsam download --profile gpu-24g               for another profile
+  HF_TOKEN=... vlsam download                    a VLM whose licence you have accepted on the hub
 """
 
 
@@ -55,9 +75,25 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="default: $PORT or 9090")
     serve.set_defaults(run=_serve)
 
+    download = commands.add_parser(
+        "download",
+        help="fetch a profile's weights ahead",
+        description=ABOUT_DOWNLOAD,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    download.set_defaults(run=_download)
+
     annotate = commands.add_parser("annotate", help="find, name and mask the objects of images")
     annotate.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    annotate.add_argument(
+        "--maps", type=Path, metavar="DIR", help="write each term's attention map over the image here"
+    )
+    annotate.add_argument(
+        "--layers", action="store_true", help="with --maps: beside it the map of every layer"
+    )
     annotate.set_defaults(run=_annotate)
+
+    bench.add_to(commands)
 
     segment = commands.add_parser("segment", help="one mask of an image, from points and a box")
     segment.add_argument("image", type=Path, metavar="IMAGE")
@@ -71,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (annotate, segment):
         command.add_argument("--json", action="store_true", help="print JSON to standard output")
         command.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures of the masks here")
+    for command in (download, annotate, segment):
         command.add_argument(
             "--profile", choices=PROFILES, help="models to use (default: $VLSAM_PROFILE or builtin)"
         )
@@ -85,7 +122,29 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
+def _download(args: argparse.Namespace) -> int:
+    profile = Settings.from_env().models(args.profile)
+    known = profile.sam in CHECKPOINTS and not Path(profile.sam).is_file()
+    try:
+        for name, remote, fetch in (
+            (profile.vlm, not looks_local(profile.vlm), fetch_vlm),
+            (profile.sam, known, fetch_sam),
+        ):
+            if remote:
+                print(f"{name}: complete, checksums agree, in {fetch(name, profile.folder)}")
+            elif Path(name).expanduser().exists():
+                print(f"{name}: on this machine, nothing to fetch")
+            else:
+                raise ModelLoadError(f"{name} does not exist, and is no name by which weights are fetched")
+    except KeyboardInterrupt:
+        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
 def _annotate(args: argparse.Namespace) -> int:
+    if args.layers and not args.maps:
+        raise ValueError("--layers goes with --maps DIR")
     settings = Settings.from_env()
     vlsam = _load(args, settings)
     items, failed = [], 0
@@ -98,6 +157,8 @@ def _annotate(args: argparse.Namespace) -> int:
             items.append({"image": str(path), "error": str(error), "detections": []})
             continue
         items.append(_show(args, path, image, vlsam.annotate(image)))
+        if args.maps:
+            _write_maps(args, path, image, vlsam.maps(image, layers=args.layers))
     _print(args, items)
     return 1 if failed else 0
 
@@ -120,10 +181,10 @@ def _segment(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:
-    profile: Profile = choose(args.profile or settings.profile, settings.vlm, settings.sam)
+    profile = settings.models(args.profile)
     if profile.demo:
         print("vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr)
-    return VLSAM.load(profile, settings.device)
+    return VLSAM.load(profile, settings.device, settings.options())
 
 
 def _read(path: Path, max_pixels: int) -> Image:
@@ -175,6 +236,22 @@ def _show(
         "height": height,
         "detections": [as_json(d) for d in detections],
     }
+
+
+def _write_maps(args: argparse.Namespace, path: Path, image: Image, looks: Sequence[Look]) -> None:
+    """One sheet per image: each term's map; with --layers a sheet per term as well, a picture per layer."""
+    args.maps.mkdir(parents=True, exist_ok=True)
+    if not looks:
+        return
+    sheet = tiled([image, *(heat(image, look.attention, look.term) for look in looks)], columns=3)
+    PILImage.fromarray(sheet).save(args.maps / f"{path.stem}.png")
+    for number, look in enumerate(looks if args.layers else (), 1):
+        pictures = [
+            heat(image, normalised(each[None])[0], f"{look.term}: layer {layer}")
+            for layer, each in enumerate(look.layers if look.layers is not None else (), 1)
+        ]
+        # Terms are the model's words and no file names, so the files are numbered.
+        PILImage.fromarray(tiled(pictures, columns=4)).save(args.maps / f"{path.stem}-{number}-layers.png")
 
 
 def as_json(detection: Detection) -> dict[str, Any]:

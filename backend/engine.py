@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypeVar
 from backend.images import Images
 from backend.settings import Settings
 from model.pipeline import VLSAM, version_of
-from model.profiles import choose
 from model.types import Detection, Image, Prompt, VLSAMError
 
 log = logging.getLogger(__name__)
@@ -60,9 +59,11 @@ class Engine:
     @classmethod
     def of(cls, settings: Settings) -> "Engine":
         """An engine for the profile of the settings. Raises ModelLoadError where there is no such profile."""
-        profile = choose(settings.profile, settings.vlm, settings.sam)
+        profile, options = settings.models(), settings.options()
         return cls(
-            settings, version=version_of(profile), load=lambda: VLSAM.load(profile, device=settings.device)
+            settings,
+            version=version_of(profile, options),
+            load=lambda: VLSAM.load(profile, settings.device, options),
         )
 
     @property

@@ -3,8 +3,15 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 from urllib.parse import urlsplit
+
+from model.download import FOLDER
+from model.pipeline import Localizer, Options, Views
+from model.points import METHODS
+from model.profiles import Dtype, Profile, Quantization, choose
+from model.recipes import RECIPES
 
 
 class SettingsError(ValueError):
@@ -26,6 +33,43 @@ def _level(value: str) -> str:
     if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ValueError("DEBUG, INFO, WARNING or ERROR")
     return value.upper()
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in choices:
+            raise ValueError(f"{', '.join(choices[:-1])} or {choices[-1]}")
+        return value.lower()
+
+    return parse
+
+
+def _points(value: str) -> tuple[tuple[str, str], ...]:
+    """(term, method) pairs; the term "" stands for all others."""
+    pairs = []
+    for part in value.split(","):
+        term, _, method = part.rpartition("=")
+        if method.strip() not in METHODS:
+            raise ValueError(f"{', '.join(METHODS)}, or TERM=METHOD for single terms, with commas")
+        pairs.append((term.strip().lower(), method.strip()))
+    return tuple(pairs)
+
+
+def _questions(value: str) -> tuple[str, ...]:
+    questions = tuple(part.strip() for part in value.split("|") if part.strip())
+    if not questions:
+        raise ValueError("at least one question, several with | between, or `ask`")
+    return questions
+
+
+def _share(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 1:  # also refuses NaN
+        raise ValueError("a number from 0 to 1")
+    return number
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
@@ -69,7 +113,70 @@ class Settings:
     sam: str | None = _setting(
         "VLSAM_SAM", None, _text, "Another segmenter: a SAM checkpoint file, or a folder."
     )
-    device: str = _setting("VLSAM_DEVICE", "auto", _text, "Where models run: auto, cpu, cuda, cuda:1 ...")
+    device: str = _setting(
+        "VLSAM_DEVICE",
+        "auto",
+        _text,
+        "Where models run: auto, cpu, cuda, cuda:1 ..., or balanced for a VLM over several GPUs.",
+    )
+    # Each call makes a field of its own, so nothing is shared; ruff cannot see it for types of ours.
+    dtype: Dtype | None = _setting(  # noqa: RUF009
+        "VLSAM_DTYPE",
+        None,
+        _one_of(*get_args(Dtype)),
+        "Numbers of the VLM: float32, bfloat16, float16 or auto; where not set, as the profile says.",
+    )
+    quantization: Quantization | None = _setting(  # noqa: RUF009
+        "VLSAM_QUANTIZATION",
+        None,
+        _one_of(*get_args(Quantization)),
+        "The VLM's weights in 4bit or 8bit, or none; where not set, as the profile says.",
+    )
+    model_dir: Path = _setting(  # noqa: RUF009
+        "MODEL_DIR", FOLDER, Path, "The folder of fetched weights; `vlsam download` fills it ahead."
+    )
+    attention: str = _setting(
+        "VLSAM_ATTENTION",
+        "best",
+        _one_of(*RECIPES),
+        f"How attention becomes maps: {', '.join(RECIPES)}; see model/recipes.py.",
+    )
+    points: tuple[tuple[str, str], ...] = _setting(
+        "VLSAM_POINTS",
+        (),
+        _points,
+        "Points from a map: pair, maxima or kmeans; for single terms as in `pair, crowd=kmeans, key=maxima`.",
+    )
+    localizer: Localizer = _setting(  # noqa: RUF009
+        "VLSAM_LOCALIZER",
+        "attention",
+        _one_of(*get_args(Localizer)),
+        "Where objects are: by attention, by boxes that the VLM writes (where it can), or both.",
+    )
+    views: Views = _setting(  # noqa: RUF009
+        "VLSAM_VIEWS",
+        "whole",
+        _one_of(*get_args(Views)),
+        "whole, or corners: also the four quarters of the image, for small objects at five times the cost.",
+    )
+    questions: tuple[str, ...] = _setting(
+        "VLSAM_QUESTIONS",
+        Options().questions,
+        _questions,
+        "What the VLM is asked, several with | between; `ask` lets it propose ten itself.",
+    )
+    presence: float = _setting(
+        "VLSAM_PRESENCE",
+        0.0,
+        _share,
+        "Drop terms whose yes to `is there a ...?` is less likely than this, 0 to 1; 0 does not ask.",
+    )
+    classifier: str | None = _setting(
+        "VLSAM_CLASSIFIER",
+        None,
+        _text,
+        "An image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout.",
+    )
     label_studio_url: str | None = _setting(
         "LABEL_STUDIO_URL", None, _url, "Label Studio as this server reaches it; uploads are fetched there."
     )
@@ -127,6 +234,34 @@ class Settings:
         """Predictions that may wait or run: one thread stays free, so that /health is always answered."""
         return min(self.queue, self.threads - 1)
 
+    def models(self, profile: str | None = None) -> Profile:
+        """Which weights to load, those of `profile` if one is given.
+
+        Raises ModelLoadError where there is no such profile.
+        """
+        return choose(
+            profile or self.profile,
+            self.vlm,
+            self.sam,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            folder=self.model_dir,
+        )
+
+    def options(self) -> Options:
+        """How the models are used."""
+        points = dict(self.points)
+        return Options(
+            questions=self.questions,
+            views=self.views,
+            recipe=RECIPES[self.attention],
+            points=points.pop("", None),
+            term_points=tuple(points.items()),
+            localizer=self.localizer,
+            presence=self.presence,
+            classifier=self.classifier,
+        )
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
         """Settings from `env`, by default the process environment. SettingsError on an invalid value."""
@@ -151,6 +286,8 @@ class Settings:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " | ".join(default)
     if default is None:
         return ""
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -8,8 +8,8 @@ token j in head h of layer l, N tokens:
     Sbar[l]  = (I + S'[l]) (I + Sbar[l - 1]), Sbar[0] = 0                      (equation 3)
 
 and, against the collapse into the first tokens that the causal mask brings about, every column j
-multiplied by 1 - (L0 - 1) / N, where L0 = N - j (0-based) is its length under the mask: (j + 1) / N,
-applied to S' before each product.
+multiplied by 1 - (L0 - 1) / N, where L0 is the number of tokens that see it: (j + 1) / N under a plain
+causal mask (j from 0). The switches are those of model/recipes.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,109 +22,302 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
+from model.recipes import Recipe
 from model.types import AttentionError
 
-IMPLEMENTATION = "vlsam_capture"
-BLOCK = 256  # query rows whose attention exists at one time
+TEXT = "vlsam_text"  # the attention implementation of a VLM's decoder
+CAPPED = "vlsam_capped"  # of decoders that cap their scores, which SDPA cannot
+VISION = "vlsam_vision"  # of its vision tower
+# Scores that exist at one time, as numbers: few enough for a core's cache, enough for a fast product.
+BLOCK = 1 << 19
+
+
+@dataclass
+class Layer:
+    """What one decoder layer computed attention from, in pieces as the sequence was read."""
+
+    scaling: float
+    queries: list[Tensor] = field(default_factory=list)  # (heads, n, d), after rotary embedding
+    keys: list[Tensor] = field(default_factory=list)  # (key heads, n, d)
+    spans: list[Tensor] = field(default_factory=list)  # (n, 2) int64: row i sees columns [low, high)
+    softcap: float | None = None  # c: scores are c tanh(score / c), as in Gemma 2
 
 
 @dataclass
 class Capture:
-    """Queries and keys per decoder layer, after rotary embedding, of one sequence."""
+    """One sequence's queries and keys."""
 
-    queries: dict[int, list[Tensor]] = field(default_factory=dict)  # pieces (heads, n, d), in order
-    keys: dict[int, Tensor] = field(default_factory=dict)  # (key heads, N, d)
-    scaling: float = 1.0
+    layers: dict[int, Layer] = field(default_factory=dict)
+    # Of the vision tower's last layer, one pair per part of the image that attends within itself.
+    vision: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)  # (views, heads, n, d)
+    keeps_vision: bool = False
+    _vision_module: nn.Module | None = None
+    _mask: Tensor | None = None  # layers share their masks: each is read once
+    _mask_spans: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece.shape[1] for piece in next(iter(self.layers.values())).queries)
+
+    def spans_of(self, mask: Tensor | None, causal: bool, rows: int, columns: int, seen: int) -> Tensor:
+        """(rows, 2): the columns that each new row sees, in positions of the sequence.
+
+        `columns` keys end at position `seen`; a sliding window's cache holds only the latest.
+        """
+        first = seen - columns
+        if mask is None:
+            high = torch.arange(seen - rows, seen) + 1 if causal else torch.full((rows,), seen)
+            return torch.stack([torch.full_like(high, first), high], 1)
+        if self._mask is not mask:
+            visible = mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] > -1
+            count = visible.sum(1)
+            low = visible.int().argmax(1)
+            last = visible.shape[1] - 1 - visible.flip(1).int().argmax(1)
+            if not (count == last - low + 1).all():
+                raise AttentionError(
+                    "a layer's attention mask leaves gaps, and the attention flow needs tokens that each see "
+                    "one unbroken part of the sequence; use the box localizer, or another VLM"
+                )
+            self._mask, self._mask_spans = mask, torch.stack([low, last + 1], 1).cpu()
+        assert self._mask_spans is not None  # noqa: S101
+        return self._mask_spans + first
 
 
 _active: ContextVar[Capture | None] = ContextVar("vlsam_capture", default=None)
 
 
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
+def _text_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> Any:
     """SDPA as usual; with a capture open, its queries and keys are kept on the side."""
-    capture = _active.get()
-    if capture is not None:
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
-        capture.queries.setdefault(layer, []).append(query[0].detach())
-        # While tokens are generated one by one, the key cache holds all earlier ones too.
-        capture.keys[layer] = key[0].detach()
-        capture.scaling = float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
+    _keep(module, query, key, attention_mask, kwargs)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
-AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+def _capped_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> Any:
+    """The library's eager attention; with a capture open, its queries and keys are kept on the side."""
+    _keep(module, query, key, attention_mask, kwargs)
+    return eager_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _keep(
+    module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]
+) -> None:
+    capture = _active.get()
+    if capture is not None:
+        if query.shape[0] != 1:
+            raise AttentionError("attention is captured for one sequence at a time")
+        rows, columns = query.shape[2], key.shape[2]
+        scaling = float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
+        empty = Layer(scaling, softcap=kwargs.get("softcap"))
+        layer = capture.layers.setdefault(int(module.layer_idx), empty)  # type: ignore[arg-type]
+        causal = bool(kwargs.get("is_causal", getattr(module, "is_causal", True)))
+        layer.queries.append(query[0].detach())
+        # While tokens come one by one, `key` is the whole cache: a view of its end would keep all of it.
+        layer.keys.append(key[0].detach() if rows == columns else key[0, :, -rows:].detach().clone())
+        seen = sum(piece.shape[1] for piece in layer.keys)
+        layer.spans.append(capture.spans_of(attention_mask, causal, rows, columns, seen))
+
+
+def _vision_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> Any:
+    """SDPA as usual; with a capture open, the latest layer's queries and keys are kept on the side."""
+    capture = _active.get()
+    if capture is not None and capture.keeps_vision:
+        if capture._vision_module is not module:
+            capture._vision_module, capture.vision = module, []
+        scaling = float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
+        capture.vision.append((query.detach(), key.detach(), scaling))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+for _name, _function, _mask in (
+    (TEXT, _text_attention, sdpa_mask),
+    (CAPPED, _capped_attention, eager_mask),
+    (VISION, _vision_attention, sdpa_mask),
+):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, _mask)
+
+
+def implementations(config: Any) -> dict[str, str]:
+    """What a VLM of this transformers configuration must be switched to by `set_attn_implementation`."""
+    text = config.get_text_config(decoder=True)
+    capped = getattr(text, "attn_logit_softcapping", None)
+    return {"text_config": CAPPED if capped else TEXT, "vision_config": VISION}
 
 
 @contextmanager
-def capturing() -> Iterator[Capture]:
+def capturing(*, vision: bool = False) -> Iterator[Capture]:
     """Keep the queries and keys of the forward passes inside, for a batch of one sequence.
 
-    The model must have been switched to IMPLEMENTATION for its text part.
+    `vision` also keeps those of the vision tower's last layer. The model must have been switched to
+    `implementations`.
     """
-    capture = Capture()
+    capture = Capture(keeps_vision=vision)
     token = _active.set(capture)
     try:
         yield capture
     finally:
         _active.reset(token)
+        capture._vision_module = capture._mask = capture._mask_spans = None
 
 
-def flow(
-    capture: Capture, rows: Sequence[int], *, head_weights: bool = True, regularise: bool = True
-) -> Tensor:
-    """Rows of Sbar after the last layer (equations 1 to 3): float32 (len(rows), N).
+def flow(capture: Capture, rows: Sequence[int], recipe: Recipe, image: Sequence[int] = ()) -> Tensor:
+    """Rows of the rolled-out attention after the last layer (equations 1 to 3): float32 (len(rows), N).
 
     Exact, yet no N x N matrix is held: the wanted rows are pushed down from the last layer as
     V <- V + V (S' * d), and the sum over all starting layers is collected on the way. A layer is read
     in blocks of query rows; V @ P and the head weights come from the same block.
 
-    Raises AttentionError if nothing was captured or a row lies outside the sequence.
+    `image` are the columns of image tokens, which "vmax" head weights look at. Raises AttentionError if
+    nothing was captured or a row lies outside the sequence.
     """
-    if not capture.keys:
+    count = _check(capture, rows)
+    first = capture.layers[min(capture.layers)]
+    device = first.queries[0].device
+    pushed = torch.zeros(len(rows), count, device=device)
+    pushed[torch.arange(len(rows)), torch.tensor(rows)] = 1.0
+    total = torch.zeros_like(pushed)
+    for index in _from_the_top(capture, recipe.start_layer):
+        layer = capture.layers[index]
+        spans = torch.cat(layer.spans)
+        # Layers may lie on several devices.
+        there = pushed.to(layer.queries[0].device)
+        mixed, weights = _push(layer, spans, there, recipe.head_weights, image)
+        step = (mixed * weights[:, None, None]).mean(0).to(device)
+        if recipe.regularise == "before":
+            step = step * _column_factor(spans).to(device)
+        pushed = (pushed + step) / 2 if recipe.residual == "half" else pushed + step
+        total = total + pushed
+    rolled = pushed if recipe.residual == "half" else total
+    if recipe.regularise == "end":
+        rolled = rolled * _column_factor(torch.cat(first.spans)).to(device)
+    return rolled
+
+
+def per_layer(capture: Capture, rows: Sequence[int], *, last: bool = False) -> Tensor:
+    """Attention of the rows in every layer, or the last, mean over heads: float32 (layers, rows, N)."""
+    count = _check(capture, rows)
+    found = []
+    for index in sorted(capture.layers)[-1 if last else 0 :]:
+        layer = capture.layers[index]
+        query = torch.cat(layer.queries, 1)[:, list(rows)].float() * layer.scaling
+        key = torch.cat(layer.keys, 1).float()
+        scores = (query.reshape(key.shape[0], -1, key.shape[2]) @ key.transpose(1, 2)).reshape(
+            query.shape[0], len(rows), count
+        )
+        _cap(scores, layer.softcap)
+        spans = torch.cat(layer.spans)[list(rows)].to(scores.device)
+        place = torch.arange(count, device=scores.device)
+        hidden = (place < spans[:, :1]) | (place >= spans[:, 1:])
+        found.append(scores.masked_fill_(hidden, -torch.inf).softmax(-1).mean(0))
+    return torch.stack([each.to(found[0].device) for each in found])
+
+
+def received(capture: Capture, patches: int) -> list[Tensor]:
+    """Attention that patches get in the vision tower's last layer, mean over heads: float32 (views, n) each.
+
+    The row of a class token says it, where views have one token more than their share of `patches`; else
+    the mean over all rows does. Raises AttentionError if no tower was captured.
+    """
+    if not capture.vision:
+        raise AttentionError("the vision tower did not run with the capturing implementation")
+    parts = []
+    for query, key, scaling in capture.vision:
+        classed = query.shape[0] * (query.shape[2] - 1) == patches
+        rows = 1 if classed else query.shape[2]
+        total = torch.zeros(query.shape[0], key.shape[2], device=query.device)
+        block = max(1, BLOCK // (query.shape[1] * key.shape[2]))
+        for start in range(0, rows, block):
+            piece = query[:, :, start : min(start + block, rows)].float() * scaling
+            total += (piece @ key.float().transpose(2, 3)).softmax(-1).mean(1).sum(1)
+        parts.append(total[:, 1:] if classed else total / rows)
+    return parts
+
+
+def _check(capture: Capture, rows: Sequence[int]) -> int:
+    if not capture.layers:
         raise AttentionError(
             "no attention was captured: the model did not run with the capturing implementation, so "
             "it cannot say where it looked"
         )
-    count = next(iter(capture.keys.values())).shape[1]
-    seen = sum(piece.shape[1] for piece in next(iter(capture.queries.values())))
-    if seen != count:
-        raise AttentionError(f"{seen} queries were captured for {count} keys: the cache was not plain")
+    count = capture.tokens
+    if any(sum(p.shape[1] for p in layer.keys) != count for layer in capture.layers.values()):
+        raise AttentionError("some layers saw other tokens than the rest: the cache was not plain")
     if not rows or min(rows) < 0 or max(rows) >= count:
         raise AttentionError(f"rows {list(rows)} lie outside the {count} captured tokens")
-    device = next(iter(capture.keys.values())).device
-    factor = (torch.arange(count, device=device, dtype=torch.float32) + 1) / count
-    # Row i sees tokens up to i only, so nothing beyond the last wanted row matters for V; the head
-    # weights are a mean over all rows all the same.
-    pushed = torch.zeros(len(rows), count, device=device)
-    pushed[torch.arange(len(rows)), torch.tensor(rows)] = 1.0
-    total = torch.zeros_like(pushed)
-    for layer in sorted(capture.keys, reverse=True):
-        query = torch.cat(capture.queries[layer], 1).float()
-        key = capture.keys[layer].float()
-        key = key.repeat_interleave(query.shape[0] // key.shape[0], 0)
-        mixed = torch.zeros(query.shape[0], len(rows), count, device=device)
-        peaks = torch.zeros(query.shape[0], device=device)
-        for start in range(0, count, BLOCK):
-            stop = min(start + BLOCK, count)
-            scores = query[:, start:stop] @ key[:, :stop].transpose(1, 2) * capture.scaling
-            places = torch.arange(start, stop, device=device)[:, None]
-            later = torch.arange(stop, device=device) > places
-            block = scores.masked_fill(later, -torch.inf).softmax(-1)
-            peaks += block.amax(-1).sum(-1)
-            mixed[:, :, :stop] += pushed[:, start:stop] @ block
-        if head_weights:
-            mixed = mixed * (peaks / count)[:, None, None]
-        step = mixed.mean(0)
-        pushed = pushed + (step * factor if regularise else step)
-        total = total + pushed
-    return total
+    return count
+
+
+def _from_the_top(capture: Capture, start_layer: float) -> list[int]:
+    indices = sorted(capture.layers)
+    return indices[int(start_layer * len(indices)) :][::-1]
+
+
+def _column_factor(spans: Tensor) -> Tensor:
+    """1 - (L0 - 1) / N for every column, from the rows' spans."""
+    count = len(spans)
+    edges = torch.zeros(count + 1)
+    edges.index_add_(0, spans[:, 0], torch.ones(count))
+    edges.index_add_(0, spans[:, 1], -torch.ones(count))
+    return 1 - (edges.cumsum(0)[:count] - 1) / count
+
+
+def _push(
+    layer: Layer, spans: Tensor, pushed: Tensor, head_weights: str, image: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """V @ P of every head, (heads, rows, N), and the heads' weights, in one pass over blocks of rows."""
+    query, key = torch.cat(layer.queries, 1).float() * layer.scaling, torch.cat(layer.keys, 1).float()
+    heads, count, width = query.shape
+    groups, device = key.shape[0], query.device
+    query = query.reshape(groups, heads // groups, count, width)
+    mixed = torch.zeros(groups, heads // groups, len(pushed), count, device=device)
+    peaks = torch.zeros(groups, heads // groups, device=device)
+    columns = torch.tensor(image, device=device)
+    needed = count if head_weights != "none" else int(pushed.any(0).nonzero().max()) + 1
+    rows = max(1, BLOCK * groups // (heads * count))
+    for group in range(groups):
+        for start in range(0, needed, rows):
+            stop = min(start + rows, needed)
+            low, high = int(spans[start:stop, 0].min()), int(spans[start:stop, 1].max())
+            scores = (query[group, :, start:stop].reshape(-1, width) @ key[group, low:high].T).reshape(
+                -1, stop - start, high - low
+            )
+            _cap(scores, layer.softcap)
+            _hide(scores, spans[start:stop].to(device) - low)
+            # Softmax by hand: the largest probability of a row is one over its sum of exponentials.
+            scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+            sums = scores.sum(-1)
+            if head_weights == "max":
+                peaks[group] += sums.reciprocal().sum(-1)
+            elif head_weights == "vmax":
+                seen = columns[(columns >= low) & (columns < high)] - low
+                if len(seen):
+                    peaks[group] += (scores[..., seen].amax(-1) / sums).sum(-1)
+            mixed[group, :, :, low:high] += (pushed[:, start:stop] / sums[:, None]) @ scores
+    weights = torch.ones_like(peaks) if head_weights == "none" else peaks / count
+    if head_weights == "vmax":
+        weights = weights / weights.max().clamp(min=1e-12)
+    return mixed.flatten(0, 1), weights.flatten()
+
+
+def _cap(scores: Tensor, softcap: float | None) -> None:
+    if softcap:
+        scores.div_(softcap).tanh_().mul_(softcap)
+
+
+def _hide(scores: Tensor, spans: Tensor) -> None:
+    """Minus infinity, in place, where a row (heads, n, columns) does not see; only edges need a look."""
+    left, right = int(spans[:, 0].max()), int(spans[:, 1].min())
+    place = torch.arange(scores.shape[-1], device=scores.device)
+    if left:
+        scores[..., :left].masked_fill_(place[:left] < spans[:, :1], -torch.inf)
+    if right < scores.shape[-1]:
+        scores[..., right:].masked_fill_(place[right:] >= spans[:, 1:], -torch.inf)

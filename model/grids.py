@@ -1,36 +1,285 @@
-"""Which input token stands for which rectangle of the image, per model family."""
+"""Which input token stands for which rectangle of the image, per model family.
 
+A family's layout is what its processor and its model in transformers agree on. The function that knows it
+reads every size from the model's config and the processor, and says so where the tokens do not fit.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.cohere2_vision import image_processing_cohere2_vision as cohere2_vision
+from transformers.models.got_ocr2 import image_processing_got_ocr2 as got_ocr2
 
-from model.types import AttentionError, ModelLoadError
+from model.types import AttentionError, Box, ModelLoadError
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+SLIVER = 1e-6  # of a cell: less cover than this is rounding, not sight
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Tokens that divide one rectangle of the image equally."""
+
+    tokens: NDArray[np.int64]  # (rows, columns) positions in the input sequence
+    box: Box  # in shares of the image's width and height; beyond 0..1 where the processor padded
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Image tokens as `rows` x `columns` equal rectangles of the whole image, row by row."""
+    """All image tokens of one input: several planes where a model is shown an image in several views."""
 
-    tokens: NDArray[np.int64]  # (rows * columns,) positions in the input sequence
-    rows: int
-    columns: int
+    planes: tuple[Plane, ...]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Positions of the planes' tokens in the input sequence: (k,), ascending, each once."""
+        every: NDArray[np.int64] = np.concatenate([plane.tokens.ravel() for plane in self.planes])
+        return np.unique(every)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the maps: those of the finest plane, carried on over the whole image."""
+
+        def density(plane: Plane) -> tuple[float, float]:
+            (rows, columns), (x0, y0, x1, y1) = plane.tokens.shape, plane.box
+            return rows / (y1 - y0), columns / (x1 - x0)
+
+        rows, columns = max(map(density, self.planes), key=math.prod)
+        return max(round(rows), 1), max(round(columns), 1)
+
+    def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values per token of the sequence, (n, N), as maps over the image: float32 (n, rows, columns).
+
+        A cell of the map is the mean of the tokens that lie on it, whatever their plane, weighted by how
+        much of the cell each covers; 0 where none does.
+        """
+        rows, columns = self.shape
+        total = np.zeros((len(values), rows, columns))
+        cover = np.zeros((rows, columns))
+        for plane in self.planes:
+            x0, y0, x1, y1 = plane.box
+            down = _overlap(rows, y0, y1, plane.tokens.shape[0])
+            across = _overlap(columns, x0, x1, plane.tokens.shape[1])
+            total += down @ values[:, plane.tokens].astype(np.float64) @ across.T
+            cover += np.outer(down.sum(1), across.sum(1))
+        seen = cover > SLIVER
+        return np.where(seen, total / np.where(seen, cover, 1.0), 0.0).astype(np.float32)
 
 
-def _merged_patches(model: Any, inputs: Any) -> Grid:
-    """Qwen2-VL and Qwen2.5-VL: patches merged 2 x 2, of an image stretched to whole patches."""
-    merge = model.config.vision_config.spatial_merge_size
-    _, height, width = (int(n) for n in inputs["image_grid_thw"][0])
-    tokens = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten()
-    return Grid(tokens.cpu().numpy(), height // merge, width // merge)
+def _overlap(cells: int, start: float, stop: float, parts: int) -> NDArray[np.float64]:
+    """(cells, parts): the share of each equal cell of 0..1 that each equal part of start..stop covers."""
+    ours, theirs = np.linspace(0.0, 1.0, cells + 1), np.linspace(start, stop, parts + 1)
+    low = np.maximum(ours[:-1, None], theirs[None, :-1])
+    high = np.minimum(ours[1:, None], theirs[None, 1:])
+    share: NDArray[np.float64] = np.maximum(high - low, 0.0) * cells
+    return share
 
 
-FAMILIES = {"qwen2_vl": _merged_patches, "qwen2_5_vl": _merged_patches}
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """One image as its processor gave it to a model."""
+
+    config: Any
+    processor: Any
+    inputs: Any
+    tokens: NDArray[np.int64]  # (k,) positions of the image tokens
+    height: int  # of the image, pixels
+    width: int
+
+
+@dataclass(frozen=True)
+class _Square:
+    """What a square vision tower makes of a square picture, in pixels of the picture."""
+
+    cells: int  # per side, after any merging of patches
+    cell: int
+    side: int  # not always cells * cell: 27 patches of 14 leave 6 of 384 pixels unseen
+
+    @classmethod
+    def of(cls, config: Any, merge: float = 1) -> "_Square":
+        vision = config.vision_config
+        side, patch = (int(np.max(n)) for n in (vision.image_size, vision.patch_size))
+        return cls(int(side // patch // merge), int(patch * merge), side)
+
+    def plane(self, tokens: NDArray[np.int64], box: Box = WHOLE) -> Plane:
+        """The tokens of a picture of `box`."""
+        (x0, y0, x1, y1), share = box, self.cells * self.cell / self.side
+        inner = (x0, y0, x0 + (x1 - x0) * share, y0 + (y1 - y0) * share)
+        return Plane(_filled(tokens, self.cells, self.cells), inner)
+
+    def pictures(self, tokens: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Tokens of several pictures, (cells * cells,) each."""
+        return list(_filled(tokens, max(len(tokens) // self.cells**2, 1), self.cells**2))
+
+
+def _filled(tokens: NDArray[np.int64], *shape: int) -> NDArray[np.int64]:
+    if tokens.size != math.prod(shape):
+        raise _misfit(tokens, " x ".join(map(str, shape)))
+    return tokens.reshape(shape)
+
+
+def _misfit(tokens: NDArray[np.int64], what: str) -> AttentionError:
+    return AttentionError(
+        f"{tokens.size} image tokens do not fill {what}: the model's config and its processor disagree"
+    )
+
+
+def _merged_patches(image: _Input) -> Iterator[Plane]:
+    """The image stretched to whole patches, which are merged n x n."""
+    merge = image.config.vision_config.spatial_merge_size
+    _, rows, columns = (int(n) // merge for n in image.inputs["image_grid_thw"][0])
+    yield Plane(_filled(image.tokens, rows, columns), WHOLE)
+
+
+def _broken_rows(image: _Input) -> Iterator[Plane]:
+    """The same, each row followed by a break, which is no image token."""
+    cell = int(np.max(image.config.vision_config.patch_size)) * getattr(image.config, "spatial_merge_size", 1)
+    rows, columns = (int(n) // cell for n in image.inputs["image_sizes"][0])
+    yield Plane(_filled(image.tokens, rows, columns), WHOLE)
+
+
+def _one_square(image: _Input) -> Iterator[Plane]:
+    """The image stretched or padded to a square, or cut to its middle, as its processor says."""
+    if "image_sizes" in image.inputs:  # LLaVA with Pixtral's vision tower
+        yield from _broken_rows(image)
+        return
+    images = image.processor.image_processor
+    size = np.array([image.width, image.height])
+    padded = np.full(2, size.max()) if getattr(images, "do_pad", False) else size
+    margin = (padded - size) // 2
+    resized = padded
+    if images.do_resize and (edge := images.size.shortest_edge):
+        resized = edge * padded // padded.min()
+    elif images.do_resize:
+        resized = np.array([images.size.width, images.size.height])
+    cut = resized
+    if images.do_center_crop:
+        cut = np.array([images.crop_size.width, images.crop_size.height])
+    start = np.trunc((resized - cut) / 2)
+    (x0, y0), (x1, y1) = ((edge / resized * padded - margin) / size for edge in (start, start + cut))
+    square = _Square.of(image.config)
+    if pooled := getattr(image.config, "mm_tokens_per_image", None):
+        square = _Square.of(image.config, square.cells // math.isqrt(pooled))
+    yield square.plane(image.tokens, (x0, y0, x1, y1))
+
+
+def _tiles(square: _Square, tokens: list[NDArray[np.int64]], rows: int, columns: int) -> Iterator[Plane]:
+    """Pictures that divide the image, row by row; the last shows the whole of it."""
+    *tiles, whole = tokens
+    if len(tiles) != rows * columns:
+        raise _misfit(np.concatenate(tokens), f"{rows} x {columns} tiles and the whole image")
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, columns)
+        box = (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows)
+        yield square.plane(tile, box)
+    yield square.plane(whole)
+
+
+def _canvas_tiles(image: _Input) -> Iterator[Plane]:
+    """The tiles of a canvas that the image is stretched to, then the whole; only the whole of a small one."""
+    config, images = image.config, image.processor.image_processor
+    merge = getattr(config, "downsample_factor", None) or 1 / config.downsample_ratio
+    square = _Square.of(config, merge)
+    tokens = square.pictures(image.tokens)
+    # The processor keeps to itself which canvas it chose; the two kinds have a rule of one name.
+    rule = cohere2_vision if config.model_type == "cohere2_vision" else got_ocr2
+    size, tile = (image.height, image.width), (images.size.height, images.size.width)
+    columns, rows = rule.get_optimal_tiled_canvas(size, tile, images.min_patches, images.max_patches)
+    yield from _tiles(square, tokens, *((rows, columns) if len(tokens) > 1 else (0, 0)))
+
+
+def _tagged_tiles(image: _Input) -> Iterator[Plane]:
+    """The tiles of the image stretched to whole ones, each announced by its row and column; the whole."""
+    square = _Square.of(image.config, image.config.scale_factor)
+    tokens = square.pictures(image.tokens)
+    ids = image.inputs["input_ids"][0, : image.tokens.max() + 1]
+    tags = re.findall(r"<row_(\d+)_col_(\d+)>", image.processor.tokenizer.decode(ids))
+    rows, columns = (max((int(tag[i]) for tag in tags), default=0) for i in range(2))
+    yield from _tiles(square, tokens, rows, columns)
+
+
+def _any_resolution(image: _Input) -> Iterator[Plane]:
+    """The image stretched to a square, then its tiles on a canvas that keeps its proportions.
+
+    Tokens that see nothing but padding are left out, and every row ends in one newline token. Above a
+    limit the rows and columns left are resampled to fewer, as if the tiles joined without gaps.
+    """
+    config, square = image.config, _Square.of(image.config)
+    base, fine = np.split(image.tokens, [square.cells**2])
+    yield square.plane(base)
+
+    size = np.array([image.height, image.width])
+    canvas = np.array(select_best_resolution(size.tolist(), config.image_grid_pinpoints))
+    shown = np.minimum(np.ceil(size * (canvas / size).min()), canvas)  # pixels that show the image
+    margin = (canvas - shown) // 2
+    cells = canvas // square.side * square.cells
+    filled = np.floor((size * (cells / size).min()).round(7)).astype(int)  # rounded as the models do
+    first = (cells - filled) // 2
+    last = cells - first
+
+    def edges(axis: int, start: int, stop: int) -> tuple[float, float]:
+        """From where to where on the image the cells [start, stop) of the canvas lie."""
+        pixels = [n // square.cells * square.side + n % square.cells * square.cell for n in (start, stop - 1)]
+        low, high = ((n - margin[axis]) / shown[axis] for n in (pixels[0], pixels[1] + square.cell))
+        return float(low), float(high)
+
+    rows, columns = (last - first).tolist()
+    most = int(getattr(config, "vision_aspect_ratio", "anyres_max_0").removeprefix("anyres_max_"))
+    ratio = math.sqrt(rows * columns / (most * square.cells**2)) if most else 0.0
+    if ratio > 1.1:
+        rows, columns = int(rows // ratio), int(columns // ratio)
+        (y0, y1), (x0, x1) = (edges(axis, first[axis], last[axis]) for axis in range(2))
+        yield Plane(_filled(fine, rows, columns + 1)[:, :-1], (x0, y0, x1, y1))
+        return
+    tokens = _filled(fine, rows, columns + 1)[:, :-1]
+    starts = [range(0, n, square.cells) for n in cells]
+    cuts = [sorted({a, b, *(n for n in s if a < n < b)}) for a, b, s in zip(first, last, starts, strict=True)]
+    for (top, bottom), (left, right) in product(*map(pairwise, cuts)):
+        (y0, y1), (x0, x1) = edges(0, top, bottom), edges(1, left, right)
+        part = tokens[top - first[0] : bottom - first[0], left - first[1] : right - first[1]]
+        yield Plane(part, (x0, y0, x1, y1))
+
+
+FAMILIES: dict[str, Callable[[_Input], Iterator[Plane]]] = {
+    "qwen2_vl": _merged_patches,
+    "qwen2_5_vl": _merged_patches,
+    "qwen3_vl": _merged_patches,
+    "qwen3_vl_moe": _merged_patches,
+    "glm4v": _merged_patches,
+    "llava": _one_square,
+    "vipllava": _one_square,
+    "paligemma": _one_square,
+    "gemma3": _one_square,
+    "llava_next": _any_resolution,
+    "llava_onevision": _any_resolution,
+    "internvl": _canvas_tiles,
+    "aya_vision": _canvas_tiles,
+    "cohere2_vision": _canvas_tiles,
+    "idefics3": _tagged_tiles,
+    "smolvlm": _tagged_tiles,
+    "mistral3": _broken_rows,
+}
+# Model types whose code is not part of transformers, and is not run.
+REMOTE = {
+    "phi3_v": "Phi-3-Vision needs remote code: use Qwen2.5-VL-3B instead, or Gemma 3 (its own successor, "
+    "Phi-4-multimodal, is not among transformers' image-text-to-text models)",
+    "qwen": "Qwen-VL needs remote code: use its successor Qwen2.5-VL, or Qwen3-VL, instead",
+    "internvl_chat": "this InternVL needs remote code: use the same model in its native form, the one "
+    "whose name ends in -hf",
+}
 
 
 def check_family(kind: str) -> None:
     """Raise ModelLoadError for a model type whose token grid is not in the table."""
+    if kind in REMOTE:
+        raise ModelLoadError(REMOTE[kind])
     if kind not in FAMILIES:
         raise ModelLoadError(
             f"the token grid of {kind!r} models is not known: add a function to FAMILIES in "
@@ -38,11 +287,12 @@ def check_family(kind: str) -> None:
         )
 
 
-def grid_of(model: Any, inputs: Any) -> Grid:
-    """The grid of the one image in a processor's output."""
-    grid = FAMILIES[model.config.model_type](model, inputs)
-    if len(grid.tokens) != grid.rows * grid.columns:
-        raise AttentionError(
-            f"{len(grid.tokens)} image tokens do not fill a grid of {grid.rows} x {grid.columns}"
-        )
-    return grid
+def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]) -> Grid:
+    """The grid of the one image, of (height, width) pixels, in a processor's output for one question.
+
+    Raises AttentionError where the number of image tokens does not fit.
+    """
+    tokens = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten().cpu().numpy()
+    height, width = image_size
+    image = _Input(model.config, processor, inputs, tokens, height, width)
+    return Grid(tuple(FAMILIES[model.config.model_type](image)))

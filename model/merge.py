@@ -1,22 +1,124 @@
-"""Duplicates among detections of one image."""
+"""Duplicates and fragments among detections of one image, from whatever views and questions."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from model.types import Detection, Mask
+from model.types import Box, Detection, Mask, box_of
+
+# A mask ends at its view's border if it comes this near, in shares of the view's side: a segmenter's low
+# resolution does not reach the last pixels.
+_NEAR = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """A mask's tight box and what is in it: all that comparing needs, and small."""
+
+    corners: tuple[int, int, int, int]  # x0, y0, x1, y1
+    pixels: NDArray[np.bool_]  # a part of the mask, not a copy
+    area: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    detection: Detection
+    cut: _Cut
 
 
 def iou(one: Mask, other: Mask) -> float:
-    union = int(np.count_nonzero(one | other))
-    return int(np.count_nonzero(one & other)) / union if union else 0.0
+    a, b = _cut(one), _cut(other)
+    shared = _shared(a, b)
+    union = a.area + b.area - shared
+    return shared / union if union else 0.0
 
 
-def suppress(detections: Sequence[Detection], *, same_term: float, other_term: float) -> list[Detection]:
-    """Greedy mask NMS, best score first: one of two masks goes if their IoU exceeds the limit for them."""
-    kept: list[Detection] = []
-    for new in sorted(detections, key=lambda d: -d.score):
-        limits = (same_term if new.term == old.term else other_term for old in kept)
-        if all(iou(new.mask, old.mask) <= limit for old, limit in zip(kept, limits, strict=True)):
+def suppress(
+    detections: Sequence[Detection], *, same_term: float, other_term: float, fragment: float = 0.7
+) -> list[Detection]:
+    """Merge what views and questions found in one image: masks of one size, in its pixels. Best score first.
+
+    First a fragment goes: a mask that ends at a border of its view inside the image, while a detection of
+    the same term in a larger view holds at least `fragment` of it. Its score does not count, since a view
+    is often surer of the part than the whole image is of the whole. The halves of an object that only
+    smaller views found stay two, each with the prompt that gave it.
+    Then greedy mask NMS: the weaker of two masks goes if their IoU exceeds the limit for them, `same_term`
+    or `other_term`. Of equals the earlier stays.
+    """
+    ranked = [_Candidate(d, _cut(d.mask)) for d in sorted(detections, key=lambda d: -d.score)]
+    kept: list[_Candidate] = []
+    for new in ranked:
+        if any(_is_fragment(new, whole, fragment) for whole in ranked):
+            continue
+        limits = (same_term if new.detection.term == old.detection.term else other_term for old in kept)
+        if not any(
+            _overlap_exceeds(new.cut, old.cut, limit) for old, limit in zip(kept, limits, strict=True)
+        ):
             kept.append(new)
-    return kept
+    return [each.detection for each in kept]
+
+
+def _cut(mask: Mask) -> _Cut:
+    x0, y0, x1, y1 = (int(n) for n in box_of(mask))
+    pixels = mask[y0:y1, x0:x1]
+    return _Cut((x0, y0, x1, y1), pixels, int(np.count_nonzero(pixels)))
+
+
+def _common_box(one: _Cut, other: _Cut) -> tuple[int, int, int, int] | None:
+    x0, y0 = max(one.corners[0], other.corners[0]), max(one.corners[1], other.corners[1])
+    x1, y1 = min(one.corners[2], other.corners[2]), min(one.corners[3], other.corners[3])
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _shared(one: _Cut, other: _Cut) -> int:
+    """How many pixels two masks have in common; only where their boxes overlap is looked at."""
+    common = _common_box(one, other)
+    if common is None:
+        return 0
+    x0, y0, x1, y1 = common
+    a, b = (
+        cut.pixels[y0 - cut.corners[1] : y1 - cut.corners[1], x0 - cut.corners[0] : x1 - cut.corners[0]]
+        for cut in (one, other)
+    )
+    return int(np.count_nonzero(a & b))
+
+
+def _overlap_exceeds(one: _Cut, other: _Cut, limit: float) -> bool:
+    """Whether the IoU exceeds the limit; where sizes alone rule it out, no pixel is compared."""
+    common = _common_box(one, other)
+    if common is None:
+        return False
+    total = one.area + other.area
+    most = min(one.area, other.area, (common[2] - common[0]) * (common[3] - common[1]))
+    if most / (total - most) <= limit:
+        return False
+    shared = _shared(one, other)
+    return shared / (total - shared) > limit
+
+
+def _is_fragment(part: _Candidate, whole: _Candidate, share: float) -> bool:
+    if part.detection.term != whole.detection.term:
+        return False
+    view, larger = part.detection.evidence.view, whole.detection.evidence.view
+    if _area(view) >= _area(larger) or not _ends_at_border(part.cut, view, part.detection.mask.shape):
+        return False
+    return _shared(part.cut, whole.cut) >= share * part.cut.area > 0
+
+
+def _ends_at_border(cut: _Cut, view: Box, size: tuple[int, ...]) -> bool:
+    """Whether a mask reaches a border of its view that is none of the image (height, width)."""
+    x0, y0, x1, y1 = view
+    near = _NEAR * min(x1 - x0, y1 - y0)
+    left, top, right, bottom = cut.corners
+    return (
+        (x0 > 0 and left - x0 <= near)
+        or (y0 > 0 and top - y0 <= near)
+        or (x1 < size[1] and x1 - right <= near)
+        or (y1 < size[0] and y1 - bottom <= near)
+    )
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
@@ -79,3 +80,32 @@ def _caption(
     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 140 else "white"
     pen.rounded_rectangle((x, y, x + width, y + height), 4, fill=(red, green, blue))
     pen.text((x + 4 - left, y + 3 - top), text, font=font, fill=ink)
+
+
+def heat(image: Image, attention: NDArray[np.float32], title: str = "") -> Image:
+    """The image under a map (rows, columns) of 0..1: grey where it is low, through red to yellow."""
+    height, width = image.shape[:2]
+    strength = cv2.resize(attention, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    colour = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_HOT)[..., ::-1]
+    grey = image.mean(2, keepdims=True) * 0.6
+    share = (0.25 + 0.6 * strength)[..., None]
+    painted = (grey * (1 - share) + colour * share).astype(np.uint8)
+    if not title:
+        return np.asarray(painted, np.uint8)
+    canvas = PILImage.fromarray(painted)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(12.0, height / 24))
+    left, top, right, bottom = pen.textbbox((6, 4), title, font=font)
+    pen.rectangle((left - 4, top - 3, right + 4, bottom + 3), fill="black")
+    pen.text((6, 4), title, font=font, fill="white")
+    return np.asarray(canvas)
+
+
+def tiled(pictures: Sequence[Image], columns: int) -> Image:
+    """Pictures of one size (H, W, 3) as a sheet, row by row; the rest stays white."""
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture
+    return sheet

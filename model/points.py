@@ -1,56 +1,126 @@
-"""Attention map -> point prompts. VL-SAM section 3.3."""
+"""Attention map -> what SAM is asked for. VL-SAM section 3.3, and more points than its pair."""
 
+import logging
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.types import Mask
+from model.types import Box, Mask
+
+log = logging.getLogger(__name__)
+
+METHODS = ("peak", "pair", "maxima", "kmeans")
+MOST = 3  # positive points of "maxima" and "kmeans"
+APART = 2.0  # cells between two maxima, at least
+
+Map = NDArray[np.float32]
+Cell = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One positive and one negative point, xy in shares of the view (0..1), and the peak's height."""
+class Aim:
+    """A prompt in shares of the view (0..1), and how strong the map is there."""
 
-    positive: tuple[float, float]
-    negative: tuple[float, float]
+    points: tuple[tuple[float, float, int], ...]  # x, y, 1 inside or 0 outside
+    box: Box
     peak: float  # of the map, which has its maximum at 1 before anything is masked out
 
 
-def normalised(attention: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The map from 0 to 1; all zero where it is flat."""
-    low, high = float(attention.min()), float(attention.max())
-    if high <= low:
-        return np.zeros_like(attention)
-    return ((attention - low) / (high - low)).astype(np.float32)
+def aims(attention: Map, method: str, *, threshold: float, components: int = 1) -> list[Aim]:
+    """Prompts from a map (rows, columns) of 0..1, largest area first; none where nothing is left.
 
+    Weak activations below `threshold` x maximum are dropped; the largest 8-connected areas of the rest are
+    positive, all else is negative. Positive points of an area, by method:
 
-def pair(attention: NDArray[np.float32], *, threshold: float) -> Pair | None:
-    """The paper's pair from a map (rows, columns) of 0..1, or None where nothing is left.
+    - "peak" and "pair": its strongest cell (the paper's; "peak" has no negative point)
+    - "maxima": its local maxima, strongest first, none nearer than APART to a stronger one
+    - "kmeans": its cells in up to MOST clusters, of each the cell nearest to the centre
 
-    Weak activations below `threshold` x maximum are dropped; the largest 8-connected area of the rest
-    is positive, all else negative; the strongest of the one and the weakest of the other are the pair.
+    The negative point is the weakest cell of everything that is negative (the paper's).
     """
-    peak = float(attention.max())
+    peak = float(attention.max(initial=0))
     if peak <= 0:
-        return None
+        return []
     strong = (attention >= threshold * peak).astype(np.uint8)
-    _, areas, stats, _ = cv2.connectedComponentsWithStats(strong, connectivity=8)
-    largest = areas == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    row, column = np.unravel_index(np.where(largest, attention, -1).argmax(), attention.shape)
-    if largest.all():
-        return None
-    low_row, low_column = np.unravel_index(np.where(largest, np.inf, attention).argmin(), attention.shape)
-    rows, columns = attention.shape
-    return Pair(
-        positive=((float(column) + 0.5) / columns, (float(row) + 0.5) / rows),
-        negative=((float(low_column) + 0.5) / columns, (float(low_row) + 0.5) / rows),
-        peak=float(attention[row, column]),
+    _, labelled, stats, _ = cv2.connectedComponentsWithStats(strong, connectivity=8)
+    if strong.all():
+        return []
+    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:components] + 1
+    outside = np.where(strong, np.inf, attention) if components > 1 else None
+    found = []
+    for index in order:
+        area = labelled == index
+        rest = np.where(area, np.inf, attention) if outside is None else outside
+        low = _cell(rest.argmin(), attention.shape)
+        positives = _positives(attention, area, method)
+        points = [(*_middle(cell, attention.shape), 1) for cell in positives]
+        if method != "peak":
+            points.append((*_middle(low, attention.shape), 0))
+        x, y, w, h = (int(stats[index, i]) for i in range(4))
+        rows, columns = attention.shape
+        box = (x / columns, y / rows, (x + w) / columns, (y + h) / rows)
+        found.append(Aim(tuple(points), box, float(attention[area].max())))
+    return found
+
+
+def _positives(attention: Map, area: Mask, method: str) -> list[Cell]:
+    strongest = _cell(np.where(area, attention, -1).argmax(), attention.shape)
+    if method == "maxima":
+        return _maxima(attention, area)
+    if method == "kmeans":
+        try:
+            return _centres(attention, area)
+        except (ValueError, cv2.error) as error:
+            log.info("K-means found no clusters (%s): the strongest point is taken alone.", error)
+    return [strongest]
+
+
+def _maxima(attention: Map, area: Mask) -> list[Cell]:
+    highest = cv2.dilate(attention, np.ones((3, 3), np.uint8))
+    rows, columns = np.nonzero(area & (attention >= highest))
+    ranked = sorted(zip(rows.tolist(), columns.tolist(), strict=True), key=lambda cell: -attention[cell])
+    kept: list[Cell] = []
+    for row, column in ranked:
+        if all(np.hypot(row - r, column - c) >= APART for r, c in kept):
+            kept.append((row, column))
+        if len(kept) == MOST:
+            break
+    return kept
+
+
+def _centres(attention: Map, area: Mask) -> list[Cell]:
+    cells = np.argwhere(area)
+    count = min(MOST, len(cells) // 2)
+    if count < 2:
+        raise ValueError(f"{len(cells)} cells are too few")
+    # Starting from slices along the longer side makes the outcome the same every time.
+    along = cells[:, int(np.ptp(cells[:, 1]) > np.ptp(cells[:, 0]))]
+    slices = (np.argsort(np.argsort(along, kind="stable")) * count // len(cells)).astype(np.int32)
+    stop = (cv2.TERM_CRITERIA_MAX_ITER + cv2.TERM_CRITERIA_EPS, 20, 0.01)
+    _, member, centres = cv2.kmeans(
+        cells.astype(np.float32), count, slices[:, None], stop, 1, cv2.KMEANS_USE_INITIAL_LABELS
     )
+    found = []
+    for index, centre in enumerate(centres):
+        own = cells[member[:, 0] == index]
+        if not len(own):
+            raise ValueError("a cluster is empty")
+        row, column = own[np.square(own - centre).sum(1).argmin()]
+        found.append((int(row), int(column)))
+    return sorted(found, key=lambda cell: -attention[cell])
 
 
-def mask_out(attention: NDArray[np.float32], mask: Mask) -> NDArray[np.float32]:
+def _cell(flat: np.intp, shape: tuple[int, ...]) -> Cell:
+    return int(flat) // shape[1], int(flat) % shape[1]
+
+
+def _middle(cell: Cell, shape: tuple[int, ...]) -> tuple[float, float]:
+    return (cell[1] + 0.5) / shape[1], (cell[0] + 0.5) / shape[0]
+
+
+def mask_out(attention: Map, mask: Mask) -> Map:
     """The map without what a mask (of the same view, any size) explains. VL-SAM section 3.4."""
     rows, columns = attention.shape
     share = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
@@ -59,7 +129,7 @@ def mask_out(attention: NDArray[np.float32], mask: Mask) -> NDArray[np.float32]:
     return np.where(near, np.float32(0), attention)
 
 
-def consistency(attention: NDArray[np.float32], mask: Mask) -> float:
+def consistency(attention: Map, mask: Mask) -> float:
     """How much of the map's activation above its mean lies on a mask, less what it misses: 0..1.
 
     The attention-consistency score of DecAF (arXiv 2510.19592): what is below the mean counts against.

@@ -1,19 +1,26 @@
-"""Which weights to load: named choices, and a person's own."""
+"""Which weights to load and how: named choices, and a person's own."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+from model import download
 from model.types import ModelLoadError
 
 BUILTIN = Path(__file__).parent / "builtin"
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]  # auto: float32 on a CPU, else bfloat16
+Quantization = Literal["none", "4bit", "8bit"]
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # transformers' own: over several GPUs
 
 
 @dataclass(frozen=True)
 class Profile:
     name: str
     vlm: str  # hub id or local folder
-    sam: str  # local folder or file, see model/segmenter.py
-    four_bit: bool = False
+    sam: str  # published file's name, local folder or file, see model/segmenter.py
+    dtype: Dtype = "auto"  # of the VLM; the segmenter's is float32
+    quantization: Quantization = "none"  # of the VLM's decoder
+    folder: Path = download.FOLDER  # where weights are kept that are given by a name
     demo: bool = False  # knows the 40 drawn objects of model/builtin/scenes.py and nothing else
 
 
@@ -21,18 +28,34 @@ PROFILES = {
     p.name: p
     for p in (
         Profile("builtin", str(BUILTIN / "vlm"), str(BUILTIN / "segmenter"), demo=True),
-        Profile("gpu-8g", "Qwen/Qwen2.5-VL-3B-Instruct", "sam_vit_b_01ec64.pth", four_bit=True),
+        Profile("gpu-8g", "Qwen/Qwen2.5-VL-3B-Instruct", "sam_vit_b_01ec64.pth", quantization="4bit"),
         Profile("gpu-24g", "Qwen/Qwen2.5-VL-7B-Instruct", "sam_vit_h_4b8939.pth"),
     )
 }
 
 
-def choose(name: str = "builtin", vlm: str | None = None, sam: str | None = None) -> Profile:
-    """A profile by name, with the VLM or the segmenter replaced where given.
+def choose(
+    name: str = "builtin",
+    vlm: str | None = None,
+    sam: str | None = None,
+    *,
+    dtype: Dtype | None = None,
+    quantization: Quantization | None = None,
+    folder: Path | None = None,
+) -> Profile:
+    """A profile by name, with whatever else is given in place of its own.
 
     Raises ModelLoadError for a name that is none of PROFILES.
     """
     if name not in PROFILES:
         raise ModelLoadError(f"there is no profile {name!r}: choose one of {', '.join(PROFILES)}")
     profile = PROFILES[name]
-    return replace(profile, vlm=vlm or profile.vlm, sam=sam or profile.sam, demo=profile.demo and not vlm)
+    return replace(
+        profile,
+        vlm=vlm or profile.vlm,
+        sam=sam or profile.sam,
+        dtype=dtype or profile.dtype,
+        quantization=quantization or profile.quantization,
+        folder=folder or profile.folder,
+        demo=profile.demo and not vlm,
+    )

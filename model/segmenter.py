@@ -27,6 +27,8 @@ from segment_anything.modeling import (
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from model import download
+from model.profiles import DEVICE_MAPS
 from model.types import Image, Mask, ModelLoadError, Prompt, PromptError
 
 # segment-anything's own sizes, by the width of the image encoder (build_sam.py of that package).
@@ -103,18 +105,22 @@ class Segmenter:
         self._resize = ResizeLongestSide(sam.image_encoder.img_size)
 
     @classmethod
-    def load(cls, name: str, *, device: str) -> "Segmenter":
-        """Load a folder (config.json, model.safetensors) or a published SAM file (.pth, .safetensors).
+    def load(cls, name: str, *, device: str, folder: Path = download.FOLDER) -> "Segmenter":
+        """Load a folder (config.json, model.safetensors), a SAM file (.pth, .safetensors) or a published
+        one by its bare name, which is fetched into `folder` if need be.
 
         Raises ModelLoadError with one sentence on what is wrong.
         """
-        path = Path(name).expanduser()
+        path = download.sam(name, folder)
         file = path / "model.safetensors" if path.is_dir() else path
         if not file.is_file():
             raise ModelLoadError(
-                f"the segmenter's weights {file} do not exist: set VLSAM_SAM to a SAM checkpoint "
-                "(sam_vit_b_01ec64.pth and its kind) or to a folder with config.json and model.safetensors"
+                f"the segmenter's weights {file} do not exist: set VLSAM_SAM to one of "
+                f"{', '.join(download.CHECKPOINTS)}, to a file of that kind, or to a folder with config.json "
+                "and model.safetensors"
             )
+        if file.suffix != ".safetensors":
+            download.check(file)
         try:
             if file.suffix == ".safetensors":
                 weights = load_file(file)
@@ -130,6 +136,8 @@ class Segmenter:
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelLoadError(f"{file} is no checkpoint of segment-anything: {reason}") from error
+        if device in DEVICE_MAPS:  # too small to be spread
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(sam.to(device))
 
     @torch.inference_mode()
@@ -210,10 +218,16 @@ class Segmenter:
         mask = cast(Mask, prompt.mask)
         if mask.shape != embedding.size:
             raise PromptError(f"the prompt's mask is {mask.shape}, the image {embedding.size}")
+        return self.hint(embedding, mask.astype(np.float32))
+
+    def hint(self, embedding: Embedding, share: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How much of the object is where, 0 to 1 on any grid over the image, as logits for a prompt."""
         h, w = self._sam.prompt_encoder.mask_input_size
         side = self._sam.image_encoder.img_size
         height, width = (max(1, round(n * h / side)) for n in embedding.scaled)
-        share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        # Area-wise downwards; on a coarse grid the cells' edges would show, so smoothly upwards.
+        how = cv2.INTER_AREA if share.shape[0] > height else cv2.INTER_LINEAR
+        share = cv2.resize(share, (width, height), interpolation=how)
         low = np.full((h, w), -MASK_LOGIT, np.float32)
         low[:height, :width] = (2 * share - 1) * MASK_LOGIT
         return low

@@ -16,6 +16,7 @@ class VLSAMError(Exception):
     VLSAMError
      +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
      +- AttentionError     a model did not give what the attention flow needs
+     +- GroundingError     a model was asked for boxes in a way it cannot answer
      +- PromptError        a prompt is empty, not finite or outside the image
     """
 
@@ -25,6 +26,10 @@ class ModelLoadError(VLSAMError):
 
 
 class AttentionError(VLSAMError):
+    pass
+
+
+class GroundingError(VLSAMError):
     pass
 
 

@@ -191,6 +191,7 @@ class Trainer:
         extra = sam.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         total = embedding.sum() * 0
         last = int(rng.integers(1, self.rounds))
+        logits = target[:, None]  # replaced before it is read
         for turn in range(last + 1):
             longest = max(len(labels) for _, labels in prompts) + (kind != "box")
             points = torch.tensor([p + [[0.0, 0.0]] * (longest - len(p)) for p, _ in prompts])
@@ -300,7 +301,9 @@ def main() -> None:
     parser.add_argument("--decay", type=int, default=0, help="last steps with a falling rate")
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--prompts", type=int, default=4, help="prompts per image")
-    parser.add_argument("--rounds", type=int, default=7, help="the most: the first prompt, then clicks on errors")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="the most: the first prompt, then clicks on errors"
+    )
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
     parser.add_argument("--threads", type=int, default=1)

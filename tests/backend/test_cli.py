@@ -39,6 +39,16 @@ def test_annotate_without_json_names_what_was_found(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith(f"{SAMPLE}: ")
 
 
+def test_maps_are_written_as_pictures_a_sheet_per_image(tmp_path: Path) -> None:
+    assert main(["annotate", SAMPLE, "--maps", str(tmp_path), "--layers"]) == 0
+    sheets = sorted(path.name for path in tmp_path.iterdir())
+    assert sheets[0] == "scene-04-1-layers.png"
+    assert sheets[-1] == "scene-04.png"
+    with Pillow.open(SAMPLE) as image, Pillow.open(tmp_path / "scene-04.png") as sheet:
+        assert sheet.width == 3 * image.width
+        assert np.asarray(sheet).std() > 10
+
+
 def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment", SAMPLE, "--point", "120,80", "--point", "5,5,0", "--json"]) == 0
     (item,) = json.loads(capsys.readouterr().out)
@@ -50,6 +60,8 @@ def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["annotate", SAMPLE, "--layers"], "--layers goes with --maps"),
+        (["bench", "annotate", "--scenes", "0"], "--scenes must be 1 or more"),
         (["segment", SAMPLE], "at least one --point or a --box"),
         (["segment", SAMPLE, "--point", "5"], "--point '5' is not 2 or 3 numbers"),
         (["segment", SAMPLE, "--point", "5,nan"], "numbers"),

@@ -1,6 +1,8 @@
 import pytest
 
 from backend.settings import Settings, SettingsError
+from model.pipeline import ASK, Options
+from model.recipes import RECIPES
 
 
 def test_defaults_need_no_environment() -> None:
@@ -37,6 +39,12 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("LABEL_STUDIO_URL", "studio:8080", "an address that starts with http:// or https://"),
         ("LOG_LEVEL", "chatty", "DEBUG, INFO, WARNING or ERROR"),
         ("BASIC_AUTH_USER", "me", "must be set together"),
+        ("VLSAM_ATTENTION", "magic", "naive, paper, best"),
+        ("VLSAM_POINTS", "pair, dog=circles", "peak, pair, maxima, kmeans, or TERM=METHOD"),
+        ("VLSAM_LOCALIZER", "ears", "attention, boxes or both"),
+        ("VLSAM_VIEWS", "all", "whole or corners"),
+        ("VLSAM_PRESENCE", "nan", "a number from 0 to 1"),
+        ("VLSAM_QUESTIONS", "|", "at least one question"),
     ],
 )
 def test_an_invalid_value_is_one_sentence(name: str, value: str, sentence: str) -> None:
@@ -44,6 +52,25 @@ def test_an_invalid_value_is_one_sentence(name: str, value: str, sentence: str) 
         Settings.from_env({name: value})
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_how_the_models_are_used() -> None:
+    options = Settings.from_env(
+        {
+            "VLSAM_ATTENTION": "paper",
+            "VLSAM_POINTS": "maxima, Crowd=kmeans, key = peak",
+            "VLSAM_LOCALIZER": "both",
+            "VLSAM_VIEWS": "corners",
+            "VLSAM_QUESTIONS": "What is there? | Who is there?",
+            "VLSAM_PRESENCE": "0.5",
+        }
+    ).options()
+    assert options.recipe == RECIPES["paper"]
+    assert (options.points, options.term_points) == ("maxima", (("crowd", "kmeans"), ("key", "peak")))
+    assert (options.localizer, options.views, options.presence) == ("both", "corners", 0.5)
+    assert options.questions == ("What is there?", "Who is there?")
+    assert Settings.from_env({"VLSAM_QUESTIONS": "ask"}).options().questions == ASK
+    assert Settings().options() == Options()
 
 
 def test_secrets_are_not_shown() -> None:

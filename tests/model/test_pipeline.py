@@ -1,16 +1,23 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from model.boxes import NamedBox
 from model.builtin.measure import middle
 from model.builtin.scenes import Scene
-from model.pipeline import VLSAM, Options, version_of
+from model.merge import iou
+from model.pipeline import ASK, VLSAM, Options, version_of
 from model.profiles import PROFILES, choose
-from model.types import ModelLoadError, Prompt, PromptError
+from model.recipes import RECIPES
+from model.types import AttentionError, GroundingError, ModelLoadError, Prompt, PromptError, box_of
+from model.views import corner_views
+from model.vision import Classifier
 
 
 def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Scene) -> None:
@@ -23,6 +30,112 @@ def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Sce
         assert 0 <= detection.score <= 1
         assert detection.evidence.prompt.labels.tolist() == [1, 0]
         assert detection.evidence.model_version == "test"
+
+
+def test_views_find_objects_too_and_say_where_they_looked(vlsam: VLSAM, scene: Scene) -> None:
+    found = vlsam.with_options(Options(views="corners")).annotate(scene.image)
+    assert {d.term for d in vlsam.annotate(scene.image)} <= {d.term for d in found}
+    height, width = scene.image.shape[:2]
+    for detection in found:
+        assert detection.mask.shape == (height, width)
+        assert detection.evidence.view in corner_views(width, height)
+
+
+def test_several_questions_are_merged_by_name(vlsam: VLSAM, scene: Scene) -> None:
+    twice = vlsam.with_options(Options(questions=("List all objects in the image.",) * 2))
+    once = vlsam.annotate(scene.image)
+    assert [d.term for d in twice.annotate(scene.image)] == [d.term for d in once]
+    assert len(twice.maps(scene.image)) == 2 * len(vlsam.maps(scene.image))
+
+
+def test_a_model_that_proposes_no_questions_cannot_be_asked_to(vlsam: VLSAM, scene: Scene) -> None:
+    with pytest.raises(AttentionError, match="proposed none"):
+        vlsam.with_options(Options(questions=ASK)).annotate(scene.image)
+
+
+def test_boxes_alone_need_a_model_that_writes_them(vlsam: VLSAM, scene: Scene) -> None:
+    with pytest.raises(GroundingError, match="without boxes"):
+        vlsam.with_options(Options(localizer="boxes")).annotate(scene.image)
+    both = vlsam.with_options(Options(localizer="both")).annotate(scene.image)
+    assert [d.term for d in both] == [d.term for d in vlsam.annotate(scene.image)]
+
+
+def test_a_box_that_the_vlm_writes_becomes_a_mask(
+    vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The built-in model was never taught boxes, so here its answer is that of one that was."""
+    thing = max(scene.objects, key=lambda thing: int(thing.visible.sum()))
+    named = NamedBox(thing.name, box_of(thing.visible), 0, 0)
+    monkeypatch.setattr(vlsam._vlm, "boxes", lambda image, terms: ("as JSON", [named]))
+    (detection,) = vlsam.with_options(Options(localizer="boxes")).annotate(scene.image)
+    assert detection.term == thing.name
+    assert iou(detection.mask, thing.visible) > 0.6
+    assert detection.evidence.prompt.box == named.box
+    assert detection.evidence.question == vlsam._vlm.box_question()
+
+
+def test_terms_that_are_not_there_when_asked_again_go(
+    vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The built-in model answers neither yes nor no, so here the chances are given."""
+    names = [look.term for look in vlsam.maps(scene.image)]
+    chances = np.linspace(0.2, 0.9, len(names), dtype=np.float32)
+    monkeypatch.setattr(vlsam._vlm, "presence", lambda image, names: chances)
+    found = vlsam.with_options(Options(presence=0.5)).annotate(scene.image)
+    sure = [name for name, chance in zip(names, chances, strict=True) if chance >= 0.5]
+    assert {d.term for d in found} <= set(sure) != set(names)
+    assert all("presence" in d.evidence.scores for d in found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"contrast": "background"}, {"contrast": "terms"}, {"cosine": True}, {"smooth": 1.0}, {"box": True},
+        {"logits": True}, {"refine": False}, {"source": "vision"}, {"source": "cosine"},
+    ],
+)  # fmt: skip
+def test_every_switch_of_a_recipe_changes_something(
+    vlsam: VLSAM, scene: Scene, change: dict[str, Any]
+) -> None:
+    paper, other = (
+        vlsam.with_options(Options(recipe=recipe))
+        for recipe in (RECIPES["paper"], replace(RECIPES["paper"], **change))
+    )
+    one, two = paper.annotate(scene.image), other.annotate(scene.image)
+    maps = (paper.maps(scene.image), other.maps(scene.image))
+    assert [d.score for d in one] != [d.score for d in two] or any(
+        not np.allclose(a.attention, b.attention) for a, b in zip(*maps, strict=True)
+    )
+
+
+def test_a_term_may_have_points_of_its_own(vlsam: VLSAM, scene: Scene) -> None:
+    term = vlsam.annotate(scene.image)[0].term
+    options = Options(points="pair", term_points=((term, "peak"),))
+    for detection in vlsam.with_options(options).annotate(scene.image):
+        assert detection.evidence.prompt.labels.tolist() == ([1] if detection.term == term else [1, 0])
+
+
+def test_a_classifier_is_needed_for_its_rollout(vlsam: VLSAM, scene: Scene) -> None:
+    with pytest.raises(ModelLoadError, match="classifier"):
+        vlsam.with_options(Options(recipe=RECIPES["vit-rollout"])).annotate(scene.image)
+
+
+def test_terms_that_are_no_class_of_the_classifier_have_no_map(vlsam: VLSAM, scene: Scene) -> None:
+    name = vlsam.maps(scene.image)[0].term
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
+        patch_size=8, id2label={0: f"{name}, thing", 1: "other"}, label2id={name: 0, "other": 1},
+    )  # fmt: skip
+    size = {"height": 32, "width": 32}
+    classifier = Classifier(
+        ViTForImageClassification._from_config(config, attn_implementation="eager"),
+        ViTImageProcessor(size=size),
+    )
+    options = Options(recipe=RECIPES["vit-rollout"])
+    rollout = VLSAM(vlsam._vlm, vlsam._segmenter, version="test", options=options, classifier=classifier)
+    looks = rollout.maps(scene.image)
+    assert [look.term for look in looks] == [name]
+    assert looks[0].attention.shape == (4, 4)
 
 
 def test_annotate_is_deterministic(vlsam: VLSAM, scene: Scene) -> None:
@@ -85,6 +198,6 @@ def test_profiles_are_chosen_by_name_and_overridden() -> None:
 def test_missing_weights_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="does not exist"):
         VLSAM.load(choose(vlm=str(tmp_path / "nowhere")), "cpu")
-    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
-    with pytest.raises(ModelLoadError, match="token grid of 'llava'"):
+    (tmp_path / "config.json").write_text('{"model_type": "blip"}')
+    with pytest.raises(ModelLoadError, match="token grid of 'blip'"):
         VLSAM.load(choose(vlm=str(tmp_path)), "cpu")

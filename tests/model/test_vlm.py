@@ -1,14 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model import vlm as vlm_module
 from model.builtin.scenes import Scene
+from model.recipes import RECIPES
 from model.terms import parse
 from model.types import AttentionError, ModelLoadError
 from model.vlm import VLM, looks_local
 
 QUESTION = "List all objects in the image."
+PAPER = RECIPES["paper"]
 
 
 def test_the_rows_of_a_term_are_the_tokens_that_spell_it(vlm: VLM, scene: Scene) -> None:
@@ -29,34 +33,75 @@ def test_characters_beyond_the_answer_have_no_rows(vlm: VLM, scene: Scene) -> No
 def test_there_is_one_map_per_span_on_the_token_grid(vlm: VLM, scene: Scene) -> None:
     answer = vlm.answer(scene.image, QUESTION)
     spans = [(term.start, term.end) for term in parse(answer.text)]
-    own = vlm.attention_maps(answer, spans)
-    asking = vlm.attention_maps(answer, spans, row="asking")
-    assert own.shape == asking.shape == (len(spans), answer.grid.rows, answer.grid.columns)
+    own = vlm.attention_maps(answer, spans, PAPER)
+    asking = vlm.attention_maps(answer, spans, replace(PAPER, row="asking"))
+    assert own.shape == asking.shape == (len(spans), *answer.grid.shape)
     assert own.dtype == np.float32
     assert (own >= 0).all()
     assert not np.allclose(own, asking)
-    assert vlm.attention_maps(answer, []).shape == (0, answer.grid.rows, answer.grid.columns)
+    assert vlm.attention_maps(answer, [], PAPER).shape == (0, *answer.grid.shape)
 
 
-@pytest.mark.parametrize("size", [(336, 336), (560, 168), (168, 560)])
-def test_a_token_of_the_grid_sees_its_rectangle_of_the_image(vlm: VLM, size: tuple[int, int]) -> None:
-    """Painting one rectangle changes the pixels of its own token, and of no other."""
-    width, height = size
-    blank = np.full((height, width, 3), 120, np.uint8)
-    grid = vlm.answer(blank, QUESTION).grid
-    row, column = grid.rows - 2, 1
-    painted = blank.copy()
-    x0, x1 = (round((column + share) * width / grid.columns) for share in (0.35, 0.65))
-    y0, y1 = (round((row + share) * height / grid.rows) for share in (0.35, 0.65))
-    painted[y0:y1, x0:x1] = 255
-    before, after = (
-        vlm._processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        for image in (blank, painted)
+def test_every_source_of_maps_gives_one_map_per_span(vlm: VLM, scene: Scene) -> None:
+    answer = vlm.answer(scene.image, QUESTION, hidden=True, vision=True)
+    spans = [(term.start, term.end) for term in parse(answer.text)]
+    found = {}
+    for source in ("flow", "last-layer", "decoder-mean", "cosine", "vision"):
+        found[source] = vlm.attention_maps(answer, spans, replace(PAPER, source=source))
+        assert found[source].shape == (len(spans), *answer.grid.shape)
+        assert (found[source] >= 0).all()
+    assert len({float(maps.sum()) for maps in found.values()}) == len(found)
+    assert vlm.layer_maps(answer, spans).shape == (6, len(spans), *answer.grid.shape)
+
+
+def test_a_source_that_was_not_kept_is_an_error(vlm: VLM, scene: Scene) -> None:
+    answer = vlm.answer(scene.image, QUESTION)
+    for source in ("cosine", "vision", "vit-rollout"):
+        with pytest.raises(AttentionError):
+            vlm.attention_maps(answer, [(0, 3)], replace(PAPER, source=source))
+
+
+def test_a_name_in_several_tokens_is_pooled(vlm: VLM, scene: Scene) -> None:
+    answer = vlm.answer(scene.image, QUESTION)
+    whole = [(0, len(answer.text))]
+    each = np.stack([vlm.attention_maps(answer, [(end - 1, end)], PAPER)[0] for end in answer.ends])
+    mean, strongest, last = (
+        vlm.attention_maps(answer, whole, replace(PAPER, subtokens=how))[0] for how in ("mean", "max", "last")
     )
-    changed = (before - after).abs().amax(1).reshape(-1, 4).amax(1) > 0.2
-    assert changed.nonzero().flatten().tolist() == [row * grid.columns + column]
-    assert len(grid.tokens) == grid.rows * grid.columns
-    assert (np.diff(grid.tokens) == 1).all()
+    assert np.allclose(mean, each.mean(0))
+    assert np.allclose(strongest, each.max(0))
+    assert np.allclose(last, each[-1])
+
+
+def test_a_model_that_says_neither_yes_nor_no_cannot_check_presence(vlm: VLM, scene: Scene) -> None:
+    with pytest.raises(AttentionError, match="presence"):
+        vlm.presence(scene.image, ["dog", "cat"])
+
+
+def test_presence_is_the_share_of_yes_of_the_first_token(
+    vlm: VLM, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The built-in model never says yes or no, so two names that it does say stand for them here."""
+    names = parse(vlm.answer(scene.image, QUESTION).text)
+    tokenizer = vlm._processor.tokenizer
+    said = tokenizer(f" {names[0].text}", add_special_tokens=False)["input_ids"]
+    other = tokenizer(" dog" if names[0].text != "dog" else " cat", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(vlm_module, "YES", (f" {names[0].text}",))
+    monkeypatch.setattr(vlm_module, "NO", (" dog" if names[0].text != "dog" else " cat",))
+    many = ["a", "a rather long name of many tokens", "b"] * 4  # padded, and in more than one batch
+    chances = vlm.presence(scene.image, many)
+    assert said != other
+    assert chances.shape == (12,)
+    assert ((chances > 0) & (chances < 1)).all()
+    alone = vlm.presence(scene.image, many[:1])
+    assert chances[0] == pytest.approx(alone[0], abs=1e-3)
+
+
+def test_the_second_opinion_asks_for_boxes_in_the_familys_words(vlm: VLM, scene: Scene) -> None:
+    text, found = vlm.boxes(scene.image, ["dog"])
+    assert "dog" in vlm.box_question(["dog"])
+    assert text  # the built-in model lists names, and was never taught boxes
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What `vlsam bench` measures: every figure of a comparison comes from one run, as a ratio."""

@@ -1,0 +1,224 @@
+"""Answer text -> named boxes: the second opinion of a VLM that was trained to say where things are.
+
+Families differ in the question that makes them answer with boxes, in how they write one, and in what its
+numbers count. All three are in FAMILIES; the text is the model's, so it is read as hostile.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from model.types import Box, GroundingError
+
+MAX_BOXES = 100
+MAX_NAME = 60  # characters; longer ones are no names
+MAX_ANSWER = 50_000  # characters that are read
+
+
+@dataclass(frozen=True)
+class NamedBox:
+    name: str  # lower case, as a term's text
+    box: Box  # inside the image, at least a pixel wide and high
+    start: int  # characters [start, end) of the answer spell the name
+    end: int
+
+
+_Found = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 as they were written
+
+
+@dataclass(frozen=True)
+class Family:
+    """How models of one family are asked for boxes, and how they write them."""
+
+    read: Callable[[str], Iterator[_Found]]
+    full: float | None  # a coordinate at the far edge of the image; None: pixels of the model's input
+    every: str | None = None  # asks for all objects
+    these: str | None = None  # asks for {terms}; None: only all objects can be asked for
+    joint: str = ", "
+
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_OBJECT = re.compile(r"\{[^{}]*+\}")
+_LABEL = re.compile(r'"label"\s*+:\s*+"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_BOXES = re.compile(r'"bbox(?:_2d)?"\s*+:\s*+(\[[^"]*+)')
+_LIST = re.compile(r"\[[^\[\]]*+\]")
+# (x0,y0),(x1,y1) or [x0, y0, x1, y1] or four location tokens
+_CORNERS = re.compile(r"\([^()]{3,60}\), ?\([^()]{3,60}\)|\[[^\[\]]{7,120}\]|(?:<loc_\d{1,4}>){4}")
+_WORDS = re.compile(r"(?:<ref>|<\|object_ref_start\|>)([^<>]++)|<[^<>]*+>|([^<>,.;:\"\n]++)")
+_LOCATED = re.compile(r"((?:<loc\d{4}>){4})([^<;]*+)")
+_LEAD = re.compile(r"[\s\-*'`]*(?:(?:and|an?|the)\s+)*", re.IGNORECASE)
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in _NUMBER.findall(text)]
+
+
+def _json(answer: str) -> Iterator[_Found]:
+    """[{"bbox_2d": [x0, y0, x1, y1], "label": "dog"}, ...]: every complete item, whatever stands around."""
+    for item in _OBJECT.finditer(answer):
+        label, boxes = _LABEL.search(item[0]), _BOXES.search(item[0])
+        if label and boxes:
+            start, end = (item.start() + i for i in label.span(1))
+            yield from ((start, end, _numbers(box)) for box in _LIST.findall(boxes[1]))
+
+
+def _named_first(answer: str) -> Iterator[_Found]:
+    """A name, then its boxes: <ref>dog</ref><box>(x0,y0),(x1,y1)</box>, dog<loc_1><loc_2><loc_3><loc_4>.
+
+    Decoding may have left out the marks, which are special tokens: then the words before a box name it.
+    """
+    span, done = (0, 0), 0
+    for box in _CORNERS.finditer(answer):
+        for words in _WORDS.finditer(answer, done, box.start()):
+            if words.lastindex and any(c.isalpha() for c in words[words.lastindex]):
+                span = words.span(words.lastindex)
+        yield *span, _numbers(box[0])
+        done = box.end()
+
+
+def _bins(answer: str) -> Iterator[_Found]:
+    """Florence-2's 1000 bins a side; a bin means its centre."""
+    return ((start, end, [n + 0.5 for n in numbers]) for start, end, numbers in _named_first(answer))
+
+
+def _boxed_first(answer: str) -> Iterator[_Found]:
+    """Boxes before their names, y before x: <loc0001><loc0002><loc0003><loc0004> dog ; ..."""
+    for found in _LOCATED.finditer(answer):
+        y0, x0, y1, x1 = _numbers(found[1])
+        yield *found.span(2), [x0, y0, x1, y1]
+
+
+_QWEN3 = Family(
+    _json,
+    full=1000,
+    # QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb, which has the second; its coordinates are relative.
+    every="Locate every object in the image. Report bbox coordinates in JSON format.",
+    these='Locate every instance that belongs to the following categories: "{terms}". '
+    "Report bbox coordinates in JSON format.",
+)
+FAMILIES = {
+    # A developer's answer in issue 9 of QwenLM/Qwen3-VL, when that repository was Qwen2-VL's: boxes come
+    # in a caption "with grounding", in thousandths.
+    "qwen2_vl": Family(_named_first, full=1000, every="Generate the caption in English with grounding:"),
+    # Qwen2.5-VL's cookbooks/spatial_understanding.ipynb: both questions, and that coordinates are pixels of
+    # the image as resized for the model.
+    "qwen2_5_vl": Family(
+        _json,
+        full=None,
+        every="Output bbox coordinates and names of every item in this image in JSON format.",
+        these="Outline the position of each {terms} and output all the coordinates in JSON format.",
+    ),
+    "qwen3_vl": _QWEN3,
+    "qwen3_vl_moe": _QWEN3,
+    # InternVL's documentation, "Chat Data Format": grounding and detection data, in thousandths.
+    "internvl": Family(
+        _named_first,
+        full=1000,
+        every="Please detect and label all objects in the following image and mark their positions.",
+    ),
+    # PaliGemma (arXiv 2407.07726): "detect a ; b", location tokens in 1024 bins, y before x. There is no
+    # question for objects that are not named.
+    "paligemma": Family(_boxed_first, full=1024, these="detect {terms}", joint=" ; "),
+    # Florence-2's tasks <OD> and <CAPTION_TO_PHRASE_GROUNDING>, as its processor in transformers spells them.
+    "florence2": Family(
+        _bins,
+        full=1000,
+        every="Locate the objects with category name in the image.",
+        these="Locate the phrases in the caption: {terms}",
+    ),
+}
+
+
+def question_for(kind: str, terms: Sequence[str] = ()) -> str:
+    """What to ask a model of this type (transformers' `model_type`) for boxes of terms, or of all objects.
+
+    Some families know one question only, for all objects: they are asked that one, whatever the terms.
+    Raises GroundingError where the family cannot answer with boxes, or needs terms and has none.
+    """
+    family = _family(kind)
+    names = family.joint.join(filter(None, map(_plain, terms)))
+    if names and family.these:
+        return family.these.format(terms=names)
+    if family.every is None:
+        raise GroundingError(f"{kind!r} models give boxes only of what they are asked for: give terms")
+    return family.every
+
+
+def parse(
+    answer: str, kind: str, size: tuple[int, int], input_size: tuple[int, int] | None = None
+) -> list[NamedBox]:
+    """The boxes in an answer of a model of this type, in their order, each once, at most MAX_BOXES.
+
+    `size` is the image's (height, width). `input_size` is that of the image as the model saw it, in pixels
+    (grid_thw's rows and columns times the patch size): families whose boxes are counted in these need it.
+    Corners may be swapped; what hangs over the image is cut off. A box without a name, thinner than a
+    pixel, not finite, or further outside than the image is large, is left out.
+    Raises GroundingError where the family cannot answer with boxes, or input_size is needed and missing.
+    """
+    family = _family(kind)
+    if family.full is not None:
+        full = (family.full, family.full)
+    elif input_size is not None:
+        full = (float(input_size[1]), float(input_size[0]))
+    else:
+        raise GroundingError(f"boxes of {kind!r} models count pixels of the resized input: give input_size")
+    answer = answer[:MAX_ANSWER]
+    found: dict[tuple[str, Box], NamedBox] = {}
+    for begin, stop, numbers in family.read(answer):
+        start, end = _trimmed(answer, begin, stop)
+        name, box = _name(answer[start:end]), _in_pixels(numbers, full, size)
+        if name and box:
+            found.setdefault((name, box), NamedBox(name, box, start, end))
+        if len(found) == MAX_BOXES:
+            break
+    return list(found.values())
+
+
+def _family(kind: str) -> Family:
+    if kind not in FAMILIES:
+        raise GroundingError(
+            f"{kind!r} models are not known to answer with boxes: use the attention localizer, "
+            f"or a model of type {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[kind]
+
+
+def _plain(term: str) -> str:
+    """A term without what would be a mark, a quote or a separator in a question."""
+    return " ".join(re.sub(r'[<>|;"\[\]{}]', " ", term).split())[:MAX_NAME]
+
+
+def _trimmed(answer: str, start: int, end: int) -> tuple[int, int]:
+    """A name's characters without space, list marks and articles around it."""
+    lead = _LEAD.match(answer, start, end)
+    start = lead.end() if lead else start
+    return start, start + len(answer[start:end].rstrip(" \t\r\n*'`"))
+
+
+def _name(text: str) -> str:
+    """A name as it would be a term; "" where it is none."""
+    if len(text) > MAX_NAME:
+        return ""
+    if "\\" in text:
+        try:
+            text = json.loads(f'"{text}"', strict=False)
+        except ValueError:
+            return ""
+    # Nothing downstream could write down a control character (Cc) or half a surrogate pair (Cs).
+    text = " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).split())
+    return text.lower() if any(c.isalpha() for c in text) else ""
+
+
+def _in_pixels(numbers: Sequence[float], full: tuple[float, float], size: tuple[int, int]) -> Box | None:
+    """Numbers x0, y0, x1, y1 out of `full` (x, y) as a box in an image of size (height, width)."""
+    if len(numbers) != 4:
+        return None
+    shares = [number / whole for number, whole in zip(numbers, (*full, *full), strict=True)]
+    if not all(-1 <= share <= 2 for share in shares):  # NaN compares false, too
+        return None
+    height, width = size
+    x0, x1 = sorted(min(max(share, 0.0), 1.0) * width for share in shares[0::2])
+    y0, y1 = sorted(min(max(share, 0.0), 1.0) * height for share in shares[1::2])
+    return (x0, y0, x1, y1) if x1 - x0 >= 1 and y1 - y0 >= 1 else None

@@ -1,0 +1,101 @@
+"""Maps that come from vision alone, to compare the VLM's with: its tower's own, and a classifier's."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.vision_utils import get_vision_window_index
+
+from model import attention
+from model.grids import Grid
+from model.types import AttentionError, Image, ModelLoadError
+
+
+def tower_map(model: Any, inputs: Any, capture: attention.Capture, grid: Grid) -> NDArray[np.float32]:
+    """Attention that each token's patches get in the vision tower's last layer: (rows, columns).
+
+    Towers with a class token say it by that token's row, the others by the mean of all rows. Raises
+    AttentionError for a family whose patches do not fill one plane of the grid.
+    """
+    plane = grid.planes[0].tokens
+    rows, columns = plane.shape
+    parts = attention.received(capture, rows * columns)
+    vision = model.config.vision_config
+    merge = getattr(vision, "spatial_merge_size", 1)
+    values = torch.cat([part.flatten() for part in parts])
+    if len(values) == rows * columns * merge**2:
+        values = values.reshape(-1, merge**2).mean(1)
+    if len(values) != rows * columns or len(grid.planes) != 1:
+        raise AttentionError(
+            f"the vision tower of {model.config.model_type!r} models has {len(values)} patches for a grid of "
+            f"{rows} x {columns} tokens, so its own attention cannot be shown; choose another recipe"
+        )
+    if model.config.model_type == "qwen2_5_vl":
+        # This tower orders its tokens by window.
+        order, _ = get_vision_window_index(
+            inputs["image_grid_thw"],
+            spatial_merge_size=merge,
+            window_size=vision.window_size,
+            patch_size=vision.patch_size,
+        )
+        values = values[torch.argsort(order.to(values.device))]
+    seen = np.zeros((1, inputs["input_ids"].shape[1]), np.float32)
+    seen[0, plane.ravel()] = values.float().cpu().numpy()
+    return np.asarray(grid.spread(seen)[0])
+
+
+class Classifier:
+    """An image classifier of the ViT kind, such as google/vit-large-patch32-384."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._model, self._processor = model.eval(), processor
+        self._classes: dict[str, int] = {}
+        for index, names in model.config.id2label.items():
+            for name in str(names).split(","):  # ImageNet gives synonyms with commas
+                self._classes.setdefault(name.strip().lower(), int(index))
+
+    @classmethod
+    def load(cls, name: str, *, device: str) -> "Classifier":
+        """Load a hub id or a local folder. Raises ModelLoadError."""
+        try:
+            processor = AutoImageProcessor.from_pretrained(name)
+            # Only the eager implementation gives attention that gradients can be taken of.
+            model = AutoModelForImageClassification.from_pretrained(
+                name, attn_implementation="eager", dtype=torch.float32
+            )
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelLoadError(f"the classifier {Path(name).name} cannot be loaded: {reason}") from error
+        return cls(model.to(device), processor)
+
+    def class_of(self, name: str) -> int | None:
+        """The class that has this name, in whatever case; None where there is none."""
+        return self._classes.get(name.strip().lower())
+
+    def rollout(self, image: Image, chosen: int) -> NDArray[np.float32]:
+        """Where a ViT looked for a class, over the image: (rows, columns), 0 and up.
+
+        Attention of each layer times its gradient for the class, positive parts, mean over heads, rolled
+        out: R <- R + A R; the class token's row (Chefer et al., arXiv 2103.15679, section 3). Raises
+        AttentionError for a classifier without a square of patches behind its class token.
+        """
+        inputs = self._processor(images=PILImage.fromarray(image), return_tensors="pt").to(self._model.device)
+        with torch.enable_grad():
+            output = self._model(**inputs, output_attentions=True)
+            layers: list[torch.Tensor] = list(getattr(output, "attentions", None) or ())
+            count = layers[0].shape[-1] if layers else 0
+            side = int(max(0, count - 1) ** 0.5)
+            if not side or side**2 + 1 != count:
+                raise AttentionError(
+                    f"{self._model.config.model_type!r} classifiers have no class token before a square of "
+                    "patches, which attention rollout needs; use a ViT such as google/vit-large-patch32-384"
+                )
+            gradients = torch.autograd.grad(output.logits[0, chosen], layers)
+        rolled = torch.eye(count, device=layers[0].device)
+        for weights, gradient in zip(layers, gradients, strict=True):
+            rolled = rolled + (weights[0].detach() * gradient[0]).clamp(min=0).mean(0) @ rolled
+        return rolled[0, 1:].reshape(side, side).float().cpu().numpy()

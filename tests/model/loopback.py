@@ -1,0 +1,155 @@
+"""A web server on this machine that gives files in parts, and breaks off where a test wants it to.
+
+It also speaks as much of the hub's protocol as fetching a model needs.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+from model.download import Remote
+
+COMMIT = "c" * 40
+
+
+class Site(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}  # by path
+        self.repositories: dict[str, dict[str, bytes]] = {}  # hub id -> files
+        self.asked: list[tuple[str, str, str]] = []  # path, Range and Authorization of each GET
+        self.breaks: list[int] = []  # the next answers hang up after so many bytes
+        self.moved = ""  # files of repositories are answered with a redirect to this address
+        self.status = 0  # if set, what everything is answered with
+        self.ranges = True
+        self.stall = threading.Event()  # held back until set, after a break of no bytes at all
+        self.stall.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def remote(self, name: str, content: bytes) -> Remote:
+        """Serve `content` and say what there is to know about it."""
+        self.files[f"/{name}"] = content
+        return Remote(name, f"{self.url}/{name}", len(content), hashlib.sha256(content).hexdigest())
+
+
+@contextmanager
+def running() -> Iterator[Site]:
+    site = Site()
+    thread = threading.Thread(target=site.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield site
+    finally:
+        site.stall.set()
+        site.shutdown()
+        site.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Site
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range", ""), self.headers.get("Authorization", "")
+        self.server.asked.append((self.path, *asked))
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        path, site = unquote(urlsplit(self.path).path), self.server
+        of_model = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/tree/\w+|/revision/\w+)?", path)
+        of_file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path)
+        if site.status:
+            self._send(site.status, b"")
+        elif of_model and of_model[1] in site.repositories:
+            files = site.repositories[of_model[1]]
+            listed = _tree(files) if (of_model[2] or "").startswith("/tree") else _info(of_model[1], files)
+            self._send(200, json.dumps(listed).encode(), kind="application/json")
+        elif of_file and of_file[2] in site.repositories.get(of_file[1], {}):
+            if site.moved:
+                self._send(302, b"", {"Location": f"{site.moved}/{of_file[2]}"})
+            else:
+                self._file(site.repositories[of_file[1]][of_file[2]], body)
+        elif path in site.files:
+            self._file(site.files[path], body)
+        else:
+            self._send(404, b"")
+
+    def _file(self, content: bytes, body: bool) -> None:
+        given = {"ETag": f'"{_git(content)}"', "X-Repo-Commit": COMMIT}
+        if len(content) > 1000:
+            given["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted and self.server.ranges:
+            start = int(wanted[1])
+            given["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self._send(206, content[start:], given, body=body)
+        else:
+            self._send(200, content, given, body=body)
+
+    def _send(
+        self,
+        status: int,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        kind: str = "application/octet-stream",
+        body: bool = True,
+    ) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Type": kind}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if not body:
+            return
+        if self.server.breaks:
+            self.wfile.write(content[: self.server.breaks.pop(0)])
+            self.wfile.flush()
+            self.server.stall.wait()
+            self.close_connection = True
+        else:
+            self.wfile.write(content)
+
+
+def _git(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _lfs(content: bytes) -> dict[str, object]:
+    """Files of more than 1000 bytes are kept as large ones."""
+    if len(content) <= 1000:
+        return {}
+    digest = hashlib.sha256(content).hexdigest()
+    return {"lfs": {"oid": digest, "sha256": digest, "size": len(content), "pointerSize": 130}}
+
+
+def _info(name: str, files: dict[str, bytes]) -> dict[str, object]:
+    siblings = [
+        {"rfilename": file, "size": len(content), "blobId": _git(content), **_lfs(content)}
+        for file, content in files.items()
+    ]
+    return {"id": name, "sha": COMMIT, "siblings": siblings}
+
+
+def _tree(files: dict[str, bytes]) -> list[dict[str, object]]:
+    return [
+        {"type": "file", "path": file, "size": len(content), "oid": _git(content), **_lfs(content)}
+        for file, content in files.items()
+    ]

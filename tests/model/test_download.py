@@ -1,0 +1,324 @@
+import hashlib
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants, snapshot_download
+
+from backend.cli import main
+from backend.settings import Settings, SettingsError
+from model import download
+from model.profiles import choose
+from model.types import ModelLoadError
+from tests.model.loopback import Site, running
+
+CONTENT = bytes(range(256)) * 9000  # 2.3 MB
+NAME = "somebody/tiny-vl"
+MODEL = {
+    "config.json": b"{}",
+    "tokenizer.json": b"[" + b"1," * 900 + b"1]",
+    "chat_template.jinja": b"{{ messages }}",
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    ).encode(),
+    "model-00001-of-00002.safetensors": CONTENT,
+    "model-00002-of-00002.safetensors": CONTENT[::-1],
+    "README.md": b"not needed",
+    "pytorch_model.bin": b"the same in pickle",
+    "onnx/model.onnx": b"the same again",
+    "tiny.Q4.gguf": b"and again",
+}
+NEEDED = set(list(MODEL)[:6])
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The loopback server in place of the hub, whose library has an empty cache."""
+    monkeypatch.setattr(constants, "ENDPOINT", site.url)
+    template = site.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_TOKEN", "sesame")
+    site.repositories[NAME] = dict(MODEL)
+    return site
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """The address of a server that is gone."""
+    with running() as server:
+        return server.url
+
+
+def of(site: Site, path: str) -> list[str]:
+    """The ranges that were asked of a path."""
+    return [asked for given, asked, _ in site.asked if given == path]
+
+
+def test_a_file_arrives_under_its_own_name(site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    remote = site.remote("weights.pth", CONTENT)
+    download.fetch([remote], folder)
+    assert (folder / "weights.pth").read_bytes() == CONTENT
+    assert [f.name for f in folder.iterdir() if not f.name.startswith(".")] == ["weights.pth"]
+    download.fetch([remote], folder)
+    assert of(site, "/weights.pth") == [""]  # the second time it was there
+
+
+def test_a_part_is_gone_on_with(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(CONTENT[:1_000_000])
+    download.fetch([site.remote("weights.pth", CONTENT)], tmp_path)
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    assert of(site, "/weights.pth") == ["bytes=1000000-"]
+
+
+def test_a_broken_connection_is_taken_up_again(site: Site, tmp_path: Path) -> None:
+    site.breaks = [1_500_000, 400_000]
+    download.fetch([site.remote("weights.pth", CONTENT)], tmp_path)
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    first, second, third = of(site, "/weights.pth")
+    assert first == ""
+    assert second < third
+
+
+def test_a_server_without_ranges_sends_it_all_again(site: Site, tmp_path: Path) -> None:
+    site.ranges = False
+    (tmp_path / "weights.pth.part").write_bytes(b"x" * 1_000)
+    download.fetch([site.remote("weights.pth", CONTENT)], tmp_path)
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT * 2, b""])
+def test_other_bytes_never_get_the_name(site: Site, tmp_path: Path, other: bytes) -> None:
+    remote = site.remote("weights.pth", CONTENT)
+    site.files["/weights.pth"] = other
+    with pytest.raises(ModelLoadError, match=r"another checksum|nothing came"):
+        download.fetch([remote], tmp_path)
+    assert not (tmp_path / "weights.pth").exists()
+    left = tmp_path / "weights.pth.part"
+    assert not left.exists() or left.stat().st_size == 0
+
+
+def test_a_corrupt_file_is_fetched_again(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(CONTENT[:-1] + b"?")
+    download.fetch([site.remote("weights.pth", CONTENT)], tmp_path)
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+
+
+def test_ctrl_c_leaves_a_part_to_go_on_with(site: Site, tmp_path: Path) -> None:
+    site.breaks = [1_200_000]
+    site.stall.clear()
+    remote, part = site.remote("weights.pth", CONTENT), tmp_path / "weights.pth.part"
+    code = "import sys; from model.download import *; fetch([eval(sys.argv[1])], Path(sys.argv[2]))"
+    process = subprocess.Popen([sys.executable, "-c", code, repr(remote), tmp_path], stderr=subprocess.PIPE)
+    until = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size > 1_000_000) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in error
+    have = part.stat().st_size
+    assert have > 1_000_000
+    download.fetch([remote], tmp_path)
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    assert of(site, "/weights.pth") == ["", f"bytes={have}-"]
+
+
+def test_of_two_at_once_one_fetches(site: Site, tmp_path: Path) -> None:
+    remote = site.remote("weights.pth", CONTENT)
+    threads = [threading.Thread(target=download.fetch, args=([remote], tmp_path)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "weights.pth").read_bytes() == CONTENT
+    assert len(of(site, "/weights.pth")) == 1
+
+
+def test_without_network_a_sentence_says_what_to_copy_where(nowhere: str, tmp_path: Path) -> None:
+    remote = download.Remote("weights.pth", f"{nowhere}/weights.pth", 9, "0" * 64)
+    with pytest.raises(ModelLoadError) as error:
+        download.fetch([remote], tmp_path)
+    assert f"or copy {nowhere}/weights.pth to {tmp_path}/weights.pth" in str(error.value)
+    assert "ConnectionError" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_the_server_lacks_is_said(site: Site, tmp_path: Path) -> None:
+    remote = site.remote("weights.pth", CONTENT)
+    del site.files["/weights.pth"]
+    with pytest.raises(ModelLoadError, match="HTTP 404"):
+        download.fetch([remote], tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelLoadError, match="cannot be used for weights"):
+        download.fetch([site.remote("weights.pth", CONTENT)], tmp_path / "file" / "folder")
+
+
+def test_a_model_of_the_hub_comes_with_what_it_needs_only(hub: Site, tmp_path: Path) -> None:
+    folder = download.fetch_vlm(NAME, tmp_path)
+    assert folder == tmp_path / NAME
+    assert {f.name for f in folder.iterdir() if f.is_file()} - {".lock"} == NEEDED
+    assert all((folder / name).read_bytes() == MODEL[name] for name in NEEDED)
+    assert all(token == "Bearer sesame" for path, _, token in hub.asked if "resolve" in path)
+
+    hub.asked.clear()
+    (folder / "config.json").write_bytes(b"[]")
+    download.fetch_vlm(NAME, tmp_path)
+    assert [path.rsplit("/")[-1] for path, _, _ in hub.asked if "resolve" in path] == ["config.json"]
+
+    hub.asked.clear()
+    assert download.vlm(NAME, tmp_path) == folder
+    assert hub.asked == []  # what is complete is loaded without a word to the hub
+
+
+def test_the_hubs_token_goes_to_no_other_host(hub: Site, tmp_path: Path) -> None:
+    with running() as elsewhere:
+        elsewhere.files = {f"/{name}": content for name, content in MODEL.items()}
+        hub.moved = f"http://localhost:{elsewhere.server_port}"
+        download.fetch_vlm(NAME, tmp_path)
+        assert len(elsewhere.asked) == len(NEEDED)
+        assert {token for _, _, token in elsewhere.asked} == {""}
+
+
+def test_an_interrupted_model_goes_on_and_is_incomplete_until_then(hub: Site, tmp_path: Path) -> None:
+    folder = tmp_path / NAME
+    folder.mkdir(parents=True)
+    for name in NEEDED - {"model-00002-of-00002.safetensors"}:
+        (folder / name).write_bytes(MODEL[name])
+    last = "model-00002-of-00002.safetensors"
+    (folder / f"{last}.part").write_bytes(MODEL[last][:5000])
+    assert not download.complete(folder)
+    assert download.vlm(NAME, tmp_path) == folder
+    assert download.complete(folder)
+    assert [(p.rsplit("/")[-1], r) for p, r, _ in hub.asked if "resolve" in p] == [(last, "bytes=5000-")]
+
+
+def test_one_whole_file_is_preferred_to_the_same_in_shards(hub: Site, tmp_path: Path) -> None:
+    hub.repositories[NAME]["model.safetensors"] = CONTENT
+    folder = download.fetch_vlm(NAME, tmp_path)
+    assert [f.name for f in folder.glob("*.safetensors")] == ["model.safetensors"]
+    assert download.complete(folder)
+
+
+def test_the_hub_librarys_own_cache_is_used(hub: Site, tmp_path: Path) -> None:
+    cached = Path(snapshot_download(NAME))
+    hub.asked.clear()
+    assert download.vlm(NAME, tmp_path / "ours") == cached
+    assert download.fetch_vlm(NAME, tmp_path / "ours") == cached
+    assert hub.asked == []
+    weights = (cached / "model-00001-of-00002.safetensors").resolve()
+    weights.chmod(0o644)
+    weights.write_bytes(CONTENT[::-1])
+    assert download.fetch_vlm(NAME, tmp_path / "ours") == tmp_path / "ours" / NAME
+    (cached / "model-00002-of-00002.safetensors").unlink()
+    hub.status = 500
+    assert download.vlm(NAME, tmp_path / "ours") == tmp_path / "ours" / NAME
+
+
+def test_without_the_hub_a_sentence_says_what_to_copy_where(
+    hub: Site, nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+    with pytest.raises(ModelLoadError) as error:
+        download.vlm(NAME, tmp_path)
+    assert f"*.json, *.jinja, *.txt, *.model and model*.safetensors files into {tmp_path / NAME}" in str(
+        error.value
+    )
+    (tmp_path / NAME).mkdir(parents=True)
+    for name in NEEDED:
+        (tmp_path / NAME / name).write_bytes(MODEL[name])
+    assert download.vlm(NAME, tmp_path) == tmp_path / NAME
+    with pytest.raises(ModelLoadError, match="is complete and will be loaded, but its checksums cannot"):
+        download.fetch_vlm(NAME, tmp_path)
+
+
+def test_a_model_that_is_not_there_or_not_for_you_is_said(hub: Site, tmp_path: Path) -> None:
+    for status in (401, 404):
+        hub.status = status
+        with pytest.raises(ModelLoadError, match=f"HTTP {status}.*HF_TOKEN"):
+            download.vlm(NAME, tmp_path)
+    hub.status = 0
+    hub.repositories[NAME] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    with pytest.raises(ModelLoadError, match="no safetensors"):
+        download.vlm(NAME, tmp_path)
+
+
+def test_checkpoints_are_compared_when_they_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    published = tmp_path / "sam_vit_b_01ec64.pth"
+    published.write_bytes(CONTENT)
+    with pytest.raises(ModelLoadError, match=r"the published file ec2df627.*another name"):
+        download.check(published)
+
+    own = tmp_path / "own.pth"
+    own.write_bytes(CONTENT)
+    with caplog.at_level(logging.WARNING):
+        download.check(own)
+    assert "without a checksum" in caplog.text
+    caplog.clear()
+    beside = tmp_path / "own.pth.sha256"
+    beside.write_text(f"{hashlib.sha256(CONTENT).hexdigest().upper()}  own.pth\n")  # as sha256sum writes it
+    download.check(own)
+    assert caplog.text == ""
+    for wrong in ("", "0" * 64):
+        beside.write_text(wrong)
+        with pytest.raises(ModelLoadError, match=r"own\.pth\.sha256"):
+            download.check(own)
+
+
+def test_the_command_fetches_what_a_profile_names(
+    hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "sam_vit_b_01ec64.pth"
+    monkeypatch.setitem(download.CHECKPOINTS, name, hub.remote(name, CONTENT))
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("VLSAM_PROFILE", "gpu-8g")
+    monkeypatch.setenv("VLSAM_VLM", NAME)
+    assert main(["download"]) == 0
+    assert (tmp_path / name).read_bytes() == CONTENT
+    assert download.complete(tmp_path / NAME)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{NAME}: complete, checksums agree, in {tmp_path / NAME}",
+        f"{name}: complete, checksums agree, in {tmp_path / name}",
+    ]
+
+
+def test_local_models_need_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["download", "--profile", "builtin"]) == 0
+    assert capsys.readouterr().out.count("nothing to fetch") == 2
+    monkeypatch.setenv("VLSAM_SAM", str(tmp_path / "sam.pth"))
+    assert main(["download"]) == 2
+    assert f"{tmp_path}/sam.pth does not exist" in capsys.readouterr().err
+
+
+def test_settings_say_which_weights_and_how() -> None:
+    given = {"VLSAM_PROFILE": "gpu-8g", "VLSAM_DTYPE": "float16", "MODEL_DIR": "/models"}
+    assert Settings.from_env(given).models() == choose("gpu-8g", dtype="float16", folder=Path("/models"))
+    plain = Settings.from_env({**given, "VLSAM_QUANTIZATION": "None"})
+    assert plain.models().quantization == "none"
+    assert plain.models("builtin").name == "builtin"
+    with pytest.raises(SettingsError, match=r"VLSAM_QUANTIZATION is '2bit'.*: it must be none, 4bit or 8bit"):
+        Settings.from_env({"VLSAM_QUANTIZATION": "2bit"})
+
+
+def test_help_says_where_weights_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["download", "--help"])
+    assert "$MODEL_DIR/sam_vit_b_01ec64.pth" in capsys.readouterr().out

@@ -16,9 +16,10 @@ from backend import bench
 from backend.images import ImageError, decode
 from backend.settings import Settings
 from model.download import CHECKPOINTS, fetch_sam, fetch_vlm
+from model.looks import Look
 from model.maps import normalised
 from model.overlay import draw, heat, tiled
-from model.pipeline import VLSAM, Look
+from model.pipeline import VLSAM
 from model.profiles import PROFILES
 from model.types import Detection, Image, ModelLoadError, Prompt, VLSAMError
 from model.vlm import looks_local

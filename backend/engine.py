@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from backend.images import Images
 from backend.settings import Settings
-from model.pipeline import VLSAM, version_of
+from model.pipeline import VLSAM
+from model.profiles import version_of
 from model.types import Detection, Image, Prompt, VLSAMError
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from xml.etree import ElementTree
 
+from model.terms import singulars
+
 log = logging.getLogger(__name__)
 
 OUTPUT_TAGS = {
@@ -15,21 +17,6 @@ OUTPUT_TAGS = {
     "rectanglelabels": "RectangleLabels",
 }
 MAX_CONFIG = 1_000_000  # characters
-
-_IRREGULAR = {
-    "mice": "mouse",
-    "geese": "goose",
-    "teeth": "tooth",
-    "feet": "foot",
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "people": "person",
-    "oxen": "ox",
-    "cacti": "cactus",
-    "octopi": "octopus",
-    "dice": "die",
-}
 
 
 class ConfigError(ValueError):
@@ -184,16 +171,4 @@ def _folded(name: str) -> set[str]:
 def _forms(name: str) -> set[str]:
     """The folded name and what it may be the plural of."""
     (folded,) = _folded(name)
-    head, _, last = folded.rpartition(" ")
-    words = {last}
-    if last in _IRREGULAR:
-        words.add(_IRREGULAR[last])
-    elif len(last) > 3 and last.endswith("s") and not last.endswith(("ss", "us", "is")):
-        words.add(last[:-1])
-        if last.endswith("ies"):
-            words.add(last[:-3] + "y")
-        elif last.endswith("ves"):
-            words |= {last[:-3] + "f", last[:-3] + "fe"}
-        elif last.endswith("es"):
-            words.add(last[:-2])
-    return {f"{head} {word}".strip() for word in words}
+    return {form.strip() for form in (folded, *singulars(folded))}

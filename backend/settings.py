@@ -8,10 +8,9 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from model.download import FOLDER
-from model.pipeline import Localizer, Options, Views
 from model.points import METHODS
 from model.profiles import Dtype, Profile, Quantization, choose
-from model.recipes import RECIPES
+from model.recipes import RECIPES, Localizer, Options, Views
 
 
 class SettingsError(ValueError):

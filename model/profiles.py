@@ -1,10 +1,12 @@
-"""Which weights to load and how: named choices, and a person's own."""
+"""Which weights to load and how: named choices, a person's own, and a name for what they give."""
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from model import download
+from model.recipes import Options
 from model.types import ModelLoadError
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -59,3 +61,32 @@ def choose(
         folder=folder or profile.folder,
         demo=profile.demo and not vlm,
     )
+
+
+_TAIL = 65_536  # bytes: more than any config, and milliseconds to read
+
+
+def version_of(profile: Profile, options: Options | None = None) -> str:
+    """A name for what decides the results, from settings and file identities; loads no weights.
+
+    Trained anew, weights keep their name and size, so the end of each file counts as well.
+    """
+    digest = hashlib.sha256(repr(sorted(asdict(options or Options()).items())).encode())
+    digest.update(f"{profile.dtype} {profile.quantization}".encode())
+    for name in (profile.vlm, profile.sam):
+        path = Path(name).expanduser()
+        digest.update(path.name.encode() if path.exists() else name.encode())
+        files = (
+            sorted(f for f in path.glob("*") if f.is_file())
+            if path.is_dir()
+            else [path]
+            if path.is_file()
+            else []
+        )
+        for file in files:
+            size = file.stat().st_size
+            digest.update(f"{file.name}:{size}".encode())
+            with file.open("rb") as opened:
+                opened.seek(max(0, size - _TAIL))
+                digest.update(opened.read(_TAIL))
+    return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"

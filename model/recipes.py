@@ -1,9 +1,10 @@
-"""How attention becomes a map: named recipes, and where each of their switches comes from."""
+"""How the models are used: from attention to maps (recipes), and around them (options).
+
+Each switch says where it comes from.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
-
-from model.types import ModelLoadError
 
 Source = Literal["flow", "last-layer", "decoder-mean", "vision", "cosine", "vit-rollout"]
 
@@ -49,16 +50,34 @@ class Recipe:
 RECIPES = {
     "naive": Recipe(source="last-layer", points="peak", refine=False, consistency=False),
     "paper": Recipe(),
-    "best": Recipe(),
+    "best": Recipe(residual="half", regularise="none", smooth=1.0),
     "decoder-mean": Recipe(source="decoder-mean"),
     "vision": Recipe(source="vision"),
     "cosine": Recipe(source="cosine"),
     "vit-rollout": Recipe(source="vit-rollout"),
 }
 
+Views = Literal["whole", "corners"]
+Localizer = Literal["attention", "boxes", "both"]
 
-def recipe(name: str) -> Recipe:
-    """A recipe by its name. Raises ModelLoadError."""
-    if name not in RECIPES:
-        raise ModelLoadError(f"there is no attention recipe {name!r}: choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+ASK = ("ask",)  # instead of questions: let the VLM propose them
+
+
+@dataclass(frozen=True)
+class Options:
+    """The paper's settings; where it gives none (research in docs/decisions), the values we measured."""
+
+    questions: tuple[str, ...] = ("List all objects in the image.",)  # each is asked of each view; or ASK
+    views: Views = "whole"  # "corners": four corner views as well
+    recipe: Recipe = RECIPES["best"]
+    points: str | None = None  # a method of model/points.py instead of the recipe's
+    term_points: tuple[tuple[str, str], ...] = ()  # (term, method) where a term needs another one
+    localizer: Localizer = "attention"  # boxes: the VLM's own, as text
+    classifier: str | None = None  # for the recipe vit-rollout: a hub id or a local folder
+    presence: float = 0.0  # terms go whose "yes, it is there" is less likely; 0 does not ask
+    threshold: float = 0.4  # of the map's maximum: weaker activations are dropped
+    rounds: int = 4  # most instances looked for per term
+    residual: float = 0.5  # a further instance needs a peak of this share of the first
+    min_score: float = 0.2
+    same_term_iou: float = 0.5
+    other_term_iou: float = 0.8

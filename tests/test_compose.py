@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from backend.settings import Settings
+from model.download import CHECKPOINTS
 from model.profiles import PROFILES
 
 ROOT = Path(__file__).parents[1]
@@ -88,15 +89,14 @@ def test_volumes_are_declared_and_lie_where_data_is_written(services: dict[str, 
     dockerfile = (ROOT / "Dockerfile").read_text()
     for backend in BACKENDS:
         models = mounts[backend]["models"]
-        assert f"HF_HOME={models}" in dockerfile
+        assert f"HF_HOME={models} MODEL_DIR={models}" in dockerfile
         assert f"VOLUME {models}" in dockerfile
 
 
-def test_gpu_service_reads_its_checkpoint_from_a_folder_of_the_host(services: dict[str, Any]) -> None:
+def test_gpu_service_needs_nothing_but_its_profile(services: dict[str, Any]) -> None:
     gpu = services["vlsam-gpu"]
-    assert "./checkpoints:/checkpoints:ro" in gpu["volumes"]
-    assert gpu["environment"]["VLSAM_SAM"] == "${VLSAM_SAM:-/checkpoints/sam_vit_b_01ec64.pth}"
-    assert PROFILES[gpu["environment"]["VLSAM_PROFILE"]].sam == "sam_vit_b_01ec64.pth"
+    assert PROFILES[gpu["environment"]["VLSAM_PROFILE"]].sam in CHECKPOINTS
+    assert "VLSAM_SAM" not in gpu["environment"]
 
 
 def test_gpu_service_starts_only_when_asked_for(services: dict[str, Any]) -> None:

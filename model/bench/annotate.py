@@ -24,8 +24,8 @@ from model import attention
 from model.builtin.measure import paste_scene
 from model.builtin.scenes import NAMES, Scene
 from model.merge import iou
-from model.pipeline import VLSAM, Options
-from model.recipes import RECIPES, Recipe
+from model.pipeline import VLSAM
+from model.recipes import RECIPES, Options, Recipe
 from model.terms import parse
 from model.types import Detection, Image, box_of
 from model.vlm import VLM
@@ -198,7 +198,7 @@ def handson_ratio(vlsam: VLSAM, scenes: int, seed: int) -> float:
     The hands-on way lists the objects, then generates again for each, without a key cache and keeping
     every attention matrix, up to 30 tokens.
     """
-    vlm, question, recipe = vlsam._vlm, Options().questions[0], RECIPES["paper"]
+    vlm, question, recipe = vlsam.vlm, Options().questions[0], RECIPES["paper"]
     rng = np.random.default_rng(seed)
     ratios = []
     for _ in tqdm(range(scenes), desc="bench hands-on", unit="image", file=sys.stderr, disable=None):

@@ -6,7 +6,20 @@ from backend.cli import main
 
 
 def test_bench_attention_prints_one_json_object_last(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = "--tokens 96 --layers 2 --heads 4 --key-heads 2 --width 64 --repeats 1".split()
+    sizes = [
+        "--tokens",
+        "96",
+        "--layers",
+        "2",
+        "--heads",
+        "4",
+        "--key-heads",
+        "2",
+        "--width",
+        "64",
+        "--repeats",
+        "1",
+    ]
     assert main(["bench", "attention", *sizes, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (figures["tokens"], figures["layers"], figures["heads"]) == (96, 2, 4)

@@ -84,6 +84,8 @@ def test_results_carry_the_alias() -> None:
         ("octopuses", "octopus"),
         ("wolves", "wolf"),
         ("butterflies", "butterfly"),
+        ("knife", "Knives"),
+        ("Wine-Glasses", "wine glass"),
         ("bu", None),
         ("truck", None),
         ("", None),
@@ -93,6 +95,7 @@ def test_terms_find_labels_by_case_number_and_predicted_values(term: str, label:
     known = control(
         Label("Vehicle", ("Vehicle", "car", "pickup truck")),
         *(Label(name, (name,)) for name in ("bus", "Mouse", "octopus", "wolf", "butterfly")),
+        *(Label(name, (name,)) for name in ("Knives", "wine glass")),
     )
     assert known.label_of(term) == label
 

@@ -1,8 +1,7 @@
 import pytest
 
 from backend.settings import Settings, SettingsError
-from model.pipeline import ASK, Options
-from model.recipes import RECIPES
+from model.recipes import ASK, RECIPES, Options
 
 
 def test_defaults_need_no_environment() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from model import grids
 from model.grids import WHOLE, Grid, Plane
-from model.recipes import recipe
+from model.recipes import RECIPES
 from model.types import AttentionError, Box, Image, ModelLoadError
 from model.vlm import VLM
 from tests.model import families
@@ -225,7 +225,7 @@ def test_a_question_cannot_pass_for_part_of_an_image(load: Load, name: str) -> N
 def test_every_family_answers_and_says_where_it_looked(load: Load, name: str, shape: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*SIZES[shape], 3), np.uint8)
     answer = load(name).answer(image, QUESTION, max_new_tokens=4)
-    maps = load(name).attention_maps(answer, [(0, 1), (0, len(answer.text))], recipe("paper"))
+    maps = load(name).attention_maps(answer, [(0, 1), (0, len(answer.text))], RECIPES["paper"])
     assert maps.shape == (2, *answer.grid.shape)
     assert np.isfinite(maps).all()
     assert (maps.max((1, 2)) > 0).all()

@@ -12,9 +12,9 @@ from model.boxes import NamedBox
 from model.builtin.measure import middle
 from model.builtin.scenes import Scene
 from model.merge import iou
-from model.pipeline import ASK, VLSAM, Options, version_of
-from model.profiles import PROFILES, choose
-from model.recipes import RECIPES
+from model.pipeline import VLSAM
+from model.profiles import PROFILES, choose, version_of
+from model.recipes import ASK, RECIPES, Options
 from model.types import AttentionError, GroundingError, ModelLoadError, Prompt, PromptError, box_of
 from model.views import corner_views
 from model.vision import Classifier
@@ -66,12 +66,12 @@ def test_a_box_that_the_vlm_writes_becomes_a_mask(
     """The built-in model was never taught boxes, so here its answer is that of one that was."""
     thing = max(scene.objects, key=lambda thing: int(thing.visible.sum()))
     named = NamedBox(thing.name, box_of(thing.visible), 0, 0)
-    monkeypatch.setattr(vlsam._vlm, "boxes", lambda image, terms: ("as JSON", [named]))
+    monkeypatch.setattr(vlsam.vlm, "boxes", lambda image, terms: ("as JSON", [named]))
     (detection,) = vlsam.with_options(Options(localizer="boxes")).annotate(scene.image)
     assert detection.term == thing.name
     assert iou(detection.mask, thing.visible) > 0.6
     assert detection.evidence.prompt.box == named.box
-    assert detection.evidence.question == vlsam._vlm.box_question()
+    assert detection.evidence.question == vlsam.vlm.box_question()
 
 
 def test_terms_that_are_not_there_when_asked_again_go(
@@ -80,7 +80,7 @@ def test_terms_that_are_not_there_when_asked_again_go(
     """The built-in model answers neither yes nor no, so here the chances are given."""
     names = [look.term for look in vlsam.maps(scene.image)]
     chances = np.linspace(0.2, 0.9, len(names), dtype=np.float32)
-    monkeypatch.setattr(vlsam._vlm, "presence", lambda image, names: chances)
+    monkeypatch.setattr(vlsam.vlm, "presence", lambda image, names: chances)
     found = vlsam.with_options(Options(presence=0.5)).annotate(scene.image)
     sure = [name for name, chance in zip(names, chances, strict=True) if chance >= 0.5]
     assert {d.term for d in found} <= set(sure) != set(names)
@@ -132,7 +132,7 @@ def test_terms_that_are_no_class_of_the_classifier_have_no_map(vlsam: VLSAM, sce
         ViTImageProcessor(size=size),
     )
     options = Options(recipe=RECIPES["vit-rollout"])
-    rollout = VLSAM(vlsam._vlm, vlsam._segmenter, version="test", options=options, classifier=classifier)
+    rollout = VLSAM(vlsam.vlm, vlsam._segmenter, version="test", options=options, classifier=classifier)
     looks = rollout.maps(scene.image)
     assert [look.term for look in looks] == [name]
     assert looks[0].attention.shape == (4, 4)

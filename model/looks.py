@@ -1,0 +1,137 @@
+"""The VLM's half of VL-SAM: questions, the terms of their answers, and where the model looked for each."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import maps
+from model.boxes import NamedBox
+from model.maps import Maps
+from model.recipes import ASK, Options, Recipe
+from model.terms import Term, parse
+from model.types import AttentionError, GroundingError, Image, ModelLoadError
+from model.vision import Classifier
+from model.vlm import VLM, Answer
+
+log = logging.getLogger(__name__)
+
+# VL-SAM section 3.6, word for word.
+ASK_FOR_QUESTIONS = (
+    "If we want you to list all possible objects in the given image, what questions should we ask? "
+    "Please give 10 questions you prefer."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A term of an answer, and where the model looked."""
+
+    question: str
+    term: str
+    attention: NDArray[np.float32]  # (rows, columns) from 0 to 1
+    presence: float | None = None  # how sure the VLM was when asked again, if it was
+    layers: NDArray[np.float32] | None = None  # (layers, rows, columns), where they were asked for
+
+
+def questions(vlm: VLM, image: Image, options: Options) -> tuple[str, ...]:
+    """What to ask about an image. Raises AttentionError if the VLM was to propose it and does not."""
+    if options.questions != ASK:
+        return options.questions
+    lines = vlm.answer(image, ASK_FOR_QUESTIONS).text.splitlines()
+    asked = tuple(line.lstrip("0123456789.)-* ") for line in lines if line.rstrip().endswith("?"))[:10]
+    if not asked:
+        raise AttentionError("the VLM was asked for questions and proposed none: give questions yourself")
+    return asked
+
+
+def look(
+    vlm: VLM,
+    image: Image,
+    question: str,
+    options: Options,
+    classifier: Classifier | None = None,
+    *,
+    layers: bool = False,
+) -> list[Look]:
+    """One answer, its terms, and from the same pass of the model the attention map of each."""
+    recipe = options.recipe
+    answer = vlm.answer(
+        image,
+        question,
+        hidden=recipe.cosine or recipe.source == "cosine",
+        vision=recipe.source == "vision",
+    )
+    terms = parse(answer.text)
+    present = _presence(vlm, image, terms, options)
+    terms = [term for term in terms if present.get(term.text, 1.0) >= options.presence]
+    if not terms:
+        return []
+    if recipe.source == "vit-rollout":
+        found, terms = _classified(classifier, image, terms)
+    else:
+        found = _attention(vlm, image, answer, terms, recipe)
+    deep = vlm.layer_maps(answer, _spans(terms)).swapaxes(0, 1) if layers and terms else [None] * len(terms)
+    return [
+        Look(question, term.text, attention, present.get(term.text), each)
+        for term, attention, each in zip(terms, found, deep, strict=True)
+    ]
+
+
+def boxes(vlm: VLM, image: Image, seen: Sequence[Look], options: Options) -> list[NamedBox]:
+    """The VLM's own boxes: of what it listed, as a second opinion, or of all objects.
+
+    Raises GroundingError where only boxes are wanted and the VLM answers without any.
+    """
+    answered, found = vlm.boxes(image, [each.term for each in seen])
+    if not found and answered.strip() and options.localizer == "boxes":
+        raise GroundingError(
+            f"the VLM answered without boxes ({answered.strip()[:60]!r}): use the attention localizer"
+        )
+    return found
+
+
+def _attention(vlm: VLM, image: Image, answer: Answer, terms: Sequence[Term], recipe: Recipe) -> Maps:
+    """The recipe, switch by switch: (terms, rows, columns) from 0 to 1."""
+    spans = _spans(terms)
+    found = vlm.attention_maps(answer, spans, recipe)
+    if recipe.sinks:
+        found = maps.level_sinks(found)
+    found = maps.smoothed(found, recipe.smooth)
+    if recipe.contrast == "background":
+        names = [term.text for term in terms]
+        found = maps.against(found, vlm.background_map(image, names, recipe))
+    elif recipe.contrast == "terms":
+        found = maps.against_each_other(found)
+    if recipe.cosine:
+        likeness = vlm.attention_maps(answer, spans, replace(recipe, source="cosine"))
+        found = maps.product(found, likeness)
+    return maps.normalised(found)
+
+
+def _classified(
+    classifier: Classifier | None, image: Image, terms: Sequence[Term]
+) -> tuple[Maps, list[Term]]:
+    """Maps by a classifier's attention, for the terms that name one of its classes."""
+    if classifier is None:
+        raise ModelLoadError("the recipe vit-rollout needs an image classifier: name one")
+    known = [(term, number) for term in terms if (number := classifier.class_of(term.text)) is not None]
+    if len(known) < len(terms):
+        log.info("%d of %d terms are no class of the classifier.", len(terms) - len(known), len(terms))
+    found = [classifier.rollout(image, number) for _, number in known]
+    shape = found[0].shape if found else (1, 1)
+    return maps.normalised(np.array(found, np.float32).reshape(-1, *shape)), [term for term, _ in known]
+
+
+def _presence(vlm: VLM, image: Image, terms: Sequence[Term], options: Options) -> dict[str, float]:
+    """How sure the VLM is, asked again, that each term is there; empty where it is not asked."""
+    if not options.presence or not terms:
+        return {}
+    names = [term.text for term in terms]
+    return dict(zip(names, vlm.presence(image, names).tolist(), strict=True))
+
+
+def _spans(terms: Sequence[Term]) -> list[tuple[int, int]]:
+    return [(term.start, term.end) for term in terms]

@@ -164,14 +164,11 @@ def parse(answer: str) -> list[Term]:
 
     Reads sentences, lists, JSON and grounding markup; what is denied or refused names nothing.
     """
-    thought, mark, _ = answer.rpartition("</think>")
-    text = "\n" * len(thought + mark) + answer[len(thought + mark) :]
-    labels = [match.span(1) for match in _REFERENCE.finditer(text)]
-    text = _ASIDE.sub(lambda match: "|" * len(match[0]), text)
-    labels = labels or _json(text)
     found: dict[str, Term] = {}
-    for term in chain.from_iterable(_label(text, *span) for span in labels) if labels else _lines(text):
-        found.setdefault(term.text, term)
+    for term in _mentions(answer):
+        # A name reads as itself where it stands alone; nothing else is one.
+        if term.text not in found and [alone.text for alone in _mentions(term.text)] == [term.text]:
+            found[term.text] = term
         if len(found) == MAX_TERMS:
             break
     return list(found.values())
@@ -201,6 +198,16 @@ def singular(name: str) -> str:
     """The likeliest singular of an English name in lower case: "wine glasses" -> "wine glass"."""
     best = singulars(name)[0]
     return best if best == name else singular(best)
+
+
+def _mentions(answer: str) -> Iterator[Term]:
+    """Every name in an answer as often as it is said; a model's thoughts before the answer are left out."""
+    thought, mark, _ = answer.rpartition("</think>")
+    text = "\n" * len(thought + mark) + answer[len(thought + mark) :]
+    labels = [match.span(1) for match in _REFERENCE.finditer(text)]
+    text = _ASIDE.sub(lambda match: "|" * len(match[0]), text)
+    labels = labels or _json(text)
+    return chain.from_iterable(_label(text, *span) for span in labels) if labels else _lines(text)
 
 
 def _label(text: str, start: int, end: int) -> list[Term]:
@@ -296,11 +303,12 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
     words = [*(token[0].lower() for token in tokens), "."]
     run: list[int] = []
     made = False  # the run is a material so far
-    named = definite = told = part = denied = False
+    definite = False  # an article or adjective stands before it
+    named = told = part = denied = False  # a thing was named, is told of, consists of, or is denied
     for i, word in enumerate(words):
         kind = _kind(words, i, words[run[-1]] if run and not made else "", told)
         noun = kind in ("noun", "material")
-        if noun and not (run and {*singulars(words[run[-1]])} & {*singulars(word)}):  # "dog dogs dog" is one
+        if noun and not (run and singular(words[run[-1]]) == singular(word)):  # "dog dogs dog" is one
             if made:
                 run.clear()
             run.append(i)
@@ -345,6 +353,6 @@ def _term(run: list[re.Match[str]], after: str) -> Term | None:
         return None
     name = singular(" ".join(token[0].lower() for token in run))
     head = name.rpartition(" ")[2]
-    empty = head in _EMPTY or (after == "of" and head in _MEASURES) or not any(map(str.isalpha, name))
+    empty = head in _EMPTY or (after == "of" and head in _MEASURES) or not any(map(str.isalpha, head))
     limit = MAX_HAN if re.search(f"[{_HAN}{_KATAKANA}]", name) else MAX_LENGTH
     return None if empty or len(name) > limit else Term(name, run[0].start(), run[-1].end())

@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--prompts", type=int, default=4, help="prompts per image")
     parser.add_argument(
-        "--rounds", type=int, default=7, help="the most: the first prompt, then clicks on errors"
+        "--rounds", type=int, default=7, help="the most, 2 or more: the first prompt, then clicks on errors"
     )
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--every", type=int, default=50, help="steps per line of the log")

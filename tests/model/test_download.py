@@ -122,7 +122,9 @@ def test_ctrl_c_leaves_a_part_to_go_on_with(site: Site, tmp_path: Path) -> None:
     site.breaks = [1_200_000]
     site.stall.clear()
     remote, part = site.remote("weights.pth", CONTENT), tmp_path / "weights.pth.part"
-    code = "import sys; from model.download import *; fetch([eval(sys.argv[1])], Path(sys.argv[2]))"
+    # What starts the tests may have switched the signal off for all its children.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = listen + "import sys; from model.download import *; fetch([eval(sys.argv[1])], Path(sys.argv[2]))"
     process = subprocess.Popen([sys.executable, "-c", code, repr(remote), tmp_path], stderr=subprocess.PIPE)
     until = time.monotonic() + 30
     while not (part.exists() and part.stat().st_size > 1_000_000) and time.monotonic() < until:

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,14 @@ def test_a_profile_is_chosen_with_what_is_given_in_place_of_its_own(tmp_path: Pa
     assert (small.dtype, small.quantization, small.folder) == ("auto", "4bit", download.FOLDER)
     other = choose("gpu-8g", dtype="float16", quantization="none", folder=tmp_path)
     assert (other.dtype, other.quantization, other.folder) == ("float16", "none", tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "successor"), [("phi3_v", "Phi-4-multimodal"), ("qwen", "Qwen2.5-VL")])
+def test_a_family_with_code_of_its_own_is_refused_and_its_code_never_offered(
+    tmp_path: Path, kind: str, successor: str
+) -> None:
+    config = {"model_type": kind, "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text("raise SystemExit('remote code ran')")
+    with pytest.raises(ModelLoadError, match=f"remote code.*{successor}"):
+        VLM.load(str(tmp_path), device="cpu")

@@ -95,7 +95,7 @@ def test_the_segmenter_trains_resumes_and_is_exported(
     run(train_segmenter.main, ["--work", str(work), "--export", str(folder)], monkeypatch)
     assert (work / "log.txt").read_text().count(stage) == 2
     assert Segmenter.load(str(folder), device="cpu")
-    again = ["--work", str(tmp_path / "again"), "--start", str(folder), "--images", "1", "--rounds", "1"]
+    again = ["--work", str(tmp_path / "again"), "--start", str(folder), "--images", "1", "--rounds", "2"]
     run(train_segmenter.main, [*again, "--steps", "1"], monkeypatch)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from xml.etree import ElementTree
 
-from model.terms import singulars
+from model.english import singulars
 
 log = logging.getLogger(__name__)
 

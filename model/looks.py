@@ -90,7 +90,8 @@ def boxes(vlm: VLM, image: Image, seen: Sequence[Look], options: Options) -> lis
         raise GroundingError(
             f"the VLM answered without boxes ({answered.strip()[:60]!r}): use the attention localizer"
         )
-    return found
+    # What is written beside a box is read as terms are, so that both opinions speak of the same.
+    return [replace(box, name=term.text) for box in found for term in parse(box.name)[:1]]
 
 
 def _attention(vlm: VLM, image: Image, answer: Answer, terms: Sequence[Term], recipe: Recipe) -> Maps:

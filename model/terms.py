@@ -1,16 +1,15 @@
 """Answer text -> terms: the things that a VLM named, with the characters that spell them.
 
-No grammar, only its cheap half: English names stand between words of closed classes (articles,
-prepositions, auxiliaries) and lose what describes them (adjectives, participles). Other languages are
-read as lists.
+Sentences are read in English (model/english.py); other languages are read as lists.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
+
+from model.english import kind_of, singular, word_set
 
 MAX_TERMS = 50
 MAX_LENGTH = 60  # characters of a term
@@ -18,104 +17,22 @@ MAX_WORDS = 4
 MAX_HAN = 12  # characters of a term in Chinese or Japanese script; longer is a sentence
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-# Looked up as said and in the singular, so that the "s" of a verb needs no entry of its own.
-_KINDS = {
-    word: kind
-    for kind, words in {
-        "determiner": """a an the this these those its his her their my your our some any each every
-            both all another other several many few multiple various more most one two three four five six
-            seven eight nine ten eleven twelve ein eine der das un une le la les el los las una""",
-        "function": """of in on at under with without near by behind beside between over above below
-            from to into onto around across along through inside outside for off up down out like as within
-            toward against among during next atop about than or but while where which what who that when if
-            because so also too very well however only except such und et y и 및 i you he she it they we me
-            him them us there here am be been being has have had do does did could may might must will
-            would should yes sure certainly okay etc see seen say show shown contain include feature depict
-            sit sat stood lie lay wear wore hold held carry ride rode eat ate make made give create add
-            suggest indicate provide consist capture set follow hang hung identify detect describe help
-            hope someone""",
-        "is": "is are was were look appear seem",
-        "and": "and",
-        "negation": "no not cannot never nothing none unable sorry unfortunately please apologize ai let",
-        "adjective": """red green blue yellow black white brown gray grey pink purple beige golden dark
-            bright pale blond blonde large small big tiny huge little tall short long wide narrow thick
-            thin old young new modern vintage round square flat empty full open closed clean dirty clear
-            shiny fluffy furry busy calm cute cozy lush hot cold fresh dry wet sunny cloudy blurry rocky
-            grassy snowy happy natural wooden metallic left right upper lower main central different
-            similar single same first second third last whole entire overall visible blank broken male
-            female""",
-        # What things are made of: dropped before another noun only.
-        "material": "glass stone brick metal wood concrete plastic leather steel orange silver gold light",
-        # A verb where it agrees with the word before it: "men stand", "a man stands", but "a TV stand".
-        "verb or noun": "stand walk run play fly rest lean drive jump sleep graze grow float smile present",
-        # Names that end like participles or adverbs.
-        "noun": """building painting railing ceiling awning crossing clothing earring legging dumpling
-            string spring swing ring king wing thing icing family assembly hundred moped""",
-    }.items()
-    for word in words.split()
-}
-_SHAPES = [
-    (re.compile(shape), kind)
-    for shape, kind in (
-        (r"\d.*|x\d.*|.*['’]s", "determiner"),
-        (r"[\W_].*", "sign"),
-        (r".*n['’]t|.*(?:抱歉|对不起|無法|无法|没有|沒有|ません|없습니다|죄송).*", "negation"),
-        (r".*['’](?:m|re|ve|ll|d)|[a-z]|.*[有着了到]", "function"),
-        (r"[a-z-]{3,}(?:ous|ful|less|-like|(?<!e)(?<!sl)(?<![^b]b)ed|[a-z](?<!f)ly)", "adjective"),
-        (r"[a-z-]{2,}ing", "verb"),
-        (r".*", "noun"),
-    )
-]
-_COMPOUNDS = _set(
-    """hot-dog hot-tub hot-air potted-plant stuffed-animal green-bean green-onion high-chair
-    golden-retriever red-panda light-bulb light-switch light-pole orange-juice running-shoe sleeping-bag
-    walking-stick playing-card"""
-)
 _STOPS = frozenset(".!?;。！？；…")
 # Heads that name no thing, that measure what follows their "of", or whose "of" leads to no thing.
-_EMPTY = _set(
+_EMPTY = word_set(
     """object item thing image picture photo photograph close-up scene view background foreground side
     center centre middle top bottom front back corner edge part area section distance list answer name
     label type kind color colour size shape position location way addition total number count variety
     couple atmosphere moment day time sense feeling mood style setting detail element content subject pair
     set group piece caption description 物体 物品 图片 图像 照片 背景 旁边 물체"""
 )
-_MEASURES = _set("bunch slice row stack pile crowd herd flock sheet line bit body lot family")
-_MADE = _set("made full sense feeling touch")
+_MEASURES = word_set("bunch slice row stack pile crowd herd flock sheet line bit body lot family")
+_MADE = word_set("made full sense feeling touch")
 # What stands before a colon: things of a kind, listed after it, or a property, told after it.
-_GROUPS = _set("animals vehicles people plants furniture food clothing accessories decor")
-_PROPERTIES = _set("color colour size shape position location material action condition count number")
+_GROUPS = word_set("animals vehicles people plants furniture food clothing accessories decor")
+_PROPERTIES = word_set("color colour size shape position location material action condition count number")
 _NAME = frozenset({"noun", "material", "adjective", "determiner"})  # the kinds of word in a mere name
 _KEYS = ("name", "label", "object", "item", "category", "class")
-
-_IRREGULAR = {
-    "mice": "mouse", "geese": "goose", "teeth": "tooth", "feet": "foot", "children": "child", "oxen": "ox",
-    "people": "person", "cacti": "cactus", "octopi": "octopus", "axes": "axe", "taxis": "taxi", "tvs": "tv",
-}  # fmt: skip
-_UNCHANGED = _set(
-    """glasses sunglasses scissors pants shorts jeans trousers goggles binoculars tongs pliers clothes
-    series species news lens canvas atlas ananas glas gras"""
-)
-# What the end of a plural may stand for, likeliest first; the last three where no rule knows the word.
-_PLURALS = [
-    (re.compile(plural + "$"), end)
-    for plural, end in (
-        (r"(kni|wi|(?<!o)li)ves", r"\1fe"),
-        (r"(lea|loa|hoo|thie|scar|wol|hel|cal|hal|sel|\bel)ves", r"\1f"),
-        (r"(?<=..)(?<!ook)(?<!mov)(?<!ood)(?<!own)(?<!oth)(?<!omb)(?<!elf)ies", "y"),
-        (r"(ss|[^o]us|lens|iris|nvas|tlas|x|sh|(?<!qui)(?<!sta)(?<!lan)(?<!ada)ch)es", r"\1"),
-        (r"(?<!sh)(?<!\bt)(?<!\bh)(?<!can)oes", "o"),
-        (r"s", ""),
-        (r"ies", "y"),
-        (r"ves", "f"),
-        (r"ves", "fe"),
-        (r"es", ""),
-    )
-]
 
 # Accents and vowel signs, which are no letters to `re`.
 _MARKS = "".join(c for c in map(chr, range(0x300, 0x3100)) if unicodedata.category(c)[0] == "M")
@@ -172,32 +89,6 @@ def parse(answer: str) -> list[Term]:
         if len(found) == MAX_TERMS:
             break
     return list(found.values())
-
-
-def singulars(name: str) -> list[str]:
-    """What an English name in lower case may be the plural of, likeliest first; itself where it is none."""
-    head, space, word = name.rpartition(" ")
-    if word in _IRREGULAR:
-        forms = [_IRREGULAR[word]]
-    elif re.fullmatch(r"(?:.*(?:wo|[^aio]))?men", word):
-        forms = [word[:-2] + "an"]
-    elif word == "dice":
-        forms = [word, "die"]
-    elif len(word) < 4 or not word.endswith("s") or re.search("[sui'’-]s$", word):
-        forms = [word]
-    else:
-        forms = [plural.sub(end, word) for plural, end in _PLURALS if plural.search(word)]
-        # One wears glasses, but drinks from a wine glass. Other languages end other words in "s".
-        if (word in _UNCHANGED and not (head and word == "glasses")) or not word.isascii():
-            forms.insert(0, word)
-    return [f"{head}{space}{form}" for form in dict.fromkeys(forms)]
-
-
-@lru_cache(maxsize=1024)
-def singular(name: str) -> str:
-    """The likeliest singular of an English name in lower case: "wine glasses" -> "wine glass"."""
-    best = singulars(name)[0]
-    return best if best == name else singular(best)
 
 
 def _mentions(answer: str) -> Iterator[Term]:
@@ -274,27 +165,7 @@ def _lines(text: str) -> Iterator[Term]:
 
 def _read(text: str, start: int, end: int) -> tuple[list[str], set[str]]:
     words = [token[0].lower() for token in _TOKEN.finditer(text, start, end)]
-    return words, {_kind(words, i) for i in range(len(words))}
-
-
-def _kind(words: list[str], i: int, run: str = "", told: bool = False) -> str:
-    """What words[i] is, right after the noun `run` if not "", or after a word like "is" if `told`."""
-    word, one = words[i], singular(words[i])
-    before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""
-    if f"{word}-{singular(after)}" in _COMPOUNDS:
-        return "noun"
-    kind = _KINDS.get(word) or _KINDS.get(one)
-    if not kind:
-        kind = next(k for shape, k in _SHAPES if shape.fullmatch(word) or shape.fullmatch(one))
-    if kind == "verb" and not told and not run:
-        stem = re.sub(r"(.)\1$", r"\1", one[:-3])  # sitting, riding, lying
-        known = {_KINDS.get(verb) for verb in (one[:-3], stem, stem + "e", stem[:-1] + "ie")}
-        return "adjective" if known & {"function", "is", "verb or noun"} else "noun"
-    if kind == "verb or noun":
-        return "verb" if run and (word == one) == (singular(run) != run) else "noun"
-    if word == "can" and (before in ("i", "we", "you", "that") or after in ("be", "see", "also")):
-        return "function"
-    return kind
+    return words, {kind_of(words, i) for i in range(len(words))}
 
 
 def _names(text: str, start: int, end: int) -> Iterator[Term]:
@@ -306,7 +177,7 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
     definite = False  # an article or adjective stands before it
     named = told = part = denied = False  # a thing was named, is told of, consists of, or is denied
     for i, word in enumerate(words):
-        kind = _kind(words, i, words[run[-1]] if run and not made else "", told)
+        kind = kind_of(words, i, words[run[-1]] if run and not made else "", told)
         noun = kind in ("noun", "material")
         if noun and not (run and singular(words[run[-1]]) == singular(word)):  # "dog dogs dog" is one
             if made:

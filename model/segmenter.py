@@ -198,13 +198,6 @@ class Segmenter:
             for each, good in zip(logits, quality, strict=True)
         ]
 
-    def component_at(self, embedding: Embedding, logits: NDArray[np.float32], row: int, column: int) -> Mask:
-        """The connected area around a pixel, of logits (h, w) cut no higher than at that pixel: (H, W)."""
-        full = self._full(embedding, torch.from_numpy(logits)[None])[0].numpy()
-        above = (full >= min(0.0, float(full[row, column]))).astype(np.uint8)
-        _, areas = cv2.connectedComponents(above, connectivity=8)
-        return cast(Mask, areas == areas[row, column])
-
     def _full(self, embedding: Embedding, logits: Tensor) -> Tensor:
         """Low-resolution logits (k, h, w) -> (k, H, W): without the padding, at image size."""
         side = self._sam.image_encoder.img_size

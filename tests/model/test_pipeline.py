@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from model.boxes import NamedBox
-from model.builtin.measure import middle
+from model.builtin.measure import clicks, middle, paste_scene
 from model.builtin.scenes import Scene
 from model.merge import iou
 from model.pipeline import VLSAM
@@ -158,14 +158,27 @@ def test_a_click_on_an_object_answers_with_that_object(vlsam: VLSAM, scene: Scen
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.floats(0, 419), st.floats(0, 299)), min_size=1, max_size=4), st.booleans())
-def test_every_positive_click_is_inside_the_answer(
-    vlsam: VLSAM, scene: Scene, clicks: list[tuple[float, float]], from_mask: bool
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 419), st.integers(0, 299)), st.integers(0, 1), min_size=1, max_size=4
+    ),
+    st.booleans(),
+)
+def test_every_click_is_on_its_side_of_the_answer(
+    vlsam: VLSAM, scene: Scene, clicks: dict[tuple[int, int], int], from_mask: bool
 ) -> None:
     start = scene.objects[0].visible if from_mask else None
-    prompt = Prompt.of(*((x, y, 1) for x, y in clicks), mask=start)
+    prompt = Prompt.of(*((x + 0.5, y + 0.5, label) for (x, y), label in clicks.items()), mask=start)
     mask = vlsam.refine(scene.image, prompt).mask
-    assert all(mask[int(y), int(x)] for x, y in prompt.points)
+    assert all(mask[y, x] == bool(label) for (x, y), label in clicks.items())
+
+
+def test_corrective_clicks_improve_a_mask(vlsam: VLSAM) -> None:
+    """Five clicks on the largest error each, as an annotator gives them: RITM's protocol."""
+    rng = np.random.default_rng(3)
+    reached = [clicks(vlsam, scene, scene.objects[0], 5) for scene in (paste_scene(rng) for _ in range(6))]
+    first, *_, last = np.mean(reached, 0)
+    assert last > first
 
 
 def test_a_prompt_without_anything_is_refused(vlsam: VLSAM, scene: Scene) -> None:

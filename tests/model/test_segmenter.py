@@ -3,8 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from segment_anything import SamPredictor
 
 from model.builtin.scenes import Scene, draw_scene
@@ -83,20 +81,6 @@ def test_prompts_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(PromptError, match=reason):
         segmenter.decode(segmenter.encode(scene.image), [prompt], multimask=False)
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(9, 300), st.integers(9, 300), st.floats(0, 1), st.floats(0, 1), st.floats(-9, 9))
-def test_the_component_at_a_pixel_holds_it(
-    segmenter: Segmenter, width: int, height: int, x: float, y: float, level: float
-) -> None:
-    embedding = segmenter.encode(np.full((height, width, 3), 127, np.uint8))
-    side = segmenter._sam.prompt_encoder.mask_input_size[0]
-    logits = np.random.default_rng(0).normal(level, 4, (side, side)).astype(np.float32)
-    row, column = int(y * (height - 1)), int(x * (width - 1))
-    mask = segmenter.component_at(embedding, logits, row, column)
-    assert mask.shape == (height, width)
-    assert mask[row, column]
 
 
 def test_a_missing_checkpoint_says_what_to_set(tmp_path: Path) -> None:

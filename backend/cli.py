@@ -152,14 +152,14 @@ def _annotate(args: argparse.Namespace) -> int:
     for path in tqdm(args.images, desc="annotate", unit="image", file=sys.stderr, disable=None):
         try:
             image = _read(path, settings.max_image_pixels)
-        except ImageError as error:
+            item = _show(args, path, image, vlsam.annotate(image))
+            if args.maps:
+                _write_maps(args, path, image, vlsam.maps(image, layers=args.layers))
+            items.append(item)
+        except (ImageError, VLSAMError) as error:  # the other images go on
             failed += 1
             print(f"vlsam: {path}: {error}", file=sys.stderr)
             items.append({"image": str(path), "error": str(error), "detections": []})
-            continue
-        items.append(_show(args, path, image, vlsam.annotate(image)))
-        if args.maps:
-            _write_maps(args, path, image, vlsam.maps(image, layers=args.layers))
     _print(args, items)
     return 1 if failed else 0
 

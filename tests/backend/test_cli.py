@@ -49,6 +49,17 @@ def test_maps_are_written_as_pictures_a_sheet_per_image(tmp_path: Path) -> None:
         assert np.asarray(sheet).std() > 10
 
 
+def test_what_the_models_cannot_do_is_said_for_each_image(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VLSAM_LOCALIZER", "boxes")  # which the built-in VLM never learned to write
+    assert main(["annotate", SAMPLE, "--json"]) == 1
+    out, err = capsys.readouterr()
+    (item,) = json.loads(out)
+    assert "without boxes" in item["error"]
+    assert SAMPLE in err
+
+
 def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment", SAMPLE, "--point", "120,80", "--point", "5,5,0", "--json"]) == 0
     (item,) = json.loads(capsys.readouterr().out)

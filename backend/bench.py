@@ -58,16 +58,16 @@ def _attention(args: argparse.Namespace) -> int:
 
 
 def _annotate(args: argparse.Namespace) -> int:
-    from model.bench.annotate import ablation, handson_ratio, steps, switches, table
+    from model.bench.annotate import ablation, hands_on, steps, switches, table
 
     if args.scenes < 1:
         raise ValueError("--scenes must be 1 or more")
     vlsam = VLSAM.load(choose(), Settings.from_env().device)
     rows = ablation(vlsam, switches() if args.switches else steps(), args.scenes, args.seed)
-    ratio = handson_ratio(vlsam, min(args.scenes, 5), args.seed)
+    ratios = asdict(hands_on(vlsam, min(args.scenes, 5), args.seed))
     if not args.json:
         print(table(rows))
-    figures = {"scenes": args.scenes, "seed": args.seed, "handson_ratio": ratio}
+    figures = {"scenes": args.scenes, "seed": args.seed, **ratios}
     _print(args, figures | ({"rows": [asdict(row) for row in rows]} if args.json else {}))
     return 0
 
@@ -77,4 +77,4 @@ def _print(args: argparse.Namespace, figures: dict[str, Any]) -> None:
         print(json.dumps(figures))
     else:
         for name, value in figures.items():
-            print(f"{name:18} {value}")
+            print(f"{name:24} {value}")

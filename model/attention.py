@@ -208,8 +208,8 @@ def per_layer(capture: Capture, rows: Sequence[int], *, last: bool = False) -> T
     found = []
     for index in sorted(capture.layers)[-1 if last else 0 :]:
         layer = capture.layers[index]
-        query = torch.cat(layer.queries, 1)[:, list(rows)].float() * layer.scaling
-        key = torch.cat(layer.keys, 1).float()
+        query = _joined(layer.queries)[:, list(rows)]
+        key = _joined(layer.keys) * layer.scaling
         scores = (query.reshape(key.shape[0], -1, key.shape[2]) @ key.transpose(1, 2)).reshape(
             query.shape[0], len(rows), count
         )
@@ -256,6 +256,11 @@ def _check(capture: Capture, rows: Sequence[int]) -> int:
     return count
 
 
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Pieces of a sequence as one, in float32; a single one is not copied."""
+    return (pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), 1)).float()
+
+
 def _from_the_top(capture: Capture, start_layer: float) -> list[int]:
     indices = sorted(capture.layers)
     return indices[int(start_layer * len(indices)) :][::-1]
@@ -274,7 +279,7 @@ def _push(
     layer: Layer, spans: Tensor, pushed: Tensor, head_weights: str, image: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """V @ P of every head, (heads, rows, N), and the heads' weights, in one pass over blocks of rows."""
-    query, key = torch.cat(layer.queries, 1).float() * layer.scaling, torch.cat(layer.keys, 1).float()
+    query, key = _joined(layer.queries), _joined(layer.keys) * layer.scaling
     heads, count, width = query.shape
     groups, device = key.shape[0], query.device
     query = query.reshape(groups, heads // groups, count, width)

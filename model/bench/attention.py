@@ -5,6 +5,7 @@ three ways take turns, and a figure is the median of its way.
 """
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -77,7 +78,12 @@ def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
 def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
     job = json.dumps({"way": way, "shape": asdict(shape), "maps": str(maps)})
     done = subprocess.run(
-        [sys.executable, "-m", "model.bench.attention", job], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "model.bench.attention", job],
+        capture_output=True,
+        text=True,
+        check=False,
+        # glibc: what is freed goes back at once, so that the process is as large as what it holds.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]

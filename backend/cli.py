@@ -15,14 +15,13 @@ from tqdm import tqdm
 from backend import bench
 from backend.images import ImageError, decode
 from backend.settings import Settings
-from model.download import CHECKPOINTS, fetch_sam, fetch_vlm
+from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local
 from model.looks import Look
 from model.maps import normalised
 from model.overlay import draw, heat, tiled
 from model.pipeline import VLSAM
 from model.profiles import PROFILES
 from model.types import Detection, Image, ModelLoadError, Prompt, VLSAMError
-from model.vlm import looks_local
 
 EXAMPLES = """\
 examples:
@@ -40,7 +39,7 @@ are fetched in place of the profile's own; what is a file or folder of this mach
 
 Everything is kept as plain files in $MODEL_DIR (default: ~/.cache/vlsam), and may be copied there by hand:
   $MODEL_DIR/sam_vit_b_01ec64.pth                SAM checkpoints
-  $MODEL_DIR/Qwen/Qwen2.5-VL-3B-Instruct/        VLMs, each under its hub id
+  $MODEL_DIR/Qwen/Qwen2.5-VL-3B-Instruct/        models of the hub, each under its id
 
 examples:
   vlsam download                                 for $VLSAM_PROFILE
@@ -125,11 +124,10 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _download(args: argparse.Namespace) -> int:
     profile = Settings.from_env().models(args.profile)
-    known = profile.sam in CHECKPOINTS and not Path(profile.sam).is_file()
     try:
         for name, remote, fetch in (
-            (profile.vlm, not looks_local(profile.vlm), fetch_vlm),
-            (profile.sam, known, fetch_sam),
+            (profile.vlm, not looks_local(profile.vlm), fetch_hub),
+            (profile.sam, is_remote_sam(profile.sam), fetch_sam),
         ):
             if remote:
                 print(f"{name}: complete, checksums agree, in {fetch(name, profile.folder)}")

@@ -110,7 +110,10 @@ class Settings:
     profile: str = _setting("VLSAM_PROFILE", "builtin", _text, "Which pair of models to load.")
     vlm: str | None = _setting("VLSAM_VLM", None, _text, "Another VLM: a hub id or a local folder.")
     sam: str | None = _setting(
-        "VLSAM_SAM", None, _text, "Another segmenter: a SAM checkpoint file, or a folder."
+        "VLSAM_SAM",
+        None,
+        _text,
+        "Another segmenter: a published checkpoint's name, a hub id, a file or a folder.",
     )
     device: str = _setting(
         "VLSAM_DEVICE",

@@ -1,6 +1,6 @@
 """Weights from elsewhere: fetched with resume, compared with published checksums, kept in one folder.
 
-A VLM of the hub becomes plain files in FOLDER/<its id>, a SAM checkpoint a file in FOLDER, so that either
+A model of the hub becomes plain files in FOLDER/<its id>, a SAM checkpoint a file in FOLDER, so that either
 can as well be copied there by hand. What the hub's own library has in its cache already is used from there.
 """
 
@@ -55,8 +55,9 @@ def _sam(name: str, size: int, digest: str) -> Remote:
     return Remote(name, f"https://dl.fbaipublicfiles.com/segment_anything/{name}", size, digest)
 
 
-# Addresses: README of facebookresearch/segment-anything, which gives no checksums. These are pinned alike by
-# micro-sam, by 3D Slicer's extension and by many others.
+# Addresses: READMEs of facebookresearch/segment-anything and ChaoningZhang/MobileSAM, which give no
+# checksums. SAM's are pinned alike by micro-sam, by 3D Slicer's extension and by many others; MobileSAM's by
+# executorch's example and others.
 CHECKPOINTS = {
     remote.name: remote
     for remote in (
@@ -75,29 +76,49 @@ CHECKPOINTS = {
             2_564_550_879,
             "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         ),
+        Remote(
+            "mobile_sam.pt",
+            "https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/"
+            "mobile_sam.pt",
+            40_728_226,
+            "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        ),
     )
 }
 
 
-def vlm(name: str, folder: Path = FOLDER) -> Path:
+def looks_local(name: str) -> bool:
+    """Whether a model name is meant as a path: a hub id has one slash at most and starts with a word."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def is_remote_sam(name: str) -> bool:
+    """Whether a segmenter's name is no path: one of CHECKPOINTS, or a hub id, which has a slash."""
+    if looks_local(name):
+        return False
+    return name in CHECKPOINTS or ("/" in name and Path(name).suffix not in (".pth", ".pt", ".safetensors"))
+
+
+def hub(name: str, folder: Path = FOLDER) -> Path:
     """The folder of a hub id's files, which are fetched where neither `folder` nor the hub's cache has them.
 
     Raises ModelLoadError with one sentence on what to copy where.
     """
-    return _found(name, folder) or fetch_vlm(name, folder)
+    return _found(name, folder) or fetch_hub(name, folder)
 
 
 def sam(name: str, folder: Path = FOLDER) -> Path:
-    """The path that a segmenter's name means: of a published checkpoint in `folder`, where it is fetched to
-    if it is missing; else the name itself. Raises ModelLoadError as `vlm` does."""
-    path = Path(name).expanduser()
-    if name not in CHECKPOINTS or path.exists():
-        return path
+    """The path that a segmenter's name means: of a published checkpoint in `folder`, or of a hub id's files,
+    either fetched if it is missing; else the name itself. Raises ModelLoadError as `hub` does."""
+    if not is_remote_sam(name):
+        return Path(name).expanduser()
+    if name not in CHECKPOINTS:
+        return hub(name, folder)
     path = folder.expanduser() / name
     return path if path.is_file() else fetch_sam(name, folder)
 
 
-def fetch_vlm(name: str, folder: Path = FOLDER) -> Path:
+def fetch_hub(name: str, folder: Path = FOLDER) -> Path:
     """Fetch what is missing of a hub id and compare every file with its checksum; returns its folder.
 
     Raises ModelLoadError with one sentence on what to copy where.
@@ -135,10 +156,12 @@ def fetch_vlm(name: str, folder: Path = FOLDER) -> Path:
 
 
 def fetch_sam(name: str, folder: Path = FOLDER) -> Path:
-    """Fetch one of CHECKPOINTS unless `folder` holds it with the right checksum; returns its path.
+    """Fetch a hub id, or one of CHECKPOINTS unless `folder` has it with the right checksum; returns its path.
 
     Raises ModelLoadError with one sentence on what to copy where.
     """
+    if name not in CHECKPOINTS:
+        return fetch_hub(name, folder)
     fetch([CHECKPOINTS[name]], folder.expanduser())
     return folder.expanduser() / name
 

@@ -19,7 +19,7 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # transforme
 class Profile:
     name: str
     vlm: str  # hub id or local folder
-    sam: str  # published file's name, local folder or file, see model/segmenter.py
+    sam: str  # published file's name, hub id, local folder or file, see model/sams
     dtype: Dtype = "auto"  # of the VLM; the segmenter's is float32
     quantization: Quantization = "none"  # of the VLM's decoder
     folder: Path = download.FOLDER  # where weights are kept that are given by a name

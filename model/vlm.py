@@ -76,7 +76,7 @@ class VLM:
         `device` is one of torch's, or a device map of transformers that spreads the model over several
         ("auto", "balanced"). Raises ModelLoadError with one sentence on what to do.
         """
-        path = Path(name).expanduser() if looks_local(name) else download.vlm(name, folder)
+        path = Path(name).expanduser() if download.looks_local(name) else download.hub(name, folder)
         if not path.is_dir():
             raise ModelLoadError(f"the VLM folder {name} does not exist")
         if dtype == "auto":
@@ -326,8 +326,3 @@ def _cosine(answer: Answer, rows: Sequence[int]) -> torch.Tensor:
     there = [states.to(answer.hidden[0].device) for states in answer.hidden]
     units = [torch.nn.functional.normalize(states.float(), dim=-1) for states in there]
     return torch.stack([unit[list(rows)] @ unit.T for unit in units]).mean(0).clamp(min=0)
-
-
-def looks_local(name: str) -> bool:
-    """Whether a model name is meant as a path: a hub id has one slash at most and starts with a word."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from model.builtin.training import Run, attend, optimizers, trained_weights
-from model.segmenter import MASK_LOGIT, build_sam
+from model.sams.family import Tokens
+from model.sams.original import build_sam, decode, embed
+from model.segmenter import MASK_LOGIT
 
 CONFIG: dict[str, Any] = {
     "image_size": 256, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3,
@@ -100,29 +102,6 @@ def first_prompt(rng: np.random.Generator, mask: NDArray[Any], kind: str) -> tup
         points.append(random_point(rng, mask < 0.1))
         labels.append(0)
     return points, labels
-
-
-def embed(sam: Sam, points: Tensor, labels: Tensor) -> Tensor:
-    """SAM's sparse prompt embedding for rows that mix points, boxes and padding (-1)."""
-    encoder = sam.prompt_encoder
-    found = encoder.pe_layer.forward_with_coords(points + 0.5, encoder.input_image_size)
-    found = found * (labels >= 0)[..., None]
-    kinds = torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)])
-    embedded: Tensor = found + kinds[labels + 1]
-    return embedded
-
-
-def decode(sam: Sam, source: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-    """MaskDecoder.predict_masks for prompts of several images at once: logits (n, 4, h, w), IoU (n, 4)."""
-    decoder = sam.mask_decoder
-    count, width, h, w = source.shape
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).to(sparse.dtype)
-    tokens = torch.cat([own.expand(count, -1, -1), sparse], 1)
-    states, mixed = decoder.transformer(source, position, tokens)
-    fine = decoder.output_upscaling(mixed.transpose(1, 2).reshape(count, width, h, w))
-    heads = [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
-    logits = torch.einsum("nkc,nchw->nkhw", torch.stack(heads, 1), fine)
-    return logits, decoder.iou_prediction_head(states[:, 0])
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -200,7 +179,7 @@ class Trainer:
             with torch.set_grad_enabled(learns):
                 if turn:
                     extra = sam.prompt_encoder.mask_downscaling(logits)
-                sparse = embed(sam, points.to(self.device), labels.to(self.device))
+                sparse = embed(sam, Tokens(points.to(self.device), labels.to(self.device)))
                 answers, quality = decode(sam, encoded + extra.bfloat16(), position, sparse.bfloat16())
                 answers, quality = answers.float(), quality.float()
             if learns:
@@ -215,7 +194,7 @@ class Trainer:
             pick = 0 if turn or rng.random() < 0.5 else int(rng.integers(1, 4))
             logits = answers[:, pick : pick + 1].detach()
             wrong = (logits[:, 0] > 0) != (target > 0.5)
-            if rng.random() < 0.6:  # a mask that came back as geometry: see Segmenter._logits_of
+            if rng.random() < 0.6:  # a mask that came back as geometry: see Segmenter.hint
                 logits = logits.sign() * MASK_LOGIT
             self._click(prompts, wrong.cpu().numpy(), chosen)
         return total

@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(site: Site, tmp_path: P
 
 
 def test_a_model_of_the_hub_comes_with_what_it_needs_only(hub: Site, tmp_path: Path) -> None:
-    folder = download.fetch_vlm(NAME, tmp_path)
+    folder = download.fetch_hub(NAME, tmp_path)
     assert folder == tmp_path / NAME
     assert {f.name for f in folder.iterdir() if f.is_file()} - {".lock"} == NEEDED
     assert all((folder / name).read_bytes() == MODEL[name] for name in NEEDED)
@@ -181,11 +181,11 @@ def test_a_model_of_the_hub_comes_with_what_it_needs_only(hub: Site, tmp_path: P
 
     hub.asked.clear()
     (folder / "config.json").write_bytes(b"[]")
-    download.fetch_vlm(NAME, tmp_path)
+    download.fetch_hub(NAME, tmp_path)
     assert [path.rsplit("/")[-1] for path, _, _ in hub.asked if "resolve" in path] == ["config.json"]
 
     hub.asked.clear()
-    assert download.vlm(NAME, tmp_path) == folder
+    assert download.hub(NAME, tmp_path) == folder
     assert hub.asked == []  # what is complete is loaded without a word to the hub
 
 
@@ -193,7 +193,7 @@ def test_the_hubs_token_goes_to_no_other_host(hub: Site, tmp_path: Path) -> None
     with running() as elsewhere:
         elsewhere.files = {f"/{name}": content for name, content in MODEL.items()}
         hub.moved = f"http://localhost:{elsewhere.server_port}"
-        download.fetch_vlm(NAME, tmp_path)
+        download.fetch_hub(NAME, tmp_path)
         assert len(elsewhere.asked) == len(NEEDED)
         assert {token for _, _, token in elsewhere.asked} == {""}
 
@@ -206,14 +206,14 @@ def test_an_interrupted_model_goes_on_and_is_incomplete_until_then(hub: Site, tm
     last = "model-00002-of-00002.safetensors"
     (folder / f"{last}.part").write_bytes(MODEL[last][:5000])
     assert not download.complete(folder)
-    assert download.vlm(NAME, tmp_path) == folder
+    assert download.hub(NAME, tmp_path) == folder
     assert download.complete(folder)
     assert [(p.rsplit("/")[-1], r) for p, r, _ in hub.asked if "resolve" in p] == [(last, "bytes=5000-")]
 
 
 def test_one_whole_file_is_preferred_to_the_same_in_shards(hub: Site, tmp_path: Path) -> None:
     hub.repositories[NAME]["model.safetensors"] = CONTENT
-    folder = download.fetch_vlm(NAME, tmp_path)
+    folder = download.fetch_hub(NAME, tmp_path)
     assert [f.name for f in folder.glob("*.safetensors")] == ["model.safetensors"]
     assert download.complete(folder)
 
@@ -221,16 +221,16 @@ def test_one_whole_file_is_preferred_to_the_same_in_shards(hub: Site, tmp_path: 
 def test_the_hub_librarys_own_cache_is_used(hub: Site, tmp_path: Path) -> None:
     cached = Path(snapshot_download(NAME))
     hub.asked.clear()
-    assert download.vlm(NAME, tmp_path / "ours") == cached
-    assert download.fetch_vlm(NAME, tmp_path / "ours") == cached
+    assert download.hub(NAME, tmp_path / "ours") == cached
+    assert download.fetch_hub(NAME, tmp_path / "ours") == cached
     assert hub.asked == []
     weights = (cached / "model-00001-of-00002.safetensors").resolve()
     weights.chmod(0o644)
     weights.write_bytes(CONTENT[::-1])
-    assert download.fetch_vlm(NAME, tmp_path / "ours") == tmp_path / "ours" / NAME
+    assert download.fetch_hub(NAME, tmp_path / "ours") == tmp_path / "ours" / NAME
     (cached / "model-00002-of-00002.safetensors").unlink()
     hub.status = 500
-    assert download.vlm(NAME, tmp_path / "ours") == tmp_path / "ours" / NAME
+    assert download.hub(NAME, tmp_path / "ours") == tmp_path / "ours" / NAME
 
 
 def test_without_the_hub_a_sentence_says_what_to_copy_where(
@@ -238,27 +238,27 @@ def test_without_the_hub_a_sentence_says_what_to_copy_where(
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", nowhere)
     with pytest.raises(ModelLoadError) as error:
-        download.vlm(NAME, tmp_path)
+        download.hub(NAME, tmp_path)
     assert f"*.json, *.jinja, *.txt, *.model and model*.safetensors files into {tmp_path / NAME}" in str(
         error.value
     )
     (tmp_path / NAME).mkdir(parents=True)
     for name in NEEDED:
         (tmp_path / NAME / name).write_bytes(MODEL[name])
-    assert download.vlm(NAME, tmp_path) == tmp_path / NAME
+    assert download.hub(NAME, tmp_path) == tmp_path / NAME
     with pytest.raises(ModelLoadError, match="is complete and will be loaded, but its checksums cannot"):
-        download.fetch_vlm(NAME, tmp_path)
+        download.fetch_hub(NAME, tmp_path)
 
 
 def test_a_model_that_is_not_there_or_not_for_you_is_said(hub: Site, tmp_path: Path) -> None:
     for status in (401, 404):
         hub.status = status
         with pytest.raises(ModelLoadError, match=f"HTTP {status}.*HF_TOKEN"):
-            download.vlm(NAME, tmp_path)
+            download.hub(NAME, tmp_path)
     hub.status = 0
     hub.repositories[NAME] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
     with pytest.raises(ModelLoadError, match="no safetensors"):
-        download.vlm(NAME, tmp_path)
+        download.hub(NAME, tmp_path)
 
 
 def test_checkpoints_are_compared_when_they_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -324,3 +324,26 @@ def test_help_says_where_weights_are_kept(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit, match="0"):
         main(["download", "--help"])
     assert "$MODEL_DIR/sam_vit_b_01ec64.pth" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "local"),
+    [("Qwen/Qwen2.5-VL-3B-Instruct", False), ("./vlm", True), ("/models/vlm", True), ("model", True)],
+)
+def test_folders_and_hub_ids_are_told_apart(name: str, local: bool) -> None:
+    assert download.looks_local(name) is local
+
+
+@pytest.mark.parametrize(
+    ("name", "remote"),
+    [
+        ("mobile_sam.pt", True),
+        ("facebook/sam2.1-hiera-tiny", True),
+        ("own.pth", False),
+        ("weights/own.safetensors", False),
+        ("/models/sam2", False),
+        ("model", False),
+    ],
+)
+def test_segmenters_to_fetch_and_paths_are_told_apart(name: str, remote: bool) -> None:
+    assert download.is_remote_sam(name) is remote

@@ -1,19 +1,23 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from segment_anything import SamPredictor
 
 from model.builtin.scenes import Scene, draw_scene
-from model.segmenter import Segmenter, build_sam
+from model.segmenter import Segmenter
 from model.types import ModelLoadError, Prompt, PromptError
 
+HINT = np.random.default_rng(0).normal(0, 5, (128, 128)).astype(np.float32)
 PROMPTS = {
     "point": Prompt.of((200, 150, 1)),
     "pair": Prompt.of((200, 150, 1), (10, 20, 0)),
     "box": Prompt.of(box=(100.0, 80.0, 250.0, 220.0)),
     "box and point": Prompt.of((200, 150, 1), box=(100.0, 80.0, 250.0, 220.0)),
+    "point and mask": replace(Prompt.of((200, 150, 1)), logits=HINT),
+    "box and mask": replace(Prompt.of(box=(100.0, 80.0, 250.0, 220.0)), logits=HINT),
 }
 
 
@@ -23,12 +27,14 @@ def test_decode_equals_the_librarys_predictor(
     segmenter: Segmenter, scene: Scene, name: str, multimask: bool
 ) -> None:
     prompt = PROMPTS[name]
-    predictor = SamPredictor(segmenter._sam)
+    family: Any = segmenter._family
+    predictor = SamPredictor(family.sam)
     predictor.set_image(scene.image)
     masks, quality, logits = predictor.predict(
         prompt.points if len(prompt.points) else None,
         prompt.labels if len(prompt.points) else None,
         np.array(prompt.box) if prompt.box else None,
+        None if prompt.logits is None else prompt.logits[None],
         multimask_output=multimask,
     )
     ours = segmenter.decode(segmenter.encode(scene.image), [prompt], multimask=multimask)[0]
@@ -59,6 +65,17 @@ def test_embeddings_of_two_images_do_not_mix(segmenter: Segmenter) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+def test_an_embedding_cannot_be_changed_but_moved(segmenter: Segmenter, scene: Scene) -> None:
+    embedding = segmenter.encode(scene.image)
+    tensors: Any = embedding.tensors
+    with pytest.raises(TypeError):
+        tensors["image"] = tensors["image"] * 0
+    assert embedding.to("cpu") is embedding
+    moved = embedding.to("meta")
+    assert (moved.device.type, moved.size, moved.scaled) == ("meta", embedding.size, embedding.scaled)
+    assert moved.nbytes == embedding.nbytes == 128 * 32 * 32 * 4
+
+
 def test_a_mask_prompt_changes_the_answer(segmenter: Segmenter, scene: Scene) -> None:
     embedding = segmenter.encode(scene.image)
     start = Prompt.of((200, 150, 1), mask=scene.objects[0].visible)
@@ -74,6 +91,7 @@ def test_a_mask_prompt_changes_the_answer(segmenter: Segmenter, scene: Scene) ->
         (Prompt.of((1, 1, 2)), "1 .inside. or 0"),
         (Prompt(np.ones((1, 2), np.float32), np.array([1, 1])), "do not fit"),
         (Prompt(box=(0, 0, 5, 5), mask=np.ones((3, 3), bool)), "mask is"),
+        (Prompt(box=(0, 0, 5, 5), logits=np.ones((3, 3), np.float32)), "logits are"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(
@@ -94,16 +112,3 @@ def test_a_corrupt_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(ModelLoadError, match="no checkpoint of segment-anything") as error:
             Segmenter.load(str(tmp_path / name), device="cpu")
         assert "\n" not in str(error.value)
-
-
-def test_a_published_checkpoint_is_recognised_by_its_width(tmp_path: Path) -> None:
-    """sam_vit_b_01ec64.pth is a plain state dict of ViT-B: ours is random, of the same shape."""
-    config = {
-        "image_size": 1024, "patch_size": 16, "window_size": 14, "use_rel_pos": True, "embed_dim": 768,
-        "depth": 12, "num_heads": 12, "global_attn_indexes": [2, 5, 8, 11], "prompt_embed_dim": 256,
-        "decoder_mlp_dim": 2048, "decoder_heads": 8, "iou_head_hidden_dim": 256,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    file = tmp_path / "sam_vit_b.pth"
-    torch.save({k: v.half() for k, v in build_sam(config).state_dict().items()}, file)
-    assert Segmenter.load(str(file), device="cpu")._sam.image_encoder.img_size == 1024

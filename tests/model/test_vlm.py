@@ -9,7 +9,7 @@ from model.builtin.scenes import Scene
 from model.recipes import RECIPES
 from model.terms import parse
 from model.types import AttentionError, ModelLoadError
-from model.vlm import VLM, looks_local
+from model.vlm import VLM
 
 QUESTION = "List all objects in the image."
 PAPER = RECIPES["paper"]
@@ -102,14 +102,6 @@ def test_the_second_opinion_asks_for_boxes_in_the_familys_words(vlm: VLM, scene:
     assert "dog" in vlm.box_question(["dog"])
     assert text  # the built-in model lists names, and was never taught boxes
     assert found == []
-
-
-@pytest.mark.parametrize(
-    ("name", "local"),
-    [("Qwen/Qwen2.5-VL-3B-Instruct", False), ("./vlm", True), ("/models/vlm", True), ("model", True)],
-)
-def test_folders_and_hub_ids_are_told_apart(name: str, local: bool) -> None:
-    assert looks_local(name) is local
 
 
 def test_a_corrupt_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""SAM by the segment-anything package: ViT-B, L and H, the built-in model, MobileSAM."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from segment_anything.modeling import (
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+
+from model import download
+from model.sams import mobile
+from model.sams.family import Tokens
+from model.types import Image, ModelLoadError
+
+# segment-anything's own sizes, by the width of the image encoder (build_sam.py of that package).
+_PUBLISHED: dict[int, dict[str, Any]] = {
+    768: {"depth": 12, "num_heads": 12, "global_attn_indexes": [2, 5, 8, 11]},
+    1024: {"depth": 24, "num_heads": 16, "global_attn_indexes": [5, 11, 17, 23]},
+    1280: {"depth": 32, "num_heads": 16, "global_attn_indexes": [7, 15, 23, 31]},
+}
+PUBLISHED_REST = {
+    "image_size": 1024, "patch_size": 16, "window_size": 14, "use_rel_pos": True,
+    "prompt_embed_dim": 256, "decoder_mlp_dim": 2048, "decoder_heads": 8, "iou_head_hidden_dim": 256,
+}  # fmt: skip
+
+
+def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None) -> Sam:
+    """segment-anything's model for a config such as model/builtin/segmenter/config.json."""
+    side = config["image_size"] // config["patch_size"]
+    width = config["prompt_embed_dim"]
+    return Sam(
+        image_encoder=encoder
+        or ImageEncoderViT(
+            depth=config["depth"],
+            embed_dim=config["embed_dim"],
+            img_size=config["image_size"],
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            num_heads=config["num_heads"],
+            patch_size=config["patch_size"],
+            use_rel_pos=config["use_rel_pos"],
+            global_attn_indexes=tuple(config["global_attn_indexes"]),
+            window_size=config["window_size"],
+            out_chans=width,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=width,
+            image_embedding_size=(side, side),
+            input_image_size=(config["image_size"], config["image_size"]),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            transformer_dim=width,
+            transformer=TwoWayTransformer(
+                depth=2,
+                embedding_dim=width,
+                mlp_dim=config["decoder_mlp_dim"],
+                num_heads=config["decoder_heads"],
+            ),
+            iou_head_hidden_dim=config["iou_head_hidden_dim"],
+        ),
+    )
+
+
+def load(file: Path, config: Mapping[str, Any], device: str) -> "OriginalSam":
+    """Load weights (.pth, .pt, .safetensors); without a config they must be of a published size.
+
+    Raises ModelLoadError, and what torch raises.
+    """
+    if not file.is_file():
+        raise ModelLoadError(
+            f"the segmenter's weights {file} do not exist: set VLSAM_SAM to one of "
+            f"{', '.join(download.CHECKPOINTS)}, to a hub id, to a file of that kind, or to a folder with "
+            "config.json and model.safetensors"
+        )
+    if file.suffix == ".safetensors":
+        weights = load_file(file)
+    else:
+        download.check(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    encoder = None
+    if mobile.MARK in weights:
+        weights, encoder, config = mobile.renamed(weights), mobile.Encoder(), PUBLISHED_REST
+    elif not config:
+        width = int(weights["image_encoder.patch_embed.proj.weight"].shape[0])
+        config = {**PUBLISHED_REST, **_PUBLISHED[width], "embed_dim": width}
+    sam = build_sam(config, encoder)
+    sam.load_state_dict({key: value.float() for key, value in weights.items()})
+    return OriginalSam(sam.to(device))
+
+
+class OriginalSam:
+    stretched = ends_boxes = False
+
+    def __init__(self, sam: Sam) -> None:
+        self.sam = sam.eval()
+        self.side = int(sam.image_encoder.img_size)
+        self.low = int(sam.prompt_encoder.mask_input_size[0])
+        self.device = sam.device
+        self._resize = ResizeLongestSide(self.side)
+        with torch.inference_mode():
+            self._position = sam.prompt_encoder.get_dense_pe()
+
+    def features(self, image: Image) -> dict[str, Tensor]:
+        scaled = np.ascontiguousarray(self._resize.apply_image(image))
+        pixels = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(self.device)
+        return {"image": self.sam.image_encoder(self.sam.preprocess(pixels.float()))}
+
+    def decode(
+        self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        _, dense = self.sam.prompt_encoder(points=None, boxes=None, masks=prompts.masks)
+        sparse = embed(self.sam, prompts)
+        logits, quality = decode(self.sam, features["image"] + dense, self._position, sparse)
+        levels = slice(1, None) if multimask else slice(1)
+        return logits[:, levels], quality[:, levels]
+
+
+def embed(sam: Sam, prompts: Tokens) -> Tensor:
+    """PromptEncoder's sparse embedding, whatever the prompts mix: (n, k, C)."""
+    encoder = sam.prompt_encoder
+    places = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
+    kinds = torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)])
+    return prompts.embedded(places, kinds)
+
+
+def decode(sam: Sam, source: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
+    """MaskDecoder.predict_masks without its copies: all four logits (n, 4, h, w) and IoU (n, 4).
+
+    `source` (n or 1, C, H, W), the image plus the prompts' masks, and `position` (n or 1, C, H, W) are of
+    one row where all prompts share them; then so is what the first layer makes of them.
+    """
+    decoder, count = sam.mask_decoder, len(sparse)
+    _, width, h, w = source.shape
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).to(sparse.dtype)
+    states, mixed = decoder.transformer(source, position, torch.cat([own.expand(count, -1, -1), sparse], 1))
+    fine = decoder.output_upscaling(mixed.transpose(1, 2).reshape(count, width, h, w))
+    heads = [mlp(states[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
+    logits = torch.einsum("nkc,nchw->nkhw", torch.stack(heads, 1), fine)
+    return logits, decoder.iou_prediction_head(states[:, 0])

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import torch
+
+from model.builtin import train_segmenter
+from model.sams.family import Tokens
+from model.sams.original import build_sam, decode, embed
+from model.segmenter import Segmenter
+
+
+def test_the_decoder_without_copies_equals_the_librarys() -> None:
+    torch.manual_seed(0)
+    sam = build_sam(train_segmenter.CONFIG)
+    points, labels = torch.rand(3, 2, 2) * 256, torch.tensor([[1, -1], [0, -1], [1, -1]])
+    image, position = torch.randn(1, 128, 32, 32), sam.prompt_encoder.get_dense_pe()
+    masks = torch.randn(3, 1, 128, 128)
+    with torch.inference_mode():
+        sparse = embed(sam, Tokens(points, labels))
+        for given in (None, masks):
+            own_sparse, dense = sam.prompt_encoder((points[:, :1], labels[:, :1]), None, given)
+            torch.testing.assert_close(sparse, own_sparse)
+            ours = decode(sam, image + dense[: 3 if given is not None else 1], position, sparse)
+            theirs = sam.mask_decoder.predict_masks(image, position, own_sparse, dense)
+            torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(ours[1], theirs[1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_published_checkpoint_is_recognised_by_its_width(tmp_path: Path) -> None:
+    """sam_vit_b_01ec64.pth is a plain state dict of ViT-B: ours is random, of the same shape."""
+    config = {
+        "image_size": 1024, "patch_size": 16, "window_size": 14, "use_rel_pos": True, "embed_dim": 768,
+        "depth": 12, "num_heads": 12, "global_attn_indexes": [2, 5, 8, 11], "prompt_embed_dim": 256,
+        "decoder_mlp_dim": 2048, "decoder_heads": 8, "iou_head_hidden_dim": 256,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    file = tmp_path / "sam_vit_b.pth"
+    torch.save({k: v.half() for k, v in build_sam(config).state_dict().items()}, file)
+    assert Segmenter.load(str(file), device="cpu")._family.side == 1024

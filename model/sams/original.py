@@ -79,8 +79,8 @@ def load(file: Path, config: Mapping[str, Any], device: str) -> "OriginalSam":
     """
     if not file.is_file():
         raise ModelLoadError(
-            f"the segmenter's weights {file} do not exist: set VLSAM_SAM to one of "
-            f"{', '.join(download.CHECKPOINTS)}, to a hub id, to a file of that kind, or to a folder with "
+            f"the segmenter's weights {file} do not exist: name one of "
+            f"{', '.join(download.CHECKPOINTS)}, a hub id, a file of that kind, or a folder with "
             "config.json and model.safetensors"
         )
     if file.suffix == ".safetensors":

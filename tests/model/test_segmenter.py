@@ -101,8 +101,8 @@ def test_prompts_that_make_no_sense_are_refused(
         segmenter.decode(segmenter.encode(scene.image), [prompt], multimask=False)
 
 
-def test_a_missing_checkpoint_says_what_to_set(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="VLSAM_SAM"):
+def test_a_missing_checkpoint_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="name one of sam_vit_b_01ec64.pth"):
         Segmenter.load(str(tmp_path / "sam_vit_b_01ec64.pth"), device="cpu")
 
 

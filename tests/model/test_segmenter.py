@@ -102,7 +102,7 @@ def test_prompts_that_make_no_sense_are_refused(
 
 
 def test_a_missing_checkpoint_says_what_to_name(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="name one of sam_vit_b_01ec64.pth"):
+    with pytest.raises(ModelLoadError, match="do not exist: name one of sam_vit_b"):
         Segmenter.load(str(tmp_path / "sam_vit_b_01ec64.pth"), device="cpu")
 
 

@@ -127,8 +127,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             raise BadRequest("params.context must be an object or null.")
         if context is not None and not tasks:
             raise BadRequest("tasks must hold the task of params.context.")
-        server = projects.server(_project(body))
-        backend = VLSAMBackend(config, engine=engine, hostname=server.url, access_token=server.token or "")
+        project = _project(body)
+        server = projects.server(project)
+        backend = VLSAMBackend(
+            config, engine=engine, project=project, hostname=server.url, access_token=server.token or ""
+        )
         return jsonify(results=backend.predict(tasks, context=context))
 
     @app.errorhandler(BadRequest)

@@ -1,13 +1,12 @@
 """The models of a process: loaded once, off the request path, and used by one job at a time."""
 
-import heapq
-import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from backend.images import Images
@@ -20,6 +19,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CLICK, BATCH = 0, 1  # the order in which the engine takes work
+# A batch waits for clicks at most this share of the deadline, so that they cannot starve it.
+PATIENCE = 0.1
 
 
 class Unavailable(Exception):
@@ -28,6 +29,37 @@ class Unavailable(Exception):
 
 class Late(Exception):
     """The deadline of a request passed."""
+
+
+class Superseded(Exception):
+    """A newer click asks for all that this one did, and more: nobody waits for its answer any longer."""
+
+
+@dataclass(frozen=True)
+class Click:
+    """What a click is about. Made when its request arrives, for that is the order that counts."""
+
+    place: tuple[str, ...]  # server, project, task and control
+    prompts: frozenset[str]  # the ids of its points or rectangles; the editor draws them at random
+    arrived: float = field(default_factory=time.monotonic)
+
+    def supersedes(self, older: "Click") -> bool:
+        """Whether the editor that sent this one has thereby stopped waiting for `older`'s answer.
+
+        It sends the prompts that were not accepted yet with each new one, and shows the answer to its newest
+        request only. Two people's prompts have different ids, so neither drops the other's click.
+        """
+        known = bool(older.prompts) and self.place == older.place and self.arrived > older.arrived
+        return known and older.prompts < self.prompts
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    priority: int
+    work: Callable[[Any], Any]
+    click: Click | None
+    since: float = field(default_factory=time.monotonic)
+    future: Future[Any] = field(default_factory=Future)
 
 
 class Model(Protocol):
@@ -41,7 +73,9 @@ class Model(Protocol):
 class Engine:
     """The models of a process, loaded once in a thread of its own, which then does all work on them in turn.
 
-    One job runs at a time, clicks before batches. `version` is known without loading.
+    One job runs at a time and a batch is one job per image, so a click waits for one image of it at most.
+    Clicks go first; where they never cease, one image of a batch gets its turn each tenth of the deadline.
+    `version` is known without loading.
     """
 
     def __init__(self, settings: Settings, *, version: str, load: Callable[[], Model]) -> None:
@@ -52,8 +86,8 @@ class Engine:
         self._state = "loading"
         self._failure = ""
         self._inside = 0
-        self._jobs: list[tuple[int, int, Future[Any], Callable[[Model], Any]]] = []
-        self._numbers = itertools.count()
+        self._jobs: list[_Job] = []  # as they came
+        self._batch_ended = time.monotonic()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -95,28 +129,54 @@ class Engine:
             with self._changed:
                 self._inside -= 1
 
-    def run(self, job: Callable[[Model], T], *, priority: int, deadline: float) -> T:
-        """What `job` gives for the models, once they are loaded and it is its turn.
+    def run(
+        self, work: Callable[[Model], T], *, priority: int, deadline: float, click: Click | None = None
+    ) -> T:
+        """What `work` gives for the models, once they are loaded and it is its turn.
 
-        Raises Late at `deadline` (of time.monotonic), Unavailable where loading failed, and what `job`
-        raises.
-        A job that has begun by then runs to its end, for nobody.
+        Raises Late at `deadline` (of time.monotonic), Superseded where a newer click makes `click` pointless
+        before its turn, Unavailable where loading failed, and what `work` raises.
+        Work that has begun by then runs to its end, for nobody.
         """
-        future: Future[T] = Future()
+        job = _Job(priority, work, click)
         with self._changed:
             if self._state == "failed":
                 raise Unavailable(self._failure)
-            heapq.heappush(self._jobs, (priority, next(self._numbers), future, job))
+            if click is not None:
+                self._drop_superseded(click)
+            self._jobs.append(job)
             self._changed.notify_all()
         try:
-            return future.result(timeout=max(0.0, deadline - time.monotonic()))
+            return job.future.result(timeout=max(0.0, deadline - time.monotonic()))  # type: ignore[no-any-return]
         except TimeoutError:
-            if not future.cancel() and future.done():
-                return future.result()
+            if not job.future.cancel() and job.future.done():
+                return job.future.result()  # type: ignore[no-any-return]
             with self._changed:  # else its image would stay until its turn
-                self._jobs = [entry for entry in self._jobs if entry[2] is not future]
-                heapq.heapify(self._jobs)
+                self._jobs = [other for other in self._jobs if other is not job]
             raise Late from None
+
+    def _drop_superseded(self, click: Click) -> None:
+        """Ends the waiting clicks that `click` supersedes.
+
+        Raises Superseded where one of them supersedes it: its image came later than theirs.
+        """
+        waiting = [(job, job.click) for job in self._jobs if job.click is not None]
+        if any(other.supersedes(click) for _, other in waiting):
+            raise Superseded
+        for job, other in waiting:
+            if click.supersedes(other):
+                self._jobs.remove(job)
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(Superseded())
+
+    def _next(self) -> _Job:
+        """Takes the oldest click, or else the oldest job; this one also where it has waited too long."""
+        oldest = self._jobs[0]
+        waited = time.monotonic() - max(oldest.since, self._batch_ended)
+        patient = waited < PATIENCE * self.settings.deadline
+        job = min(self._jobs, key=lambda job: job.priority) if patient else oldest
+        self._jobs.remove(job)
+        return job
 
     def _work(self) -> None:
         started = time.monotonic()
@@ -132,14 +192,16 @@ class Engine:
             with self._changed:
                 while not self._jobs:
                     self._changed.wait()
-                _, _, future, job = heapq.heappop(self._jobs)
-            if future.set_running_or_notify_cancel():
+                job = self._next()
+            if job.future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(job(model))
+                    job.future.set_result(job.work(model))
                 except Exception as error:
-                    future.set_exception(error)
+                    job.future.set_exception(error)
+                if job.priority != CLICK:
+                    self._batch_ended = time.monotonic()
             # Else this thread would keep the last job and its image alive while it waits.
-            del future, job
+            del job
 
     def _fail(self, error: Exception) -> None:
         known = isinstance(error, VLSAMError)
@@ -148,9 +210,9 @@ class Engine:
             self._failure = str(error) if known else "The models cannot be loaded; the server's log says why."
             self._state = "failed"
             jobs, self._jobs = self._jobs, []
-        for _, _, future, _ in jobs:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(Unavailable(self._failure))
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(Unavailable(self._failure))
 
 
 class _Process:

@@ -11,7 +11,7 @@ from label_studio_ml.model import LabelStudioMLBase
 
 from backend import corrections, evidence, labels, results
 from backend.corrections import Unanswerable
-from backend.engine import BATCH, CLICK, PROCESS, Engine, Late, Unavailable
+from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.images import ImageError, Server
 from backend.labels import Control, LabelConfig
 from model.types import Detection, Image, VLSAMError
@@ -33,11 +33,13 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         train_output: Mapping[str, Any] | None = None,
         *,
         engine: Engine | None = None,
+        project: str = "",
         **kwargs: Any,
     ) -> None:
         # The base class would parse the config with a parser that expands entities.
         super().__init__(None, train_output, **kwargs)
         self.label_config = label_config
+        self.project = project  # as Label Studio names it in its requests
         self.engine = engine or PROCESS.engine()
         self.model_version = self.engine.version
 
@@ -119,6 +121,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             regions = self._correct(task, context, config, deadline)
         except Late:
             log.warning("Task %s: the click could not be answered in time.", _name(task))
+        except Superseded:
+            # The editor shows the answer to its newest request only.
+            log.info("Task %s: no answer to the click: a newer one came before its turn.", _name(task))
         except (Unanswerable, TaskError, ImageError, VLSAMError) as error:
             log.warning("Task %s: no answer to the click: %s", _name(task), error)
         except Unavailable:
@@ -130,11 +135,12 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _correct(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> list[results.Result]:
+        click = self._click(task, context)
         image = self._image(task, config, deadline)
         height, width = image.shape[:2]
         asked = corrections.read(context, task, config, (height, width))
         detection = self.engine.run(
-            lambda model: model.refine(image, asked.prompt), priority=CLICK, deadline=deadline
+            lambda model: model.refine(image, asked.prompt), priority=CLICK, deadline=deadline, click=click
         )
         target = asked.target
         region = describe(
@@ -145,6 +151,18 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             old_meta=target.meta if target else None,
         )
         return [region] if region else []
+
+    def _click(self, task: Any, context: Mapping[str, Any]) -> Click | None:
+        """What the click is about; None where the request does not say so of the task and every prompt."""
+        given = context.get("result")
+        items = [item for item in (given if isinstance(given, list) else []) if isinstance(item, Mapping)]
+        names = [item.get("id") for item in items] + [items[-1].get("from_name") if items else None]
+        number = task.get("id") if isinstance(task, Mapping) else None
+        if not all(isinstance(name, str) and name for name in names) or type(number) not in (int, str):
+            return None
+        *prompts, control = names
+        server = self.server.url if self.server else ""
+        return Click((server, self.project, repr(number), control), frozenset(prompts))
 
     def _image(self, task: Any, config: LabelConfig, deadline: float) -> Image:
         data = task.get("data") if isinstance(task, Mapping) else None

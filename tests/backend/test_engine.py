@@ -1,11 +1,11 @@
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from backend.engine import BATCH, CLICK, PROCESS, Engine, Late, Unavailable
+from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.settings import Settings
 from model.types import ModelLoadError
 from tests.backend.conftest import StandIn
@@ -131,6 +131,106 @@ def test_clicks_go_before_batches_and_one_job_runs_at_a_time(make_engine: Make) 
         for future in futures:
             future.result()
     assert order == ["first", "click 1", "click 2", "batch 1", "batch 2"]
+
+
+def test_clicks_that_never_cease_do_not_starve_a_batch(make_engine: Make) -> None:
+    engine, order, done = make_engine(deadline=2), list[str](), threading.Event()
+
+    def clicking() -> None:
+        while not done.is_set():
+            engine.run(
+                lambda model: order.append("click") or time.sleep(0.01), priority=CLICK, deadline=soon()
+            )
+
+    with ThreadPoolExecutor() as pool:
+        clickers = [pool.submit(clicking) for _ in range(3)]  # of which one is always waiting
+        wait_for(lambda: len(order) > 5)
+        images = [
+            pool.submit(engine.run, lambda model: order.append("image"), priority=BATCH, deadline=soon())
+            for _ in range(2)
+        ]
+        try:
+            for image in images:
+                image.result()
+        finally:
+            done.set()
+        for clicker in clickers:
+            clicker.result()
+    first, second = (index for index, name in enumerate(order) if name == "image")
+    assert second - first > 3  # nor does a long batch hold up the clicks
+
+
+PLACE = ("http://studio", "1.1", "7", "kp")
+
+
+def of(*prompts: str, place: tuple[str, ...] = PLACE, arrived: float = 1.0) -> Click:
+    return Click(place, frozenset(prompts), arrived)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "superseded"),
+    [
+        (of("a"), of("a", "b", arrived=2), True),
+        (of("a", "b"), of("a", "b", "c", "d", arrived=2), True),
+        (of("a"), of("a", arrived=2), False),  # sent again: the first answer is as good
+        (of("a"), of("b", arrived=2), False),  # somebody else's
+        (of("a", "b"), of("b", "c", arrived=2), False),
+        (of("a", "b"), of("a", arrived=2), False),  # a prompt was deleted
+        (of("a"), of("a", "b", arrived=0), False),  # b was deleted, and it is `older` that is newer
+        (of(), of("a", arrived=2), False),
+        (of("a"), of(arrived=2), False),
+        *[
+            (of("a"), of("a", "b", place=(*PLACE[:n], "another", *PLACE[n + 1 :]), arrived=2), False)
+            for n in range(4)
+        ],
+    ],
+)
+def test_which_click_supersedes_another(older: Click, newer: Click, superseded: bool) -> None:
+    assert newer.supersedes(older) == superseded
+
+
+@pytest.fixture
+def busy(make_engine: Make) -> Iterator[tuple[Engine, threading.Event]]:
+    """An engine in the midst of a job, and what ends that job."""
+    engine, begun, go = make_engine(), threading.Event(), threading.Event()
+
+    def long(_: object) -> None:
+        begun.set()
+        go.wait(5)
+
+    thread = threading.Thread(target=engine.run, args=(long,), kwargs={"priority": CLICK, "deadline": soon()})
+    thread.start()
+    begun.wait(5)
+    yield engine, go
+    go.set()
+    thread.join()
+
+
+def test_a_click_is_dropped_when_a_newer_one_asks_for_more(busy: tuple[Engine, threading.Event]) -> None:
+    engine, go = busy
+    ran = list[str]()
+
+    def click(name: str, about: Click | None) -> "Future[None]":
+        last = engine._jobs[-1:]
+        future = pool.submit(
+            engine.run, lambda model: ran.append(name), priority=CLICK, deadline=soon(), click=about
+        )
+        wait_for(lambda: future.done() or engine._jobs[-1:] != last)
+        return future
+
+    with ThreadPoolExecutor() as pool:
+        first = click("first", of("a", arrived=1))
+        others = [click("other's", of("x", arrived=2)), click("unnamed", None)]
+        newest = click("newest", of("a", "b", "c", arrived=4))
+        with pytest.raises(Superseded):  # at once, while the job before it still runs
+            first.result(5)
+        with pytest.raises(Superseded):  # its image came later than that of the newest
+            click("second", of("a", "b", arrived=3)).result(5)
+        assert not newest.done()
+        go.set()
+        for future in (*others, newest):
+            future.result(5)
+    assert ran == ["other's", "unnamed", "newest"]
 
 
 def test_a_job_that_came_too_late_is_never_run(make_engine: Make) -> None:

@@ -224,6 +224,80 @@ def test_a_click_does_not_wait_for_the_rest_of_a_batch(make_engine: Make, stand_
     assert stand_in.order.index("click") <= 2
 
 
+def sent(*prompts: Any, control: Any = "kp") -> dict[str, Any]:
+    """A context with a click for each id; None stands for one without."""
+    value = {"x": 25, "y": 50, "keypointlabels": ["Cat"]}
+    items = [{"type": "keypointlabels", "value": value, "from_name": control, "id": id_} for id_ in prompts]
+    return {"result": [{k: v for k, v in item.items() if v is not None} for item in items]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "answers"),
+    [
+        # The editor sends all prompts with each new one, and shows the newest answer only.
+        ((7, sent("a")), (7, sent("a", "b")), ["newest"]),
+        ((7, sent("a", "b")), (7, sent("c")), ["first", "newest"]),  # by two annotators
+        ((7, sent("a")), (8, sent("a", "b")), ["first", "newest"]),
+        ((7, sent("a")), (7, sent("a", "b", control="rect")), ["first", "newest"]),
+        ((7, sent(None)), (7, sent("a", "b")), ["first", "newest"]),
+        ((7, sent("a")), (7, sent("a", None)), ["first", "newest"]),
+        ((7, sent("a", control=None)), (7, sent("a", "b", control=None)), ["first", "newest"]),
+        ((None, sent("a")), (None, sent("a", "b")), ["first", "newest"]),
+    ],
+)
+def test_a_click_that_a_newer_one_makes_pointless_is_an_empty_answer(
+    make_engine: Make,
+    stand_in: StandIn,
+    caplog: pytest.LogCaptureFixture,
+    first: tuple[Any, dict[str, Any]],
+    second: tuple[Any, dict[str, Any]],
+    answers: list[str],
+) -> None:
+    engine, stand_in.hold, found = make_engine(), threading.Event(), dict[str, Any]()
+
+    def ask(name: str, number: Any, context: dict[str, Any]) -> threading.Thread:
+        def answer() -> None:
+            (found[name],) = backend(engine, project="1.1").predict(
+                [{**task(), "id": number}], context=context
+            )
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        return thread
+
+    def until(waiting: int) -> None:
+        end = time.monotonic() + 5
+        while len(engine._jobs) != waiting:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+    with caplog.at_level(logging.INFO):
+        threads = [ask("running", 1, sent("z"))]
+        while not stand_in.order:
+            time.sleep(0.005)
+        threads.append(ask("first", *first))
+        until(1)
+        threads.append(ask("newest", *second))
+        if answers == ["newest"]:  # and the first is told at once
+            threads[1].join(5)
+            assert set(found) == {"first"}
+        until(len(answers))
+        stand_in.hold.set()
+        for thread in threads:
+            thread.join(5)
+    assert [name for name in ("first", "newest") if found[name]["result"]] == answers
+    if answers == ["newest"]:
+        assert found["first"] == {"result": [], "score": 0.0, "model_version": "v1"}
+        assert "Task 7: no answer to the click: a newer one" in caplog.text
+
+
+def test_what_a_click_is_about_tells_projects_apart(make_engine: Make) -> None:
+    one, other = (backend(make_engine(), project=project)._click(task(), sent("a")) for project in "12")
+    assert one is not None
+    assert other is not None
+    assert one.place != other.place
+
+
 # Which Label Studio
 
 

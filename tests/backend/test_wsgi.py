@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def call(url: str, body: Any = None) -> Any:
+def call(url: str, body: Any = None, *, timeout: float = 90) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=90) as answer:
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
         return json.load(answer)
 
 
@@ -46,12 +48,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Starts a command in a folder and gives its address once /health answers; ends it after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(command: list[str], port: int, folder: Path = ROOT) -> str:
+    def run(command: list[str], port: int, folder: Path = ROOT, **more: str) -> str:
         env = {
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "PORT": str(port),
             "VLSAM_DEVICE": "cpu",
+            **more,
         }
         # A group of its own, for label-studio-ml starts the server through a shell.
         with (tmp_path / "log").open("wb") as log:
@@ -90,6 +93,32 @@ def test_as_a_script(start: Callable[..., str], tmp_path: Path) -> None:
     log = (tmp_path / "log").read_text("utf-8")
     assert "demo weights that know 40 drawn objects only" in log
     assert "VLSAM_PROFILE=gpu-8g" in log
+
+
+def test_a_full_queue_holds_up_nothing_but_predictions(start: Callable[..., str]) -> None:
+    port, few = free_port(), {"THREADS": "4", "VLSAM_DEADLINE": "5"}
+    command = [sys.executable, "-m", "backend._wsgi", "--host", "127.0.0.1", "--port", str(port)]
+    url = start(command, port, **few)
+    while call(url + "/health")["model"] == "loading":
+        time.sleep(0.2)
+    long = {"tasks": [{"data": {"image": data_url()}}] * 1000, "label_config": CONFIG}
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(call, url + "/predict", long) for _ in range(5)]
+        refused = list(islice(as_completed(asked), 2))
+        for future in refused:  # one thread of four is never lent to predictions
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                future.result()
+            with caught.value as answer:
+                assert (answer.code, "waiting already" in json.load(answer)["error"]) == (503, True)
+        for _ in range(10):  # within the seconds that Label Studio 1.23.2 gives them
+            assert call(url + "/health", timeout=1)["model"] == "ready"
+            assert call(url + "/setup", {"project": "1.1", "schema": CONFIG}, timeout=3)["model_version"]
+        inside = [future for future in asked if future not in refused]
+        assert not any(future.done() for future in inside)
+        for future in inside:  # at the deadline, with what is done by then
+            predictions = future.result()["results"]
+            assert len(predictions) == 1000
+            assert predictions[-1] == {}
 
 
 def test_under_gunicorn_from_the_backend_folder(start: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) -> tuple[Ma
     answer = segmenter.decode(embedding, [prompt], multimask=ambiguous)[0]
     level = int(answer.predicted_iou.argmax())
     mask, quality = answer.masks[level], float(answer.predicted_iou[level])
-    far = round(math.sqrt(max(1, int(mask.sum()))) * _FAR)
+    far = round(math.sqrt(max(1, np.count_nonzero(mask))) * _FAR)
     if _obeyed(mask, prompt, far) < len(prompt.points):
         free = replace(prompt, mask=None, logits=None)
         others = [(prompt, not ambiguous), *([(free, False), (free, True)] if start else [])]
@@ -55,11 +56,10 @@ def _obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
 def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
     """The mask with a disc of `cell` pixels put right around every click that it has on the wrong side."""
     mask = mask.copy()
-    y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
     pixels = [_pixel(point, mask.shape) for point in prompt.points]
     for (row, column), label in zip(pixels, prompt.labels, strict=True):
         if mask[row, column] != bool(label):
-            mask[(y - row) ** 2 + (x - column) ** 2 <= cell**2] = bool(label)
+            cv2.circle(mask.view(np.uint8), (column, row), cell, int(label), cv2.FILLED)
     for pixel, label in zip(pixels, prompt.labels, strict=True):
         mask[pixel] = bool(label)  # a disc may have covered another click
     return mask

@@ -5,7 +5,7 @@ callers can ever be answered with each other's image. What differs between the f
 model/sams.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,14 +13,13 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from model import download, sams
 from model.profiles import DEVICE_MAPS
 from model.sams.family import BOTTOM_RIGHT, NOTHING, TOP_LEFT, Family, Tokens
-from model.types import Image, Prompt, PromptError
+from model.types import Image, Mask, Prompt, PromptError
 
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
 MASK_LOGIT = 8.0
@@ -55,10 +54,31 @@ class Embedding:
 
 
 @dataclass(frozen=True, eq=False)
+class Levels:
+    """The masks (H, W) of k logits, each made when it is taken: of three levels two seldom are."""
+
+    logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
+    size: tuple[int, int]  # H, W of the image
+    side: int  # of the square that the logits are brought to first
+    inside: tuple[int, int]  # H, W of the image on it; the rest is padding
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, level: int) -> Mask:
+        # Bilinear twice, as the libraries do; cv2 takes a fifth of torch's time and differs by rounding.
+        square = cv2.resize(self.logits[level], (self.side, self.side))
+        return np.asarray(cv2.resize(square[: self.inside[0], : self.inside[1]], self.size[::-1]) > 0)
+
+    def __iter__(self) -> Iterator[Mask]:
+        return (self[level] for level in range(len(self)))
+
+
+@dataclass(frozen=True, eq=False)
 class Masks:
     """The answers to one prompt: k is 3 levels (multimask) or 1."""
 
-    masks: NDArray[np.bool_]  # (k, H, W) in image pixels
+    masks: Levels  # k masks in image pixels
     predicted_iou: NDArray[np.float32]  # (k,) clipped to 0..1
     logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
 
@@ -145,19 +165,16 @@ class Segmenter:
         )
         logits, quality = self._family.decode(embedding.tensors, prompts, multimask=multimask)
         good = quality.clamp(0, 1).cpu().numpy()
+        low = logits.float().cpu().numpy()
         return [
-            Masks((self._full(embedding, each) > 0).cpu().numpy(), score, each.cpu().numpy())
-            for each, score in zip(logits, good, strict=True)
+            Masks(self._levels(embedding, each), score, each) for each, score in zip(low, good, strict=True)
         ]
 
-    def _full(self, embedding: Embedding, logits: Tensor) -> Tensor:
-        """Low-resolution logits (k, h, w) -> (k, H, W): without the padding, at image size."""
-        inside = logits[None]
-        if not self._family.stretched:
-            side, (height, width) = self._family.side, embedding.scaled
-            square = F.interpolate(inside, (side, side), mode="bilinear", align_corners=False)
-            inside = square[..., :height, :width]
-        return F.interpolate(inside, embedding.size, mode="bilinear", align_corners=False)[0]
+    def _levels(self, embedding: Embedding, logits: NDArray[np.float32]) -> Levels:
+        if self._family.stretched:  # no library takes the way over the square here
+            side = self._family.low
+            return Levels(logits, embedding.size, side, (side, side))
+        return Levels(logits, embedding.size, self._family.side, embedding.scaled)
 
     def hint(self, embedding: Embedding, share: NDArray[np.float32]) -> NDArray[np.float32]:
         """How much of the object is where, 0 to 1 on any grid over the image, as logits for a prompt."""

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from segment_anything import SamPredictor
 
 from model.builtin.scenes import Scene, draw_scene
@@ -40,7 +42,20 @@ def test_decode_equals_the_librarys_predictor(
     ours = segmenter.decode(segmenter.encode(scene.image), [prompt], multimask=multimask)[0]
     np.testing.assert_allclose(ours.logits, logits, atol=1e-4)
     np.testing.assert_allclose(ours.predicted_iou, quality.clip(0, 1), atol=1e-5)
-    assert (ours.masks == masks).all()
+    np.testing.assert_array_equal(ours.masks, masks)
+
+
+def test_masks_of_large_images_equal_torchs_but_for_rounding(segmenter: Segmenter, scene: Scene) -> None:
+    embedding = replace(segmenter.encode(scene.image), size=(900, 1201))
+    answer = segmenter.decode(embedding, [Prompt.of((600, 450, 1))], multimask=True)[0]
+    square = F.interpolate(torch.from_numpy(answer.logits)[None], (256, 256), mode="bilinear")
+    height, width = embedding.scaled
+    theirs = F.interpolate(square[..., :height, :width], embedding.size, mode="bilinear")[0].numpy()
+    assert len(answer.masks) == 3
+    for ours, logits in zip(answer.masks, theirs, strict=True):
+        assert ours.any()
+        assert not ours.all()
+        np.testing.assert_array_equal(ours[abs(logits) > 1e-4], logits[abs(logits) > 1e-4] > 0)
 
 
 def test_prompts_of_all_kinds_go_through_together_and_keep_their_order(

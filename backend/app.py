@@ -14,6 +14,7 @@ from backend import labels
 from backend.engine import PROCESS, Engine, Unavailable
 from backend.images import Server
 from backend.labels import ConfigError
+from backend.metrics import MEDIA_TYPE
 from backend.predictor import VLSAMBackend
 from backend.settings import Settings
 
@@ -104,6 +105,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     @app.get("/versions")
     def _versions() -> Response:
         return jsonify(versions=[engine.version])
+
+    @app.get("/metrics")
+    def _metrics() -> Response:
+        # With several WORKERS: those of the worker that answers.
+        return Response(engine.metrics.text(), content_type=MEDIA_TYPE)
 
     @app.post("/webhook")
     def _webhook() -> Answer:

@@ -174,7 +174,7 @@ def _segment(args: argparse.Namespace) -> int:
     xs, ys = prompt.points[:, 0], prompt.points[:, 1]
     if ((xs < 0) | (ys < 0) | (xs > width) | (ys > height)).any():
         raise ValueError(f"a point lies outside the image of {width} x {height} pixels")
-    item = _show(args, args.image, image, [vlsam.refine(image, prompt)])
+    item = _show(args, args.image, image, [vlsam.refine(vlsam.encode(image), prompt)])
     _print(args, [item])
     return 0
 

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from backend.cache import Embeddings, Encoder, Sources
 from backend.images import Images
+from backend.metrics import Metrics
 from backend.settings import Settings
 from model.pipeline import VLSAM
-from model.profiles import version_of
+from model.profiles import segmenter_version_of, version_of
+from model.segmenter import Embedding
 from model.types import Detection, Image, Prompt, VLSAMError
 
 log = logging.getLogger(__name__)
@@ -62,12 +65,14 @@ class _Job:
     future: Future[Any] = field(default_factory=Future)
 
 
-class Model(Protocol):
+class Model(Encoder, Protocol):
     """What the engine needs of `model.pipeline.VLSAM`."""
 
-    def annotate(self, image: Image) -> list[Detection]: ...
+    def annotate(
+        self, image: Image, *, encode: Callable[[Image], Embedding] | None = None
+    ) -> list[Detection]: ...
 
-    def refine(self, image: Image, prompt: Prompt) -> Detection: ...
+    def refine(self, embedding: Embedding, prompt: Prompt) -> Detection: ...
 
 
 class Engine:
@@ -75,13 +80,19 @@ class Engine:
 
     One job runs at a time and a batch is one job per image, so a click waits for one image of it at most.
     Clicks go first; where they never cease, one image of a batch gets its turn each tenth of the deadline.
-    `version` is known without loading.
+    `version` is known without loading, and so is `segmenter`, which names what makes embeddings; it is the
+    version where nothing else is given.
     """
 
-    def __init__(self, settings: Settings, *, version: str, load: Callable[[], Model]) -> None:
+    def __init__(
+        self, settings: Settings, *, version: str, load: Callable[[], Model], segmenter: str | None = None
+    ) -> None:
         self.settings = settings
         self.version = version
         self.images = Images(settings)
+        self.metrics = Metrics()
+        self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics)
+        self.sources = Sources()
         self._load = load
         self._state = "loading"
         self._failure = ""
@@ -98,6 +109,7 @@ class Engine:
         return cls(
             settings,
             version=version_of(profile, options),
+            segmenter=segmenter_version_of(profile),
             load=lambda: VLSAM.load(profile, settings.device, options),
         )
 

@@ -4,16 +4,18 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend import corrections, evidence, labels, results
+from backend.cache import Held, Known, source_key
 from backend.corrections import Unanswerable
-from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
+from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Model, Superseded, Unavailable
 from backend.images import ImageError, Server
 from backend.labels import Control, LabelConfig
+from model.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         # The base class would parse the config with a parser that expands entities.
         super().__init__(None, train_output, **kwargs)
         self.label_config = label_config
-        self.project = project  # as Label Studio names it in its requests
+        self.project = (
+            project  # as Label Studio names it in its requests; label-studio-ml 1.0.9 does not tell
+        )
         self.engine = engine or PROCESS.engine()
         self.model_version = self.engine.version
 
@@ -100,9 +104,18 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         return predictions + [{} for _ in range(len(tasks) - len(predictions))]
 
     def _annotate(self, task: Any, config: LabelConfig, deadline: float) -> Prediction:
-        image = self._image(task, config, deadline)
-        found = self.engine.run(lambda model: model.annotate(image), priority=BATCH, deadline=deadline)
-        regions, unmatched = annotation(found, config, results.image_hash(image), self.model_version)
+        image, known = self._load(*self._source(task, config), deadline)
+        held = self.engine.embeddings.hold(known.content)
+
+        def work(model: Model) -> list[Detection]:
+            def encode(view: Image) -> Embedding:
+                # Clicks need the whole image's; a part's embedding would only take their room.
+                return held.get(model, view) if view.shape == image.shape else model.encode(view)
+
+            return model.annotate(image, encode=encode)
+
+        found = self.engine.run(work, priority=BATCH, deadline=deadline)
+        regions, unmatched = annotation(found, config, known.content, self.model_version)
         log.info(
             "Task %s: %d detections, %d regions, %d terms without a label%s",
             _name(task),
@@ -136,11 +149,13 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> list[results.Result]:
         click = self._click(task, context)
-        image = self._image(task, config, deadline)
-        height, width = image.shape[:2]
-        asked = corrections.read(context, task, config, (height, width))
+        seen = self._see(task, config, deadline)
+        asked = corrections.read(context, task, config, seen.size)
         detection = self.engine.run(
-            lambda model: model.refine(image, asked.prompt), priority=CLICK, deadline=deadline, click=click
+            lambda model: model.refine(seen.held.get(model, seen.image), asked.prompt),
+            priority=CLICK,
+            deadline=deadline,
+            click=click,
         )
         target = asked.target
         region = describe(
@@ -164,18 +179,50 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         server = self.server.url if self.server else ""
         return Click((server, self.project, repr(number), control), frozenset(prompts))
 
-    def _image(self, task: Any, config: LabelConfig, deadline: float) -> Image:
+    def _see(self, task: Any, config: LabelConfig, deadline: float) -> "Seen":
+        """A task's image for a click: where its embedding is kept, neither file nor pixels are asked for."""
+        engine = self.engine
+        source, key = self._source(task, config)
+        known = engine.sources.find(key)
+        if known is not None:
+            held = engine.embeddings.hold(known.content)
+            if held.ready:
+                return Seen(held, known.size)
+        image, known = self._load(source, key, deadline)
+        return Seen(engine.embeddings.hold(known.content), known.size, image)
+
+    def _load(self, source: Any, key: bytes | None, deadline: float) -> tuple[Image, Known]:
+        engine = self.engine
+        try:
+            return engine.sources.load(
+                key, lambda: engine.images.load(source, self.server, deadline=deadline), deadline
+            )
+        except TimeoutError:
+            raise Late from None
+
+    def _source(self, task: Any, config: LabelConfig) -> tuple[Any, bytes | None]:
+        """The value of the task's image field, and its key among the sources."""
         data = task.get("data") if isinstance(task, Mapping) else None
         if not isinstance(data, Mapping):
             raise TaskError("the task has no data.")
         if config.image_key not in data:
             raise TaskError(f"the task's data has no field {config.image_key!r}, where the image should be.")
-        return self.engine.images.load(data[config.image_key], self.server, deadline=deadline)
+        source = data[config.image_key]
+        return source, source_key(self.server, self.project, task.get("id"), source)
 
     def _prediction(self, regions: list[results.Result]) -> Prediction:
         """The item that Label Studio stores; its score is the mean of its regions', 0 without any."""
         score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
         return {"result": regions, "score": results.unit(score), "model_version": self.model_version}
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An image as a click needs it."""
+
+    held: Held
+    size: tuple[int, int]  # H, W
+    image: Image | None = None  # None where its embedding is at hand
 
 
 class TaskError(Exception):

@@ -206,6 +206,12 @@ class Settings:
         _integer(1, 511),
         "Predictions that may wait or run, at most THREADS - 1; one more is answered 503.",
     )
+    cache_mb: int = _setting(
+        "VLSAM_CACHE_MB",
+        1024,
+        _integer(0, 10_000_000),
+        "Megabytes of encoded images kept in memory, and on a GPU an eighth of it there, too; 0 keeps none.",
+    )
     deadline: float = _setting(
         "VLSAM_DEADLINE",
         90.0,

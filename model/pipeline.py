@@ -1,6 +1,6 @@
 """VL-SAM, top down: ask for the objects, look where the model looked, prompt SAM, refine, merge."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from model.instances import Instance, in_boxes, instances
 from model.looks import Look, boxes, look, questions
 from model.profiles import Profile, version_of
 from model.recipes import Options
-from model.segmenter import Segmenter
+from model.segmenter import Embedding, Segmenter
 from model.types import Box, Detection, Evidence, Image, Prompt
 from model.views import corner_views, crop, to_image
 from model.vision import Classifier
@@ -57,25 +57,39 @@ class VLSAM:
             classifier=classifier,
         )
 
-    def annotate(self, image: Image) -> list[Detection]:
-        """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3)."""
-        options = self._options
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings are made and decoded."""
+        return self._segmenter.device
+
+    def encode(self, image: Image) -> Embedding:
+        """An image, uint8 (H, W, 3), as the segmenter sees it; good for any number of `refine`."""
+        return self._segmenter.encode(image)
+
+    def annotate(
+        self, image: Image, *, encode: Callable[[Image], Embedding] | None = None
+    ) -> list[Detection]:
+        """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3).
+
+        `encode` is asked for the embedding of each view in place of `self.encode`.
+        """
+        options, encode = self._options, encode or self.encode
         size = (image.shape[0], image.shape[1])
         views = corner_views(size[1], size[0])
         found: list[Detection] = []
         for view in views if options.views == "corners" else views[:1]:
-            found += [to_image(d, view, size) for d in self._in_view(crop(image, view))]
+            found += [to_image(d, view, size) for d in self._in_view(crop(image, view), encode)]
         kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
         return merge.suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
-    def _in_view(self, image: Image) -> list[Detection]:
+    def _in_view(self, image: Image, encode: Callable[[Image], Embedding]) -> list[Detection]:
         """Terms and their maps or boxes, and of each the masks, in pixels of the view."""
         options = self._options
         seen = self.maps(image) if options.localizer != "boxes" else []
         boxed = boxes(self.vlm, image, seen, options) if options.localizer != "attention" else []
         if not seen and not boxed:
             return []
-        embedding = self._segmenter.encode(image)
+        embedding = encode(image)
         found = [
             self._detection(each.term, each.question, instance)
             for each in seen
@@ -100,9 +114,12 @@ class VLSAM:
         asked = questions(self.vlm, image, self._options)
         return "\n".join(self.vlm.answer(image, question).text for question in asked)
 
-    def refine(self, image: Image, prompt: Prompt) -> Detection:
-        """One mask for a person's prompt, every positive point inside it. Raises PromptError."""
-        mask, quality = clicks.obey(self._segmenter, self._segmenter.encode(image), prompt)
+    def refine(self, embedding: Embedding, prompt: Prompt) -> Detection:
+        """One mask for a person's prompt on an encoded image, every positive point inside it.
+
+        Raises PromptError.
+        """
+        mask, quality = clicks.obey(self._segmenter, embedding, prompt)
         return self._detection(
             "", "", Instance(mask, replace(prompt, logits=None), {"predicted_iou": quality})
         )
@@ -110,7 +127,7 @@ class VLSAM:
     def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:
         """One mask for each named box in pixels, in one pass."""
         boxed = [NamedBox(name, box, 0, 0) for name, box in named]
-        found = in_boxes(self._segmenter, self._segmenter.encode(image), boxed)
+        found = in_boxes(self._segmenter, self.encode(image), boxed)
         return [self._detection(b.name, "", instance) for b, instance in zip(boxed, found, strict=True)]
 
     def with_options(self, options: Options) -> "VLSAM":

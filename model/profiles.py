@@ -74,19 +74,30 @@ def version_of(profile: Profile, options: Options | None = None) -> str:
     digest = hashlib.sha256(repr(sorted(asdict(options or Options()).items())).encode())
     digest.update(f"{profile.dtype} {profile.quantization}".encode())
     for name in (profile.vlm, profile.sam):
-        path = Path(name).expanduser()
-        digest.update(path.name.encode() if path.exists() else name.encode())
-        files = (
-            sorted(f for f in path.glob("*") if f.is_file())
-            if path.is_dir()
-            else [path]
-            if path.is_file()
-            else []
-        )
-        for file in files:
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}".encode())
-            with file.open("rb") as opened:
-                opened.seek(max(0, size - _TAIL))
-                digest.update(opened.read(_TAIL))
+        digest.update(_identity(name))
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
+
+
+def segmenter_version_of(profile: Profile) -> str:
+    """The same for what decides an embedding: the segmenter alone, so that another VLM keeps them."""
+    return f"sam-{_identity(profile.sam).hex()[:16]}"
+
+
+def _identity(name: str) -> bytes:
+    """Of weights given as a file, a folder or a name."""
+    path = Path(name).expanduser()
+    digest = hashlib.sha256(path.name.encode() if path.exists() else name.encode())
+    files = (
+        sorted(f for f in path.glob("*") if f.is_file())
+        if path.is_dir()
+        else [path]
+        if path.is_file()
+        else []
+    )
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as opened:
+            opened.seek(max(0, size - _TAIL))
+            digest.update(opened.read(_TAIL))
+    return digest.digest()

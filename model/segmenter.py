@@ -97,6 +97,10 @@ class Segmenter:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(sams.load(download.sam(name, folder), device))
 
+    @property
+    def device(self) -> torch.device:
+        return self._family.device
+
     @torch.inference_mode()
     def encode(self, image: Image) -> Embedding:
         """Encode an image (H, W, 3) once for all its prompts."""

@@ -100,8 +100,9 @@ def clicks(vlsam: VLSAM, scene: Scene, thing: SceneObject, count: int) -> list[f
     """IoU after the first click at the middle, and after each of `count` corrective ones."""
     made, reached = [(*middle(thing.visible), 1)], []
     mask: Mask | None = None
+    embedding = vlsam.encode(scene.image)
     for _ in range(count + 1):
-        mask = vlsam.refine(scene.image, Prompt.of(*made, mask=mask)).mask
+        mask = vlsam.refine(embedding, Prompt.of(*made, mask=mask)).mask
         reached.append(iou(mask, thing.visible))
         made.append(corrective_click(mask, thing.visible))
     return reached
@@ -136,7 +137,7 @@ def measure(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
         reached = clicks(vlsam, scene, thing, 5)
         first.append(reached[0])
         after_five.append(reached[5])
-        tight = vlsam.refine(scene.image, Prompt.of(box=box_of(thing.visible)))
+        tight = vlsam.refine(vlsam.encode(scene.image), Prompt.of(box=box_of(thing.visible)))
         boxed.append(iou(tight.mask, thing.visible))
     named = [value for value in found if value is not None]
     hits = sum(value is not None and value >= 0.5 for value in found)

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flask.testing import FlaskClient
 from PIL import Image as Pillow
 
 from backend.app import create_app
 from backend.engine import PROCESS, Engine
 from backend.settings import Settings
+from model.segmenter import Embedding
 from model.types import Detection, Evidence, Image, Mask, Prompt
 
 CONFIG = """
@@ -66,21 +68,34 @@ class StandIn:
     images: list[Image] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     hold: threading.Event | None = None
+    encoded: list[int] = field(default_factory=list)  # the first number of each encoded image
+    fail_to_encode: int = 0  # so many times
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
 
-    def annotate(self, image: Image) -> list[Detection]:
+    def encode(self, image: Image) -> Embedding:
+        self.encoded.append(int(image[0, 0, 0]))
+        if self.fail_to_encode:
+            self.fail_to_encode -= 1
+            raise RuntimeError("made to fail to encode")
+        height, width = image.shape[:2]
+        return Embedding({"image": torch.tensor(image)}, (height, width), (height, width))
+
+    def annotate(
+        self, image: Image, *, encode: Callable[[Image], Embedding] | None = None
+    ) -> list[Detection]:
         self.order.append("batch")
         self.images.append(image)
         self._wait()
         if len(self.images) - 1 in self.fail_on:
             raise RuntimeError("made to fail")
+        (encode or self.encode)(image)
         return self.found
 
-    def refine(self, image: Image, prompt: Prompt) -> Detection:
+    def refine(self, embedding: Embedding, prompt: Prompt) -> Detection:
         self.order.append("click")
-        self.images.append(image)
         self.prompts.append(prompt)
         self._wait()
-        height, width = image.shape[:2]
+        height, width = embedding.size
         positive = prompt.points[prompt.labels == 1]
         mask = np.zeros((height, width), bool) if prompt.mask is None else prompt.mask
         for x, y in positive:

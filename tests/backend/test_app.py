@@ -99,6 +99,18 @@ def test_the_model_holds_up_nothing_but_predictions(
     busy.join()
 
 
+def test_the_figures_of_one_server(make_engine: Make, predict_body: Body) -> None:
+    busy, idle = (create_app(engine=make_engine()).test_client() for _ in range(2))
+    for _ in range(3):
+        busy.post("/predict", json=predict_body(data_url(), context=CLICK))
+    answers = [client.get("/metrics") for client in (busy, idle)]
+    assert answers[0].content_type.startswith("text/plain; version=")
+    assert "vlsam_embedding_misses_total 1.0" in answers[0].text
+    assert 'vlsam_embedding_hits_total{tier="host"} 2.0' in answers[0].text
+    assert 'vlsam_embedding_bytes{tier="host"} 14400.0' in answers[0].text
+    assert "vlsam_embedding_misses_total 0.0" in answers[1].text
+
+
 # Predictions
 
 
@@ -276,6 +288,7 @@ def basic(text: str) -> dict[str, str]:
 def test_the_right_password_enters(guarded: FlaskClient) -> None:
     headers = basic("jürgen:pässword:1")
     assert guarded.get("/versions", headers=headers).status_code == 200
+    assert guarded.get("/metrics", headers=headers).status_code == 200
     assert guarded.post("/setup", json={}, headers=headers).status_code == 200
 
 
@@ -295,7 +308,7 @@ def test_the_right_password_enters(guarded: FlaskClient) -> None:
     ],
 )
 def test_anything_else_is_401(guarded: FlaskClient, headers: dict[str, str]) -> None:
-    for path in ("/", "/setup", "/predict", "/versions", "/nowhere"):
+    for path in ("/", "/setup", "/predict", "/versions", "/metrics", "/nowhere"):
         answer = guarded.open(
             path, method="POST" if path in ("/setup", "/predict") else "GET", headers=headers
         )

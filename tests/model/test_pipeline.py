@@ -13,9 +13,10 @@ from model.builtin.measure import clicks, middle, paste_scene
 from model.builtin.scenes import Scene
 from model.merge import iou
 from model.pipeline import VLSAM
-from model.profiles import PROFILES, choose, version_of
+from model.profiles import PROFILES, choose, segmenter_version_of, version_of
 from model.recipes import ASK, RECIPES, Options
-from model.types import AttentionError, GroundingError, ModelLoadError, Prompt, PromptError, box_of
+from model.segmenter import Embedding
+from model.types import AttentionError, GroundingError, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.views import corner_views
 from model.vision import Classifier
 
@@ -39,6 +40,20 @@ def test_views_find_objects_too_and_say_where_they_looked(vlsam: VLSAM, scene: S
     for detection in found:
         assert detection.mask.shape == (height, width)
         assert detection.evidence.view in corner_views(width, height)
+
+
+def test_embeddings_may_come_from_elsewhere(vlsam: VLSAM, scene: Scene) -> None:
+    asked: list[Image] = []
+
+    def encode(image: Image) -> Embedding:
+        asked.append(image)
+        return vlsam.encode(image)
+
+    cornered = vlsam.with_options(Options(views="corners"))
+    found = cornered.annotate(scene.image, encode=encode)
+    assert [d.term for d in found] == [d.term for d in cornered.annotate(scene.image)]
+    assert asked[0].shape == scene.image.shape
+    assert all(image.shape < scene.image.shape for image in asked[1:])
 
 
 def test_several_questions_are_merged_by_name(vlsam: VLSAM, scene: Scene) -> None:
@@ -153,7 +168,7 @@ def test_an_empty_image_of_any_shape_is_no_error(vlsam: VLSAM, shape: tuple[int,
 def test_a_click_on_an_object_answers_with_that_object(vlsam: VLSAM, scene: Scene) -> None:
     thing = scene.objects[-1]
     x, y = middle(thing.visible)
-    detection = vlsam.refine(scene.image, Prompt.of((x, y, 1)))
+    detection = vlsam.refine(vlsam.encode(scene.image), Prompt.of((x, y, 1)))
     assert detection.mask[int(y), int(x)]
 
 
@@ -169,7 +184,7 @@ def test_every_click_is_on_its_side_of_the_answer(
 ) -> None:
     start = scene.objects[0].visible if from_mask else None
     prompt = Prompt.of(*((x + 0.5, y + 0.5, label) for (x, y), label in clicks.items()), mask=start)
-    mask = vlsam.refine(scene.image, prompt).mask
+    mask = vlsam.refine(vlsam.encode(scene.image), prompt).mask
     assert all(mask[y, x] == bool(label) for (x, y), label in clicks.items())
 
 
@@ -183,7 +198,7 @@ def test_corrective_clicks_improve_a_mask(vlsam: VLSAM) -> None:
 
 def test_a_prompt_without_anything_is_refused(vlsam: VLSAM, scene: Scene) -> None:
     with pytest.raises(PromptError, match="at least one point"):
-        vlsam.refine(scene.image, Prompt())
+        vlsam.refine(vlsam.encode(scene.image), Prompt())
 
 
 def test_the_version_follows_settings_and_files(tmp_path: Path) -> None:
@@ -198,6 +213,19 @@ def test_the_version_follows_settings_and_files(tmp_path: Path) -> None:
     assert before != version_of(replace(profile, sam=str(tmp_path / "none.pth")))
     Path(other.sam).write_bytes(b"1")  # trained anew: the same name and size
     assert version_of(other) != before
+
+
+def test_the_segmenters_version_follows_its_files_alone(tmp_path: Path) -> None:
+    profile = choose()
+    other = replace(profile, vlm="another/vlm", quantization="4bit", name="other", demo=False)
+    assert segmenter_version_of(other) == segmenter_version_of(profile)
+    files = [replace(profile, sam=str(tmp_path / name)) for name in ("a.pth", "b.pth")]
+    for each, content in zip(files, (b"0", b"0"), strict=True):
+        Path(each.sam).write_bytes(content)
+    before = [segmenter_version_of(each) for each in (profile, *files)]
+    assert len(set(before)) == 3
+    Path(files[0].sam).write_bytes(b"1")  # trained anew: the same name and size
+    assert segmenter_version_of(files[0]) not in before
 
 
 def test_profiles_are_chosen_by_name_and_overridden() -> None:

@@ -171,7 +171,8 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         """What the click is about; None where the request does not say so of the task and every prompt."""
         given = context.get("result")
         items = [item for item in (given if isinstance(given, list) else []) if isinstance(item, Mapping)]
-        names = [item.get("id") for item in items] + [items[-1].get("from_name") if items else None]
+        names: list[Any] = [item.get("id") for item in items]
+        names.append(items[-1].get("from_name") if items else None)
         number = task.get("id") if isinstance(task, Mapping) else None
         if not all(isinstance(name, str) and name for name in names) or type(number) not in (int, str):
             return None

@@ -1,9 +1,18 @@
 import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +27,8 @@ from backend.settings import Settings
 from model.segmenter import Embedding
 from model.types import Detection, Evidence, Image, Mask, Prompt
 
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
 CONFIG = """
 <View>
   <Image name="image" value="$image"/>
@@ -143,3 +154,55 @@ def predict_body() -> Callable[..., dict[str, Any]]:
         return {"tasks": full, "project": project, "label_config": config, "params": params}
 
     return body
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def call(url: str, body: Any = None, *, timeout: float = 90) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Starts a command in a folder and gives its address once /health answers; ends it after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(command: list[str], port: int, folder: Path = ROOT, **more: str) -> str:
+        env = {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PORT": str(port),
+            "VLSAM_DEVICE": "cpu",
+            **more,
+        }
+        # A group of its own, for label-studio-ml starts the server through a shell.
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+        started.append(process)
+        url = f"http://127.0.0.1:{port}"
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                assert call(url + "/health")["status"] == "UP"
+                return url
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+        raise AssertionError((tmp_path / "log").read_text("utf-8"))
+
+    yield run
+    for process in started:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)

@@ -136,11 +136,13 @@ def test_clicks_go_before_batches_and_one_job_runs_at_a_time(make_engine: Make) 
 def test_clicks_that_never_cease_do_not_starve_a_batch(make_engine: Make) -> None:
     engine, order, done = make_engine(deadline=2), list[str](), threading.Event()
 
+    def click(_: object) -> None:
+        order.append("click")
+        time.sleep(0.01)
+
     def clicking() -> None:
         while not done.is_set():
-            engine.run(
-                lambda model: order.append("click") or time.sleep(0.01), priority=CLICK, deadline=soon()
-            )
+            engine.run(click, priority=CLICK, deadline=soon())
 
     with ThreadPoolExecutor() as pool:
         clickers = [pool.submit(clicking) for _ in range(3)]  # of which one is always waiting

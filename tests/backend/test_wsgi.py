@@ -2,15 +2,10 @@
 
 import json
 import logging
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from pathlib import Path
@@ -24,62 +19,7 @@ from backend.engine import Engine
 from backend.predictor import VLSAMBackend
 from backend.settings import Settings
 from model.types import ModelLoadError
-from tests.backend.conftest import CONFIG, data_url
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def call(url: str, body: Any = None, *, timeout: float = 90) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
-        return json.load(answer)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Starts a command in a folder and gives its address once /health answers; ends it after the test."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(command: list[str], port: int, folder: Path = ROOT, **more: str) -> str:
-        env = {
-            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "PORT": str(port),
-            "VLSAM_DEVICE": "cpu",
-            **more,
-        }
-        # A group of its own, for label-studio-ml starts the server through a shell.
-        with (tmp_path / "log").open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
-            )
-        started.append(process)
-        url = f"http://127.0.0.1:{port}"
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            try:
-                assert call(url + "/health")["status"] == "UP"
-                return url
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.2)
-        raise AssertionError((tmp_path / "log").read_text("utf-8"))
-
-    yield run
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+from tests.backend.conftest import BIN, CONFIG, ROOT, call, data_url, free_port
 
 
 def test_as_a_script(start: Callable[..., str], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import sys
+import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +95,7 @@ def test_2000_clicks_on_50_images_by_8_annotators(
     urls = [_data_url(image) for image in images]
     port = free_port()
     command = [sys.executable, "-m", "backend._wsgi", "--host", "127.0.0.1", "--port", str(port)]
-    server = start(command, port, VLSAM_SAM=str(segmenter), OMP_NUM_THREADS="1")
+    server = start(command, port, VLSAM_SAM=str(segmenter), OMP_NUM_THREADS="1", VLSAM_CACHE_MB="1")
     (worker,) = re.findall(r"Booting worker with pid: (\d+)", (tmp_path / "log").read_text("utf-8"))
 
     def visit(task: int) -> None:
@@ -125,6 +126,12 @@ def test_2000_clicks_on_50_images_by_8_annotators(
             memory.append(resident(int(worker)))
     # From 500 clicks to 2000: less than 11 kB for each, where an image has 37 kB and an embedding 66 kB.
     assert memory[-1] - memory[0] < 16, memory
+    with urllib.request.urlopen(f"{server}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    # A visit encodes at most once: eight images are clicked on at a time, and one megabyte holds fifteen.
+    assert IMAGES <= float(figures["vlsam_embedding_misses_total"]) <= len(order)
+    assert float(figures['vlsam_embedding_evictions_total{tier="host"}']) > 0
 
 
 def _data_url(image: Image) -> str:

@@ -40,7 +40,7 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
     height, width = detection.mask.shape
     prompt = detection.evidence.prompt
     # The mask as a reader of this result will see it: of a polygon or rectangle not quite the model's.
-    exact = value_result.get("type") == "brushlabels"
+    exact = str(value_result.get("type")).startswith(("brush", "bitmask"))
     shown = detection.mask if exact else decode(value_result, (height, width))
     points = [
         [_share(x, width), _share(y, height), int(label)]

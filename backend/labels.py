@@ -11,10 +11,15 @@ from model.english import singulars
 
 log = logging.getLogger(__name__)
 
-OUTPUT_TAGS = {
-    "brushlabels": "BrushLabels",
-    "polygonlabels": "PolygonLabels",
-    "rectanglelabels": "RectangleLabels",
+# What a control draws, and its tag without "Labels".
+SHAPES = {
+    "brush": "Brush",
+    "bitmask": "Bitmask",
+    "polygon": "Polygon",
+    "vector": "Vector",
+    "ellipse": "Ellipse",
+    "rectangle": "Rectangle",
+    "keypoint": "KeyPoint",
 }
 MAX_CONFIG = 1_000_000  # characters
 
@@ -36,14 +41,20 @@ class Control:
     """One control tag of the config that takes regions of an image."""
 
     name: str
-    tag: str  # as Label Studio spells it: BrushLabels, PolygonLabels or RectangleLabels
+    tag: str  # as Label Studio spells it: BrushLabels, Brush ...
     to_name: str
     labels: tuple[Label, ...]
+    labels_name: str | None = None  # of the <Labels> tag that its labels are from
 
     @property
     def type(self) -> str:
-        """The `type` of its results, which is also the key of the labels in their `value`."""
+        """The `type` of its results; with labels of its own also their key in `value`."""
         return self.tag.lower()
+
+    @property
+    def shape(self) -> str:
+        """One of SHAPES."""
+        return self.type.removesuffix("labels")
 
     def knows(self, label: str) -> bool:
         return any(label == known.value for known in self.labels)
@@ -70,6 +81,15 @@ class LabelConfig:
         """The first output control that knows the label."""
         return next((control for control in self.outputs if control.knows(label)), None)
 
+    @property
+    def predicted(self) -> tuple[Control, ...]:
+        """The outputs that predictions go to: of those that share a <Labels> the first.
+
+        A <Labels> with many tools to draw with would else get each object many times over.
+        """
+        first = {control.labels_name or control.name: control for control in reversed(self.outputs)}
+        return tuple(control for control in self.outputs if control in first.values())
+
     def output(self, name: str) -> Control | None:
         return next((control for control in self.outputs if control.name == name), None)
 
@@ -78,10 +98,11 @@ class LabelConfig:
 def parse(xml: str) -> LabelConfig:
     """The meaning of a labeling config. Raises ConfigError.
 
-    Outputs are BrushLabels, PolygonLabels and RectangleLabels on the first Image. One with an explicit
-    `smart="true"` or `smartOnly="true"` is a tool to prompt with and takes no output, unless no other is
-    there. (In Label Studio 1.23.2 every control is smart by default, so the attribute only tells the
-    intention where it is written out.)
+    Outputs are the controls on the first Image that draw one of SHAPES, with labels of their own
+    (BrushLabels ...) or those of the <Labels> of that image (Brush ...). One with an explicit `smart="true"`
+    or `smartOnly="true"` is a tool to prompt with and takes no output, unless no other is there; a keypoint
+    is a tool unless it has `smart="false"`. (In Label Studio 1.23.2 every control is smart by default, so
+    the attribute only tells the intention where it is written out.)
     """
     root = _read(xml)
     image = next((tag for tag in root.iter() if _kind(tag) == "image" and tag.get("name")), None)
@@ -95,17 +116,17 @@ def parse(xml: str) -> LabelConfig:
             f"<Image name={image.get('name')!r}> has value={value!r} instead of a single field "
             "such as value='$image'."
         )
-    found = [
-        (tag, control) for tag in root.iter() if (control := _control(tag, image.get("name", ""))) is not None
-    ]
+    shared = next((tag for tag in root.iter() if _kind(tag) == "labels" and _is_on(tag, image)), None)
+    found = [(tag, control) for tag in root.iter() if (control := _control(tag, image, shared)) is not None]
     if not found:
         raise ConfigError(
-            "The labeling config has no <BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels "
-            f"for <Image name={image.get('name')!r}>."
+            "The labeling config has no <BrushLabels>, <PolygonLabels>, <RectangleLabels> or the like with "
+            f"labels for <Image name={image.get('name')!r}>, and no <Labels> with a <Brush>."
         )
     plain = [control for tag, control in found if not _is_prompt_tool(tag)]
-    # Of prompt tools alone the first that is not a rectangle: smart brushes and polygons send no prompts.
-    outputs = plain or sorted((control for _, control in found), key=lambda c: c.tag == "RectangleLabels")[:1]
+    # Of prompt tools alone: smart brushes and polygons send no prompts, so they come first.
+    order = list(SHAPES)
+    outputs = plain or sorted((control for _, control in found), key=lambda c: order.index(c.shape))[:1]
     return LabelConfig(image_key=value[1:], image_name=image.get("name", ""), outputs=tuple(outputs))
 
 
@@ -133,16 +154,30 @@ def _kind(tag: ElementTree.Element) -> str:
     return tag.tag.lower()
 
 
-def _control(tag: ElementTree.Element, image_name: str) -> Control | None:
-    kind, name = _kind(tag), tag.get("name")
+def _is_on(tag: ElementTree.Element, image: ElementTree.Element) -> bool:
     targets = [target.strip() for target in tag.get("toName", "").split(",")]
-    if kind not in OUTPUT_TAGS or not name or image_name not in targets:
+    return bool(tag.get("name")) and image.get("name") in targets
+
+
+def _control(
+    tag: ElementTree.Element, image: ElementTree.Element, shared: ElementTree.Element | None
+) -> Control | None:
+    """The control that a tag is, or None. `shared` is the <Labels> of the image."""
+    kind = _kind(tag)
+    shape = kind.removesuffix("labels")
+    if shape not in SHAPES or not _is_on(tag, image):
         return None
+    name, to_name = tag.get("name", ""), image.get("name", "")
+    if kind == shape:
+        if shared is None:
+            return None
+        labels = tuple(_labels(child for child in shared.iter() if _kind(child) == "label"))
+        return Control(name, SHAPES[shape], to_name, labels, shared.get("name")) if labels else None
     labels = tuple(_labels(child for child in tag.iter() if _kind(child) == "label"))
     if not labels:
         log.warning("<%s name=%r> has no labels of its own and is left out.", tag.tag, name)
         return None
-    return Control(name=name, tag=OUTPUT_TAGS[kind], to_name=image_name, labels=labels)
+    return Control(name, f"{SHAPES[shape]}Labels", to_name, labels)
 
 
 def _labels(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
@@ -157,6 +192,8 @@ def _labels(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
 
 
 def _is_prompt_tool(tag: ElementTree.Element) -> bool:
+    if _kind(tag).startswith("keypoint") and tag.get("smart", "").strip().lower() != "false":
+        return True
     return any(tag.get(name, "").strip().lower() == "true" for name in ("smart", "smartOnly", "smartonly"))
 
 

@@ -158,14 +158,14 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             click=click,
         )
         target = asked.target
-        region = describe(
+        return describe(
             replace(detection, term=asked.term),
             control=asked.control,
             label=asked.label,
             region_id=target.region_id if target else results.new_id(),
             old_meta=target.meta if target else None,
+            compact=True,
         )
-        return [region] if region else []
 
     def _click(self, task: Any, context: Mapping[str, Any]) -> Click | None:
         """What the click is about; None where the request does not say so of the task and every prompt."""
@@ -233,12 +233,12 @@ class TaskError(Exception):
 def annotation(
     found: list[Detection], config: LabelConfig, image: str, model_version: str
 ) -> tuple[list[results.Result], Counter[str]]:
-    """The regions for detections in every output control, and the terms that no control has a label for."""
+    """The results for detections in every control that takes predictions, and the terms without a label."""
     regions: list[results.Result] = []
     numbers: Counter[tuple[str, str]] = Counter()
     unmatched: Counter[str] = Counter()
     for detection in found:
-        named = [(control, control.label_of(detection.term)) for control in config.outputs]
+        named = [(control, control.label_of(detection.term)) for control in config.predicted]
         if not any(label for _, label in named):
             unmatched[detection.term] += 1
         for control, label in named:
@@ -251,26 +251,36 @@ def annotation(
                 label=label,
                 region_id=results.prediction_id(image, model_version, *key, numbers[key]),
             )
-            if region:
-                regions.append(region)
-                numbers[key] += 1
+            numbers[key] += bool(region)
+            regions += region
     return regions, unmatched
 
 
 def describe(
-    detection: Detection, *, control: Control, label: str, region_id: str, old_meta: Any = None
-) -> results.Result | None:
-    """The result for a detection with its evidence; None for an empty mask.
+    detection: Detection,
+    *,
+    control: Control,
+    label: str,
+    region_id: str,
+    old_meta: Any = None,
+    compact: bool = False,
+) -> list[results.Result]:
+    """The results of one region for a detection, the first with its evidence; none for an empty mask.
 
-    A person's notes (`meta.text`) stay with a region that is replaced.
+    A person's notes (`meta.text`) stay with a region that is replaced. `compact` as in results.encode.
     """
     region = results.region(
-        detection.mask, control=control, label=label, region_id=region_id, score=detection.score
+        detection.mask,
+        control=control,
+        label=label,
+        region_id=region_id,
+        score=detection.score,
+        compact=compact,
     )
-    if region is None:
-        return None
+    if not region:
+        return []
     notes = {"text": old_meta["text"]} if isinstance(old_meta, Mapping) and "text" in old_meta else {}
-    return {**region, "meta": {**notes, **evidence.write(detection, region)}}
+    return [{**region[0], "meta": {**notes, **evidence.write(detection, region[0])}}, *region[1:]]
 
 
 def _name(task: Any) -> str:

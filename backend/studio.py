@@ -128,6 +128,11 @@ class Studio:
         saved: dict[str, JSON] = self._json("GET", f"/api/annotations/{annotation}/")
         return saved
 
+    def export(self, project: int, kind: str) -> bytes:
+        """The annotations as JSON, or as a ZIP for the kinds of several files, as COCO and YOLO."""
+        path = f"/api/projects/{project}/export"
+        return self._send("GET", path, params={"exportType": kind, "download_resources": "false"}).content
+
     def _json(self, method: str, path: str, **options: Any) -> JSON:
         return self._send(method, path, **options).json()
 

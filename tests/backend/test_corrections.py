@@ -51,8 +51,7 @@ def region(
 ) -> dict[str, Any]:
     output = parse(SPLIT).output(control)
     assert output is not None
-    made = results.region(mask, control=output, label=label, region_id=region_id, score=0.5)
-    assert made is not None
+    (made,) = results.region(mask, control=output, label=label, region_id=region_id, score=0.5)
     return {**made, "meta": evidence.write(detection("tabby", mask, prompt), made)}
 
 

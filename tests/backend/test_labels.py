@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labels import ConfigError, Control, Label, LabelConfig, parse
+from backend.labels import SHAPES, ConfigError, Control, Label, LabelConfig, parse
 
 
 def control(*labels: Label) -> Control:
@@ -45,6 +45,43 @@ def test_the_only_region_control_is_output_even_when_smart() -> None:
 def test_of_smart_controls_alone_the_one_that_sends_no_prompts_is_output() -> None:
     both = tag("RectangleLabels", 'smart="true"') + tag("BrushLabels", 'smart="true"')
     assert names(view(both)) == ["BrushLabels"]
+
+
+def test_a_keypoint_control_is_a_tool_to_click_with_unless_it_says_otherwise() -> None:
+    assert names(view(tag("BrushLabels") + tag("KeyPointLabels"))) == ["BrushLabels"]
+    both = tag("BrushLabels") + tag("KeyPointLabels", 'smart="false"')
+    assert names(view(both)) == ["BrushLabels", "KeyPointLabels"]
+    assert names(view(tag("KeyPointLabels"))) == ["KeyPointLabels"]
+
+
+def test_every_control_that_draws() -> None:
+    tags = [f"{shape}Labels" for shape in SHAPES.values()]
+    config = view("".join(tag(kind, 'smart="false"') for kind in tags))
+    assert [(c.tag, c.type, c.shape) for c in config.outputs] == [
+        (f"{name}Labels", f"{shape}labels", shape) for shape, name in SHAPES.items()
+    ]
+    assert config.predicted == config.outputs
+
+
+def test_controls_that_share_a_labels_tag(capture: Callable[..., Any]) -> None:
+    config = parse(capture("ui_47_labels_rect", 1)["label_config"])
+    assert [(c.name, c.type, c.labels_name) for c in config.outputs] == [
+        ("brush", "brush", "label"),
+        ("poly", "polygon", "label"),
+    ]
+    assert config.outputs[0].label_of("cats") == "Cat"
+    # Else an object would be predicted once for each tool to draw it with.
+    assert [c.name for c in config.predicted] == ["brush"]
+
+
+def test_controls_without_labels_need_a_labels_tag_on_their_image() -> None:
+    plain = '<Brush name="brush" toName="image"/>'
+    shared = '<Labels name="label" toName="{}"><Label value="Cat"/></Labels>'
+    assert names(view(plain + shared.format("image"))) == ["brush"]
+    with pytest.raises(ConfigError, match=r"no <Labels> with a <Brush>"):
+        view(plain)
+    with pytest.raises(ConfigError, match=r"no <Labels> with a <Brush>"):
+        view(plain + shared.format("other"))
 
 
 def test_only_the_first_image_counts() -> None:
@@ -119,7 +156,7 @@ def test_any_term_finds_a_label_or_none(term: str) -> None:
         ("<View><Text name='t' value='$t'/></View>", "no <Image>"),
         (
             "<View><Image name='i' value='$i'/></View>",
-            "no <BrushLabels>, <PolygonLabels> or <RectangleLabels>",
+            "no <BrushLabels>, <PolygonLabels>, <RectangleLabels> or the like",
         ),
         ("<View><Image name='i' value='$i'/><BrushLabels name='b' toName='i'/></View>", "with labels"),
         ("<View><Image name='i' value='https://x/$id.jpg'/></View>", "instead of a single field"),

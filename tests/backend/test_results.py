@@ -1,45 +1,44 @@
+import base64
+import io
 import json
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from label_studio_sdk.converter.brush import decode_rle
 from label_studio_sdk.label_interface import LabelInterface
-from numpy.typing import NDArray
+from PIL import Image
 
 from backend import labels, results
+from backend.results import iou
 from model.types import Mask
 from tests.backend.conftest import CONFIG, disc
 
-KINDS = ("brushlabels", "polygonlabels", "rectanglelabels")
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
+EXACT = ("brush", "bitmask")
 
 
-def iou(a: Mask, b: Mask) -> float:
-    return float((a & b).sum() / (a | b).sum())
-
-
-def there_and_back(mask: Mask, kind: str) -> Mask:
-    value = json.loads(json.dumps(results.encode(mask, kind)))
-    decoded = results.decode({"type": kind, "value": value}, (mask.shape[0], mask.shape[1]))
+def there_and_back(mask: Mask, shape: str, *, compact: bool = False) -> Mask:
+    value = json.loads(json.dumps(results.encode(mask, shape, compact=compact)))
+    decoded = results.decode({"type": shape, "value": value}, (mask.shape[0], mask.shape[1]))
     assert decoded is not None
     return decoded
 
 
-@given(masks)
-def test_a_brush_is_the_mask_exactly(mask: Mask) -> None:
+@given(masks, st.sampled_from(EXACT), st.booleans())
+def test_a_brush_and_a_bitmask_are_the_mask_exactly(mask: Mask, shape: str, compact: bool) -> None:
     if not mask.any():
-        assert results.encode(mask, "brushlabels") is None
+        assert results.encode(mask, shape, compact=compact) is None
         return
-    assert (there_and_back(mask, "brushlabels") == mask).all()
+    assert (there_and_back(mask, shape, compact=compact) == mask).all()
 
 
 @given(masks.filter(lambda mask: bool(mask.any())))
 def test_the_sdk_reads_our_brush(mask: Mask) -> None:
-    value = results.encode(mask, "brushlabels")
+    value = results.encode(mask, "brush")
     assert value is not None
     assert all(type(number) is int for number in value["rle"])
     alpha = decode_rle(value["rle"]).reshape(*mask.shape, 4)[:, :, 3]
@@ -47,62 +46,95 @@ def test_the_sdk_reads_our_brush(mask: Mask) -> None:
 
 
 @given(masks.filter(lambda mask: bool(mask.any())))
+def test_anybody_reads_our_png(mask: Mask) -> None:
+    """Opaque where the mask is, and white: the editor looks at alpha in one place and at red in another."""
+    compact, bitmask = results.encode(mask, "brush", compact=True), results.encode(mask, "bitmask")
+    assert compact is not None
+    assert bitmask is not None
+    assert compact["maskDataURL"] == bitmask["imageDataURL"]
+    picture = Image.open(io.BytesIO(base64.b64decode(compact["maskDataURL"].partition(",")[2])))
+    red, _, _, alpha = np.moveaxis(np.asarray(picture.convert("RGBA")), -1, 0)
+    assert (alpha == mask * 255).all()
+    assert (red == 255).all()
+
+
+@given(masks.filter(lambda mask: bool(mask.any())))
 def test_a_rectangle_is_the_tight_box(mask: Mask) -> None:
     rows, columns = np.nonzero(mask)
     box = np.zeros_like(mask)
     box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
-    assert (there_and_back(mask, "rectanglelabels") == box).all()
+    assert (there_and_back(mask, "rectangle") == box).all()
 
 
-@given(masks.filter(lambda mask: bool(mask.any())))
-@example(np.ones((1, 1), bool))
-@example(np.eye(9, dtype=bool))
-def test_any_mask_gives_a_valid_ring(mask: Mask) -> None:
-    value = results.encode(mask, "polygonlabels")
+@pytest.mark.parametrize("shape", ["polygon", "vector", "ellipse"])
+def test_an_outline_comes_back_alike(shape: str) -> None:
+    assert iou(there_and_back(disc(40, 30, 20), shape), disc(40, 30, 20)) > 0.97
+
+
+@given(
+    masks.filter(lambda mask: bool(mask.any())), st.sampled_from(["polygon", "vector", "ellipse", "keypoint"])
+)
+def test_coordinates_are_plain_numbers_within_what_label_studio_takes(mask: Mask, shape: str) -> None:
+    value = results.encode(mask, shape, compact=True)
     assert value is not None
-    points = np.array(value["points"])
-    assert len(points) >= 3
-    assert ((points >= 0) & (points <= 100)).all()
+    points = value.get("points") or [[v["x"], v["y"]] for v in value.get("vertices", [value])]
+    assert all(type(number) is float and 0 <= number <= 100 for point in points for number in point)
+    assert value.get("radiusX", 50.0) <= 50
+    assert value.get("radiusY", 50.0) <= 50
 
 
-@pytest.mark.parametrize("radius", [3, 8, 25])
-def test_a_polygon_follows_the_outline(radius: int) -> None:
-    mask = disc(40, 30, radius)
-    decoded = there_and_back(mask, "polygonlabels")
-    assert iou(decoded, mask) > (0.8 if radius == 3 else 0.9)
+def test_a_mask_of_several_parts_with_a_hole_is_one_ring() -> None:
+    mask = (disc(25, 30, 20) & ~disc(25, 30, 8)) | disc(65, 30, 8)
+    for shape in ("polygon", "vector"):
+        assert iou(there_and_back(mask, shape), mask) > 0.95
 
 
-def test_a_square_polygon_is_exact() -> None:
-    mask = np.zeros((60, 80), bool)
-    mask[10:30, 20:50] = True
-    assert (there_and_back(mask, "polygonlabels") == mask).all()
+def test_an_ellipse_that_does_not_fit_is_for_clicks_only() -> None:
+    apart = disc(15, 30, 10) | disc(65, 30, 10)
+    assert results.encode(apart, "ellipse") is None
+    assert results.encode(apart, "ellipse", compact=True) is not None
 
 
-def test_of_several_parts_the_polygon_is_the_largest_without_its_holes() -> None:
-    large = disc(25, 30, 15)
-    mask = (large & ~disc(25, 30, 5)) | disc(65, 30, 6)
-    assert iou(there_and_back(mask, "polygonlabels"), large) > 0.9
+def test_a_keypoint_is_the_deepest_pixel_and_reads_as_no_mask() -> None:
+    value = results.encode(disc(30.5, 20.5, 9), "keypoint")
+    assert value == {"x": pytest.approx(100 * 30.5 / 80), "y": pytest.approx(100 * 20.5 / 60), "width": 0.75}
+    assert results.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_empty_mask_is_no_region(kind: str) -> None:
-    assert results.encode(np.zeros((6, 8), bool), kind) is None
+@pytest.mark.parametrize("shape", labels.SHAPES)
+def test_an_empty_mask_is_no_region(shape: str) -> None:
+    assert results.encode(np.zeros((6, 8), bool), shape) is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("score", [0.5, 1.0000001, -1, float("nan"), float("inf"), np.float32(0.3)])
-def test_label_studio_accepts_every_region(kind: str, score: float) -> None:
-    tag = {k.lower(): k for k in labels.OUTPUT_TAGS.values()}[kind]
-    xml = f'<View><Image name="i" value="$i"/><{tag} name="c" toName="i"><Label value="Cat"/></{tag}></View>'
-    control = labels.parse(xml).outputs[0]
-    region = results.region(disc(79, 59, 9), control=control, label="Cat", region_id="r" * 20, score=score)
-    assert region is not None
-    region = json.loads(json.dumps(region))
-    prediction = {"result": [region], "score": region["score"], "model_version": "v1"}
+OWN_LABELS = '<{tag}Labels name="c" toName="i" smart="false"><Label value="Cat"/></{tag}Labels>'
+SHARED_LABELS = (
+    '<Labels name="l" toName="i"><Label value="Cat"/></Labels><{tag} name="c" toName="i" smart="false"/>'
+)
+
+
+@pytest.mark.parametrize("tags", [OWN_LABELS, SHARED_LABELS])
+@pytest.mark.parametrize("tag", labels.SHAPES.values())
+def test_label_studio_accepts_every_region(tag: str, tags: str) -> None:
+    xml = f'<View><Image name="i" value="$i"/>{tags.format(tag=tag)}</View>'
+    (control,) = labels.parse(xml).outputs
+    # At the edge, where a rounded percentage might come out above 100.
+    made = results.region(disc(70, 50, 12), control=control, label="Cat", region_id="r" * 20, score=0.5)
+    made = json.loads(json.dumps(made))
+    assert len(made) == (1 if tags == OWN_LABELS else 2)
+    prediction = {"result": made, "score": made[0]["score"], "model_version": "v1"}
     assert LabelInterface(xml).validate_prediction(prediction, return_errors=True) == []
-    assert region["origin"] == "prediction"
-    assert (region["original_width"], region["original_height"], region["image_rotation"]) == (80, 60, 0)
-    assert 0 <= region["score"] <= 1
+    for result in made:
+        assert (result["id"], result["origin"], result["score"]) == ("r" * 20, "prediction", 0.5)
+        assert (result["original_width"], result["original_height"], result["image_rotation"]) == (80, 60, 0)
+    assert made[-1]["value"][made[-1]["type"]] == ["Cat"]
+
+
+@pytest.mark.parametrize("score", [0.5, 1.0000001, -1, float("nan"), float("inf"), np.float32(0.3)])
+def test_a_score_is_a_plain_number_from_0_to_1(score: float) -> None:
+    control = labels.parse(CONFIG).outputs[0]
+    (made,) = results.region(disc(9, 9, 5), control=control, label="Cat", region_id="r" * 20, score=score)
+    assert type(made["score"]) is float
+    assert 0 <= made["score"] <= 1
 
 
 def test_a_rectangle_may_be_turned() -> None:
@@ -136,6 +168,22 @@ def test_a_rectangle_may_be_turned() -> None:
         {"type": "rectanglelabels", "value": {"x": 1e308, "y": 1, "width": 1e308, "height": 9}},
         {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 5}},
         {"type": "keypointlabels", "value": {"x": 1, "y": 1}},
+        {"type": "labels", "value": {"x": 1, "y": 1, "width": 50, "height": 50, "labels": ["Cat"]}},
+        {"type": ["brush"], "value": {"x": 1}},
+        {"type": "brush", "value": {"maskDataURL": "data:image/jpeg;base64,AAAA"}},
+        {"type": "brush", "value": {"maskDataURL": "data:image/png;base64," + "A" * 400}},
+        {"type": "brush", "value": {"maskDataURL": 7}},
+        {"type": "brush", "value": {"touches": 7}},
+        {"type": "brush", "value": {"touches": [{"relativePoints": [], "relativeStrokeWidth": 3}]}},
+        {"type": "brush", "value": {"touches": [{"relativePoints": [1, 2, 3], "relativeStrokeWidth": 3}]}},
+        {"type": "brush", "value": {"touches": [{"relativePoints": [1] * 50_000, "relativeStrokeWidth": 3}]}},
+        {"type": "bitmask", "value": {}},
+        {"type": "bitmask", "value": {"imageDataURL": "data:image/png;base64,?"}},
+        {"type": "ellipse", "value": {"x": 1, "y": 1, "radiusX": 0, "radiusY": 9}},
+        {"type": "ellipse", "value": {"x": 1, "y": 1, "radiusX": float("nan"), "radiusY": 9}},
+        {"type": "vector", "value": {"closed": True, "vertices": [{"x": 1, "y": 2}]}},
+        {"type": "vector", "value": {"closed": True, "vertices": "abc"}},
+        {"type": "vector", "value": {"vertices": [{"x": 0, "y": 0}, {"x": 90, "y": 0}, {"x": 0, "y": 90}]}},
     ],
 )
 def test_what_is_no_mask_of_this_image_decodes_to_nothing(result: dict[str, Any]) -> None:
@@ -143,8 +191,77 @@ def test_what_is_no_mask_of_this_image_decodes_to_nothing(result: dict[str, Any]
 
 
 def test_a_brush_of_another_size_decodes_to_nothing() -> None:
-    value = results.encode(disc(40, 30, 9), "brushlabels")
+    value = results.encode(disc(40, 30, 9), "brush")
     assert results.decode({"type": "brushlabels", "value": value}, (60, 79)) is None
+
+
+def png(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_pngs_of_other_programs(mode: str) -> None:
+    mask = disc(40, 30, 9)
+    black = Image.merge("LA", [Image.new("L", (80, 60)), Image.fromarray(mask.astype(np.uint8) * 255)])
+    decoded = results.decode(
+        {"type": "bitmask", "value": {"imageDataURL": png(black.convert(mode))}}, (60, 80)
+    )
+    assert decoded is not None
+    assert (decoded == mask).all()
+
+
+def test_a_png_without_transparency_paints_everything_as_in_the_editor() -> None:
+    value = {"imageDataURL": png(Image.new("L", (80, 60)))}
+    decoded = results.decode({"type": "bitmasklabels", "value": value}, (60, 80))
+    assert decoded is not None
+    assert decoded.all()
+
+
+def test_a_smaller_png_is_scaled_and_a_larger_one_refused() -> None:
+    value = results.encode(disc(40, 30, 20), "bitmask")
+    bitmask = {"type": "bitmask", "value": value}
+    decoded = results.decode(bitmask, (120, 160))
+    assert decoded is not None
+    assert iou(decoded, disc(80, 60, 40, width=160, height=120)) > 0.95
+    assert results.decode(bitmask, (30, 40)) is None
+
+
+def touch(kind: str, *points: float, width: float = 25.0) -> dict[str, Any]:
+    return {"id": "t", "type": kind, "relativePoints": list(points), "relativeStrokeWidth": width}
+
+
+def test_a_draft_is_its_mask_with_the_strokes_on_top_in_their_order() -> None:
+    value = {
+        **(results.encode(disc(20, 30, 10), "brush", compact=True) or {}),
+        "touches": [touch("add", 75, 50, 75, 50), touch("eraser", 25, 0, 25, 100, width=10)],
+    }
+    decoded = results.decode({"type": "brushlabels", "value": value}, (60, 80))
+    assert decoded is not None
+    assert decoded[30, [12, 20, 28, 60]].tolist() == [True, False, True, True]
+    # The width is percent of the width: a dot of 20 pixels.
+    assert 260 < decoded[:, 40:].sum() < 360
+    swapped = {**value, "touches": [*value["touches"][::-1], touch("add", 25, 50, 25, 50)]}
+    decoded = results.decode({"type": "brush", "value": swapped}, (60, 80))
+    assert decoded is not None
+    assert decoded[30, 20]
+
+
+def test_the_editor_paints_the_png_of_a_draft_and_not_its_run_lengths() -> None:
+    old, new = (
+        results.encode(disc(20, 30, 9), "brush"),
+        results.encode(disc(60, 30, 9), "brush", compact=True),
+    )
+    decoded = results.decode({"type": "brush", "value": {**(old or {}), **(new or {})}}, (60, 80))
+    assert decoded is not None
+    assert (decoded == disc(60, 30, 9)).all()
+
+
+def test_a_ghost_is_no_region() -> None:
+    """Accepting makes one of each selected label: a prompt's type, with the mask's run lengths."""
+    value = {**(results.encode(disc(40, 30, 9), "brush") or {}), "keypointlabels": ["Cat"]}
+    assert results.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
 
 
 @given(st.lists(st.integers(0, 255), max_size=60))
@@ -159,13 +276,6 @@ def test_hostile_rings_never_raise(points: list[tuple[float, float]]) -> None:
     value = {"points": [list(point) for point in points]}
     mask = results.decode({"type": "polygonlabels", "value": value}, (6, 8))
     assert mask is None or mask.shape == (6, 8)
-
-
-def test_the_fill_rule_is_even_odd() -> None:
-    ring: NDArray[np.float64] = np.array([[1, 1], [7, 1], [7, 5], [1, 5]], float)
-    mask = results.fill(ring, (6, 8))
-    assert mask.sum() == 24
-    assert mask[1:5, 1:7].all()
 
 
 def test_ids_are_long_stable_and_one_per_control() -> None:

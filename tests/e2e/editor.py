@@ -1,13 +1,16 @@
 """What Label Studio's editor sends after a gesture, as recorded from 1.23.2, and how it reads masks."""
 
+import base64
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
 import cv2
 import numpy as np
-from label_studio_sdk.converter.brush import decode_rle
+from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from numpy.typing import NDArray
+from PIL import Image
 
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]  # width, height
@@ -45,12 +48,24 @@ def context(*gestures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mask_of(region: Mapping[str, Any]) -> Mask:
-    """The pixels of a brush region: the alpha of its RGBA run lengths is 0 or 255."""
+    """The pixels of a brush region: the alpha of its PNG, or else of its RGBA run lengths, is 0 or 255."""
     width, height = region["original_width"], region["original_height"]
-    alpha = np.asarray(decode_rle(region["value"]["rle"])).reshape(height, width, 4)[..., 3]
+    painted = region["value"].get("maskDataURL")
+    if painted:
+        picture = Image.open(BytesIO(base64.b64decode(painted.partition(",")[2])))
+        assert picture.size == (width, height)
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    else:
+        alpha = np.asarray(decode_rle(region["value"]["rle"])).reshape(height, width, 4)[..., 3]
     assert set(np.unique(alpha)) <= {0, 255}
     mask: Mask = alpha == 255
     return mask
+
+
+def saved(region: Mapping[str, Any]) -> dict[str, Any]:
+    """A brush region as the editor saves it: with run lengths, however it was painted."""
+    value = {key: held for key, held in region["value"].items() if key != "maskDataURL"}
+    return {**region, "value": {**value, "rle": mask2rle(mask_of(region).astype(np.uint8) * 255)}}
 
 
 def deepest(mask: Mask) -> tuple[int, int]:

@@ -1,0 +1,152 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from backend import shapes
+from backend.results import iou
+from model.types import Mask
+from tests.backend.conftest import disc
+
+masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))).filter(
+    lambda mask: bool(mask.any())
+)
+
+
+def back(mask: Mask) -> Mask:
+    return shapes.fill(shapes.ring_of(mask), (mask.shape[0], mask.shape[1]))
+
+
+def winding(ring: shapes.Ring, x: float, y: float) -> int:
+    """How often a ring runs around a point: what is not 0 is inside by the nonzero rule."""
+    (xa, ya), (xb, yb) = ring.T, np.roll(ring, -1, axis=0).T
+    side = (xb - xa) * (y - ya) - (yb - ya) * (x - xa)
+    up, down = (ya <= y) & (yb > y) & (side > 0), (ya > y) & (yb <= y) & (side < 0)
+    return int(up.sum()) - int(down.sum())
+
+
+@given(masks)
+@example(np.ones((1, 1), bool))
+@example(np.eye(9, dtype=bool))
+def test_any_mask_has_a_ring_within_the_image(mask: Mask) -> None:
+    ring = shapes.ring_of(mask)
+    assert 3 <= len(ring) <= shapes.MAX_POINTS
+    assert (ring >= 0).all()
+    assert (ring <= (mask.shape[1], mask.shape[0])).all()
+
+
+@pytest.mark.parametrize("radius", [3, 8, 25])
+def test_a_ring_follows_the_outline(radius: int) -> None:
+    mask = disc(40, 30, radius)
+    assert iou(back(mask), mask) > (0.8 if radius == 3 else 0.9)
+
+
+def test_no_pixel_farther_from_the_outline_than_the_tolerance_changes_sides() -> None:
+    mask = disc(200, 150, 120, width=400, height=300) & ~disc(150, 150, 30, width=400, height=300)
+    changed = back(mask) ^ mask
+    inside, outside = (
+        cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for side in (mask, ~mask)
+    )
+    # Of a pixel beside the outline the centre is half a pixel away, and its distance is 1.
+    assert (inside + outside)[changed].max() <= shapes.TOLERANCE + 1
+    assert iou(back(mask), mask) > 0.99
+    assert len(shapes.ring_of(mask)) < 80
+
+
+def test_a_square_is_exact() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[10:30, 20:50] = True
+    assert (back(mask) == mask).all()
+    assert len(shapes.ring_of(mask)) == 4
+
+
+@pytest.mark.parametrize("rule", ["even-odd", "nonzero"])
+def test_parts_and_holes_are_in_the_ring_by_either_rule(rule: str) -> None:
+    ring_and_islands = (disc(25, 30, 20) & ~disc(25, 30, 10)) | disc(25, 30, 4) | disc(65, 40, 8)
+    mask = ring_and_islands | (disc(65, 10, 9) & ~disc(65, 10, 4))
+    mask[15, 19:32] = False  # so thin a hole that what is left of it is a line
+    ring = shapes.ring_of(mask)
+    if rule == "even-odd":
+        filled = shapes.fill(ring, (60, 80))
+    else:
+        filled = np.array([[winding(ring, x + 0.5, y + 0.5) != 0 for x in range(80)] for y in range(60)])
+    assert iou(filled, mask) > 0.93
+    for x, y in ((25, 30), (25, 23), (10, 30), (25, 15), (65, 40), (65, 10), (45, 30)):
+        assert filled[y, x] == mask[y, x]
+
+
+def test_specks_and_pinholes_are_left_out() -> None:
+    mask = disc(40, 30, 28)
+    clean = shapes.ring_of(mask)
+    mask[30, 40] = False
+    mask[2, 2] = True
+    assert np.array_equal(shapes.ring_of(mask), clean)
+
+
+def test_a_ring_of_noise_has_no_more_points_than_an_editor_can_show() -> None:
+    noise = np.random.default_rng(0).random((600, 800)) < 0.3
+    assert len(shapes.ring_of(noise)) <= shapes.MAX_POINTS
+
+
+def test_a_ring_that_crosses_itself_is_filled_even_odd() -> None:
+    twice = np.array([[1, 1], [7, 1], [7, 5], [1, 5]] * 2, float)
+    assert not shapes.fill(twice, (6, 8)).any()
+    once = shapes.fill(twice[:4], (6, 8))
+    assert once.sum() == 24
+    assert once[1:5, 1:7].all()
+
+
+@given(arrays.arrays(float, st.tuples(st.integers(3, 8), st.just(2)), elements=st.floats(-1e5, 1e5)))
+def test_a_ring_may_lie_anywhere(ring: shapes.Ring) -> None:
+    assert shapes.fill(ring, (6, 8)).shape == (6, 8)
+
+
+def test_a_ring_beyond_the_image_covers_all_of_it() -> None:
+    assert shapes.fill(np.array([[-9, -9], [99, -9], [99, 99], [-9, 99]], float), (6, 8)).all()
+
+
+@pytest.mark.parametrize("turned", [0, 30, 90, 135])
+@pytest.mark.parametrize(("long", "short"), [(40, 20), (30, 29), (45, 8)])
+def test_the_ellipse_of_an_ellipse_is_itself(long: float, short: float, turned: float) -> None:
+    drawn = shapes.fill_ellipse((60, 55, long, short, turned), (110, 120))
+    x, y, along, aside, degrees = shapes.ellipse_of(drawn)
+    assert (x, y) == pytest.approx((60, 55), abs=0.5)
+    assert (along, aside) == pytest.approx((long, short), abs=0.5)
+    assert long < 35 or min(abs(degrees - turned), 180 - abs(degrees - turned)) < 1
+    assert iou(shapes.fill_ellipse((x, y, along, aside, degrees), (110, 120)), drawn) > 0.96
+
+
+def test_an_ellipse_turns_clockwise() -> None:
+    mask = shapes.fill_ellipse((40, 30, 25, 5, 45), (60, 80))
+    assert mask[30 + 12, 40 + 12]  # down to the right
+    assert not mask[30 - 12, 40 + 12]
+
+
+@given(masks)
+def test_the_deepest_pixel_is_on_the_mask(mask: Mask) -> None:
+    x, y = shapes.deepest(mask)
+    assert mask[int(y), int(x)]
+
+
+def test_the_deepest_pixel_is_far_from_the_edge_of_the_image_too() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[:21, :41] = True
+    x, y = shapes.deepest(mask)
+    assert y == 10.5
+    assert 10 < x < 31
+
+
+def test_strokes_add_and_erase() -> None:
+    nothing = np.zeros((60, 80), bool)
+    line = np.array([[20.5, 30.5], [60.5, 30.5]])
+    drawn = shapes.stroke(nothing, line, 9, add=True)
+    assert drawn[26:35, 20:61].all()
+    assert not drawn[:25].any()
+    assert 40 * 9 <= drawn.sum() <= 50 * 9
+    assert not shapes.stroke(drawn, line, 15, add=False).any()
+    assert not nothing.any()
+    dot = shapes.stroke(nothing, line[:1].repeat(2, axis=0), 21, add=True)
+    assert iou(dot, disc(20.5, 30.5, 10.5)) > 0.9

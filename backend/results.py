@@ -80,7 +80,7 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
     deepest pixel. An ellipse has the mask's centre and moments; where it is less alike than ELLIPSE_IOU, it
     is None.
 
-    `compact` is for an answer to a click, which only the editor reads: a brush comes as a PNG, a tenth of
+    `compact` is for an answer to a click, which only the editor reads: a brush comes as a PNG, a quarter of
     the JSON, and an ellipse also where it does not fit, for a person asked for it.
     """
     if not mask.any():

@@ -50,7 +50,7 @@ class Annotator:
 
     def region(self, *gestures: dict[str, Any]) -> dict[str, Any]:
         (region,) = self.result(*gestures)
-        assert region["value"].keys() >= {"format", "maskDataURL"}  # a tenth of the run lengths
+        assert region["value"].keys() >= {"format", "maskDataURL"}  # a quarter of the run lengths
         return saved(region)
 
 

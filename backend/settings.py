@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from model.download import FOLDER
 from model.points import METHODS
 from model.profiles import Dtype, Profile, Quantization, choose
-from model.recipes import RECIPES, Localizer, Options, Views
+from model.recipes import RECIPES, Exemplars, Localizer, Options, Views
 
 
 class SettingsError(ValueError):
@@ -153,7 +153,15 @@ class Settings:
         "VLSAM_LOCALIZER",
         "attention",
         _one_of(*get_args(Localizer)),
-        "Where objects are: by attention, by boxes that the VLM writes (where it can), or both.",
+        "Where objects are: by attention, by boxes that the VLM writes (where it can), both, or by concept: "
+        "SAM 3 gets the names.",
+    )
+    exemplars: Exemplars = _setting(  # noqa: RUF009
+        "VLSAM_EXEMPLARS",
+        "missing",
+        _one_of(*get_args(Exemplars)),
+        "By concept: a name that finds nothing is tried again with a box where the VLM looked (missing), "
+        "or never.",
     )
     views: Views = _setting(  # noqa: RUF009
         "VLSAM_VIEWS",
@@ -266,6 +274,7 @@ class Settings:
             points=points.pop("", None),
             term_points=tuple(points.items()),
             localizer=self.localizer,
+            exemplars=self.exemplars,
             presence=self.presence,
             classifier=self.classifier,
         )

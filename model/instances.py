@@ -10,15 +10,17 @@ from model import points
 from model.boxes import NamedBox
 from model.looks import Look
 from model.recipes import Options
-from model.segmenter import Embedding, Segmenter
-from model.types import Mask, Prompt, box_of
+from model.segmenter import Concept, Embedding, Segmenter
+from model.types import Box, Mask, Prompt, box_of
 
 
 @dataclass(frozen=True, eq=False)
 class Instance:
     mask: Mask
-    prompt: Prompt  # gives this mask
-    scores: dict[str, float]  # "predicted_iou", "attention", "presence": each 0..1, where there is one
+    prompt: Prompt  # gives this mask; of a concept its box
+    # Each 0..1, where there is one: "predicted_iou", "attention", "presence"; "concept" of what a noun phrase
+    # found by itself, "exemplar" of what it found with an example.
+    scores: dict[str, float]
 
 
 def instances(segmenter: Segmenter, embedding: Embedding, look: Look, options: Options) -> list[Instance]:
@@ -57,6 +59,41 @@ def in_boxes(segmenter: Segmenter, embedding: Embedding, boxed: Sequence[NamedBo
     ]
 
 
+def of_concepts(
+    segmenter: Segmenter, embedding: Embedding, looks: Sequence[Look], options: Options
+) -> list[tuple[Look, Instance]]:
+    """Everything that the terms name, by a segmenter that takes noun phrases; each with its term's look."""
+    terms: dict[str, Look] = {}
+    for look in looks:  # several questions may list the same
+        terms.setdefault(look.term, look)
+    answers = segmenter.concepts(embedding, list(terms))
+    found = list(zip(terms.values(), answers, strict=True))
+    instances = [(look, each) for look, answer in found for each in _named(look, answer, "concept")]
+    if options.exemplars == "missing":
+        missing = [look for look, answer in found if not len(answer.masks)]
+        # The box of the map's largest area; a map that shows nothing has none.
+        aims = [points.aims(look.attention, "peak", threshold=options.threshold) for look in missing]
+        shown = [
+            (look, _pixels(embedding, aim.box))
+            for look, one in zip(missing, aims, strict=True)
+            for aim in one
+        ]
+        if shown:
+            phrases, boxes = [look.term for look, _ in shown], [box for _, box in shown]
+            answers = segmenter.concepts(embedding, phrases, boxes)
+            for (look, _), answer in zip(shown, answers, strict=True):
+                instances += [(look, each) for each in _named(look, answer, "exemplar")]
+    return instances
+
+
+def _named(look: Look, answer: Concept, way: str) -> list[Instance]:
+    known = {} if look.presence is None else {"presence": look.presence}
+    return [
+        Instance(mask, Prompt.of(box=box_of(mask)), {way: float(score), **known})
+        for mask, score in zip(answer.masks, answer.scores, strict=True)
+    ]
+
+
 def _prompt(
     segmenter: Segmenter,
     embedding: Embedding,
@@ -66,14 +103,18 @@ def _prompt(
 ) -> Prompt:
     """The points in pixels; by the recipe with the area's box, and with the map as mask logits."""
     height, width = embedding.size
-    x0, y0, x1, y1 = aim.box
-    box = (x0 * width, y0 * height, x1 * width, y1 * height) if options.recipe.box else None
+    box = _pixels(embedding, aim.box) if options.recipe.box else None
     prompt = Prompt.of(*((x * width, y * height, label) for x, y, label in aim.points), box=box)
     if not options.recipe.logits:
         return prompt
     # The threshold, where an area ends, becomes the logit 0.
     share = (attention / (2 * options.threshold)).clip(0, 1)
     return replace(prompt, logits=segmenter.hint(embedding, share))
+
+
+def _pixels(embedding: Embedding, shares: Box) -> Box:
+    (height, width), (x0, y0, x1, y1) = embedding.size, shares
+    return (x0 * width, y0 * height, x1 * width, y1 * height)
 
 
 def _once(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) -> tuple[Mask, Prompt, float]:

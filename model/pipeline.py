@@ -8,7 +8,7 @@ import torch
 
 from model import clicks, merge
 from model.boxes import NamedBox
-from model.instances import Instance, in_boxes, instances
+from model.instances import Instance, in_boxes, instances, of_concepts
 from model.looks import Look, boxes, look, questions
 from model.profiles import Profile, version_of
 from model.recipes import Options
@@ -40,6 +40,9 @@ class VLSAM:
         """Load a profile's weights. Raises ModelLoadError."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        by_concept = options is not None and options.localizer == "concept"
+        # First, since it may refuse, and is small beside the VLM.
+        segmenter = Segmenter.load(profile.sam, device=device, folder=profile.folder, concepts=by_concept)
         classifier = None
         if options and options.classifier:
             classifier = Classifier.load(options.classifier, device=device)
@@ -51,7 +54,7 @@ class VLSAM:
                 quantization=profile.quantization,
                 folder=profile.folder,
             ),
-            Segmenter.load(profile.sam, device=device, folder=profile.folder),
+            segmenter,
             version=version_of(profile, options),
             options=options,
             classifier=classifier,
@@ -86,19 +89,21 @@ class VLSAM:
         """Terms and their maps or boxes, and of each the masks, in pixels of the view."""
         options = self._options
         seen = self.maps(image) if options.localizer != "boxes" else []
-        boxed = boxes(self.vlm, image, seen, options) if options.localizer != "attention" else []
+        boxed = boxes(self.vlm, image, seen, options) if options.localizer in ("boxes", "both") else []
         if not seen and not boxed:
             return []
         embedding = encode(image)
-        found = [
-            self._detection(each.term, each.question, instance)
-            for each in seen
-            for instance in instances(self._segmenter, embedding, each, options)
-        ]
+        if options.localizer == "concept":
+            named = of_concepts(self._segmenter, embedding, seen, options)
+        else:
+            named = [
+                (one, each) for one in seen for each in instances(self._segmenter, embedding, one, options)
+            ]
+        found = [self._detection(look.term, look.question, instance) for look, instance in named]
         if boxed:
             question = self.vlm.box_question()
-            for named, instance in zip(boxed, in_boxes(self._segmenter, embedding, boxed), strict=True):
-                found.append(self._detection(named.name, question, instance))
+            for box, instance in zip(boxed, in_boxes(self._segmenter, embedding, boxed), strict=True):
+                found.append(self._detection(box.name, question, instance))
         return found
 
     def maps(self, image: Image, *, layers: bool = False) -> list[Look]:

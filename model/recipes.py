@@ -59,7 +59,8 @@ RECIPES = {
 }
 
 Views = Literal["whole", "corners"]
-Localizer = Literal["attention", "boxes", "both"]
+Localizer = Literal["attention", "boxes", "both", "concept"]
+Exemplars = Literal["missing", "never"]
 
 ASK = ("ask",)  # instead of questions: let the VLM propose them
 
@@ -73,7 +74,11 @@ class Options:
     recipe: Recipe = RECIPES["best"]
     points: str | None = None  # a method of model/points.py instead of the recipe's
     term_points: tuple[tuple[str, str], ...] = ()  # (term, method) where a term needs another one
-    localizer: Localizer = "attention"  # boxes: the VLM's own, as text
+    # "boxes": the VLM's own, as text; "both" is attention and boxes. "concept": the terms go to a segmenter
+    # that takes noun phrases.
+    localizer: Localizer = "attention"
+    # "missing": a term by which "concept" finds nothing is given again, with the map's area as an example.
+    exemplars: Exemplars = "missing"
     classifier: str | None = None  # for the recipe vit-rollout: a hub id or a local folder
     presence: float = 0.0  # terms go whose "yes, it is there" is less likely; 0 does not ask
     threshold: float = 0.4  # of the map's maximum: weaker activations are dropped

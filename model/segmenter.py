@@ -18,11 +18,13 @@ from torch import Tensor
 
 from model import download, sams
 from model.profiles import DEVICE_MAPS
-from model.sams.family import BOTTOM_RIGHT, NOTHING, TOP_LEFT, Family, Tokens
-from model.types import Image, Mask, Prompt, PromptError
+from model.sams.family import BOTTOM_RIGHT, NOTHING, TOP_LEFT, Family, TakesPhrases, Tokens
+from model.types import Box, Image, Mask, Prompt, PromptError
 
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
 MASK_LOGIT = 8.0
+# A candidate for a noun phrase counts from this score on: SAM 3's model card, its authors' code.
+CONCEPT_SCORE = 0.5
 # Prompts in one call of the decoder: more outgrow a CPU's caches (docs/decisions/0009-sam-families.md).
 CHUNK, CHUNK_CPU = 32, 2
 
@@ -83,19 +85,30 @@ class Masks:
     logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
 
 
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """What a noun phrase names in an image: k objects, in no order."""
+
+    masks: Levels  # k masks in image pixels
+    scores: NDArray[np.float32]  # (k,) 0..1
+
+
 class Segmenter:
     def __init__(self, family: Family) -> None:
         self._family = family
 
     @classmethod
-    def load(cls, name: str, *, device: str, folder: Path = download.FOLDER) -> "Segmenter":
+    def load(
+        cls, name: str, *, device: str, folder: Path = download.FOLDER, concepts: bool = False
+    ) -> "Segmenter":
         """Load a SAM checkpoint by its published name, a hub id, a local file or a local folder (model/sams).
 
-        What is not there is fetched into `folder`. Raises ModelLoadError with one sentence on what is wrong.
+        What is not there is fetched into `folder`. With `concepts` the method of that name can be used; few
+        segmenters have it. Raises ModelLoadError with one sentence on what is wrong.
         """
         if device in DEVICE_MAPS:  # too small to be spread
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(sams.load(download.sam(name, folder), device))
+        return cls(sams.load(download.sam(name, folder), device, concepts=concepts))
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +146,32 @@ class Segmenter:
                 answers = self._decode_alike(embedding, [rows[i] for i in some], multimask)
                 found.update(zip(some, answers, strict=True))
         return [found[i] for i in range(len(prompts))]
+
+    @torch.inference_mode()
+    def concepts(
+        self, embedding: Embedding, phrases: Sequence[str], boxes: Sequence[Box] | None = None
+    ) -> list[Concept]:
+        """Everything that each noun phrase names, in order; all phrases share the encoded image.
+
+        `boxes`, if given, shows one example for each phrase, in pixels. Raises PromptError where the
+        segmenter was not loaded for concepts.
+        """
+        family = self._family
+        if not isinstance(family, TakesPhrases):
+            raise PromptError("this segmenter was loaded without the part that takes noun phrases")
+        embedding = embedding.to(family.device)
+        shares = None
+        if boxes is not None:
+            height, width = embedding.size
+            x0, y0, x1, y1 = (torch.tensor(boxes) / torch.tensor([width, height, width, height])).T
+            shares = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1).to(family.device)
+        found = []
+        for logits, scores in family.concepts(embedding.tensors, phrases, shares):
+            kept = scores > CONCEPT_SCORE
+            # Cut at a chance of a half after enlarging the chances, as in the library, not the logits.
+            chances = logits[kept].sigmoid().cpu().numpy() - np.float32(0.5)
+            found.append(Concept(self._levels(embedding, chances), scores[kept].cpu().numpy()))
+        return found
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> Tokens:
         """One prompt, in the encoder's coordinates, on the CPU."""

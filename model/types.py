@@ -71,8 +71,9 @@ class Evidence:
 
     question: str  # asked of the VLM; "" where a person prompted
     view: Box  # the part of the image that was looked at
-    prompt: Prompt  # gives this mask again when decoded on this image
-    scores: dict[str, float]  # "predicted_iou", "attention": each 0..1
+    # Gives this mask again when decoded on this image; of a concept only about: the box of its mask.
+    prompt: Prompt
+    scores: dict[str, float]  # see model/instances.py
     model_version: str
 
 

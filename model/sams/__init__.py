@@ -2,7 +2,7 @@
 
 original.py  segment-anything: SAM ViT-B/L/H, the built-in model, MobileSAM
 mobile.py    MobileSAM's image encoder
-hub.py       transformers: SAM, SAM-HQ, SAM 2 and 2.1, SAM 3's tracker, EdgeTAM
+hub.py       transformers: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, SAM 3 by clicks and by noun phrases
 """
 
 import json
@@ -13,21 +13,27 @@ from model.sams.family import Family
 from model.types import ModelLoadError
 
 
-def load(path: Path, device: str) -> Family:
+def load(path: Path, device: str, *, concepts: bool = False) -> Family:
     """Load a checkpoint file of segment-anything, or a folder: transformers' own, whose config.json has a
     model_type, or one with segment-anything's sizes in config.json, such as model/builtin/segmenter.
 
-    Raises ModelLoadError with one sentence on what is wrong.
+    With `concepts` it takes noun phrases, too (family.TakesPhrases). Raises ModelLoadError with one sentence
+    on what is wrong.
     """
     library = "segment-anything"
     try:
+        config = dict(json.loads((path / "config.json").read_text("utf-8"))) if path.is_dir() else {}
+        if concepts and path.exists() and config.get("model_type") != hub.WITH_DETECTOR:
+            raise ModelLoadError(
+                f"the segmenter {path} takes no noun phrases, which the localizer `concept` gives it: take "
+                "SAM 3 (facebook/sam3), or another localizer"
+            )
         if not path.is_dir():
             return original.load(path, {}, device)
-        config = dict(json.loads((path / "config.json").read_text("utf-8")))
         if "model_type" not in config:
             return original.load(path / "model.safetensors", config, device)
         library = "transformers"
-        return hub.load(path, config["model_type"], device)
+        return hub.load(path, config["model_type"], device, concepts=concepts)
     except ModelLoadError:
         raise
     except Exception as error:

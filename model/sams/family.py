@@ -1,8 +1,8 @@
 """What the segmenter asks of every SAM, whichever library it comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,3 +42,17 @@ class Family(Protocol):
         self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
     ) -> tuple[Tensor, Tensor]:
         """Logits (n, 3 or 1, low, low) and predicted IoU (n, 3 or 1)."""
+
+
+@runtime_checkable
+class TakesPhrases(Family, Protocol):
+    """A family that also finds everything that a noun phrase names."""
+
+    def concepts(
+        self, features: Mapping[str, Tensor], phrases: Sequence[str], boxes: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each phrase in turn: its candidates' logits (q, h, w) over the image, and scores (q,) 0..1.
+
+        `boxes` (n, 4) float32, if given, shows an example for each phrase: centre x and y, width and
+        height, in shares of the image.
+        """

@@ -1,15 +1,20 @@
-"""SAMs of transformers: SAM, SAM-HQ, SAM 2 and 2.1, SAM 3's tracker, EdgeTAM."""
+"""SAMs of transformers: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, SAM 3 by clicks and by noun phrases."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
 from model.sams.family import Tokens
 from model.types import Image, ModelLoadError
+
+TOKENS = 32  # of a noun phrase, at most and padded to: as Sam3Processor
+# Noun phrases in one call of the detector (docs/decisions/0011-sam-3-by-concept.md).
+PHRASES, PHRASES_CPU = 8, 1
 
 
 class HubSam:
@@ -26,9 +31,7 @@ class HubSam:
         self.low = 4 * int(self._position.shape[-1])
 
     def features(self, image: Image) -> dict[str, Tensor]:
-        # Otherwise a picture of three rows would be taken for three channels.
-        made = self._processor(image, input_data_format="channels_last", return_tensors="pt")
-        return self._named(self._model.get_image_embeddings(made["pixel_values"].to(self.device)))
+        return self._named(self._model.get_image_embeddings(self._pixels(image)))
 
     def decode(
         self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
@@ -48,6 +51,12 @@ class HubSam:
             **self._more(features, images),
         )
         return logits.flatten(0, 1), quality.flatten(0, 1)
+
+    def _pixels(self, image: Image) -> Tensor:
+        # Otherwise a picture of three rows would be taken for three channels.
+        made = self._processor(image, input_data_format="channels_last", return_tensors="pt")
+        pixels: Tensor = made["pixel_values"].to(self.device)
+        return pixels
 
     def _named(self, encoded: Any) -> dict[str, Tensor]:
         return {"image": encoded}
@@ -87,8 +96,70 @@ class Second(HubSam):
         return torch.cat([encoder.not_a_point_embed.weight, encoder.point_embed.weight])
 
 
+class Tracker(Second):
+    """SAM 3 by clicks and boxes."""
+
+    def features(self, image: Image) -> dict[str, Tensor]:
+        return self._levels(self._model.get_image_features(self._pixels(image), return_dict=True))
+
+    def _levels(self, seen: Any) -> dict[str, Tensor]:
+        # get_image_embeddings of transformers 5.23 adds the vector for "no earlier frame" to a fourth level,
+        # which nothing reads. The authors' code adds it to the third, and so does transformers' video model.
+        sizes = self._model.backbone_feature_sizes
+        *finer, coarse = seen.fpn_hidden_states[: len(sizes)]  # (h w, 1, C)
+        levels = [*finer, coarse + self._model.no_memory_embedding]
+        return self._named(
+            [level.permute(1, 2, 0).unflatten(2, size) for level, size in zip(levels, sizes, strict=True)]
+        )
+
+
+class TrackerAndDetector(Tracker):
+    """All of SAM 3: the detector finds what a noun phrase names. Both see the image by one encoder."""
+
+    def __init__(self, model: Any, processor: Any, detector: Any, tokenizer: Any) -> None:
+        super().__init__(model, processor)
+        self._detector, self._tokenizer = detector.eval(), tokenizer
+
+    def features(self, image: Image) -> dict[str, Tensor]:
+        # The detector has a neck of its own, whose levels are five times as large as what they are made of.
+        seen = self._model.get_image_features(self._pixels(image), return_dict=True)
+        return {**self._levels(seen), "trunk": seen.last_hidden_state}
+
+    def concepts(
+        self, features: Mapping[str, Tensor], phrases: Sequence[str], boxes: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        height, width = self._model.backbone_feature_sizes[-1]
+        trunk = features["trunk"].view(1, height, width, -1).permute(0, 3, 1, 2)
+        levels, places = self._detector.vision_encoder.neck(trunk)
+        chunk = PHRASES_CPU if self.device.type == "cpu" else PHRASES
+        for start in range(0, len(phrases), chunk):
+            some = slice(start, start + chunk)
+            words = self._tokenizer(
+                list(phrases[some]),
+                padding="max_length",
+                truncation=True,
+                max_length=TOKENS,
+                return_tensors="pt",
+            ).to(self.device)
+            alike = [
+                tuple(t.expand(len(words["input_ids"]), -1, -1, -1) for t in each)
+                for each in (levels, places)
+            ]
+            found = self._detector(
+                vision_embeds=Sam3VisionEncoderOutput(
+                    fpn_hidden_states=alike[0], fpn_position_encoding=alike[1]
+                ),
+                input_ids=words["input_ids"],
+                attention_mask=words["attention_mask"],
+                input_boxes=None if boxes is None else boxes[some, None],
+            )
+            # As post_process_instance_segmentation: with how sure it is that there is any such thing.
+            scores = found.pred_logits.sigmoid() * found.presence_logits.sigmoid()
+            yield from zip(found.pred_masks, scores, strict=True)
+
+
 _SAM2 = (Second, "Sam2Model", "Sam2ImageProcessor")
-_SAM3 = (Second, "Sam3TrackerModel", "Sam3ImageProcessor")
+_SAM3 = (Tracker, "Sam3TrackerModel", "Sam3ImageProcessor")
 _EDGE = (Second, "EdgeTamModel", "Sam2ImageProcessor")
 # By config.json's model_type. What is published are the video models; a still image needs a part of each.
 # The classes go by name, for transformers imports each when it is asked for.
@@ -103,10 +174,14 @@ KINDS: dict[str, tuple[type[HubSam], str, str]] = {
     "edgetam": _EDGE,
     "edgetam_video": _EDGE,
 }
+WITH_DETECTOR = "sam3_video"  # the kind that holds SAM 3's detector beside its tracker
 
 
-def load(path: Path, model_type: str, device: str) -> HubSam:
-    """Load a folder of transformers'. Raises ModelLoadError, and what transformers raises."""
+def load(path: Path, model_type: str, device: str, *, concepts: bool = False) -> HubSam:
+    """Load a folder of transformers'; with `concepts` one WITH_DETECTOR, to take noun phrases as well.
+
+    Raises ModelLoadError, and what transformers raises.
+    """
     if model_type not in KINDS:
         raise ModelLoadError(
             f"{path} holds a model of the kind {model_type!r}, which is no segmenter known here: take one of "
@@ -114,15 +189,26 @@ def load(path: Path, model_type: str, device: str) -> HubSam:
         )
     family, model_class, processor_class = KINDS[model_type]
     processor = getattr(transformers, processor_class).from_pretrained(path)
-    model, report = getattr(transformers, model_class).from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    if report["missing_keys"]:  # transformers has filled them with random numbers
-        raise ModelLoadError(f"the segmenter {path} lacks weights, such as {min(report['missing_keys'])}")
-    sam = family(model.to(device), processor)
+    model = _weights(path, model_class)
+    if concepts:
+        detector = _weights(path, "Sam3Model")
+        detector.vision_encoder.backbone = model.vision_encoder.backbone  # the same weights, once
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        sam: HubSam = TrackerAndDetector(model.to(device), processor, detector.to(device), tokenizer)
+    else:
+        sam = family(model.to(device), processor)
     made = {n for n in dict(processor.size).values() if n}
     if made != {sam.side}:
         raise ModelLoadError(
             f"{path}: the model takes images of {sam.side} pixels, its processor makes {made}"
         )
     return sam
+
+
+def _weights(path: Path, model_class: str) -> Any:
+    model, report = getattr(transformers, model_class).from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    if report["missing_keys"]:  # transformers has filled them with random numbers
+        raise ModelLoadError(f"the segmenter {path} lacks weights, such as {min(report['missing_keys'])}")
+    return model

@@ -40,7 +40,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("BASIC_AUTH_USER", "me", "must be set together"),
         ("VLSAM_ATTENTION", "magic", "naive, paper, best"),
         ("VLSAM_POINTS", "pair, dog=circles", "peak, pair, maxima, kmeans, or TERM=METHOD"),
-        ("VLSAM_LOCALIZER", "ears", "attention, boxes or both"),
+        ("VLSAM_LOCALIZER", "ears", "attention, boxes, both or concept"),
         ("VLSAM_VIEWS", "all", "whole or corners"),
         ("VLSAM_PRESENCE", "nan", "a number from 0 to 1"),
         ("VLSAM_QUESTIONS", "|", "at least one question"),
@@ -58,7 +58,8 @@ def test_how_the_models_are_used() -> None:
         {
             "VLSAM_ATTENTION": "paper",
             "VLSAM_POINTS": "maxima, Crowd=kmeans, key = peak",
-            "VLSAM_LOCALIZER": "both",
+            "VLSAM_LOCALIZER": "concept",
+            "VLSAM_EXEMPLARS": "never",
             "VLSAM_VIEWS": "corners",
             "VLSAM_QUESTIONS": "What is there? | Who is there?",
             "VLSAM_PRESENCE": "0.5",
@@ -66,7 +67,8 @@ def test_how_the_models_are_used() -> None:
     ).options()
     assert options.recipe == RECIPES["paper"]
     assert (options.points, options.term_points) == ("maxima", (("crowd", "kmeans"), ("key", "peak")))
-    assert (options.localizer, options.views, options.presence) == ("both", "corners", 0.5)
+    assert (options.localizer, options.exemplars) == ("concept", "never")
+    assert (options.views, options.presence) == ("corners", 0.5)
     assert options.questions == ("What is there?", "Who is there?")
     assert Settings.from_env({"VLSAM_QUESTIONS": "ask"}).options().questions == ASK
     assert Settings().options() == Options()

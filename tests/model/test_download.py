@@ -300,6 +300,18 @@ def test_the_command_fetches_what_a_profile_names(
     ]
 
 
+def test_the_profile_for_a_server_needs_the_hub_alone(
+    hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = choose("gpu-80g")
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    hub.repositories = {profile.vlm: dict(MODEL), profile.sam: {**MODEL, "model.safetensors": CONTENT}}
+    assert main(["download", "--profile", "gpu-80g"]) == 0
+    assert capsys.readouterr().out.count("complete, checksums agree") == 2
+    for name in (profile.vlm, profile.sam):
+        assert download.complete(tmp_path / name)
+
+
 def test_local_models_need_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,7 @@ PROFILES = {
         Profile("builtin", str(BUILTIN / "vlm"), str(BUILTIN / "segmenter"), demo=True),
         Profile("gpu-8g", "Qwen/Qwen2.5-VL-3B-Instruct", "sam_vit_b_01ec64.pth", quantization="4bit"),
         Profile("gpu-24g", "Qwen/Qwen2.5-VL-7B-Instruct", "sam_vit_h_4b8939.pth"),
-        # Both are the largest that 80 GB hold with an image of any size, and free for all to fetch.
+        # The largest that 80 GB hold with an image of any size, and free to fetch: docs/decisions/0011.
         Profile("gpu-80g", "Qwen/Qwen3-VL-30B-A3B-Instruct", "facebook/sam2.1-hiera-large"),
     )
 }

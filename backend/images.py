@@ -158,7 +158,8 @@ def decode(data: bytes, *, max_pixels: int) -> Image:
                 raise ImageError(f"The image is {width} x {height} pixels.")
             if width * height > max_pixels:
                 raise ImageError(f"{too_large[:-1]}: {width} x {height}.")
-            pixels = np.array(_rgb(ImageOps.exif_transpose(opened)), np.uint8)
+            ImageOps.exif_transpose(opened, in_place=True)
+            pixels = np.array(_rgb(opened), np.uint8)
     except ImageError:
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
@@ -180,7 +181,7 @@ def _rgb(image: Pillow.Image) -> Pillow.Image:
         image = image.convert("RGBA")
         white = Pillow.new("RGBA", image.size, "white")
         return Pillow.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _not_an_image(data: bytes) -> str:

@@ -16,6 +16,24 @@ stderr; with --json, the last line of standard output is one JSON object.
 """
 
 
+ABOUT_CLICK = """\
+A server, a client and a file server on this machine's loopback, in one process. Clicks over HTTP and bare
+calls of the same model take turns, in the same thread; every figure is a ratio of their medians.
+
+  server_over_decoder  a click on an image that is known, from the request to the answer's last byte, over
+                       the decoder's own time for that click: its embedding to low-resolution logits
+  cold_over_encoder    the first click on an image, fetched and decoded from a JPEG file, over the encoder's
+                       own time for its pixels
+  encodes_per_image    encodes per image, over the first click on each and 20 more on two of them in turn
+  objects20_over_1     one decode call of 20 prompts over one of 1 prompt
+
+For the built-in segmenter and for SAM ViT-B at its published size, with random weights, made here. The
+figures of the last model at 2 megapixels come first, all others are in `rows`, with the milliseconds of a
+click's stages (click_ms) and of a first click's (first_click_ms). "rest" is what no stage has: HTTP, threads
+and the queue. VLSAM_DEVICE says where the models run.
+"""
+
+
 def add_to(commands: Any) -> None:
     """Put `bench` and its subjects under the main parser's commands."""
     bench = commands.add_parser("bench", help="measure speed and quality on this machine", description=ABOUT)
@@ -46,7 +64,31 @@ def add_to(commands: Any) -> None:
         "--switches", action="store_true", help="every switch on its own in place of the paper's table"
     )
     annotate.set_defaults(run=_annotate)
-    for subject in (attention, annotate):
+    click = subjects.add_parser(
+        "click",
+        help="a click over HTTP against the bare encoder and decoder, and where its time goes",
+        description=ABOUT_CLICK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    click.add_argument(
+        "--models",
+        nargs="+",
+        default=["builtin", "vit_b"],
+        metavar="SAM",
+        help="builtin, vit_b (random weights), or as VLSAM_SAM (default: builtin vit_b)",
+    )
+    click.add_argument(
+        "--megapixels",
+        nargs="+",
+        type=float,
+        default=[0.3, 2.0, 12.0],
+        metavar="N",
+        help="sizes of images (default: 0.3 2 12)",
+    )
+    click.add_argument("--cold", type=int, default=3, help="images of each size, 2 or more (default: 3)")
+    click.add_argument("--repeats", type=int, default=7, help="decodes of 20 prompts (default: 7)")
+    click.set_defaults(run=_click)
+    for subject in (attention, annotate, click):
         subject.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
@@ -69,6 +111,24 @@ def _annotate(args: argparse.Namespace) -> int:
         print(table(rows))
     figures = {"scenes": args.scenes, "seed": args.seed, **ratios}
     _print(args, figures | ({"rows": [asdict(row) for row in rows]} if args.json else {}))
+    return 0
+
+
+def _click(args: argparse.Namespace) -> int:
+    from backend.bench_click import measure, table  # Flask is not needed by the other commands
+
+    if args.cold < 2 or args.repeats < 1 or not all(0.01 <= size <= 100 for size in args.megapixels):
+        raise ValueError("--cold must be 2 or more, --repeats 1 or more, --megapixels from 0.01 to 100")
+    figures = measure(
+        args.models,
+        args.megapixels,
+        cold=args.cold,
+        repeats=args.repeats,
+        device=Settings.from_env().device,
+    )
+    if not args.json:
+        print(table(figures.pop("rows")))
+    _print(args, figures)
     return 0
 
 

@@ -37,6 +37,30 @@ def test_bench_annotate_prints_the_table_of_ablations(capsys: pytest.CaptureFixt
     assert "handson_ratio" in out
 
 
+def test_bench_click_says_where_a_clicks_time_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--models", "builtin", "--megapixels", "0.1", "0.2", "--cold", "2", "--repeats", "1"]
+    assert main(["bench", "click", *sizes, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [(row["model"], row["megapixels"]) for row in figures["rows"]] == [
+        ("builtin", 0.1),
+        ("builtin", 0.2),
+    ]
+    assert figures["encodes_per_image"] == 1
+    assert all(figures[key] > 0 for key in ("server_over_decoder", "cold_over_encoder", "objects20_over_1"))
+    for row in figures["rows"]:
+        first, click = row["first_click_ms"], row["click_ms"]
+        assert {"fetch", "decode file", "hash pixels", "encode"} < first.keys()
+        assert not {"fetch", "decode file", "hash pixels", "encode"} & click.keys()
+        stages = {"parse", "look up", "decode", "upsample", "obey", "encode mask", "evidence", "json", "rest"}
+        assert click.keys() == stages
+        assert sum(click.values()) == pytest.approx(row["ms"]["click"], rel=0.5)
+
+
+def test_bench_click_refuses_sizes_it_cannot_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "click", "--cold", "1"]) == 2
+    assert "--cold must be 2 or more" in capsys.readouterr().err
+
+
 def test_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["bench", "attention", "--help"])

@@ -1,0 +1,375 @@
+"""What a click costs over HTTP, against the bare models: one server, one client, taking turns.
+
+Server, client and file server run in this process. The bare calls run in the engine's own thread between the
+clicks, so both have the same cores and caches. A stage's time is taken by a stopwatch around the functions
+that do it, while the clicks are real.
+"""
+
+import contextlib
+import json
+import logging
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+from unittest import mock
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image as Pillow
+from safetensors.torch import save_file
+from segment_anything import sam_model_registry
+from tqdm import tqdm
+from werkzeug.serving import make_server
+
+from backend import app, cache, corrections, evidence, images, labels, results
+from backend.engine import CLICK, PROCESS, Engine
+from backend.predictor import VLSAMBackend
+from backend.settings import Settings
+from model import clicks
+from model.builtin.scenes import draw_scene
+from model.pipeline import VLSAM
+from model.profiles import BUILTIN, choose, version_of
+from model.segmenter import Embedding, Levels, Segmenter
+from model.types import Image, Prompt
+from model.vlm import VLM
+
+T = TypeVar("T")
+
+CLICKS = 20  # on two images in turn
+HOUR = 3600.0
+RATIOS = ("server_over_decoder", "cold_over_encoder", "encodes_per_image", "objects20_over_1")
+
+# Each click has a label of its own, so it is a new object and no correction of the one before.
+LABELS = tuple(f"Object {number}" for number in range(CLICKS))
+_VALUES = "".join(f'<Label value="{label}"/>' for label in LABELS)
+CONFIG = f"""
+<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image">{_VALUES}</BrushLabels>
+  <KeyPointLabels name="point" toName="image" smart="true">{_VALUES}</KeyPointLabels>
+</View>
+"""
+
+# Where a click's time goes. Of functions inside each other each counts its own time.
+STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
+    "parse": ((app, "_body"), (labels, "parse"), (corrections, "read")),
+    "look up": ((VLSAMBackend, "_see"),),
+    "fetch": ((images.Images, "_bytes"),),
+    "decode file": ((images, "decode"),),
+    "hash pixels": ((cache, "image_hash"),),
+    "encode": ((Segmenter, "encode"),),
+    "decode": ((Segmenter, "decode"),),
+    "upsample": ((Levels, "__getitem__"),),
+    "obey": ((clicks, "obey"),),
+    "encode mask": ((results, "region"),),
+    "evidence": ((evidence, "write"),),
+    "json": ((app, "jsonify"),),
+}
+
+
+class Stopwatch:
+    """Times of the stages, and how often each was entered; one click at a time, in whatever threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: Counter[str] = Counter()
+        self._inner: list[float] = []  # of each function that runs now, the time of those inside it
+
+    @contextmanager
+    def running(self) -> Iterator["Stopwatch"]:
+        with contextlib.ExitStack() as stack:
+            for stage, places in STAGES.items():
+                for owner, name in places:
+                    stack.enter_context(
+                        mock.patch.object(owner, name, self._around(stage, getattr(owner, name)))
+                    )
+            yield self
+
+    def _around(self, stage: str, function: Callable[..., T]) -> Callable[..., T]:
+        @wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> T:
+            self._inner.append(0.0)
+            since = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = time.perf_counter() - since
+                self.seconds[stage] += took - self._inner.pop()
+                self.calls[stage] += 1
+                if self._inner:
+                    self._inner[-1] += took
+
+        return timed
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image file, and points on its objects."""
+
+    name: str
+    file: bytes
+    pixels: Image
+    points: tuple[tuple[float, float], ...]  # xy pixels
+
+    @classmethod
+    def draw(cls, seed: int, megapixels: float) -> "Picture":
+        rng = np.random.default_rng(seed)
+        scene = draw_scene(rng, width=640, height=480, count=6)
+        width = round((megapixels * 1e6 * 4 / 3) ** 0.5)
+        size, scale = (width, width * 3 // 4), width / 640
+        written = BytesIO()
+        Pillow.fromarray(cv2.resize(scene.image, size, interpolation=cv2.INTER_CUBIC)).save(
+            written, "JPEG", quality=92
+        )
+        points = []
+        for number in range(CLICKS):
+            ys, xs = np.nonzero(scene.objects[number % len(scene.objects)].visible)
+            at = rng.integers(len(ys))
+            points.append(((float(xs[at]) + 0.5) * scale, (float(ys[at]) + 0.5) * scale))
+        file = written.getvalue()
+        return cls(f"{megapixels:g}-{seed}.jpg", file, images.decode(file, max_pixels=10**9), tuple(points))
+
+
+@dataclass
+class Times:
+    """Seconds of one model on images of one size."""
+
+    cold: list[float] = field(default_factory=list)
+    encoder: list[float] = field(default_factory=list)
+    warm: list[float] = field(default_factory=list)
+    decoder: list[float] = field(default_factory=list)
+    one: list[float] = field(default_factory=list)
+    many: list[float] = field(default_factory=list)
+    cold_stages: list[Mapping[str, float]] = field(default_factory=list)
+    warm_stages: list[Mapping[str, float]] = field(default_factory=list)
+    encodes: int = 0
+    decodes: int = 0
+
+    def row(self, name: str, megapixels: float, size: tuple[int, int]) -> dict[str, Any]:
+        p50 = statistics.median
+        return {
+            "model": name,
+            "megapixels": megapixels,
+            "size": list(size),
+            "server_over_decoder": round(p50(self.warm) / p50(self.decoder), 3),
+            "cold_over_encoder": round(p50(self.cold) / p50(self.encoder), 3),
+            "encodes_per_image": self.encodes / len(self.cold),
+            "objects20_over_1": round(p50(self.many) / p50(self.one), 2),
+            "decodes_per_click": self.decodes / len(self.warm),
+            "ms": {
+                "click": _ms(self.warm),
+                "decoder": _ms(self.decoder),
+                "first click": _ms(self.cold),
+                "encoder": _ms(self.encoder),
+                "20 objects": _ms(self.many),
+                "1 object": _ms(self.one),
+            },
+            "click_ms": _split(self.warm, self.warm_stages),
+            "first_click_ms": _split(self.cold, self.cold_stages),
+        }
+
+
+def _ms(seconds: Sequence[float]) -> float:
+    return round(1000 * statistics.median(seconds), 2)
+
+
+def _split(totals: Sequence[float], stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each stage that took any time, and of what no stage has: HTTP, threads, the queue."""
+    rest = [total - sum(stage.values()) for total, stage in zip(totals, stages, strict=True)]
+    split = {name: _ms([stage.get(name, 0.0) for stage in stages]) for name in STAGES}
+    return {**{name: took for name, took in split.items() if took}, "rest": _ms(rest)}
+
+
+def measure(
+    models: Sequence[str], megapixels: Sequence[float], *, cold: int, repeats: int, device: str
+) -> dict[str, Any]:
+    """All figures; those of the last model on 2 megapixels, or else its last size, come first.
+
+    A model is "builtin", "vit_b" (random weights, its published size) or whatever VLSAM_SAM may be. `cold`
+    are the images of each size, at least 2; `repeats` the calls with 20 prompts. Bars go to stderr.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in models:
+            sam = {"builtin": str(BUILTIN / "segmenter"), "vit_b": ""}.get(name, name)
+            with _Bench(sam or str(random_vit_b(Path(folder))), device) as bench:
+                bench.click(Picture.draw(cold, 0.1), 0)  # libraries load and threads start on first use
+                rows += [
+                    _row(bench, name, size, cold, repeats)
+                    for size in tqdm(megapixels, desc=f"bench click, {name}", unit="size", disable=None)
+                ]
+                where = str(bench.segmenter.device)
+    last = [row for row in rows if row["model"] == models[-1]]
+    shown = next((row for row in last if row["megapixels"] == 2), last[-1])
+    return {
+        **{key: shown[key] for key in RATIOS},
+        "model": shown["model"],
+        "megapixels": shown["megapixels"],
+        "device": where,
+        "threads": torch.get_num_threads(),
+        "clicks": CLICKS,
+        "cold": cold,
+        "repeats": repeats,
+        "rows": rows,
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows in Markdown, with how a click's time splits."""
+    stages = [s for s in (*STAGES, "rest") if any(s in row["click_ms"] for row in rows)]
+    heads = ["model", "megapixels", *RATIOS, "click, ms", *stages]
+    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
+    for row in rows:
+        split = [f"{row['click_ms'].get(stage, 0):.1f}" for stage in stages]
+        cells = [row["model"], row["megapixels"], *(row[key] for key in RATIOS), row["ms"]["click"], *split]
+        lines.append(" | ".join(str(cell) for cell in cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def random_vit_b(folder: Path) -> Path:
+    """A checkpoint of SAM ViT-B at its published size, with random weights."""
+    torch.manual_seed(0)
+    save_file(sam_model_registry["vit_b"]().state_dict(), folder / "random_vit_b.safetensors")
+    return folder / "random_vit_b.safetensors"
+
+
+def _row(bench: "_Bench", name: str, megapixels: float, cold: int, repeats: int) -> dict[str, Any]:
+    times = Times()
+    drawn = [Picture.draw(seed, megapixels) for seed in range(cold)]
+    embeddings: list[Embedding] = []
+    for picture in drawn:
+        seconds, watch = bench.click(picture, 0)
+        times.cold.append(seconds)
+        times.cold_stages.append(watch.seconds)
+        times.encodes += watch.calls["encode"]
+        seconds, embedding = bench.bare(partial(bench.segmenter.encode, picture.pixels))
+        times.encoder.append(seconds)
+        embeddings.append(embedding)
+    for number in range(CLICKS):
+        picture, embedding = drawn[number % 2], embeddings[number % 2]
+        seconds, watch = bench.click(picture, number)
+        times.warm.append(seconds)
+        times.warm_stages.append(watch.seconds)
+        times.encodes += watch.calls["encode"]
+        times.decodes += watch.calls["decode"]
+        prompts = [Prompt.of((*picture.points[number], 1))]
+        times.decoder.append(bench.decode(embedding, prompts))
+    prompts = [Prompt.of((*point, 1)) for point in drawn[0].points]
+    for number in range(repeats):
+        times.many.append(bench.decode(embeddings[0], prompts))
+        times.one += [bench.decode(embeddings[0], [prompts[(number + i) % CLICKS]]) for i in range(3)]
+    height, width, _ = drawn[0].pixels.shape
+    return times.row(name, megapixels, (width, height))
+
+
+class _Bench(AbstractContextManager["_Bench"]):
+    """A server with one segmenter, a file server, and a client."""
+
+    def __init__(self, sam: str, device: str) -> None:
+        profile = choose(sam=sam)
+        self.segmenter = Segmenter.load(sam, device=device)
+        version = version_of(profile)
+        vlm = VLM.load(profile.vlm, device=device)
+        settings = replace(Settings(), deadline=HOUR)
+        self._engine = Engine(
+            settings, version=version, load=lambda: VLSAM(vlm, self.segmenter, version=version)
+        )
+        self._files: dict[str, bytes] = {}
+
+    def __enter__(self) -> "_Bench":
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
+        self._server = make_server("127.0.0.1", 0, app.create_app(engine=self._engine), threaded=True)
+        self._source = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._files))
+        for server in (self._server, self._source):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in (self._server, self._source):
+            server.shutdown()
+            server.server_close()
+        PROCESS.install(None)
+
+    def click(self, picture: Picture, number: int) -> tuple[float, Stopwatch]:
+        """A click on the picture's point of that number: from the request to the last byte of its answer."""
+        self._files[f"/{picture.name}"] = picture.file
+        body = json.dumps(self._request(picture, number)).encode()
+        with Stopwatch().running() as watch:
+            since = time.perf_counter()
+            connection = HTTPConnection("127.0.0.1", self._server.server_port, timeout=HOUR)
+            connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read()
+            seconds = time.perf_counter() - since
+            connection.close()
+        if response.status != 200 or len(json.loads(answer)["results"][0]["result"]) != 1:
+            raise RuntimeError(f"a click was answered with {answer[:200]!r}")
+        return seconds, watch
+
+    def _request(self, picture: Picture, number: int) -> dict[str, Any]:
+        height, width = picture.pixels.shape[:2]
+        x, y = picture.points[number]
+        click = {
+            "id": f"{picture.name} {number}", "type": "keypointlabels", "origin": "manual",
+            "from_name": "point", "to_name": "image", "is_positive": True,
+            "original_width": width, "original_height": height, "image_rotation": 0,
+            "value": {
+                "x": 100 * x / width, "y": 100 * y / height, "width": 0.2,
+                "keypointlabels": [LABELS[number]],
+            },
+        }  # fmt: skip
+        url = f"http://127.0.0.1:{self._source.server_port}/{picture.name}"
+        seen = {
+            "id": picture.name,
+            "data": {"image": url},
+            "drafts": [],
+            "annotations": [],
+            "predictions": [],
+        }
+        return {
+            "tasks": [seen],
+            "project": "1.1",
+            "label_config": CONFIG,
+            "params": {"login": None, "password": None, "context": {"result": [click]}},
+        }
+
+    def decode(self, embedding: Embedding, prompts: Sequence[Prompt]) -> float:
+        return self.bare(lambda: self.segmenter.decode(embedding, prompts, multimask=True))[0]
+
+    def bare(self, work: Callable[[], T]) -> tuple[float, T]:
+        """Seconds of `work` in the thread that answers clicks, and what it gave."""
+
+        def timed(_: object) -> tuple[float, T]:
+            since = time.perf_counter()
+            made = work()
+            if self.segmenter.device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - since, made
+
+        return self._engine.run(timed, priority=CLICK, deadline=time.monotonic() + HOUR)
+
+
+def _handler(files: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(files[self.path])))
+            self.end_headers()
+            self.wfile.write(files[self.path])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler

@@ -131,7 +131,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         context = params.get("context")
         if context is not None and not isinstance(context, dict):
             raise BadRequest("params.context must be an object or null.")
-        if context is not None and not tasks:
+        if context is not None and context.get("event") is None and not tasks:
             raise BadRequest("tasks must hold the task of params.context.")
         project = _project(body)
         server = projects.server(project)

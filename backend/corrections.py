@@ -1,17 +1,26 @@
-"""A click and the task it was made in, to a prompt and the region that it corrects."""
+"""A click and the task it was made in, to a prompt and the region that it corrects.
 
-from collections.abc import Iterator, Mapping
+Which region a click is meant for, nobody says; the rules are in docs/decisions/0014-whose-click-is-it.md.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backend import evidence, results
 from backend.labels import Control, LabelConfig
-from model.types import Box, Mask, Prompt, box_of
+from backend.memory import Answer, Draft, Patch, Spot
+from model.types import Box, Detection, Mask, Prompt, box_of
 
 MAX_CLICKS = 1000
 MAX_REGIONS = 1000  # of a task that are looked at
+MAX_ID = 100  # characters
+# A fresh mask from the clicks alone that overlaps a region by this IoU is the same object.
+SAME_OBJECT = 0.5
+_SUPERSEDES = "Supersedes region "
 
 
 class Unanswerable(Exception):
@@ -20,12 +29,22 @@ class Unanswerable(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A region of the task that a click corrects."""
+    """A region that a click may correct: of the task, or of an answer that the task does not hold yet."""
 
     region_id: str  # as Label Studio knows it
     control: Control
-    mask: Mask
+    patch: Patch
     meta: Any  # untrusted
+    answer: Answer | None = None
+
+    @property
+    def mask(self) -> Mask:
+        return self.patch.mask
+
+    @property
+    def state(self) -> str:
+        """Differs between two regions, and between two shapes of one."""
+        return f"{self.region_id}:{results.mask_hash(self.mask)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +56,23 @@ class Correction:
     control: Control
     target: Target | None
     term: str  # of the corrected region, "" for a new one
+    region_id: str | None  # None for a new one
+    notes: tuple[str, ...]  # for `meta.text`
+    # Where there is no target yet: the prompt's mask decides whether one of these is. See `settle`.
+    rivals: tuple[Target, ...]
+    clicks: Prompt  # of this request alone
+    seen: "_Seen"
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a request shows of the person who made it."""
+
+    prompts: Mapping[str, Spot]  # by id
+    draft: Draft | None
+    related: frozenset[str]  # ids that a relation names
+    in_place: bool
+    same: tuple[Answer, ...]  # earlier answers to these prompts, the newest first
 
 
 @dataclass(frozen=True)
@@ -47,91 +83,238 @@ class _Gesture:
     point: tuple[float, float] | None = None
     positive: bool = True
     rectangle: tuple[float, float, float, float, float] | None = None  # x, y, width, height, rotation
+    prompt_id: str | None = None
+    bound: bool = True  # to a control of the config
+
+    @property
+    def spot(self) -> Spot:
+        return (*(self.point or ()), self.positive, *(self.rectangle or ()))
 
 
 def read(
-    context: Mapping[str, Any], task: Mapping[str, Any], config: LabelConfig, shape: tuple[int, int]
+    context: Mapping[str, Any],
+    task: Mapping[str, Any],
+    config: LabelConfig,
+    shape: tuple[int, int],
+    *,
+    answers: Sequence[Answer] = (),
+    now: float = 0.0,
+    labels_in_place: bool = False,
 ) -> Correction:
     """The correction that an interactive context asks for, on an image (height, width) = `shape`.
 
     Label Studio 1.23.2 sends the points or the rectangles of one label, all that were not accepted yet, the
-    newest last, and nothing about the region that they are meant for. So: the region of that label that holds
-    a positive click, or with negative clicks alone one of these, in the newest draft, else annotation, else
-    prediction. Its own prompt and mask start the answer. Whatever else a context holds is skipped.
+    newest last, and nothing about the region that they are meant for. Prompts of the other kind come from
+    the newest draft. `answers` are the remembered ones of this task and label, the newest first, and `now`
+    is their clock's time. Whatever else a context holds is skipped.
 
-    Raises Unanswerable.
+    A correction with `rivals` is not settled: segment its prompt, then call `settle`. Raises Unanswerable.
     """
-    gestures = list(_gestures(context))
+    gestures = list(_gestures(context.get("result"), config))
     if not gestures:
         raise Unanswerable("The context holds no click and no rectangle.")
     label = gestures[-1].label
     if label is None:
         raise Unanswerable("The click has no label.")
-    gestures = [gesture for gesture in gestures if gesture.label == label]
     control = config.label_control(label)
     if control is None:
         raise Unanswerable(f"No output control has the label {label[:80]!r}.")
-    prompt = _prompt(gestures, shape)
-    if not (len(prompt.points) or prompt.box):
-        raise Unanswerable("The rectangle is empty.")
-    target = find_target(task, label, prompt, config, shape)
-    if target is not None:
-        return _corrected(prompt, label, target, shape)
-    if prompt.box is None and not prompt.labels.any():
+    draft = _newest(task.get("drafts"))
+    gestures = [gesture for gesture in gestures if gesture.label == label]
+    drafted = [
+        gesture for gesture in _gestures(_result(draft), config, drafts=True) if gesture.label == label
+    ]
+    gestures = _with_drafted(gestures, drafted, shape)
+    clicks = _prompt(gestures, shape)
+    positive = clicks.box is not None or bool(clicks.labels.any())
+    prompts = {gesture.prompt_id: gesture.spot for gesture in gestures if gesture.prompt_id is not None}
+    marker = None if draft is None else (str(draft.get("id")), _changed(draft))
+    drafted_ids = {item_id for item in _result(draft) if (item_id := _id(item)) is not None}
+    sources = list(_sources(task, draft))
+    answers = [a for a in answers if a.patch.shape == shape and not _arrived(a, sources)]
+    same = [answer for answer in answers if answer.lineage.keys() & prompts.keys()]
+    ancestors = {prompt_id for answer in same for prompt_id in answer.lineage}
+    theirs = [
+        answer
+        for answer in answers
+        if answer not in same
+        and answer.is_of(prompts, marker, drafted_ids, now, continued=answer.prompts.keys() <= ancestors)
+    ]
+    seen = _Seen(
+        prompts,
+        marker,
+        frozenset(_related(sources)),
+        labels_in_place or control.labels_name is None,
+        tuple(same),
+    )
+    found, others = _search(sources, theirs, label, clicks, config, shape)
+    if found is None and not positive:
         raise Unanswerable("There are negative clicks only, and no region of their label is below them.")
-    return Correction(prompt, label, control, None, "")
+    asked = Correction(clicks, label, control, None, "", None, (), others if positive else (), clicks, seen)
+    return asked if found is None and asked.rivals else _aimed(asked, found)
 
 
-def find_target(
-    task: Mapping[str, Any], label: str, prompt: Prompt, config: LabelConfig, shape: tuple[int, int]
-) -> Target | None:
-    """The region of `label` below a positive click, or below a negative one where all are.
+def bare(context: Mapping[str, Any], config: LabelConfig, shape: tuple[int, int]) -> Prompt | None:
+    """The prompt of Label Studio's next protocol, which belongs to no control; None for any other context.
 
-    Only clicks choose a region, rectangles never do. Among regions of one source the first output control
-    wins, rectangles come last, for they hold much that is not theirs, and the topmost is the latest.
+    There the browser keeps all prompts, and makes the region by itself. Raises Unanswerable.
     """
-    positive = prompt.labels == 1
-    clicks = prompt.points[positive] if positive.any() else prompt.points
-    if prompt.box is not None or not len(clicks):
+    gestures = list(_gestures(context.get("result"), config))
+    if not gestures or any(gesture.bound for gesture in gestures):
         return None
-    controls = sorted(config.outputs, key=lambda control: control.tag == "RectangleLabels")
-    seen: set[str] = set()
-    for source in _sources(task):
+    prompt = _prompt(gestures, shape)
+    if prompt.box is None and not prompt.labels.any():
+        raise Unanswerable("There are negative clicks only.")
+    return prompt
+
+
+def settle(asked: Correction, fresh: Mask) -> Correction:
+    """The correction with its target: the rival that `fresh`, the mask of its prompt, overlaps, or none."""
+    best = max(asked.rivals, key=lambda rival: rival.patch.iou(fresh), default=None)
+    same = best is not None and best.patch.iou(fresh) >= SAME_OBJECT
+    return _aimed(asked, best if same else None)
+
+
+def remembered(asked: Correction, region: Mapping[str, Any], detection: Detection, now: float) -> Answer:
+    """What the next click needs to know of the answer to this one."""
+    target = asked.target
+    return Answer(
+        region_id=region["id"],
+        control=region["from_name"],
+        meta=region["meta"],
+        patch=Patch.of(detection.mask),
+        logits=None,
+        prompts=asked.seen.prompts,
+        lineage={**_lineage(target), **asked.seen.prompts},
+        base=target.state if target else "",
+        draft=asked.seen.draft,
+        at=now,
+    )
+
+
+def label_of(context: Mapping[str, Any], config: LabelConfig) -> str | None:
+    """The label that a context is about, where it has one."""
+    return next((g.label for g in reversed(list(_gestures(context.get("result"), config)))), None)
+
+
+def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
+    """The lines of `meta.text`, with ours of an earlier time replaced where there are new ones."""
+    text = meta.get("text") if isinstance(meta, Mapping) else None
+    lines = [line for line in (text if isinstance(text, list) else [text]) if isinstance(line, str)]
+    return [line for line in lines if not (notes and line.startswith(_SUPERSEDES))] + list(notes)
+
+
+def _search(
+    sources: Sequence[list[Any]],
+    answers: Sequence[Answer],
+    label: str,
+    clicks: Prompt,
+    config: LabelConfig,
+    shape: tuple[int, int],
+) -> tuple[Target | None, tuple[Target, ...]]:
+    """The topmost region of `label` that holds any of the clicks; without one, those of our own making.
+
+    Topmost is the newest answer, else the last region of the first source. Of several output controls
+    the first one with such a region wins, rectangles come last, for they hold much that is not theirs.
+    """
+    rivals: list[Target] = []
+    taken: set[str] = set()
+    for answer in answers:
+        control = config.output(answer.control)
+        if control is None or answer.region_id in taken:
+            continue
+        taken.add(answer.region_id)
+        target = Target(answer.region_id, control, answer.patch, answer.meta, answer)
+        if evidence.contains(target.mask, clicks.points).any():
+            return target, ()
+        rivals.append(target)
+    controls = sorted(config.outputs, key=lambda control: control.shape == "rectangle")
+    known: set[str] = set()
+    for source in sources:
         regions = [item for item in reversed(source) if isinstance(item, Mapping)][:MAX_REGIONS]
+        ids = {region_id for item in regions if (region_id := _region_id(item)) is not None}
+        # What a newer source was made from says nothing: a region that only it has was deleted since.
+        if ids & known:
+            continue
+        labels = {_region_id(item): _label(item) for item in regions if item.get("type") == "labels"}
         for control in controls:
             for item in regions:
+                region_id = _region_id(item)
                 if item.get("from_name") != control.name or item.get("type") != control.type:
                     continue
-                region_id = _region_id(item)
-                if region_id is None or region_id in seen or _label(item) != label:
+                if region_id is None or region_id in taken:
+                    continue
+                if (labels.get(region_id) if control.type not in _value(item) else _label(item)) != label:
                     continue
                 mask = results.decode(item, shape)
-                if mask is not None and evidence.contains(mask, clicks).any():
-                    return Target(region_id, control, mask, item.get("meta"))
-        # An older version of a region says nothing about where it is now.
-        seen |= {region_id for item in regions if (region_id := _region_id(item)) is not None}
-    return None
+                if mask is None:
+                    continue
+                target = Target(region_id, control, Patch.of(mask), item.get("meta"))
+                if evidence.contains(mask, clicks.points).any():
+                    return target, ()
+                if evidence.read(target.meta, shape) is not None:
+                    rivals.append(target)
+        known |= ids
+    return None, tuple(rivals)
 
 
-def _corrected(clicks: Prompt, label: str, target: Target, shape: tuple[int, int]) -> Correction:
-    stored = evidence.read(target.meta, shape)
+def _aimed(asked: Correction, target: Target | None) -> Correction:
+    """The correction of a region, or of none, with the prompt and the id that follow from it."""
+    seen = asked.seen
+    prompt, term, state = asked.clicks, "", ""
+    if target is not None:
+        prompt, term = _joined(target, asked.clicks)
+        state = target.state
+    # The browser sent these prompts before, fewer of them: go on from that answer. Where one was moved or
+    # deleted since, nothing of it may stay.
+    drawn = {**_lineage(target), **seen.prompts}
+    earlier = next((a for a in seen.same if a.base == state and a.lineage.items() < drawn.items()), None)
+    if earlier is not None:
+        prompt = replace(prompt, mask=earlier.patch.mask, logits=earlier.logits)
+    region_id = target.region_id if target else earlier.region_id if earlier else None
+    notes: tuple[str, ...] = ()
+    if region_id is not None and (region_id in seen.related or not seen.in_place):
+        # Replacing it would break the editor.
+        notes = (f"{_SUPERSEDES}{region_id}",) if target else ()
+        region_id = None
+    control = target.control if target else asked.control
+    return replace(
+        asked,
+        prompt=prompt,
+        control=control,
+        target=target,
+        term=term,
+        region_id=region_id,
+        notes=notes,
+        rivals=(),
+    )
+
+
+def _lineage(target: Target | None) -> Mapping[str, Spot]:
+    return target.answer.lineage if target is not None and target.answer is not None else {}
+
+
+def _joined(target: Target, clicks: Prompt) -> tuple[Prompt, str]:
+    """The prompt of a region and the clicks that correct it; the region's term."""
+    mask: Mask | None = target.mask
+    stored = evidence.read(target.meta, target.patch.shape)
     before = Prompt() if stored is None else evidence.consistent(stored, target.mask)
     box = before.box
-    mask: Mask | None = target.mask
-    if target.control.tag == "RectangleLabels":
+    if target.control.shape == "rectangle" and target.answer is None:
         # A rectangle says where its object ends, not which pixels are the object's.
         mask = None
         box = box_of(target.mask)
     prompt = Prompt(
         points=np.concatenate([before.points, clicks.points]),
         labels=np.concatenate([before.labels, clicks.labels]),
-        box=_widened(box, clicks),
+        box=clicks.box or _widened(box, clicks),
         mask=mask,
+        logits=target.answer.logits if target.answer else None,
     )
-    return Correction(_newest(prompt), label, target.control, target, stored.term if stored else "")
+    return _newest_of_spots(prompt), stored.term if stored else ""
 
 
-def _newest(prompt: Prompt) -> Prompt:
+def _newest_of_spots(prompt: Prompt) -> Prompt:
     """Of points on the same spot the last one: a click is sent again with each later one."""
     last: dict[tuple[float, float], int] = {}
     for index, (x, y) in enumerate(prompt.points):
@@ -139,30 +322,37 @@ def _newest(prompt: Prompt) -> Prompt:
         last.pop(spot, None)
         last[spot] = index
     keep = sorted(last.values())
-    return Prompt(prompt.points[keep], prompt.labels[keep], prompt.box, prompt.mask)
+    return replace(prompt, points=prompt.points[keep], labels=prompt.labels[keep])
 
 
 def _widened(box: Box | None, clicks: Prompt) -> Box | None:
     """The box a region was found with, unless a person now points outside it."""
-    if box is None:
-        return None
-    wanted = clicks.points[clicks.labels == 1]
-    inside = (wanted >= box[:2]).all() and (wanted <= box[2:]).all()
-    return box if inside else None
+    return box if box is not None and _holds(box, clicks.points[clicks.labels == 1]) else None
 
 
-def _prompt(gestures: list[_Gesture], shape: tuple[int, int]) -> Prompt:
-    height, width = shape
-    scale = np.array([width / 100, height / 100])
+def _holds(box: Box, points: NDArray[np.float32]) -> bool:
+    return bool((points >= box[:2]).all() and (points <= box[2:]).all())
+
+
+def _prompt(gestures: Sequence[_Gesture], shape: tuple[int, int]) -> Prompt:
+    """Raises Unanswerable."""
     clicks = [gesture for gesture in gestures if gesture.point is not None][-MAX_CLICKS:]
-    points = np.array([click.point for click in clicks], float).reshape(-1, 2) * scale
-    # 100 % is the far edge of the last pixel, and a click there is meant for that pixel.
-    last = np.nextafter(np.array([width, height], np.float32), np.float32(0))
-    points = np.clip(points.astype(np.float32), 0, last)
     labels = np.array([int(click.positive) for click in clicks], np.int64)
     rectangles = [gesture.rectangle for gesture in gestures if gesture.rectangle is not None]
     box = _box(rectangles[-1], shape) if rectangles else None
-    return _newest(Prompt(points=points, labels=labels, box=box))
+    if box is None and not clicks:
+        raise Unanswerable("The rectangle is empty.")
+    return _newest_of_spots(Prompt(points=_pixels(clicks, shape), labels=labels, box=box))
+
+
+def _pixels(clicks: Sequence[_Gesture], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """(n, 2) xy of clicks."""
+    height, width = shape
+    points = np.array([click.point for click in clicks], float).reshape(-1, 2)
+    points = (points * np.array([width / 100, height / 100])).astype(np.float32)
+    # 100 % is the far edge of the last pixel, and a click there is meant for that pixel.
+    last = np.nextafter(np.array([width, height], np.float32), np.float32(0))
+    return np.asarray(np.clip(points, 0, last))
 
 
 def _box(rectangle: tuple[float, float, float, float, float], shape: tuple[int, int]) -> Box | None:
@@ -173,16 +363,56 @@ def _box(rectangle: tuple[float, float, float, float, float], shape: tuple[int, 
     return (float(x0), float(y0), float(x1), float(y1)) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
 
 
-def _gestures(context: Mapping[str, Any]) -> Iterator[_Gesture]:
-    """Clicks and rectangles in the order they were drawn; of those with one id the last counts."""
-    items = context.get("result")
+def _with_drafted(
+    gestures: list[_Gesture], drafted: Sequence[_Gesture], shape: tuple[int, int]
+) -> list[_Gesture]:
+    """The context's clicks with the draft's box around them, or its boxes with the draft's clicks inside.
+
+    Of its own kind the context holds every prompt there is. So where a draft shows others of this kind
+    and none of these, it is older than the last accept, and its prompts are gone.
+    """
+    clicks = [gesture for gesture in gestures if gesture.point is not None]
+    if 0 < len(clicks) < len(gestures):
+        return gestures
+    own = {gesture.prompt_id for gesture in gestures}
+    same_kind = {g.prompt_id for g in drafted if (g.point is None) == (not clicks)}
+    if same_kind and not own & same_kind:
+        return gestures
+    if clicks:
+        meant = _pixels([click for click in clicks if click.positive] or clicks, shape)
+        around = [
+            gesture
+            for gesture in drafted
+            if gesture.rectangle and (box := _box(gesture.rectangle, shape)) and _holds(box, meant)
+        ]
+        return [*around[-1:], *gestures]
+    drawn = gestures[-1].rectangle
+    box = _box(drawn, shape) if drawn else None
+    inside = [g for g in drafted if g.point and box and _holds(box, _pixels([g], shape))]
+    return [*inside, *gestures]
+
+
+def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Iterator[_Gesture]:
+    """Clicks and rectangles in the order they were drawn; of those with one id the last counts.
+
+    A draft also holds regions: there a prompt is a keypoint that says whether it is positive, or a
+    rectangle of a control that is a prompt tool.
+    """
+    items = [item for item in (items if isinstance(items, list) else []) if isinstance(item, Mapping)]
+    if drafts:
+        ids = {
+            _id(item)
+            for item in items
+            if "is_positive" in item or item.get("from_name") in config.prompt_boxes
+        }
+        items = [item for item in items if (item_id := _id(item)) is not None and item_id in ids]
     merged: dict[Any, _Gesture] = {}
-    for number, item in enumerate(items if isinstance(items, list) else []):
+    for number, item in enumerate(items):
         gesture = _gesture(item)
-        if gesture is None:
+        if gesture is None or item.get("to_name", config.image_name) != config.image_name:
             continue
         # With <Labels> each prompt comes as two results of one id, and the label may be in either.
-        key = item["id"] if isinstance(item.get("id"), str) else number
+        key = gesture.prompt_id or number
         before = merged.pop(key, None)
         if before is not None and gesture.label is None:
             gesture = replace(gesture, label=before.label)
@@ -190,29 +420,30 @@ def _gestures(context: Mapping[str, Any]) -> Iterator[_Gesture]:
     yield from merged.values()
 
 
-def _gesture(item: Any) -> _Gesture | None:
-    value = item.get("value") if isinstance(item, Mapping) else None
-    if not isinstance(value, Mapping):
-        return None
+def _gesture(item: Mapping[str, Any]) -> _Gesture | None:
+    value = _value(item)
     x, y, width, height = (_number(value.get(key)) for key in ("x", "y", "width", "height"))
     if x is None or y is None:
         return None
     kind = str(item.get("type")).lower()
+    label, prompt_id = _label(item), _id(item)
+    # Label Studio's next protocol sends prompts that belong to no control; the label is the browser's.
+    bound = prompt_id is not None or "from_name" in item
     if width is not None and height is not None and kind not in ("keypoint", "keypointlabels"):
         if kind not in ("rectangle", "rectanglelabels", "labels"):
             return None
         rotation = _number(value.get("rotation")) or 0.0
-        return _Gesture(_label(item), rectangle=(x, y, width, height, rotation))
+        rectangle = (x, y, width, height, rotation)
+        return _Gesture(label, rectangle=rectangle, prompt_id=prompt_id, bound=bound)
     if kind not in ("keypoint", "keypointlabels", "labels"):
         return None
     positive = item.get("is_positive", value.get("positive", True))
-    return _Gesture(_label(item), point=(x, y), positive=positive is not False and positive != 0)
+    positive = positive is not False and positive != 0
+    return _Gesture(label, point=(x, y), positive=positive, prompt_id=prompt_id, bound=bound)
 
 
 def _label(item: Mapping[str, Any]) -> str | None:
-    value = item.get("value")
-    if not isinstance(value, Mapping):
-        return None
+    value = _value(item)
     for key in (item.get("type"), "labels"):
         labels = value.get(key) if isinstance(key, str) else None
         if isinstance(labels, list) and labels and isinstance(labels[0], str):
@@ -220,23 +451,75 @@ def _label(item: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _value(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = item.get("value")
+    return value if isinstance(value, Mapping) else {}
+
+
 def _number(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and abs(value) <= 1e6 else None
 
 
-def _region_id(item: Mapping[str, Any]) -> str | None:
+def _id(item: Any) -> str | None:
+    item_id = item.get("id") if isinstance(item, Mapping) else None
+    return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_ID else None
+
+
+def _region_id(item: Any) -> str | None:
     """The id without the suffix '#...' that the editor adds to its own copies."""
-    region_id = item.get("id")
-    return (region_id.partition("#")[0] or None) if isinstance(region_id, str) else None
+    return (_id(item) or "").partition("#")[0] or None
 
 
-def _sources(task: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """The result lists of a task: drafts, annotations, predictions, each the newest first."""
-    for name in ("drafts", "annotations", "predictions"):
-        sets = task.get(name)
-        known = [entry for entry in (sets if isinstance(sets, list) else []) if isinstance(entry, Mapping)]
-        known = [entry for entry in known if entry.get("was_cancelled") is not True]
-        known.sort(key=lambda entry: str(entry.get("updated_at") or entry.get("created_at") or ""))
-        for entry in reversed(known):
-            if isinstance(entry.get("result"), list):
-                yield entry["result"]
+def _related(sources: Iterable[list[Any]]) -> Iterator[str]:
+    """The ids of regions that a relation names."""
+    for source in sources:
+        for item in source:
+            if isinstance(item, Mapping) and item.get("type") == "relation":
+                for end in ("from_id", "to_id"):
+                    if (region_id := _region_id({"id": item.get(end)})) is not None:
+                        yield region_id
+
+
+def _arrived(answer: Answer, sources: Iterable[list[Any]]) -> bool:
+    """Whether the task holds the region as we answered it, or as it was changed by hand since."""
+    return any(
+        evidence.same(item.get("meta"), answer.meta)
+        for source in sources
+        for item in source
+        if isinstance(item, Mapping) and _region_id(item) == answer.region_id
+    )
+
+
+def _sources(task: Mapping[str, Any], draft: Mapping[str, Any] | None) -> Iterator[list[Any]]:
+    """The result lists of a task that a click may be meant for, the newest first.
+
+    Drafts are the person's own. An annotation counts where the newest draft names it, else where it is
+    the only one, for others may be another annotator's.
+    """
+    if draft is not None:
+        yield _result(draft)
+    saved = [entry for entry in _entries(task.get("annotations")) if entry.get("was_cancelled") is not True]
+    named = draft.get("annotation") if draft is not None else None
+    if named is not None:
+        saved = [entry for entry in saved if entry.get("id") == named]
+    if len(saved) == 1:
+        yield _result(saved[0])
+    predictions = sorted(_entries(task.get("predictions")), key=_changed)
+    yield from (_result(entry) for entry in reversed(predictions))
+
+
+def _newest(entries: Any) -> Mapping[str, Any] | None:
+    return max(_entries(entries)[::-1], key=_changed, default=None)
+
+
+def _entries(entries: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in (entries if isinstance(entries, list) else []) if isinstance(entry, Mapping)]
+
+
+def _changed(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("updated_at") or entry.get("created_at") or "")
+
+
+def _result(entry: Mapping[str, Any] | None) -> list[Any]:
+    result = entry.get("result") if entry is not None else None
+    return result if isinstance(result, list) else []

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from backend.cache import Embeddings, Encoder, Sources
 from backend.images import Images
+from backend.memory import Memory
 from backend.metrics import Metrics
 from backend.settings import Settings
 from model.pipeline import VLSAM
@@ -90,6 +91,7 @@ class Engine:
         self.settings = settings
         self.version = version
         self.images = Images(settings)
+        self.memory = Memory()
         self.metrics = Metrics()
         self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics)
         self.sources = Sources()

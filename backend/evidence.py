@@ -90,6 +90,12 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
     return Stored(term=str(term), prompt=prompt, mask_hash=str(digest))
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two results' `meta` hold the same evidence, neither of them none."""
+    stored = one.get(KEY) if isinstance(one, Mapping) else None
+    return stored is not None and isinstance(other, Mapping) and stored == other.get(KEY)
+
+
 def consistent(stored: Stored, mask: Mask) -> Prompt:
     """The stored prompt, less what contradicts a mask that was changed since: the geometry wins."""
     prompt = stored.prompt

@@ -76,6 +76,7 @@ class LabelConfig:
     image_key: str  # of task["data"]
     image_name: str
     outputs: tuple[Control, ...]  # in the order of the config; never empty
+    prompt_boxes: frozenset[str] = frozenset()  # names of rectangle controls that only prompt
 
     def label_control(self, label: str) -> Control | None:
         """The first output control that knows the label."""
@@ -127,7 +128,12 @@ def parse(xml: str) -> LabelConfig:
     # Of prompt tools alone: smart brushes and polygons send no prompts, so they come first.
     order = list(SHAPES)
     outputs = plain or sorted((control for _, control in found), key=lambda c: order.index(c.shape))[:1]
-    return LabelConfig(image_key=value[1:], image_name=image.get("name", ""), outputs=tuple(outputs))
+    return LabelConfig(
+        image_key=value[1:],
+        image_name=image.get("name", ""),
+        outputs=tuple(outputs),
+        prompt_boxes=frozenset(_prompt_boxes(root)) - {control.name for control in outputs},
+    )
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -195,6 +201,12 @@ def _is_prompt_tool(tag: ElementTree.Element) -> bool:
     if _kind(tag).startswith("keypoint") and tag.get("smart", "").strip().lower() != "false":
         return True
     return any(tag.get(name, "").strip().lower() == "true" for name in ("smart", "smartOnly", "smartonly"))
+
+
+def _prompt_boxes(root: ElementTree.Element) -> Iterator[str]:
+    for tag in root.iter():
+        if _kind(tag) in ("rectanglelabels", "rectangle") and _is_prompt_tool(tag):
+            yield tag.get("name", "")
 
 
 def _exact(name: str) -> set[str]:

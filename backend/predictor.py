@@ -3,18 +3,21 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend import corrections, evidence, labels, results
+from backend import corrections, events, evidence, labels, results
 from backend.cache import Held, Known, source_key
-from backend.corrections import Unanswerable
+from backend.corrections import Correction, Unanswerable
 from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Model, Superseded, Unavailable
+from backend.events import UnknownEvent
 from backend.images import ImageError, Server
 from backend.labels import Control, LabelConfig
+from backend.memory import Key
 from model.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
 
@@ -54,8 +57,11 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
         An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or
         was not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an
-        empty result and never asks again. Raises ConfigError and Unavailable.
+        empty result and never asks again. An empty answer to a click says why under "reason". Raises
+        ConfigError and Unavailable.
         """
+        if isinstance(context, Mapping) and context.get("event") is not None:
+            return [self._event(context)]
         config = labels.parse(self.label_config or "")
         deadline = time.monotonic() + self.engine.settings.deadline
         with self.engine.admitted():
@@ -126,46 +132,78 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         )
         return self._prediction(regions)
 
+    def _event(self, context: Mapping[str, Any]) -> Prediction:
+        try:
+            return self._prediction(events.answer(context, self.model_version))
+        except UnknownEvent as unknown:
+            log.warning("%s", unknown)
+            return self._prediction([], str(unknown))
+
     def _answer(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> Prediction:
-        regions: list[results.Result] = []
         try:
             regions = self._correct(task, context, config, deadline)
+            return self._prediction(regions, "" if regions else "The mask is empty.")
         except Late:
-            log.warning("Task %s: the click could not be answered in time.", _name(task))
+            reason = "The click could not be answered in time."
         except Superseded:
             # The editor shows the answer to its newest request only.
-            log.info("Task %s: no answer to the click: a newer one came before its turn.", _name(task))
+            reason = "A newer click came before its turn."
+            log.info("Task %s: no answer to the click: %s", _name(task), reason)
+            return self._prediction([], reason)
         except (Unanswerable, TaskError, ImageError, VLSAMError) as error:
-            log.warning("Task %s: no answer to the click: %s", _name(task), error)
+            reason = str(error)
         except Unavailable:
             raise
         except Exception:
             log.exception("Task %s: no answer to the click.", _name(task))
-        return self._prediction(regions)
+            return self._prediction([], "The server failed; its log says why.")
+        log.warning("Task %s: no answer to the click: %s", _name(task), reason)
+        return self._prediction([], reason)
 
     def _correct(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> list[results.Result]:
         click = self._click(task, context)
         seen = self._see(task, config, deadline)
-        asked = corrections.read(context, task, config, seen.size)
-        detection = self.engine.run(
-            lambda model: model.refine(seen.held.get(model, seen.image), asked.prompt),
-            priority=CLICK,
-            deadline=deadline,
-            click=click,
+        run = partial(self.engine.run, priority=CLICK, deadline=deadline, click=click)
+        bare = corrections.bare(context, config, seen.known.size)
+        if bare is not None:
+            detection = run(lambda model: model.refine(seen.embedding(model), bare))
+            return events.mask(detection.mask, detection.score)
+        memory = self.engine.memory
+        key = self._memory_key(task, seen.known.content, corrections.label_of(context, config))
+        asked = corrections.read(
+            context,
+            task,
+            config,
+            seen.known.size,
+            answers=memory.recall(key) if key else (),
+            now=memory.clock(),
+            labels_in_place=self.engine.settings.labels_in_place,
         )
-        target = asked.target
-        return describe(
+        asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked))
+        region = describe(
             replace(detection, term=asked.term),
             control=asked.control,
             label=asked.label,
-            region_id=target.region_id if target else results.new_id(),
-            old_meta=target.meta if target else None,
+            region_id=asked.region_id or results.new_id(),
+            old_meta=asked.target.meta if asked.target else None,
+            notes=asked.notes,
             compact=True,
         )
+        if region and key:
+            memory.remember(key, corrections.remembered(asked, region[0], detection, memory.clock()))
+        return region
+
+    def _memory_key(self, task: Any, image: str, label: str | None) -> Key | None:
+        """Whose answers may help; None where the task has no id."""
+        task_id = task.get("id")
+        if not isinstance(task_id, str | int) or label is None:
+            return None
+        server = self.server.url if self.server else ""
+        return (server, str(self.project or task.get("project")), str(task_id), image, label)
 
     def _click(self, task: Any, context: Mapping[str, Any]) -> Click | None:
         """What the click is about; None where the request does not say so of the task and every prompt."""
@@ -188,9 +226,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         if known is not None:
             held = engine.embeddings.hold(known.content)
             if held.ready:
-                return Seen(held, known.size)
+                return Seen(held, known)
         image, known = self._load(source, key, deadline)
-        return Seen(engine.embeddings.hold(known.content), known.size, image)
+        return Seen(engine.embeddings.hold(known.content), known, image)
 
     def _load(self, source: Any, key: bytes | None, deadline: float) -> tuple[Image, Known]:
         engine = self.engine
@@ -211,10 +249,11 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         source = data[config.image_key]
         return source, source_key(self.server, self.project, task.get("id"), source)
 
-    def _prediction(self, regions: list[results.Result]) -> Prediction:
+    def _prediction(self, regions: list[results.Result], reason: str = "") -> Prediction:
         """The item that Label Studio stores; its score is the mean of its regions', 0 without any."""
         score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
-        return {"result": regions, "score": results.unit(score), "model_version": self.model_version}
+        why = {"reason": reason} if reason else {}
+        return {"result": regions, "score": results.unit(score), "model_version": self.model_version, **why}
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,8 +261,11 @@ class Seen:
     """An image as a click needs it."""
 
     held: Held
-    size: tuple[int, int]  # H, W
+    known: Known
     image: Image | None = None  # None where its embedding is at hand
+
+    def embedding(self, model: Model) -> Embedding:
+        return self.held.get(model, self.image)
 
 
 class TaskError(Exception):
@@ -256,6 +298,16 @@ def annotation(
     return regions, unmatched
 
 
+def _segment(model: Model, embedding: Embedding, asked: Correction) -> tuple[Correction, Detection]:
+    """The settled correction and its mask, in one or two decodes."""
+    if asked.rivals:
+        fresh = model.refine(embedding, asked.prompt)
+        asked = corrections.settle(asked, fresh.mask)
+        if asked.target is None and asked.prompt.mask is None:
+            return asked, fresh
+    return asked, model.refine(embedding, asked.prompt)
+
+
 def describe(
     detection: Detection,
     *,
@@ -263,11 +315,13 @@ def describe(
     label: str,
     region_id: str,
     old_meta: Any = None,
+    notes: Sequence[str] = (),
     compact: bool = False,
 ) -> list[results.Result]:
     """The results of one region for a detection, the first with its evidence; none for an empty mask.
 
-    A person's notes (`meta.text`) stay with a region that is replaced. `compact` as in results.encode.
+    A person's notes (`meta.text`) stay with a region that is replaced, and `notes` of ours join them.
+    `compact` as in results.encode.
     """
     region = results.region(
         detection.mask,
@@ -279,8 +333,9 @@ def describe(
     )
     if not region:
         return []
-    notes = {"text": old_meta["text"]} if isinstance(old_meta, Mapping) and "text" in old_meta else {}
-    return [{**region[0], "meta": {**notes, **evidence.write(detection, region[0])}}, *region[1:]]
+    text = corrections.notes_with(old_meta, notes)
+    meta = {**({"text": text} if text else {}), **evidence.write(detection, region[0])}
+    return [{**region[0], "meta": meta}, *region[1:]]
 
 
 def _name(task: Any) -> str:

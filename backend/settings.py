@@ -71,6 +71,12 @@ def _share(value: str) -> float:
     return number
 
 
+def _switch(value: str) -> bool:
+    if value.lower() not in ("0", "1", "false", "true"):
+        raise ValueError("0 or 1")
+    return value.lower() in ("1", "true")
+
+
 def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
         try:
@@ -239,6 +245,12 @@ class Settings:
         _integer(1, 178_000_000),
         "Largest image that is decoded, width times height.",
     )
+    labels_in_place: bool = _setting(
+        "VLSAM_LABELS_IN_PLACE",
+        False,
+        _switch,
+        "1: with a <Labels> config a click replaces its region, which breaks the editor if it is selected.",
+    )
     log_level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
 
     def __post_init__(self) -> None:
@@ -307,4 +319,6 @@ def _shown(default: Any) -> str:
         return " | ".join(default)
     if default is None:
         return ""
+    if isinstance(default, bool):
+        return str(int(default))
     return f"{default:g}" if isinstance(default, float) else str(default)

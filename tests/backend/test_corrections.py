@@ -13,6 +13,7 @@ from backend.corrections import Correction, Unanswerable
 from backend.labels import LabelConfig, parse
 from model.types import Mask, Prompt
 from tests.backend.conftest import CONFIG, detection, disc
+from tests.conftest import CAPTURES
 
 SHAPE = (60, 80)
 SPLIT = """
@@ -53,6 +54,12 @@ def region(
     assert output is not None
     (made,) = results.region(mask, control=output, label=label, region_id=region_id, score=0.5)
     return {**made, "meta": evidence.write(detection("tabby", mask, prompt), made)}
+
+
+def mask_of_box(x0: int, y0: int, x1: int, y1: int) -> Mask:
+    mask = np.zeros(SHAPE, bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
 
 
 def ask(*items: Any, **task: Any) -> Correction:
@@ -119,9 +126,20 @@ def test_a_turned_rectangle_is_its_upright_box() -> None:
     assert ask(box(40, 20, 10, 20, rotation=90)).prompt.box == pytest.approx((20, 20, 40, 30))
 
 
-def test_a_rectangle_makes_a_new_region_even_over_an_old_one() -> None:
-    asked = ask(box(10, 20, 30, 15), predictions=[drafts(region(disc(25, 27, 9), "a"))])
+def test_a_rectangle_makes_a_new_region_even_over_an_old_one_of_another_shape() -> None:
+    asked = ask(box(10, 20, 30, 15), predictions=[drafts(region(disc(25, 27, 4), "a"))])
+    assert corrections.settle(asked, mask_of_box(10, 20, 40, 35)).target is None
+
+
+def test_a_rectangle_around_a_region_of_ours_corrects_it() -> None:
+    mask = mask_of_box(10, 20, 40, 35)
+    asked = ask(box(9, 20, 31, 15), predictions=[drafts(region(mask, "a"))])
     assert asked.target is None
+    assert asked.prompt.box == pytest.approx((9, 20, 40, 35))
+    settled = corrections.settle(asked, mask_of_box(9, 20, 40, 35))
+    assert settled.region_id == "a"
+    assert settled.prompt.box == pytest.approx((9, 20, 40, 35))
+    assert settled.prompt.mask is not None
 
 
 def test_a_click_on_the_far_edge_is_inside_the_image() -> None:
@@ -173,6 +191,38 @@ def test_drafts_go_before_annotations_before_predictions_and_the_newest_first() 
         del task[source]
 
 
+def test_of_several_drafts_only_the_newest_is_what_the_person_sees() -> None:
+    task = {
+        "drafts": [
+            drafts(region(disc(60, 30, 9), "new"), at="2026-03-03T00:00:00Z"),
+            drafts(region(disc(20, 30, 12), "old"), at="2026-03-01T00:00:00Z"),
+        ]
+    }
+    assert ask(click(20, 30), **task).target is None
+
+
+def saved(annotation_id: int, region_id: str) -> dict[str, Any]:
+    return {"id": annotation_id, **drafts(region(disc(20, 30, 12), region_id))}
+
+
+def test_of_several_annotations_only_the_one_that_the_draft_names_may_be_the_persons_own() -> None:
+    both = [saved(1, "mine"), saved(2, "theirs")]
+    assert ask(click(20, 30), annotations=both).target is None
+    assert ask(click(20, 30), annotations=both, drafts=[drafts()]).target is None
+    asked = ask(click(20, 30), annotations=both, drafts=[{**drafts(), "annotation": 1}])
+    assert asked.region_id == "mine"
+    assert ask(click(20, 30), annotations=both[:1]).region_id == "mine"
+    assert ask(click(20, 30), annotations=both[:1], drafts=[{**drafts(), "annotation": 2}]).target is None
+
+
+def test_a_region_that_was_deleted_in_the_draft_does_not_come_back() -> None:
+    """A draft holds all that is on the screen, so what it was made from has nothing to add."""
+    left, right = region(disc(20, 30, 12), "left"), region(disc(60, 30, 9), "right")
+    task = {"drafts": [drafts(left)], "predictions": [drafts(left, right)]}
+    assert ask(click(60, 30), **task).target is None
+    assert ask(click(60, 30), predictions=task["predictions"]).region_id == "right"
+
+
 def test_a_cancelled_annotation_does_not_count() -> None:
     skipped = {**drafts(region(disc(20, 30, 12), "a")), "was_cancelled": True}
     assert ask(click(20, 30), annotations=[skipped]).target is None
@@ -210,11 +260,15 @@ def test_where_a_region_was_before_it_was_moved_does_not_count() -> None:
     assert asked.target is None
 
 
-def test_a_positive_click_chooses_and_negative_ones_go_along() -> None:
+@pytest.mark.parametrize("on_top", [True, False])
+def test_the_topmost_region_below_any_click_takes_all_clicks(on_top: bool) -> None:
     two = [region(disc(20, 30, 12), "a"), region(disc(60, 30, 9), "b")]
-    asked = ask(click(60, 30, positive=False), click(20, 30), predictions=[drafts(*two)])
+    asked = ask(
+        click(60, 30, positive=on_top), click(20, 30, positive=not on_top), predictions=[drafts(*two)]
+    )
     assert asked.target is not None
-    assert asked.target.region_id == "a"
+    assert asked.target.region_id == "b"
+    assert len(asked.prompt.points) == 3
 
 
 def test_negative_clicks_alone_correct_what_is_below_them() -> None:
@@ -240,6 +294,39 @@ def test_without_evidence_the_mask_and_the_click_are_the_prompt() -> None:
     assert asked.prompt.mask is not None
 
 
+def test_a_fresh_mask_that_overlaps_a_region_corrects_it() -> None:
+    """Where no click is inside, the mask of the clicks alone decides: IoU 0.5 or more is the same object."""
+    old = Prompt(np.array([[20, 30]], np.float32), np.array([1]))
+    task = {"predictions": [drafts(region(disc(20, 30, 12), "a", prompt=old), region(disc(60, 30, 9), "b"))]}
+    asked = ask(click(33, 30), **task)
+    assert (asked.target, asked.region_id, len(asked.rivals)) == (None, None, 2)
+    assert asked.prompt.points.tolist() == [[33, 30]]
+    assert asked.prompt.mask is None
+
+    same = corrections.settle(asked, disc(22, 30, 14))
+    assert same.region_id == "a"
+    assert same.prompt.points.round(2).tolist() == [[20, 30], [33, 30]]
+    assert same.prompt.mask is not None
+
+    other = corrections.settle(asked, disc(33, 30, 8))
+    assert (other.target, other.region_id) == (None, None)
+    assert other.prompt.mask is None
+
+
+@pytest.mark.parametrize(("columns", "found"), [(5, "a"), (4, None)])
+def test_the_overlap_that_it_takes_is_a_half(columns: int, found: str | None) -> None:
+    asked = ask(click(50, 10), predictions=[drafts(region(mask_of_box(0, 20, 10, 30), "a"))])
+    assert corrections.settle(asked, mask_of_box(0, 20, columns, 30)).region_id == found
+
+
+def test_a_region_without_our_evidence_is_replaced_only_by_a_click_inside() -> None:
+    bare = {**region(disc(20, 30, 12), "a"), "meta": {"text": ["drawn by hand"]}}
+    beside = ask(click(33, 30), annotations=[drafts(bare)])
+    assert beside.rivals == ()
+    assert corrections.settle(beside, disc(20, 30, 12)).target is None
+    assert ask(click(31, 30), annotations=[drafts(bare)]).region_id == "a"
+
+
 def test_of_a_brush_that_only_is_strokes_nothing_is_known() -> None:
     strokes = region(disc(20, 30, 12), "a")
     strokes["value"] = {"touches": [{"type": "add"}], "maskDataURL": "data:,", "brushlabels": ["Cat"]}
@@ -250,6 +337,123 @@ def test_of_a_brush_that_only_is_strokes_nothing_is_known() -> None:
 def test_a_ghost_of_a_prompt_tool_is_no_region() -> None:
     ghost = {**region(disc(20, 30, 12), "a"), "type": "keypointlabels", "from_name": "kp"}
     assert ask(click(20, 30), drafts=[drafts(ghost)]).target is None
+
+
+# Clicks and boxes together, from the draft
+
+
+def prompts(*items: Any, **more: Any) -> dict[str, Any]:
+    return {"drafts": [{**drafts(*items), **more}]}
+
+
+def drafted(*items: Any, draft: list[dict[str, Any]]) -> Correction:
+    config = parse(CONFIG)  # its rectangles only prompt
+    return corrections.read({"result": list(items)}, prompts(*draft), config, SHAPE)
+
+
+BOX = {**box(10, 20, 30, 15), "id": "box"}
+
+
+def test_a_click_joins_the_box_around_it_in_the_draft() -> None:
+    asked = drafted(click(20, 25, id="a"), draft=[BOX, click(20, 25, id="a")])
+    assert asked.prompt.box == pytest.approx((10, 20, 40, 35))
+    assert asked.prompt.points.tolist() == [[20, 25]]
+
+
+def test_a_negative_click_into_a_drafted_box_cuts_from_it() -> None:
+    asked = drafted(click(20, 25, positive=False), draft=[BOX])
+    assert asked.prompt.box is not None
+    assert asked.prompt.labels.tolist() == [0]
+
+
+def test_a_box_joins_the_clicks_inside_it_in_the_draft() -> None:
+    clicks = [click(20, 25, id="a"), click(70, 50, id="b"), click(12, 22, id="c", positive=False)]
+    asked = drafted(BOX, draft=clicks)
+    assert asked.prompt.box == pytest.approx((10, 20, 40, 35))
+    assert asked.prompt.points.round(3).tolist() == [[20, 25], [12, 22]]
+
+
+def test_a_drafted_box_elsewhere_or_of_another_label_is_not_joined() -> None:
+    dog = copy.deepcopy(BOX)
+    dog["value"]["rectanglelabels"] = ["Dog"]
+    assert drafted(click(60, 50), draft=[BOX]).prompt.box is None
+    assert drafted(click(20, 25), draft=[dog]).prompt.box is None
+
+
+def test_prompts_of_the_clicks_own_kind_count_only_in_the_context() -> None:
+    """A prompt that was moved or deleted may be in the draft for seconds."""
+    draft = [click(20, 25, id="a"), click(30, 25, id="deleted"), click(35, 30, id="moved")]
+    asked = drafted(click(20, 25, id="a"), click(36, 31, id="moved"), draft=draft)
+    assert asked.prompt.points.round(3).tolist() == [[20, 25], [36, 31]]
+
+
+def test_a_draft_from_before_the_last_accept_gives_no_prompts() -> None:
+    """Accepting deletes all prompts: of those clicks none is in the context, so the box is gone, too."""
+    asked = drafted(click(20, 25, id="new"), draft=[BOX, click(30, 30, id="accepted")])
+    assert asked.prompt.box is None
+    assert len(asked.prompt.points) == 1
+
+
+def test_a_rectangle_that_is_a_region_is_no_prompt() -> None:
+    asked = ask(click(20, 25), **prompts(BOX))  # here rectangles are an output
+    assert asked.prompt.box is not None
+    assert asked.target is not None
+    assert corrections.read({"result": [click(70, 50)]}, prompts(BOX), parse(SPLIT), SHAPE).prompt.box is None
+
+
+def test_a_click_on_another_image_of_the_config_is_not_ours() -> None:
+    with pytest.raises(Unanswerable, match="no click"):
+        ask(click(20, 25, to_name="other"))
+
+
+# What would break the editor
+
+
+def test_a_region_that_a_relation_names_is_not_replaced() -> None:
+    relation = {"type": "relation", "from_id": "other", "to_id": "a", "direction": "right"}
+    mask = disc(20, 30, 12)
+    asked = ask(click(20, 30), drafts=[drafts(region(mask, "a"), relation)])
+    assert asked.target is not None
+    assert asked.region_id is None
+    assert asked.notes == ("Supersedes region a",)
+    assert asked.prompt.mask is not None
+    free = ask(click(20, 30), drafts=[drafts(region(mask, "b"), relation)])
+    assert (free.region_id, free.notes) == ("b", ())
+
+
+def test_notes_of_a_person_stay_and_ours_are_renewed() -> None:
+    meta = {"text": ["mind the tail", "Supersedes region a"], "vlsam": {}}
+    assert corrections.notes_with(meta, ["Supersedes region b"]) == ["mind the tail", "Supersedes region b"]
+    assert corrections.notes_with(meta, []) == ["mind the tail", "Supersedes region a"]
+    for odd in (None, 3, {"text": {"a": 1}}, {"text": [1, None]}):
+        assert corrections.notes_with(odd, []) == []
+    assert corrections.notes_with({"text": "one line"}, []) == ["one line"]
+
+
+def test_recorded_ghost_of_an_accepted_region_is_neither_region_nor_prompt(
+    capture: Callable[..., Any],
+) -> None:
+    brush, ghost = json.loads((CAPTURES / "ui_20_accept_with_kp_label_active.json").read_text("utf-8"))
+    assert ghost["id"] == brush["id"]
+    shape = (brush["original_height"], brush["original_width"])
+    mask = results.decode(brush, shape)
+    assert mask is not None
+    y, x = np.argwhere(mask)[0].tolist()
+    at = {"x": 100 * (x + 0.5) / shape[1], "y": 100 * (y + 0.5) / shape[0], "keypointlabels": ["Cat"]}
+    item = {"value": at, "type": "keypointlabels", "from_name": "kp", "id": "new", "is_positive": True}
+    task = {"drafts": [{"result": [brush, ghost], "updated_at": "2026"}]}
+    asked = corrections.read({"result": [item]}, task, parse(CONFIG), shape)
+    assert asked.region_id == brush["id"]
+    assert asked.target is not None
+    assert asked.target.control.name == "brush"
+    assert len(asked.prompt.points) == 1
+
+
+def test_odd_scores_types_and_origins_of_a_region_do_no_harm() -> None:
+    odd = {**region(disc(20, 30, 12), "a"), "score": "0.9", "origin": "elsewhere"}
+    unknown = {**region(disc(20, 30, 12), "b"), "type": "hologram"}
+    asked = ask(click(20, 30), drafts=[drafts(odd, unknown)])
+    assert asked.region_id == "a"
 
 
 # Recorded contexts
@@ -276,10 +480,17 @@ def test_recorded_negative_click_after_a_draft_of_prompts(capture: Callable[...,
     assert asked.prompt.labels.tolist() == [1, 1, 0, 0]
 
 
-def test_recorded_rectangle(capture: Callable[..., Any]) -> None:
+def test_recorded_rectangle_with_the_clicks_of_the_draft_inside(capture: Callable[..., Any]) -> None:
     asked, _ = recorded(capture, "ui_06_smart_rect")
-    assert asked.prompt.box is not None
-    assert len(asked.prompt.points) == 0
+    assert asked.prompt.box == pytest.approx((172, 128, 439, 386), abs=1)
+    assert asked.prompt.points.round().tolist() == [[305, 253], [362, 186]]
+
+
+def test_recorded_rectangle_that_was_moved_counts_where_it_is_now(capture: Callable[..., Any]) -> None:
+    asked, _ = recorded(capture, "ui_07_moved_kp")
+    assert asked.prompt.box == pytest.approx((209, 157, 476, 415), abs=1)
+    assert asked.prompt.points.round().tolist() == [[305, 253], [362, 186], [476, 357]]
+    assert asked.prompt.labels.tolist() == [1, 1, 0]
 
 
 def test_recorded_click_into_a_predicted_region(capture: Callable[..., Any]) -> None:
@@ -318,6 +529,31 @@ def test_recorded_text_has_nothing_to_segment(capture: Callable[..., Any], name:
         corrections.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
 
 
+# The next protocol's prompts have neither id nor label
+
+
+def test_prompts_without_id_and_label_ask_for_a_mask_alone(config: LabelConfig) -> None:
+    bare = [
+        {"type": "keypointlabels", "value": {"x": 25, "y": 50, "positive": True}},
+        {"type": "keypointlabels", "value": {"x": 75, "y": 50, "positive": False}},
+    ]
+    prompt = corrections.bare({"result": bare}, config, SHAPE)
+    assert prompt is not None
+    assert prompt.points.tolist() == [[20, 30], [60, 30]]
+    assert prompt.labels.tolist() == [1, 0]
+    rectangle = {"type": "rectanglelabels", "value": {"x": 25, "y": 50, "width": 25, "height": 25}}
+    prompt = corrections.bare({"result": [rectangle]}, config, SHAPE)
+    assert prompt is not None
+    assert prompt.box == pytest.approx((20, 30, 40, 45))
+    with pytest.raises(Unanswerable, match="negative clicks only"):
+        corrections.bare({"result": bare[1:]}, config, SHAPE)
+
+
+def test_todays_prompts_are_not_bare(config: LabelConfig) -> None:
+    assert corrections.bare({"result": [click(20, 30)]}, config, SHAPE) is None
+    assert corrections.bare({"result": []}, config, SHAPE) is None
+
+
 # What cannot be answered
 
 
@@ -341,6 +577,7 @@ def test_contexts_without_a_prompt(context: dict[str, Any], config: LabelConfig)
     ("item", "reason"),
     [
         (click(10, 20, label=None), "no label"),
+        (click(10, 20, label=None, id="p"), "no label"),
         (click(10, 20, label="Unicorn"), "No output control has the label 'Unicorn'"),
         (click(10, 20, positive=False), "negative clicks only"),
         (box(10, 20, 0, 15), "rectangle is empty"),

@@ -1,0 +1,144 @@
+"""Our last answers to clicks, for some seconds: what an annotator sees before Label Studio has saved it.
+
+A draft reaches us up to 5 s late, and with Auto-Accept on the browser sends only the newest click. Between
+the two, nobody but us knows the region that was just drawn. All this is a hint: lost, it costs a correction.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.types import Mask, box_of
+
+SECONDS = 30.0
+MAX_BYTES = 64_000_000
+# A draft is saved 5 s after the first change at the latest; one more for the way.
+DRAFT_SECONDS = 6.0
+
+Key = tuple[str, ...]  # server, project, task, image, label
+Spot = tuple[float | bool, ...]  # where a prompt is and what it says
+Draft = tuple[str, str]  # id and time of change
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A mask as its box and the pixels in it."""
+
+    shape: tuple[int, int]  # of the image
+    corner: tuple[int, int]  # x, y
+    pixels: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, mask: Mask) -> "Patch":
+        x0, y0, x1, y1 = (int(side) for side in box_of(mask))
+        return cls((mask.shape[0], mask.shape[1]), (x0, y0), mask[y0:y1, x0:x1].copy())
+
+    @property
+    def mask(self) -> Mask:
+        """(H, W) of the image, a new array."""
+        mask = np.zeros(self.shape, bool)
+        self._window(mask)[:] = self.pixels
+        return mask
+
+    def iou(self, mask: Mask) -> float:
+        """Intersection over union with a mask of the same image; 0 where both are empty."""
+        shared = int((self._window(mask) & self.pixels).sum())
+        union = int(mask.sum()) + int(self.pixels.sum()) - shared
+        return shared / union if union else 0.0
+
+    def _window(self, mask: Mask) -> Mask:
+        (x, y), (height, width) = self.corner, self.pixels.shape
+        return mask[y : y + height, x : x + width]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A region that we answered a click with."""
+
+    region_id: str
+    control: str
+    meta: Mapping[str, Any]  # as answered; the prompt is in it
+    patch: Patch
+    logits: NDArray[np.float32] | None
+    prompts: Mapping[str, Spot]  # by id: those that the browser showed at that time
+    lineage: Mapping[str, Spot]  # these and the ones of the answer that was corrected
+    base: str  # which region was corrected, in which shape; "" for a new one
+    draft: Draft | None  # the newest draft at that time
+    at: float  # time.monotonic()
+
+    @property
+    def nbytes(self) -> int:
+        """About what it takes; ids are short and `meta` is of our own making."""
+        arrays = self.patch.pixels.nbytes + (0 if self.logits is None else self.logits.nbytes)
+        return arrays + 8_000 + 500 * len(self.lineage)
+
+    def is_of(
+        self,
+        prompts: Collection[str],
+        draft: Draft | None,
+        drafted: Collection[str],
+        now: float,
+        *,
+        continued: bool,
+    ) -> bool:
+        """Whether a request without this answer's prompts is the same person's, and the region still there.
+
+        Label Studio names nobody, but the drafts of a request are those of the person who made it. So: the
+        newest draft holds a prompt of this answer, or it is still the one from then. A draft saved since
+        without these prompts knows better: there the region is, or was refused. Before the first draft
+        there is another answer to these prompts that `continued` this one, or only time: two single prompts,
+        as Auto-Accept makes them, while that draft is on its way.
+        """
+        if self.prompts.keys() & drafted:
+            return True
+        if draft is None and self.draft is None and not continued:
+            return len(self.prompts) == len(prompts) == 1 and now - self.at <= DRAFT_SECONDS
+        return draft == self.draft
+
+
+class Memory:
+    """Answers of the last 30 seconds, at most 64 MB of them. Safe to use from many threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._answers: OrderedDict[Key, list[Answer]] = OrderedDict()  # the newest key and answer last
+        self._lock = threading.Lock()
+
+    def recall(self, key: Key) -> list[Answer]:
+        """The answers under a key, the newest first."""
+        with self._lock:
+            self._forget()
+            return self._answers.get(key, [])[::-1]
+
+    def remember(self, key: Key, answer: Answer) -> None:
+        """Keep an answer in place of those to the same prompts; nothing where a later one came first."""
+        if not answer.prompts:
+            return
+        ids = answer.prompts.keys()
+        with self._lock:
+            known = self._answers.pop(key, [])
+            if not any(ids < other.prompts.keys() for other in known):
+                known = [other for other in known if not ids & other.prompts.keys()] + [answer]
+            self._answers[key] = known
+            self._forget()
+
+    def _forget(self) -> None:
+        oldest = self.clock() - SECONDS
+        for key in list(self._answers):
+            kept = [answer for answer in self._answers[key] if answer.at >= oldest]
+            if kept:
+                self._answers[key] = kept
+            else:
+                del self._answers[key]
+        size = sum(answer.nbytes for answers in self._answers.values() for answer in answers)
+        while size > MAX_BYTES:
+            key, answers = next(iter(self._answers.items()))
+            size -= answers.pop(0).nbytes
+            if not answers:
+                del self._answers[key]

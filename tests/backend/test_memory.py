@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
+from label_studio_sdk.converter.brush import mask2rle
 
 from backend import evidence, memory
+from backend.app import create_app
 from backend.engine import Engine
 from backend.memory import Answer, Memory, Patch
 from backend.predictor import VLSAMBackend
@@ -20,6 +22,10 @@ from tests.backend.conftest import CONFIG, StandIn, data_url, disc
 
 SHAPE = (60, 80)
 IMAGE = data_url()
+
+
+def rle(mask: Mask) -> list[int]:
+    return list(mask2rle(mask.astype(np.uint8) * 255))
 
 
 @dataclass
@@ -418,7 +424,68 @@ def test_a_region_that_relations_name_is_not_replaced_by_memory_either(person: A
     assert evidence.read(second["meta"], SHAPE) is not None
 
 
-def rle(mask: Mask) -> list[int]:
-    from label_studio_sdk.converter.brush import mask2rle
+# Recorded contexts
 
-    return list(mask2rle(mask.astype(np.uint8) * 255))
+
+@pytest.fixture
+def post(engine: Engine, capture: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Send a recorded body, its image replaced and its newest click moved if wanted; the region answered."""
+    client = create_app(engine=engine).test_client()
+    image = data_url(800, 600)
+
+    def send(name: str, at: tuple[float, float] | None = None, prompt: str | None = None) -> dict[str, Any]:
+        body = capture(name)
+        body["tasks"][0]["data"]["image"] = image
+        newest = body["params"]["context"]["result"][-1]
+        if at is not None:
+            newest["value"] |= {"x": at[0] / 8, "y": at[1] / 6}
+        newest["id"] = prompt or newest["id"]
+        answer = client.post("/predict", json=body)
+        assert answer.json is not None
+        (prediction,) = answer.json["results"]
+        (region,) = prediction["result"]
+        return dict(region)
+
+    return send
+
+
+def test_recorded_auto_accept_with_a_draft_that_lags(
+    post: Callable[..., dict[str, Any]], stand_in: StandIn
+) -> None:
+    first = post("ui_21_autoaccept_1")
+    assert points(stand_in) == [[305, 253]]
+    elsewhere = post("ui_22_autoaccept_2")
+    assert elsewhere["id"] != first["id"]
+    assert points(stand_in) == [[591, 391]]
+    again = post("ui_22_autoaccept_2", at=(307, 254), prompt="third")
+    assert again["id"] == first["id"]
+    assert points(stand_in) == [[305, 253], [307, 254]]
+
+
+def test_recorded_auto_accept_before_the_first_draft(
+    post: Callable[..., dict[str, Any]], stand_in: StandIn
+) -> None:
+    first = post("ui_70_autoaccept_same_id")
+    assert post("ui_70_autoaccept_same_id", at=(307, 254), prompt="second")["id"] == first["id"]
+    assert post("ui_70_autoaccept_same_id", at=(309, 254), prompt="third")["id"] == first["id"]
+    assert points(stand_in) == [[305, 253], [307, 254], [309, 254]]
+
+
+def test_recorded_second_click_goes_on_from_the_first(
+    post: Callable[..., dict[str, Any]], stand_in: StandIn, capture: Callable[..., Any]
+) -> None:
+    first = post("ui_01_first_positive_click")
+    ids = {item["id"] for item in capture("ui_01_first_positive_click")["params"]["context"]["result"]}
+    both = {item["id"] for item in capture("ui_02_second_positive_click")["params"]["context"]["result"]}
+    assert ids < both
+    assert post("ui_02_second_positive_click")["id"] == first["id"]
+    assert stand_in.prompts[-1].mask is not None
+
+
+def test_recorded_box_that_was_moved_takes_nothing_of_where_it_was(
+    post: Callable[..., dict[str, Any]], stand_in: StandIn
+) -> None:
+    post("ui_06_smart_rect")
+    post("ui_07_moved_kp")
+    assert stand_in.prompts[-1].mask is None
+    assert stand_in.prompts[-1].box == pytest.approx((209, 157, 476, 415), abs=1)

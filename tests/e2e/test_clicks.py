@@ -157,9 +157,14 @@ def test_what_cannot_be_answered_gives_no_region(
     assert fresh.result(*gestures) == []
 
 
-def test_a_context_without_result_gives_no_region(studio: Studio, project: Project) -> None:
-    answer = studio.interactive(project.backend, project.tasks[0], {"event": "capabilities"})
-    assert answer["data"]["result"] == []
+def test_the_next_protocols_events_come_through_this_label_studio(studio: Studio, project: Project) -> None:
+    def ask(event: str) -> dict[str, Any]:
+        answer: dict[str, Any] = studio.interactive(project.backend, project.tasks[0], {"event": event})
+        return answer["data"]
+
+    assert ask("capabilities")["result"][0]["value"]["prompts"] == ["point", "box"]
+    assert ask("release")["result"] == []
+    assert "no answer to the event" in ask("track")["reason"]
 
 
 def test_a_corrected_region_survives_submission_and_the_next_click(

@@ -276,6 +276,22 @@ def test_by_hand_accepted_clicks_go_on_in_one_region(person: Annotator, stand_in
     assert points(stand_in) == [[60, 30]]
 
 
+def test_clicks_that_turn_out_to_be_meant_for_a_region_start_from_that_region(
+    person: Annotator, stand_in: StandIn
+) -> None:
+    """Not from the answer that they had while no click was inside of it."""
+    person.click(20, 30)
+    theirs = {"id": "hand", "from_name": "brush", "to_name": "image", "type": "brushlabels"}
+    value = {"format": "rle", "brushlabels": ["Cat"], "rle": rle(disc(40, 30, 6))}
+    person.regions["hand"] = {**theirs, "value": value}
+    person.save_draft()
+    assert person.click(40, 30)["id"] == "hand"
+    start = stand_in.prompts[-1].mask
+    assert start is not None
+    assert (start == disc(40, 30, 6)).all()
+    assert points(stand_in) == [[20, 30], [40, 30]]
+
+
 def test_a_prompt_that_was_moved_or_deleted_leaves_no_influence(person: Annotator, stand_in: StandIn) -> None:
     person.click(20, 30, prompt="a")
     person.click(40, 30, prompt="b")

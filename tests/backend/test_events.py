@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image
 
+from model.types import Mask
 from tests.backend.conftest import StandIn, data_url, disc
 
 Body = Callable[..., dict[str, Any]]
@@ -49,12 +50,12 @@ def test_other_events_are_refused_with_a_reason(client: FlaskClient, predict_bod
     assert len(answer["reason"]) < 200
 
 
-def seen_by_the_browser(answer: dict[str, Any]) -> np.ndarray:
+def seen_by_the_browser(answer: dict[str, Any]) -> Mask:
     """It draws the PNG on an empty canvas, and takes for mask what is red there."""
     file = BytesIO(base64.b64decode(answer["value"]["imageDataURL"].partition(",")[2]))
     canvas = Image.new("RGBA", (80, 60))
     canvas.alpha_composite(Image.open(file).convert("RGBA"))
-    return np.asarray(canvas)[..., 0] > 127
+    return np.asarray(np.asarray(canvas)[..., 0] > 127)
 
 
 def test_points_without_id_and_label_give_a_mask(

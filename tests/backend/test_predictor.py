@@ -324,7 +324,7 @@ def test_a_click_that_a_newer_one_makes_pointless_is_an_empty_answer(
     if answers == ["newest"]:
         assert found["first"]["result"] == []
         assert "newer click" in found["first"]["reason"]
-        assert "Task 7: no answer to the click: a newer one" in caplog.text
+        assert "Task 7: no answer to the click: A newer click" in caplog.text
 
 
 def test_what_a_click_is_about_tells_projects_apart(make_engine: Make) -> None:

@@ -159,8 +159,8 @@ def test_what_cannot_be_answered_gives_no_region(
 
 def test_the_next_protocols_events_come_through_this_label_studio(studio: Studio, project: Project) -> None:
     def ask(event: str) -> dict[str, Any]:
-        answer: dict[str, Any] = studio.interactive(project.backend, project.tasks[0], {"event": event})
-        return answer["data"]
+        answer = studio.interactive(project.backend, project.tasks[0], {"event": event})
+        return dict(answer["data"])
 
     assert ask("capabilities")["result"][0]["value"]["prompts"] == ["point", "box"]
     assert ask("release")["result"] == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend import corrections, evidence, results
 from backend.corrections import Correction, Unanswerable
-from backend.labels import LabelConfig, parse
+from backend.labels import Control, Label, LabelConfig, parse
 from model.types import Mask, Prompt
 from tests.backend.conftest import CONFIG, detection, disc
 from tests.conftest import CAPTURES
@@ -419,6 +419,24 @@ def test_a_region_that_a_relation_names_is_not_replaced() -> None:
     assert asked.prompt.mask is not None
     free = ask(click(20, 30), drafts=[drafts(region(mask, "b"), relation)])
     assert (free.region_id, free.notes) == ("b", ())
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_with_a_labels_config_a_region_is_replaced_only_where_that_is_wanted(in_place: bool) -> None:
+    """There it may be selected, which nobody tells us."""
+    brush = Control("brush", "Brush", "image", (Label("Cat", ("Cat",)),))
+    config = LabelConfig("image", "image", (brush,))
+    first = click(20, 30, id="first")
+    asked = corrections.read({"result": [first]}, {}, config, SHAPE)
+    found = detection("", disc(20, 30, 12), asked.prompt)
+    shown = {"id": "a", "from_name": "brush", "meta": evidence.write(found, {"type": "brushlabels"})}
+    answers = [corrections.remembered(asked, shown, found, 0.0)]
+
+    second = {"result": [click(22, 30, id="second")]}
+    asked = corrections.read(second, {}, config, SHAPE, answers=answers, labels_in_place=in_place)
+    assert asked.target is not None
+    assert len(asked.prompt.points) == 2
+    assert (asked.region_id, asked.notes) == (("a", ()) if in_place else (None, ("Supersedes region a",)))
 
 
 def test_notes_of_a_person_stay_and_ours_are_renewed() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend import corrections, evidence, results
 from backend.corrections import Correction, Unanswerable
-from backend.labels import Control, Label, LabelConfig, parse
+from backend.labels import LabelConfig, parse
 from model.types import Mask, Prompt
 from tests.backend.conftest import CONFIG, detection, disc
 from tests.conftest import CAPTURES
@@ -421,22 +421,50 @@ def test_a_region_that_a_relation_names_is_not_replaced() -> None:
     assert (free.region_id, free.notes) == ("b", ())
 
 
+LABELS = """
+<View>
+  <Image name="image" value="$image"/>
+  <Labels name="label" toName="image"><Label value="Cat"/><Label value="Dog"/></Labels>
+  <Brush name="brush" toName="image"/>
+  <KeyPoint name="kp" toName="image" smartOnly="true"/>
+  <Rectangle name="rect" toName="image" smartOnly="true"/>
+</View>
+"""
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_with_a_labels_config_a_region_is_replaced_only_where_that_is_wanted(in_place: bool) -> None:
     """There it may be selected, which nobody tells us."""
-    brush = Control("brush", "Brush", "image", (Label("Cat", ("Cat",)),))
-    config = LabelConfig("image", "image", (brush,))
-    first = click(20, 30, id="first")
-    asked = corrections.read({"result": [first]}, {}, config, SHAPE)
-    found = detection("", disc(20, 30, 12), asked.prompt)
-    shown = {"id": "a", "from_name": "brush", "meta": evidence.write(found, {"type": "brushlabels"})}
-    answers = [corrections.remembered(asked, shown, found, 0.0)]
+    config = parse(LABELS)
+    (brush,) = config.outputs
+    found = detection("tabby", disc(20, 30, 12))
+    region = results.region(found.mask, control=brush, label="Cat", region_id="a", score=0.5)
+    task = {"drafts": [drafts({**region[0], "meta": evidence.write(found, region[0])}, *region[1:])]}
 
-    second = {"result": [click(22, 30, id="second")]}
-    asked = corrections.read(second, {}, config, SHAPE, answers=answers, labels_in_place=in_place)
-    assert asked.target is not None
-    assert len(asked.prompt.points) == 2
-    assert (asked.region_id, asked.notes) == (("a", ()) if in_place else (None, ("Supersedes region a",)))
+    def asked(label: str) -> Correction:
+        context = {"result": [click(22, 30, label=label, id="p")]}
+        return corrections.read(context, task, config, SHAPE, labels_in_place=in_place)
+
+    cat = asked("Cat")
+    assert cat.target is not None
+    assert (cat.term, len(cat.prompt.points)) == ("tabby", 2)
+    assert (cat.region_id, cat.notes) == (("a", ()) if in_place else (None, ("Supersedes region a",)))
+    assert asked("Dog").target is None
+
+
+def test_recorded_labels_config_joins_the_box_around_a_click(capture: Callable[..., Any]) -> None:
+    """Both as two results of one id: the tool's and the label's."""
+    click_body, box_body = capture("ui_47_labels_rect", 0), capture("ui_47_labels_rect", 1)
+    config = parse(LABELS)
+    prompt = box_body["params"]["context"]["result"]
+    task = {"drafts": [{"result": prompt, "updated_at": "2026"}]}
+    clicked = copy.deepcopy(click_body["params"]["context"]["result"])
+    for item in clicked:
+        item["value"] |= {"x": prompt[0]["value"]["x"] + 1, "y": prompt[0]["value"]["y"] + 1}
+    asked = corrections.read({"result": clicked}, task, config, (600, 800))
+    assert asked.label == "Cat"
+    assert asked.prompt.box is not None
+    assert len(asked.prompt.points) == 1
 
 
 def test_notes_of_a_person_stay_and_ours_are_renewed() -> None:

@@ -213,6 +213,19 @@ def test_auto_accept_a_click_elsewhere_makes_another_region(person: Annotator, s
     assert len(person.regions) == 2
 
 
+def test_a_click_beside_a_region_costs_one_decode_and_one_more_where_it_is_meant_for_it(
+    person: Annotator, stand_in: StandIn
+) -> None:
+    person.auto_accept = True
+    first = person.box(10, 20, 30, 15)
+    person.click(60, 45)
+    assert len(stand_in.prompts) == 2
+    assert person.box(9, 19, 32, 17)["id"] == first["id"]
+    fresh, joined = stand_in.prompts[2:]
+    assert fresh.mask is None
+    assert joined.mask is not None
+
+
 def test_auto_accept_goes_on_from_the_draft_once_it_is_saved(
     person: Annotator, stand_in: StandIn, clock: Clock
 ) -> None:

@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 STUDIO_INSTALLED := $(STUDIO_VENV)/.installed-$(STUDIO_VERSION)
 
-.PHONY: help install studio demo serve test test-long e2e bench lint
+.PHONY: help install studio browser demo serve test test-long e2e bench lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -45,13 +45,17 @@ demo: install studio ## Label Studio with a pre-annotated project; ARGS=--once e
 serve: install ## the backend alone, on port 9090
 	@$(BIN)/vlsam serve $(ARGS)
 
-test: lint studio ## lint, then all tests but the long ones, against a real Label Studio too
+# Playwright's own browsers come from a host of theirs, so it drives the distribution's.
+browser: ## Chromium for the tests in a browser: CI installs it, elsewhere they are skipped without it
+	@command -v chromium >/dev/null || test "$$CI" != true || { apt-get update -q && apt-get install -yq chromium; }
+
+test: lint studio browser ## lint, then all tests but the long ones, against a real Label Studio too
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
 test-long: install studio ## only the long tests
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-e2e: install studio ## only the tests against a real Label Studio
+e2e: install studio browser ## only the tests against a real Label Studio
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 bench: install ## how good the built-in models are, as one JSON object; ARGS='--scenes 200'

@@ -34,8 +34,9 @@ READY = """
   Password  {owner.password}
   Backend   {backend.url}
 
-  To correct a mask: press Label All Tasks, turn on Auto-Annotation, choose the object's name under
-  Smart click, and click into the mask with Ctrl held (Ctrl and Alt: this part is not the object).
+  To correct a mask: press Label All Tasks, turn on Auto-Annotation, press M (the smart point), choose the
+  object's name under Smart click, and click into the mask with Ctrl held (Ctrl and Alt: this part is not
+  the object).
 """
 
 
@@ -49,10 +50,11 @@ def label_config(names: Sequence[str]) -> str:
         f"<Label value={quoteattr(name)} background={quoteattr(_colour(index))}/>"
         for index, name in enumerate(names)
     )
+    # Not smart: a smart brush sends nothing in 1.23.2, and would be what the key M chooses first.
     return (
         '<View><Image name="image" value="$image" zoom="true"/>'
         '<Header value="Masks"/>'
-        f'<BrushLabels name="mask" toName="image">{labels}</BrushLabels>'
+        f'<BrushLabels name="mask" toName="image" smart="false">{labels}</BrushLabels>'
         '<Header value="Smart click: a point inside, with Alt outside"/>'
         f'<KeyPointLabels name="click" toName="image" smart="true">{labels}</KeyPointLabels>'
         '<Header value="Smart box"/>'

@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from backend import services
@@ -37,6 +39,13 @@ def pytest_runtest_makereport(
     return report
 
 
+def without(reason: str) -> NoReturn:
+    """Skip what needs something that is not installed; in CI, which installs it, fail."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @dataclass(frozen=True)
 class Servers:
     studio: Service
@@ -46,10 +55,7 @@ class Servers:
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     if not EXECUTABLE.exists():
-        reason = "Label Studio is not installed in .venv-studio: `make studio` does it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        without("Label Studio is not installed in .venv-studio: `make studio` does it")
     folder = tmp_path_factory.mktemp("label-studio")
     running = request.config.stash[_RUNNING]
     try:
@@ -107,13 +113,18 @@ def make_project(studio: Studio, servers: Servers) -> MakeProject:
 
 
 def save_scene(path: Path, seed: int, *, width: int, height: int, turned: bool = False) -> Path:
-    """A scene of one to three objects; `turned` is stored on its side, with an EXIF tag that says so."""
+    """A scene of one to three objects."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 4))
     scene = draw_scene(
         rng, width=width, height=height, count=count, scale=(0.35, 0.5), degrade=False, names=NAMES
     )
-    shown = Image.fromarray(scene.image)
+    return save_image(path, scene.image, turned=turned)
+
+
+def save_image(path: Path, image: NDArray[np.uint8], *, turned: bool = False) -> Path:
+    """`turned` is stored on its side, with an EXIF tag that says so."""
+    shown = Image.fromarray(image)
     if turned:
         exif = Image.Exif()
         exif[ORIENTATION] = 6

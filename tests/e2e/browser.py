@@ -1,0 +1,227 @@
+"""Label Studio's editor in a real Chromium: what an annotator does, and the pixels that he then sees."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+from backend.services import LOOPBACK, Account
+from tests.e2e.editor import Mask
+
+ARTIFACTS = Path(__file__).parent / "artifacts"
+# Also for root, without a GPU, and without a word to hosts outside.
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+TIMEOUT_MS = 60_000.0  # a busy machine is no bug
+SMART_TOOLS = {"KeyPointLabels": "key-point-tool", "RectangleLabels": "rectangle-tool"}
+
+
+def config(labels: str, outputs: str, *, width: int) -> str:
+    """A labeling config whose labels stand above an image that is shown `width` pixels wide.
+
+    `outputs` is the XML of the output controls, with {labels} where the labels go. They are not smart, for
+    the smart brush and polygon tools of 1.23.2 send nothing, and would be the first that Auto-Detect offers.
+    """
+    return (
+        f"<View>{outputs.format(labels=labels)}"
+        f'<KeyPointLabels name="click" toName="image" smart="true">{labels}</KeyPointLabels>'
+        f'<RectangleLabels name="box" toName="image" smart="true">{labels}</RectangleLabels>'
+        f'<Image name="image" value="$image" maxWidth="{width}px"/></View>'
+    )
+
+
+class Editor:
+    """A task that is open in the editor. Coordinates are pixels of the image as it is shown upright."""
+
+    def __init__(self, browser: Browser, url: str, account: Account) -> None:
+        """Log in. Only loopback can be reached: the editor's page asks for hosts outside, too."""
+        self._url = url
+        context = browser.new_context(viewport={"width": 1400, "height": 1000})
+        context.set_default_timeout(TIMEOUT_MS)
+        context.route("**/*", _only_loopback)
+        self.page: Page = context.new_page()
+        self.page.goto(f"{url}/user/login/")
+        self.page.fill("input[name=email]", account.email)
+        self.page.fill("input[name=password]", account.password)
+        self.page.press("input[name=password]", "Enter")
+        self.page.wait_for_url(lambda address: "/login" not in address)
+        self._controls: list[tuple[str, str]] = []
+        self._size = (0, 0)
+
+    def open(
+        self, project: int, task: int, label_config: str, *, regions: int, auto_accept: bool = False
+    ) -> None:
+        """Open a task, in which so many regions are to be seen, with Auto-Annotation on.
+
+        1.23.2 builds the editor twice when a task opens, and on a busy machine it sometimes loses the
+        predictions on the way; then an annotator reloads the page.
+        """
+        tags = ElementTree.fromstring(label_config).iter()
+        self._controls = [(t.get("name", ""), t.tag) for t in tags if t.tag.endswith("Labels")]
+        for _ in range(3):
+            self.page.goto(f"{self._url}/projects/{project}/data?task={task}")
+            picture = self.page.locator("img[alt=image]")
+            picture.wait_for()
+            self.page.wait_for_function("document.querySelector('img[alt=image]').naturalWidth > 0")
+            self._size = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+            self._stage.wait_for()
+            try:
+                self._items.nth(regions - 1).wait_for(timeout=5000)
+                break
+            except PlaywrightTimeout:
+                continue
+        expect(self._items).to_have_count(regions)
+        self._toggle("bottombar-auto-annotation-toggle", True)
+        self._toggle("bottombar-auto-accept-toggle", auto_accept)
+
+    def click(
+        self, x: float, y: float, control: str, label: str, *, negative: bool = False, inside: bool = False
+    ) -> list[dict[str, Any]]:
+        """A smart click, and the regions of its answer. `inside` a region a click needs Ctrl held."""
+        held = [key for key, pressed in (("Control", inside), ("Alt", negative)) if pressed]
+        self._pick(control, label)
+        return self._answered(lambda: self._press(held, lambda: self.page.mouse.click(*self._at(x, y))))
+
+    def drag(
+        self, x0: float, y0: float, x1: float, y1: float, control: str, label: str
+    ) -> list[dict[str, Any]]:
+        """A smart box from corner to corner, and the regions of its answer."""
+
+        def gesture() -> None:
+            self.page.mouse.move(*self._at(x0, y0))
+            self.page.mouse.down()
+            self.page.mouse.move(*self._at((x0 + x1) / 2, (y0 + y1) / 2))
+            self.page.mouse.move(*self._at(x1, y1))
+            self.page.mouse.up()
+
+        self._pick(control, label)
+        return self._answered(gesture)
+
+    def accept(self) -> None:
+        """Take over all suggestions; the prompts vanish."""
+        button = self.page.get_by_test_id("bottombar-accept-suggestions-button")
+        button.click()
+        button.wait_for(state="detached")
+
+    def reject(self) -> None:
+        button = self.page.get_by_test_id("bottombar-reject-suggestions-button")
+        button.click()
+        button.wait_for(state="detached")
+
+    def submit(self) -> int:
+        """Submit or update; the annotation's id."""
+        button = self.page.locator(
+            "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
+        )
+        with self.page.expect_response(
+            lambda r: "/annotations" in r.url and r.request.method in ("POST", "PATCH")
+        ) as answer:
+            button.click()
+        return int(answer.value.json()["id"])
+
+    def draft(self) -> None:
+        """Wait until the editor has saved a draft, which it does some seconds after a change."""
+        with self.page.expect_response(
+            lambda r: "/drafts" in r.url and r.request.method in ("POST", "PATCH")
+        ):
+            pass
+
+    def labels(self) -> list[str]:
+        """The labels of all regions, as the list beside the image shows them."""
+        return self._items.all_inner_texts()
+
+    def drawn(self) -> Mask:
+        """The pixels (height, width) of the shown image that change when all regions are hidden."""
+        shown = self._screenshot()
+        self.page.get_by_role("button", name="Hide all regions").click()
+        hidden = self._screenshot()
+        self.page.get_by_role("button", name="Show all regions").click()
+        mask: Mask = np.abs(shown.astype(int) - hidden).max(axis=2) > 2
+        return mask
+
+    def see(self, expected: Mask, least: float) -> None:
+        """Wait until the drawn regions cover the `expected` pixels of the image to an IoU of `least`."""
+        overlap = 0.0
+        for _ in range(40):
+            drawn = self.drawn()
+            height, width = drawn.shape
+            wanted = np.asarray(Image.fromarray(expected).resize((width, height), Image.Resampling.NEAREST))
+            overlap = iou(drawn, wanted)
+            if overlap >= least:
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"what is drawn overlaps with what is expected by {overlap:.3f} only")
+
+    def save_picture(self, name: str) -> None:
+        """The whole page as an artifact."""
+        ARTIFACTS.mkdir(exist_ok=True)
+        self.page.mouse.move(0, 0)
+        self.page.wait_for_timeout(300)  # until tooltips are gone
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png")
+
+    @property
+    def _stage(self) -> Locator:
+        return self.page.locator(".konvajs-content").first
+
+    @property
+    def _items(self) -> Locator:
+        return self.page.locator(".lsf-outliner-item__title")
+
+    def _at(self, x: float, y: float) -> tuple[float, float]:
+        """Where on the page the centre of a pixel of the image is."""
+        box, (width, height) = self._stage.bounding_box(), self._size
+        assert box is not None
+        return box["x"] + box["width"] * (x + 0.5) / width, box["y"] + box["height"] * (y + 0.5) / height
+
+    def _pick(self, control: str, label: str) -> None:
+        """The smart tool first: to choose a label while another tool is active chooses the plain tool."""
+        index, tag = next((i, tag) for i, (name, tag) in enumerate(self._controls) if name == control)
+        tools = self.page.locator("button.lsf-tool_smart")
+        tools.first.hover()
+        self.page.locator(f"button.lsf-tool_smart[aria-label={SMART_TOOLS[tag]}]").click()
+        self.page.locator(".lsf-labels").nth(index).get_by_text(label, exact=True).click()
+
+    def _press(self, keys: list[str], gesture: Callable[[], None]) -> None:
+        for key in keys:
+            self.page.keyboard.down(key)
+        try:
+            gesture()
+        finally:
+            for key in keys:
+                self.page.keyboard.up(key)
+
+    def _answered(self, gesture: Callable[[], None]) -> list[dict[str, Any]]:
+        with self.page.expect_response(lambda r: "/interactive-annotating" in r.url) as answer:
+            gesture()
+        regions: list[dict[str, Any]] = answer.value.json()["data"]["result"]
+        return regions
+
+    def _toggle(self, test_id: str, on: bool) -> None:
+        switch = self.page.get_by_test_id(test_id)
+        switch.set_checked(on, force=True)
+        expect(switch).to_be_checked(checked=on)
+
+    def _screenshot(self) -> NDArray[np.uint8]:
+        png = self._stage.screenshot(animations="disabled")
+        return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
+
+
+def iou(a: Mask, b: Mask) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def _only_loopback(route: Route) -> None:
+    if urlsplit(route.request.url).hostname == LOOPBACK:
+        route.continue_()
+    else:
+        route.abort()

@@ -25,6 +25,11 @@ FLAGS = (
 TIMEOUT_MS = 60_000.0  # a busy machine is no bug
 SMART_TOOLS = {"KeyPointLabels": "key-point-tool", "RectangleLabels": "rectangle-tool"}
 
+_IMAGE_SIZE = """() => {
+    const image = document.querySelector("img[alt=image]")
+    return image && image.naturalWidth > 0 && [image.naturalWidth, image.naturalHeight]
+}"""
+
 
 def config(labels: str, outputs: str, *, width: int) -> str:
     """A labeling config whose labels stand above an image that is shown `width` pixels wide.
@@ -70,10 +75,7 @@ class Editor:
         self._controls = [(t.get("name", ""), t.tag) for t in tags if t.tag.endswith("Labels")]
         for _ in range(3):
             self.page.goto(f"{self._url}/projects/{project}/data?task={task}")
-            picture = self.page.locator("img[alt=image]")
-            picture.wait_for()
-            self.page.wait_for_function("document.querySelector('img[alt=image]').naturalWidth > 0")
-            self._size = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+            self._size = self.page.wait_for_function(_IMAGE_SIZE).json_value()
             self._stage.wait_for()
             try:
                 self._items.nth(regions - 1).wait_for(timeout=5000)

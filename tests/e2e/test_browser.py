@@ -35,12 +35,17 @@ BRUSH = config(
 
 
 @pytest.fixture(scope="module")
-def opened(servers: Servers) -> Iterator[Editor]:
+def chromium() -> str:
     executable = shutil.which("chromium")
     if executable is None:
         without("Chromium is not installed: on Debian `apt-get install chromium` does it")
+    return executable
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: str, servers: Servers) -> Iterator[Editor]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         try:
             yield Editor(browser, servers.studio.url, OWNER)
         finally:

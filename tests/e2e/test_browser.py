@@ -34,7 +34,7 @@ BRUSH = config(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as the servers', which would be started first otherwise
 def chromium() -> str:
     executable = shutil.which("chromium")
     if executable is None:
@@ -216,10 +216,10 @@ def test_a_predicted_region_is_corrected_in_place_submitted_and_exported(
 def test_with_auto_accept_each_click_goes_on_with_the_same_region(
     editor: Editor, tasks: Tasks, shoe: Mask
 ) -> None:
+    """Also before a draft tells of the region: the editor saves drafts seconds later."""
     _, predicted = tasks.open_next(editor, auto_accept=True)
     x, y = deepest(shoe)
     (first,) = editor.click(x, y, "click", "boot")
-    editor.draft()
     outside = deepest(~(shoe | together([*predicted, first])))
     (second,) = editor.click(x + 3, y, "click", "boot", inside=True)
     assert second["id"] == first["id"]

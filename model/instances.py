@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from model import points
 from model.boxes import NamedBox
 from model.looks import Look
+from model.masks import tidied
 from model.recipes import Options
 from model.segmenter import Concept, Embedding, Segmenter
 from model.types import Box, Mask, Prompt, box_of
@@ -37,6 +38,7 @@ def instances(segmenter: Segmenter, embedding: Embedding, look: Look, options: O
             mask, prompt, quality = (_cascade if recipe.refine else _once)(segmenter, embedding, prompt)
             if not mask.any():
                 continue
+            mask = tidied(mask, prompt)
             scores = {"predicted_iou": quality}
             if recipe.consistency:
                 scores["attention"] = points.consistency(look.attention, mask)

@@ -10,6 +10,7 @@ from model import clicks, merge
 from model.boxes import NamedBox
 from model.instances import Instance, in_boxes, instances, of_concepts
 from model.looks import Look, boxes, look, questions
+from model.masks import unmet
 from model.profiles import Profile, version_of
 from model.recipes import Options
 from model.segmenter import Embedding, Segmenter
@@ -119,15 +120,15 @@ class VLSAM:
         asked = questions(self.vlm, image, self._options)
         return "\n".join(self.vlm.answer(image, question).text for question in asked)
 
-    def refine(self, embedding: Embedding, prompt: Prompt) -> Detection:
-        """One mask for a person's prompt on an encoded image, every positive point inside it.
+    def refine(self, embedding: Embedding, prompt: Prompt, level: clicks.Level = "auto") -> Detection:
+        """One mask for a person's prompt on an encoded image, every click on its side of it.
 
-        Raises PromptError.
+        `level` takes the whole, a part or a part of that where a prompt may mean each. Raises PromptError.
         """
-        mask, quality = clicks.obey(self._segmenter, embedding, prompt)
-        return self._detection(
-            "", "", Instance(mask, replace(prompt, logits=None), {"predicted_iou": quality})
-        )
+        answer = clicks.obey(self._segmenter, embedding, prompt, level)
+        scores = {"predicted_iou": answer.predicted_iou}
+        detection = self._detection("", "", Instance(answer.mask, replace(prompt, logits=None), scores))
+        return replace(detection, logits=answer.logits)
 
     def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:
         """One mask for each named box in pixels, in one pass."""
@@ -144,5 +145,6 @@ class VLSAM:
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
         height, width = instance.mask.shape
         view: Box = (0.0, 0.0, float(width), float(height))
-        evidence = Evidence(question, view, instance.prompt, instance.scores, self.version)
+        wrong = unmet(instance.mask, instance.prompt)
+        evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, wrong)
         return Detection(term, instance.mask, float(np.mean(list(instance.scores.values()))), evidence)

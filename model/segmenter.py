@@ -185,13 +185,13 @@ class Segmenter:
             labels.append(np.array([NOTHING]))
         (height, width), (scaled_height, scaled_width) = embedding.size, embedding.scaled
         xy = np.concatenate(points) * np.array([scaled_width / width, scaled_height / height])
-        low, side = prompt.logits, self._family.low
+        low = prompt.logits
+        if prompt.mask is not None and prompt.mask.shape != embedding.size:
+            raise PromptError(f"the prompt's mask is {prompt.mask.shape}, the image {embedding.size}")
         if low is None and prompt.mask is not None:
-            if prompt.mask.shape != embedding.size:
-                raise PromptError(f"the prompt's mask is {prompt.mask.shape}, the image {embedding.size}")
             low = self.hint(embedding, prompt.mask.astype(np.float32))
-        if low is not None and low.shape != (side, side):
-            raise PromptError(f"the prompt's logits are {low.shape}, this segmenter's {(side, side)}")
+        if low is not None:
+            self._check_logits(low)
         return Tokens(
             torch.from_numpy(xy.astype(np.float32))[None],
             torch.from_numpy(np.concatenate(labels).astype(np.int64))[None],
@@ -218,6 +218,16 @@ class Segmenter:
             side = self._family.low
             return Levels(logits, embedding.size, side, (side, side))
         return Levels(logits, embedding.size, self._family.side, embedding.scaled)
+
+    def mask(self, embedding: Embedding, logits: NDArray[np.float32]) -> Mask:
+        """Low-resolution logits (h, w) of an answer on this image, as its mask (H, W). Raises PromptError."""
+        self._check_logits(logits)
+        return self._levels(embedding, logits[None])[0]
+
+    def _check_logits(self, logits: NDArray[np.float32]) -> None:
+        side = self._family.low
+        if logits.shape != (side, side):
+            raise PromptError(f"the prompt's logits are {logits.shape}, this segmenter's {(side, side)}")
 
     def hint(self, embedding: Embedding, share: NDArray[np.float32]) -> NDArray[np.float32]:
         """How much of the object is where, 0 to 1 on any grid over the image, as logits for a prompt."""

@@ -53,7 +53,8 @@ class Prompt:
     labels: NDArray[np.int64] = field(default_factory=_no_labels)  # (n,) 1 inside, 0 outside
     box: Box | None = None
     mask: Mask | None = None  # (H, W): a mask to start from
-    # (h, w) float32: the same as the segmenter's own logits, from an earlier answer on this image
+    # (h, w) float32: the same as the segmenter's own logits, from an earlier answer on this image. With both,
+    # the segmenter starts from these.
     logits: NDArray[np.float32] | None = None
 
     @classmethod
@@ -63,6 +64,11 @@ class Prompt:
         """A prompt from clicks (x, y, 1 inside or 0 outside), a box and a mask."""
         xy = np.array([click[:2] for click in clicks], np.float32).reshape(-1, 2)
         return cls(xy, np.array([click[2] for click in clicks], np.int64), box, mask)
+
+    def pixels(self, size: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Row and column of the pixel that holds each point, the nearest where none does; size: (H, W)."""
+        last = np.array([size[1] - 1, size[0] - 1])
+        return [(row, column) for column, row in np.clip(self.points, 0, last).astype(int).tolist()]
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ class Evidence:
     prompt: Prompt
     scores: dict[str, float]  # see model/instances.py
     model_version: str
+    # Numbers, from 0, of the prompt's points that the mask has on the wrong side. Of a person's clicks only
+    # those that another one on the same pixel contradicts.
+    unmet: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +92,9 @@ class Detection:
     mask: Mask
     score: float  # 0..1
     evidence: Evidence
+    # (h, w) low resolution, of the image's square: what the next click on this mask may start from. None
+    # where the mask is not the segmenter's own answer to a person.
+    logits: NDArray[np.float32] | None = None
 
     @property
     def box(self) -> Box:

@@ -9,14 +9,15 @@ import argparse
 import json
 import math
 import time
+from dataclasses import replace
 
-import cv2
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from model.builtin.scenes import NAMES, Scene, SceneObject, sprites
+from model.masks import inmost
 from model.merge import iou
 from model.pipeline import VLSAM
 from model.profiles import choose
@@ -85,26 +86,22 @@ def middle(mask: Mask) -> tuple[float, float]:
 
 
 def corrective_click(mask: Mask, truth: Mask) -> tuple[float, float, int]:
-    """The inmost pixel of the largest error, and whether the object is there (RITM's protocol)."""
-    deepest, click = -1.0, (0.0, 0.0, 0)
-    for label, wrong in ((1, truth & ~mask), (0, mask & ~truth)):
-        depth = cv2.distanceTransform(np.pad(wrong, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
-        row, column = np.unravel_index(depth.argmax(), depth.shape)
-        if depth[row, column] > deepest:
-            deepest = float(depth[row, column])
-            click = (float(column) + 0.5, float(row) + 0.5, label)
-    return click
+    """The inmost pixel of the largest error (x, y), and whether the object is there (RITM's protocol)."""
+    missing, deep = inmost(truth & ~mask)
+    excess, deeper = inmost(mask & ~truth)
+    (row, column), label = (excess, 0) if deeper > deep else (missing, 1)
+    return column + 0.5, row + 0.5, label
 
 
 def clicks(vlsam: VLSAM, scene: Scene, thing: SceneObject, count: int) -> list[float]:
     """IoU after the first click at the middle, and after each of `count` corrective ones."""
     made, reached = [(*middle(thing.visible), 1)], []
-    mask: Mask | None = None
-    embedding = vlsam.encode(scene.image)
+    prompt, embedding = Prompt.of(*made), vlsam.encode(scene.image)
     for _ in range(count + 1):
-        mask = vlsam.refine(embedding, Prompt.of(*made, mask=mask)).mask
-        reached.append(iou(mask, thing.visible))
-        made.append(corrective_click(mask, thing.visible))
+        answer = vlsam.refine(embedding, prompt)
+        reached.append(iou(answer.mask, thing.visible))
+        made.append(corrective_click(answer.mask, thing.visible))
+        prompt = replace(Prompt.of(*made, mask=answer.mask), logits=answer.logits)
     return reached
 
 

@@ -1,0 +1,281 @@
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+from torch import Tensor
+
+from model.builtin.scenes import Scene, sprites
+from model.clicks import LARGE, Answer, Level, obey
+from model.masks import inmost, unmet
+from model.merge import iou
+from model.sams.family import Tokens
+from model.segmenter import Embedding, Segmenter
+from model.types import Mask, Prompt, PromptError, box_of
+
+
+@pytest.fixture
+def thing(scene: Scene) -> Mask:
+    return max((each.visible for each in scene.objects), key=np.count_nonzero)
+
+
+@pytest.fixture
+def embedding(segmenter: Segmenter, scene: Scene) -> Embedding:
+    return segmenter.encode(scene.image)
+
+
+def middle(mask: Mask) -> tuple[float, float]:
+    (row, column), _ = inmost(mask)
+    return column + 0.5, row + 0.5
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "point",
+        "points",
+        "negative",
+        "box",
+        "box and points",
+        "logits",
+        "geometry",
+        "stroke",
+        "geometry and box",
+    ],
+)
+def test_every_prompt_that_sam_knows_finds_the_object(
+    segmenter: Segmenter, embedding: Embedding, thing: Mask, kind: str
+) -> None:
+    inside, outside = (*middle(thing), 1), (*middle(~thing), 0)
+    box = box_of(thing)
+    x, y, _ = inside
+    stroke = np.zeros_like(thing)
+    stroke[int(y) - 2 : int(y) + 3, int(x) - 12 : int(x) + 13] = True
+    answer = obey(segmenter, embedding, Prompt.of(inside))
+    prompt = {
+        "point": Prompt.of(inside),
+        "points": Prompt.of(inside, (x + 5, y, 1)),
+        "negative": Prompt.of(inside, outside),
+        "box": Prompt.of(box=box),
+        "box and points": Prompt.of(inside, outside, box=box),
+        "logits": replace(Prompt.of(inside, outside), logits=answer.logits),
+        "geometry": Prompt.of(outside, mask=thing),
+        "stroke": Prompt.of(mask=stroke & thing),
+        "geometry and box": Prompt.of(box=box, mask=thing),
+    }[kind]
+    found = obey(segmenter, embedding, prompt)
+    assert iou(found.mask, thing) > 0.8
+    assert 0 < found.predicted_iou <= 1
+    assert not unmet(found.mask, prompt)
+
+
+def test_a_level_is_chosen_by_its_size(segmenter: Segmenter, embedding: Embedding, thing: Mask) -> None:
+    levels: tuple[Level, ...] = ("whole", "part", "subpart")
+    answers = [obey(segmenter, embedding, Prompt.of((*middle(thing), 1)), level) for level in levels]
+    assert all(answer.logits is not None for answer in answers)
+    sizes = [int((answer.logits > 0).sum()) for answer in answers if answer.logits is not None]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len({answer.predicted_iou for answer in answers}) == 3
+
+
+def test_the_second_click_starts_from_the_first_answers_logits(
+    segmenter: Segmenter, embedding: Embedding, thing: Mask
+) -> None:
+    first = obey(segmenter, embedding, Prompt.of((*middle(thing), 1)))
+    assert first.logits is not None
+    np.testing.assert_array_less(0.97, iou(segmenter.mask(embedding, first.logits), first.mask))
+    again = Prompt.of((*middle(thing), 1), (*middle(thing & ~first.mask), 1))
+    started, alone, drawn = (
+        obey(segmenter, embedding, prompt)
+        for prompt in (replace(again, logits=first.logits), again, replace(again, mask=first.mask))
+    )
+    assert not np.array_equal(started.logits, alone.logits)
+    assert not np.array_equal(started.logits, drawn.logits)
+
+
+class Scripted:
+    """A family that answers with given masks (64, 64), whatever is asked: what becomes of them is tested."""
+
+    side = low = 64
+    stretched, ends_boxes = True, False
+    device = torch.device("cpu")
+
+    def __init__(self, one: Mask, three: tuple[Mask, Mask, Mask] | None = None) -> None:
+        self._one, self._three = one, three or (one, one, one)
+
+    def features(self, image: object) -> dict[str, Tensor]:
+        return {"image": torch.zeros(1)}
+
+    def decode(
+        self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        masks = self._three if multimask else (self._one,)
+        quality = torch.linspace(0.9, 0.7, len(masks))[None]
+        return torch.from_numpy(np.stack(masks)).float()[None] * 16 - 8, quality
+
+
+def answered(
+    prompt: Prompt, one: Mask, three: tuple[Mask, Mask, Mask] | None = None, level: Level = "auto"
+) -> Answer:
+    segmenter = Segmenter(Scripted(one, three))
+    return obey(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt, level)
+
+
+def rectangle(x0: int, y0: int, x1: int, y1: int) -> Mask:
+    mask = np.zeros((64, 64), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+LEFT, RIGHT = rectangle(4, 20, 28, 44), rectangle(36, 20, 60, 44)
+IN_LEFT, IN_RIGHT = (16.5, 32.5), (48.5, 32.5)
+
+
+def test_among_levels_the_one_that_obeys_most_clicks_comes_before_the_best_scored() -> None:
+    prompt = Prompt.of((*IN_LEFT, 1), (*IN_RIGHT, 1))
+    assert (answered(prompt, LEFT, (LEFT, LEFT | RIGHT, RIGHT)).mask == (LEFT | RIGHT)).all()
+
+
+def test_of_levels_that_obey_alike_the_first_answer_stands() -> None:
+    prompt = Prompt.of((*IN_LEFT, 1), (29.5, 32.5, 1))  # just beyond the edge
+    mask = answered(prompt, LEFT, (RIGHT, LEFT | RIGHT, RIGHT)).mask
+    assert mask[32, 29]
+    assert iou(mask, LEFT) > 0.98
+
+
+def test_levels_go_from_the_largest_mask_to_the_smallest() -> None:
+    small, prompt = rectangle(10, 28, 20, 38), Prompt.of((*IN_LEFT, 1))
+    levels: tuple[tuple[Level, Mask], ...] = (("whole", LEFT | RIGHT), ("part", LEFT), ("subpart", small))
+    for level, mask in levels:
+        assert (answered(prompt, RIGHT, (LEFT, small, LEFT | RIGHT), level).mask == mask).all()
+
+
+def test_a_corrected_mask_does_not_jump() -> None:
+    """The segmenter answers with the other of two equal objects; the click was on this one's upper end."""
+    clicked = Prompt.of((16.5, 17.5, 1), mask=LEFT)
+    answer = answered(clicked, RIGHT)
+    assert not (answer.mask & RIGHT).any()
+    assert (answer.mask & LEFT == LEFT).all()
+    assert answer.mask[17, 16]
+    assert answer.logits is None
+    spilled = answered(clicked, LEFT | RIGHT | rectangle(4, 12, 28, 20))
+    assert (spilled.mask == (LEFT | rectangle(4, 12, 28, 20))).all()
+
+
+def test_what_clicks_ask_for_is_no_jump() -> None:
+    both = answered(Prompt.of((*IN_RIGHT, 1), mask=LEFT), LEFT | RIGHT)
+    assert (both.mask == (LEFT | RIGHT)).all()
+    assert both.logits is not None
+    moved = answered(Prompt.of((*IN_LEFT, 0), (*IN_RIGHT, 1), mask=LEFT), RIGHT)
+    assert (moved.mask == RIGHT).all()
+
+
+def test_a_negative_click_takes_no_more_than_its_side_of_a_contradiction() -> None:
+    """One old positive and one new negative click on an object that the segmenter then gives up."""
+    prompt = Prompt.of((10.5, 32.5, 1), (22.5, 32.5, 0), mask=LEFT)
+    mask = answered(prompt, RIGHT).mask
+    assert iou(mask, LEFT) > 0.95
+    assert not unmet(mask, prompt)
+
+
+def test_a_mask_is_never_lost_to_a_click() -> None:
+    mask = answered(Prompt.of((*IN_LEFT, 0), mask=LEFT), np.zeros((64, 64), bool)).mask
+    assert iou(mask, LEFT) > 0.95
+    assert not mask[32, 16]
+
+
+def test_the_start_may_be_logits_alone() -> None:
+    prompt = replace(Prompt.of((16.5, 17.5, 1)), logits=np.where(LEFT, 8, -8).astype(np.float32))
+    assert not (answered(prompt, RIGHT).mask & RIGHT).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.dictionaries(
+        st.tuples(st.integers(0, 63), st.integers(0, 63)), st.integers(0, 1), min_size=1, max_size=5
+    ),
+)
+def test_whatever_the_segmenter_answers_clicks_hold_and_large_changes_were_asked_for(
+    seed: int, clicks: dict[tuple[int, int], int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    before, new = (
+        np.any([rectangle(*rng.integers(0, 40, 2), *rng.integers(24, 64, 2)) for _ in range(2)], 0)
+        for _ in range(2)
+    )
+    prompt = Prompt.of(*((x + 0.5, y + 0.5, label) for (x, y), label in clicks.items()), mask=before)
+    mask = answered(prompt, new).mask
+    assert not unmet(mask, prompt)
+    if before.any():
+        discs = 5 * len(clicks)  # of one pixel's radius
+        asked = {bool(label) for (x, y), label in clicks.items() if before[y, x] != bool(label)}
+        for kind, changed in ((True, mask & ~before), (False, before & ~mask)):
+            if kind not in asked:
+                # Pieces below the limit may be many; these are two rectangles' at most, four pieces each.
+                assert changed.sum() <= 8 * LARGE * before.sum() + discs + 0.02 * mask.sum()
+
+
+@pytest.fixture(scope="module")
+def twins(segmenter: Segmenter) -> tuple[Embedding, Mask, Mask]:
+    """Two equal objects side by side."""
+    picture = PILImage.new("RGBA", (360, 200), (180, 200, 170, 255))
+    sprite = PILImage.fromarray(sprites()["apple"]).resize((130, 130))
+    masks = []
+    for x in (30, 190):
+        picture.alpha_composite(sprite, (x, 35))
+        layer = PILImage.new("L", picture.size)
+        layer.paste(sprite.getchannel("A"), (x, 35))
+        masks.append(np.asarray(layer) > 127)
+    return segmenter.encode(np.array(picture.convert("RGB"))), masks[0], masks[1]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=3), st.booleans())
+def test_clicks_around_one_of_two_equal_objects_keep_to_it(
+    segmenter: Segmenter,
+    twins: tuple[Embedding, Mask, Mask],
+    spots: list[tuple[float, float]],
+    from_logits: bool,
+) -> None:
+    """Clicks anywhere on the left half: inside the object positive, outside negative."""
+    embedding, one, other = twins
+    first = obey(segmenter, embedding, Prompt.of((*middle(one), 1)))
+    assert iou(first.mask, one) > 0.9
+    clicks = [(x * 170, y * 199) for x, y in spots]
+    labelled = [(x, y, int(one[int(y), int(x)])) for x, y in clicks]
+    start = Prompt.of((*middle(one), 1), *labelled, mask=None if from_logits else first.mask)
+    answer = obey(segmenter, embedding, replace(start, logits=first.logits if from_logits else None))
+    assert (answer.mask & other).sum() <= LARGE * other.sum()
+    assert (answer.mask & one).sum() > 0.7 * one.sum()
+
+
+def test_clicks_on_one_pixel_that_contradict_each_other_are_reported(
+    segmenter: Segmenter, embedding: Embedding, thing: Mask, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, y = middle(thing)
+    prompt = Prompt.of((x, y, 1), (x, y, 0), (x + 9, y, 1))
+    with caplog.at_level(logging.WARNING):
+        mask = obey(segmenter, embedding, prompt).mask
+    assert unmet(mask, prompt) == (0,)  # the newest counts
+    assert "not met: numbers (0,)" in caplog.text
+
+
+def test_a_prompt_of_nothing_or_of_another_image_is_refused(
+    segmenter: Segmenter, embedding: Embedding
+) -> None:
+    for prompt in (Prompt(), Prompt.of(mask=np.zeros(embedding.size, bool))):
+        with pytest.raises(PromptError, match="at least one point"):
+            obey(segmenter, embedding, prompt)
+    other = np.ones((5, 5), bool)
+    for prompt in (
+        Prompt.of(mask=other),
+        replace(Prompt.of((1, 1, 1), mask=other), logits=np.zeros((128, 128))),
+    ):
+        with pytest.raises(PromptError, match="mask is"):
+            obey(segmenter, embedding, prompt)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from backend import bench
 from backend.images import ImageError, decode
 from backend.settings import Settings
+from model.clicks import LEVELS
 from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local
 from model.looks import Look
 from model.maps import normalised
@@ -102,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         help="pixel inside the object, or with ,0 outside it; may be given several times",
     )  # fmt: skip
     segment.add_argument("--box", metavar="X0,Y0,X1,Y1", help="box around the object, in pixels")
+    segment.add_argument(
+        "--level", choices=LEVELS, default="auto",
+        help="the whole, a part, or a part of that, where a point may mean each (default: auto, the surest)",
+    )  # fmt: skip
     segment.set_defaults(run=_segment)
 
     for command in (annotate, segment):
@@ -174,7 +179,7 @@ def _segment(args: argparse.Namespace) -> int:
     xs, ys = prompt.points[:, 0], prompt.points[:, 1]
     if ((xs < 0) | (ys < 0) | (xs > width) | (ys > height)).any():
         raise ValueError(f"a point lies outside the image of {width} x {height} pixels")
-    item = _show(args, args.image, image, [vlsam.refine(vlsam.encode(image), prompt)])
+    item = _show(args, args.image, image, [vlsam.refine(vlsam.encode(image), prompt, args.level)])
     _print(args, [item])
     return 0
 
@@ -268,6 +273,7 @@ def as_json(detection: Detection) -> dict[str, Any]:
             "view": list(evidence.view),
             "points": [[x, y, label] for (x, y), label in points],
             "box": list(prompt.box) if prompt.box else None,
+            "unmet": list(evidence.unmet),
             "scores": {name: round(score, 4) for name, score in evidence.scores.items()},
             "model_version": evidence.model_version,
         },

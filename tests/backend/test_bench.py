@@ -1,6 +1,8 @@
 import json
+from pathlib import Path
 
 import pytest
+from PIL import Image as PILImage
 
 from backend.cli import main
 
@@ -67,3 +69,27 @@ def test_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "--key-heads" in out
     assert "each in its own process" in " ".join(out.split())
+
+
+def test_bench_noc_plays_on_a_folder_or_on_drawn_scenes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "noc", "--scenes", "1", "--seed", "5", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["data"] == "drawn, seed 5"
+    assert 1 <= figures["noc85"] <= figures["noc90"] <= 20
+    assert 0 <= figures["failed85"] <= figures["failed90"] <= 1
+    assert 0 < figures["iou1"] <= 1
+    for name, value in (("images", 200), ("masks", 1)):
+        (tmp_path / name).mkdir()
+        PILImage.new("L", (64, 48), value).save(tmp_path / name / "a.png")
+    assert main(["bench", "noc", str(tmp_path)]) == 0
+    assert "noc85" in capsys.readouterr().out
+
+
+def test_bench_noc_says_what_a_folder_must_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "noc", str(tmp_path)]) == 2
+    assert "masks/*.png" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["bench", "noc", "--help"])
+    assert "0 is no object" in capsys.readouterr().out

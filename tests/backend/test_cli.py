@@ -68,6 +68,17 @@ def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[st
     assert detection["evidence"]["points"] == [[120, 80, 1], [5, 5, 0]]
 
 
+def test_segment_takes_a_level_and_tells_what_contradicts(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for level in ("whole", "subpart"):
+        points = ["--point", "120,80", "--point", "120,80,0", "--point", "121,80"]
+        assert main(["segment", SAMPLE, *points, "--level", level, "--json"]) == 0
+        (detection,) = json.loads(capsys.readouterr().out)[0]["detections"]
+        assert detection["evidence"]["unmet"] == [0]
+        found.append(detection["mask"])
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

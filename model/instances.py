@@ -1,6 +1,6 @@
 """SAM's half of VL-SAM: from a term's map, round by round, the masks of its instances."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,8 +24,44 @@ class Instance:
     scores: dict[str, float]
 
 
-def instances(segmenter: Segmenter, embedding: Embedding, look: Look, options: Options) -> list[Instance]:
-    """Points from the map, their mask, then the map without what the mask explains, and again."""
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    mask: Mask
+    prompt: Prompt  # gives this mask
+    predicted_iou: float
+    logits: NDArray[np.float32]  # (h, w)
+
+
+def instances(
+    segmenter: Segmenter, embedding: Embedding, looks: Sequence[Look], options: Options
+) -> list[tuple[Look, Instance]]:
+    """What the terms' maps show, each with its term's look, term by term.
+
+    All searches advance together, so that the segmenter decodes a prompt of each in one call.
+    """
+    answer = _cascade if options.recipe.refine else _once
+    searches = [_search(segmenter, embedding, look, options) for look in looks]
+    found: dict[int, list[Instance]] = {}
+    answers: dict[int, _Answer | None] = dict.fromkeys(range(len(looks)))
+    while True:
+        asked: dict[int, Prompt] = {}
+        for index, last in answers.items():
+            try:
+                asked[index] = searches[index].send(last)
+            except StopIteration as end:
+                found[index] = end.value
+        if not asked:
+            return [(look, each) for index, look in enumerate(looks) for each in found[index]]
+        answers = dict(zip(asked, answer(segmenter, embedding, list(asked.values())), strict=True))
+
+
+def _search(
+    segmenter: Segmenter, embedding: Embedding, look: Look, options: Options
+) -> Generator[Prompt, "_Answer | None", list[Instance]]:
+    """Points from the map, their mask, then the map without what the mask explains, and again.
+
+    Yields prompts, takes their answers, and returns what was found.
+    """
     recipe, left = options.recipe, look.attention
     method = dict(options.term_points).get(look.term, options.points or recipe.points)
     found: list[Instance] = []
@@ -34,17 +70,16 @@ def instances(segmenter: Segmenter, embedding: Embedding, look: Look, options: O
         for aim in points.aims(left, method, threshold=options.threshold, components=recipe.components):
             if found and aim.peak < options.residual:
                 continue
-            prompt = _prompt(segmenter, embedding, aim, left, options)
-            mask, prompt, quality = (_cascade if recipe.refine else _once)(segmenter, embedding, prompt)
-            if not mask.any():
+            answer = yield _prompt(segmenter, embedding, aim, left, options)
+            if answer is None or not answer.mask.any():
                 continue
-            mask = tidied(mask, prompt)
-            scores = {"predicted_iou": quality}
+            mask = tidied(answer.mask, answer.prompt)
+            scores = {"predicted_iou": answer.predicted_iou}
             if recipe.consistency:
                 scores["attention"] = points.consistency(look.attention, mask)
             if look.presence is not None:
                 scores["presence"] = look.presence
-            found.append(Instance(mask, prompt, scores))
+            found.append(Instance(mask, answer.prompt, scores))
             left = points.mask_out(left, mask)
         if len(found) == before:
             break
@@ -119,32 +154,44 @@ def _pixels(embedding: Embedding, shares: Box) -> Box:
     return (x0 * width, y0 * height, x1 * width, y1 * height)
 
 
-def _once(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) -> tuple[Mask, Prompt, float]:
-    if len(prompt.points) == 1:  # a part or the whole: the best of three levels
-        mask, quality, _ = _best(segmenter, embedding, prompt)
-        return mask, replace(prompt, logits=None), quality
-    answer = segmenter.decode(embedding, [prompt], multimask=False)[0]
-    return answer.masks[0], replace(prompt, logits=None), float(answer.predicted_iou[0])
+def _once(segmenter: Segmenter, embedding: Embedding, prompts: Sequence[Prompt]) -> list[_Answer]:
+    """One pass: of a single point, which may mean a part or the whole, the best of three levels."""
+    answers: dict[int, _Answer] = {}
+    for multimask in (False, True):
+        some = [i for i, prompt in enumerate(prompts) if (len(prompt.points) == 1) == multimask]
+        best = _best(segmenter, embedding, [prompts[i] for i in some], multimask=multimask)
+        answers.update(zip(some, best, strict=True))
+    return [answers[i] for i in range(len(prompts))]
 
 
-def _cascade(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) -> tuple[Mask, Prompt, float]:
+def _cascade(segmenter: Segmenter, embedding: Embedding, prompts: Sequence[Prompt]) -> list[_Answer]:
     """Three passes: the points; with that answer's logits; with the box of the second answer.
 
     VL-SAM section 3.4 after PerSAM (arXiv 2305.03048): a single mask first, then the best of three
-    levels by predicted IoU.
+    levels by predicted IoU. Where the second answer is empty the first stands.
     """
-    first = segmenter.decode(embedding, [prompt], multimask=False)[0]
-    second = _best(segmenter, embedding, replace(prompt, logits=first.logits[0]))
-    if not second[0].any():
-        return first.masks[0], replace(prompt, logits=None), float(first.predicted_iou[0])
-    boxed = replace(prompt, box=box_of(second[0]), logits=second[2])
-    mask, quality, _ = _best(segmenter, embedding, boxed)
-    return mask, replace(boxed, logits=None), quality
+    answers = _best(segmenter, embedding, prompts, multimask=False)
+    started = [replace(p, logits=first.logits) for p, first in zip(prompts, answers, strict=True)]
+    seconds = _best(segmenter, embedding, started, multimask=True)
+    boxed = {
+        i: replace(prompts[i], box=box_of(second.mask), logits=second.logits)
+        for i, second in enumerate(seconds)
+        if second.mask.any()
+    }
+    thirds = _best(segmenter, embedding, list(boxed.values()), multimask=True)
+    for i, third in zip(boxed, thirds, strict=True):
+        answers[i] = third
+    return answers
 
 
 def _best(
-    segmenter: Segmenter, embedding: Embedding, prompt: Prompt
-) -> tuple[Mask, float, NDArray[np.float32]]:
-    answers = segmenter.decode(embedding, [prompt], multimask=True)[0]
-    best = int(answers.predicted_iou.argmax())
-    return answers.masks[best], float(answers.predicted_iou[best]), answers.logits[best]
+    segmenter: Segmenter, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool
+) -> list[_Answer]:
+    """Of each prompt's masks the one with the highest predicted IoU; one call of the decoder."""
+    found = []
+    decoded = segmenter.decode(embedding, prompts, multimask=multimask)
+    for prompt, answer in zip(prompts, decoded, strict=True):
+        best = int(answer.predicted_iou.argmax())
+        quality = float(answer.predicted_iou[best])
+        found.append(_Answer(answer.masks[best], replace(prompt, logits=None), quality, answer.logits[best]))
+    return found

@@ -94,13 +94,11 @@ class VLSAM:
         if not seen and not boxed:
             return []
         embedding = encode(image)
-        if options.localizer == "concept":
-            named = of_concepts(self._segmenter, embedding, seen, options)
-        else:
-            named = [
-                (one, each) for one in seen for each in instances(self._segmenter, embedding, one, options)
-            ]
-        found = [self._detection(look.term, look.question, instance) for look, instance in named]
+        search = of_concepts if options.localizer == "concept" else instances
+        found = [
+            self._detection(look.term, look.question, instance)
+            for look, instance in search(self._segmenter, embedding, seen, options)
+        ]
         if boxed:
             question = self.vlm.box_question()
             for box, instance in zip(boxed, in_boxes(self._segmenter, embedding, boxed), strict=True):

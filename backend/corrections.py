@@ -183,7 +183,7 @@ def remembered(asked: Correction, region: Mapping[str, Any], detection: Detectio
         control=region["from_name"],
         meta=region["meta"],
         patch=Patch.of(detection.mask),
-        logits=getattr(detection, "logits", None),
+        logits=detection.logits,
         prompts=asked.seen.prompts,
         lineage={**_lineage(target), **asked.seen.prompts},
         base=target.state if target else "",

@@ -30,9 +30,9 @@ LEVELS: tuple[Level, ...] = ("auto", "whole", "part", "subpart")
 class Answer:
     mask: Mask
     predicted_iou: float  # 0..1, of the segmenter's own answer
-    # (h, w) low resolution: to start from with the next click. None where changes were undone, so that the
-    # segmenter's own answer is not the mask.
-    logits: NDArray[np.float32] | None
+    # (h, w) low resolution, for the next click to start from: the segmenter's own where they agree with the
+    # mask, which may have been corrected.
+    logits: NDArray[np.float32]
 
 
 def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Answer:
@@ -68,7 +68,10 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
     final = _with_its_clicks(tidied(kept, prompt), prompt, cell)
     if ignored := unmet(final, prompt):
         log.warning("Of clicks on one pixel the last counts; not met: numbers %s.", ignored)
-    return Answer(final, quality, logits if kept is mask else None)
+    if not np.array_equal(final, mask):
+        shown = segmenter.hint(embedding, final.astype(np.float32))
+        logits = np.where((shown > 0) == (logits > 0), logits, shown)
+    return Answer(final, quality, logits)
 
 
 def _most_obedient(
@@ -152,4 +155,4 @@ def _without_jumps(mask: Mask, before: Mask, prompt: Prompt, cell: int) -> Mask:
             result = np.where(np.isin(pieces, undone), before, result)
     if not result.any():
         return before
-    return mask if result is new else result
+    return mask if result is new else np.asarray(result)

@@ -93,7 +93,7 @@ class Detection:
     score: float  # 0..1
     evidence: Evidence
     # (h, w) low resolution, of the image's square: what the next click on this mask may start from. None
-    # where the mask is not the segmenter's own answer to a person.
+    # where no person prompted.
     logits: NDArray[np.float32] | None = None
 
     @property

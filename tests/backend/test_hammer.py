@@ -70,7 +70,7 @@ def expected(folder: Path) -> tuple[list[Image], list[list[Mask]]]:
         image = draw_scene(rng, width=WIDTH, height=HEIGHT, count=1, degrade=False).image
         embedding = model.encode(image)
         points = [np.array([[x / 100 * WIDTH, y / 100 * HEIGHT]], np.float32) for x, y in SPOTS]
-        masks.append([clicks.obey(model, embedding, Prompt(p, np.array([1])))[0] for p in points])
+        masks.append([clicks.obey(model, embedding, Prompt(p, np.array([1]))).mask for p in points])
         images.append(image)
     return images, masks
 

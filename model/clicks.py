@@ -58,6 +58,7 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
         if level == "auto"
         else _of_level(segmenter.decode(embedding, [prompt], multimask=True)[0], level)
     )
+    mask, logits = segmenter.tidied(embedding, mask, logits, prompt)
     cell = math.ceil(max(embedding.size) / logits.shape[-1])
     before = prompt.mask
     if before is None and prompt.logits is not None:
@@ -65,10 +66,12 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
     kept = mask
     if corrects and before is not None and before.any():
         kept = _without_jumps(mask, before, prompt, cell)
-    final = _with_its_clicks(tidied(kept, prompt), prompt, cell)
+        if kept is not mask:
+            kept = tidied(kept, prompt)
+    final = _with_its_clicks(kept, prompt, cell)
     if ignored := unmet(final, prompt):
         log.warning("Of clicks on one pixel the last counts; not met: numbers %s.", ignored)
-    if not np.array_equal(final, mask):
+    if final is not mask:
         shown = segmenter.hint(embedding, final.astype(np.float32))
         logits = np.where((shown > 0) == (logits > 0), logits, shown)
     return Answer(final, quality, logits)
@@ -121,7 +124,12 @@ def _obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
 
 
 def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
-    """The mask with a disc of `cell` pixels put right around every click that it has on the wrong side."""
+    """The mask with a disc of `cell` pixels put right around every click that it has on the wrong side.
+
+    Itself where it has none.
+    """
+    if not unmet(mask, prompt):
+        return mask
     mask = mask.copy()
     pixels = prompt.pixels(mask.shape)
     for (row, column), label in zip(pixels, prompt.labels, strict=True):

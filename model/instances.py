@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from model import points
 from model.boxes import NamedBox
 from model.looks import Look
-from model.masks import tidied
 from model.recipes import Options
 from model.segmenter import Concept, Embedding, Segmenter
 from model.types import Box, Mask, Prompt, box_of
@@ -73,7 +72,7 @@ def _search(
             answer = yield _prompt(segmenter, embedding, aim, left, options)
             if answer is None or not answer.mask.any():
                 continue
-            mask = tidied(answer.mask, answer.prompt)
+            mask, _ = segmenter.tidied(embedding, answer.mask, answer.logits, answer.prompt)
             scores = {"predicted_iou": answer.predicted_iou}
             if recipe.consistency:
                 scores["attention"] = points.consistency(look.attention, mask)

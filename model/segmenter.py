@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import download, sams
+from model.masks import tidied
 from model.profiles import DEVICE_MAPS
 from model.sams.family import BOTTOM_RIGHT, NOTHING, TOP_LEFT, Family, TakesPhrases, Tokens
 from model.types import Box, Image, Mask, Prompt, PromptError
@@ -224,6 +225,30 @@ class Segmenter:
         self._check_logits(logits)
         return self._levels(embedding, logits[None])[0]
 
+    def tidied(
+        self, embedding: Embedding, mask: Mask, logits: NDArray[np.float32], prompt: Prompt
+    ) -> tuple[Mask, NDArray[np.float32]]:
+        """An answer without specks and holes (model/masks.py): mask (H, W) and logits (h, w).
+
+        Looked for in the logits, which are few; their signs change, and the mask is made again. The same
+        objects where there are none.
+        """
+        height, width = self._inside(embedding)
+        inside = logits[:height, :width]
+        points = prompt.points * (np.array([width, height]) / embedding.size[::-1]).astype(np.float32)
+        shown = inside > 0
+        tidy = tidied(shown, Prompt(points, prompt.labels))
+        if tidy is shown:
+            return mask, logits
+        logits = logits.copy()
+        logits[:height, :width] = np.where(tidy == shown, inside, -inside)
+        return self.mask(embedding, logits), logits
+
+    def _inside(self, embedding: Embedding) -> tuple[int, int]:
+        """H, W of the image on the square of logits."""
+        height, width = (max(1, round(n * self._family.low / self._family.side)) for n in embedding.scaled)
+        return height, width
+
     def _check_logits(self, logits: NDArray[np.float32]) -> None:
         side = self._family.low
         if logits.shape != (side, side):
@@ -231,8 +256,7 @@ class Segmenter:
 
     def hint(self, embedding: Embedding, share: NDArray[np.float32]) -> NDArray[np.float32]:
         """How much of the object is where, 0 to 1 on any grid over the image, as logits for a prompt."""
-        side = self._family.low
-        height, width = (max(1, round(n * side / self._family.side)) for n in embedding.scaled)
+        side, (height, width) = self._family.low, self._inside(embedding)
         # Area-wise downwards; on a coarse grid the cells' edges would show, so smoothly upwards.
         how = cv2.INTER_AREA if share.shape[0] > height else cv2.INTER_LINEAR
         share = cv2.resize(share, (width, height), interpolation=how)

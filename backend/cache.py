@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from backend.disk import Disk
 from backend.images import Server
 from backend.metrics import Metrics
 from backend.results import image_hash
@@ -97,15 +98,20 @@ class _Tier:
     entries: OrderedDict[str, Embedding] = field(default_factory=OrderedDict)
 
 
+def embedding_key(segmenter: str, content: str) -> str:
+    """Names what `segmenter` makes of the image that results.image_hash calls `content`."""
+    return f"{segmenter}-{content}"
+
+
 class Embeddings:
     """Embeddings by the pixels that they show and the segmenter that made them, for any number of threads.
 
     `capacity` bytes in main memory, and on a GPU an eighth of it there, too: what is longest unused moves
-    from the device to the host, and from there out.
+    from the device to the host, and from there out. A `disk` has whatever was encoded, as far as it has room.
     """
 
-    def __init__(self, segmenter: str, capacity: float, metrics: Metrics) -> None:
-        self._segmenter, self._metrics = segmenter, metrics
+    def __init__(self, segmenter: str, capacity: float, metrics: Metrics, disk: Disk | None = None) -> None:
+        self._segmenter, self._metrics, self._disk = segmenter, metrics, disk
         self._lock = threading.Lock()
         self._flights: Flights[Embedding] = Flights()
         self._host = _Tier("host", capacity)
@@ -116,11 +122,15 @@ class Embeddings:
             metrics.embedding_bytes.labels(tier.name)
 
     def hold(self, content: str) -> "Held":
-        """A claim on the embedding of the image that results.image_hash calls `content`."""
-        key = f"{self._segmenter}-{content}"
+        """A claim on the embedding of the image that results.image_hash calls `content`.
+
+        Reads the disk where it must, so that whoever has the models need not.
+        """
+        key = embedding_key(self._segmenter, content)
         with self._lock:
             found = next((t.entries[key] for t in (self._device, self._host) if key in t.entries), None)
-        return Held(self, key, found, self._flights.of(key))
+        read = self._disk.read(key) if found is None and self._disk else None
+        return Held(self, key, found or read, self._flights.of(key), from_disk=read is not None)
 
     def take(self, key: str, device: torch.device) -> Embedding | None:
         """What is kept under `key`, now the most recently used, and on `device`."""
@@ -140,8 +150,17 @@ class Embeddings:
                     self._remove(tier, key)
             self._keep(key, embedding)
 
-    def missed(self) -> None:
+    def made(self, key: str, embedding: Embedding) -> None:
+        """Adds what was encoded just now."""
         self._metrics.embedding_misses.inc()
+        self.add(key, embedding)
+        if self._disk:
+            self._disk.keep(key, embedding)
+
+    def read(self, key: str, embedding: Embedding) -> None:
+        """Adds what the disk had."""
+        self._metrics.embedding_hits.labels("disk").inc()
+        self.add(key, embedding)
 
     def _keep(self, key: str, embedding: Embedding) -> None:
         tier = self._host if embedding.device.type == "cpu" else self._device
@@ -171,8 +190,17 @@ class Held:
     Requests that claim the embedding of one image at the same time share one encode, or its error.
     """
 
-    def __init__(self, cache: Embeddings, key: str, found: Embedding | None, flight: Once[Embedding]) -> None:
+    def __init__(
+        self,
+        cache: Embeddings,
+        key: str,
+        found: Embedding | None,
+        flight: Once[Embedding],
+        *,
+        from_disk: bool = False,
+    ) -> None:
         self._cache, self._key, self._found, self._flight = cache, key, found, flight
+        self._from_disk = from_disk
 
     @property
     def ready(self) -> bool:
@@ -188,14 +216,15 @@ class Held:
         return self._flight(lambda: self._made(model, image)) if kept is None else kept
 
     def _made(self, model: Encoder, image: Image | None) -> Embedding:
-        if self._found is not None:  # dropped in the meantime
+        if self._found is not None:
             embedding = self._found.to(model.device)
+            # If not from the disk, it was dropped in the meantime.
+            add = self._cache.read if self._from_disk else self._cache.add
         elif image is not None:
-            self._cache.missed()
-            embedding = model.encode(image)
+            embedding, add = model.encode(image), self._cache.made
         else:
             raise ValueError("an embedding that is not kept needs the image")
-        self._cache.add(self._key, embedding)
+        add(self._key, embedding)
         return embedding
 
 

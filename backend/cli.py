@@ -15,6 +15,7 @@ from tqdm import tqdm
 from backend import bench
 from backend.images import ImageError, decode
 from backend.settings import Settings
+from backend.studio import StudioError
 from model.clicks import LEVELS
 from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local
 from model.looks import Look
@@ -30,6 +31,7 @@ examples:
   vlsam annotate *.jpg --json > found.json       the same as data: one JSON array, an item per image
   vlsam segment photo.jpg --point 120,80 --json  one mask, from a click at x 120, y 80
   vlsam download --profile gpu-8g                fetch large models' weights ahead
+  vlsam warm --project 7                         encode a project's images before the team comes
   vlsam serve --port 9090                        the Label Studio backend; then connect its URL
 """
 
@@ -49,12 +51,26 @@ examples:
 """
 
 
+ABOUT_WARM = """\
+Encodes the images of a Label Studio project into $VLSAM_CACHE_DIR, for every first click to be as fast as
+the second. A server with the same VLSAM_CACHE_DIR and the same segmenter has them at once, also while it
+runs. What is there already is not encoded again; stopped half-way, the same command goes on. An image that
+fails is named with the reason, and the exit status is 1.
+
+LABEL_STUDIO_API_KEY is sent to Label Studio to see the project and its images.
+
+examples:
+  VLSAM_CACHE_DIR=/data/vlsam vlsam warm --project 7
+  vlsam warm --project 7 --label-studio-url http://studio:8080 --profile gpu-24g
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(arguments)
     try:
         return int(args.run(args))
-    except VLSAMError as error:
+    except (VLSAMError, StudioError) as error:
         print(f"vlsam: {error}", file=sys.stderr)
         return 2
     except ValueError as error:  # a setting or an argument that says what is wrong with it
@@ -94,6 +110,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     annotate.set_defaults(run=_annotate)
 
+    warm = commands.add_parser(
+        "warm",
+        help="encode a project's images ahead, so that every first click is fast",
+        description=ABOUT_WARM,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    warm.add_argument("--project", type=int, required=True, metavar="N", help="its number in Label Studio")
+    warm.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
+    warm.set_defaults(run=_warm)
+
     bench.add_to(commands)
 
     segment = commands.add_parser("segment", help="one mask of an image, from points and a box")
@@ -112,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (annotate, segment):
         command.add_argument("--json", action="store_true", help="print JSON to standard output")
         command.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures of the masks here")
-    for command in (download, annotate, segment):
+    for command in (download, annotate, segment, warm):
         command.add_argument(
             "--profile", choices=PROFILES, help="models to use (default: $VLSAM_PROFILE or builtin)"
         )
@@ -144,6 +170,12 @@ def _download(args: argparse.Namespace) -> int:
         print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _warm(args: argparse.Namespace) -> int:
+    from backend import warm  # Label Studio's SDK takes seconds to import
+
+    return warm.run(args)
 
 
 def _annotate(args: argparse.Namespace) -> int:

@@ -3,13 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from backend.cache import Embeddings, Encoder, Sources
+from backend.cache import Embeddings, Encoder, Flights, Sources
+from backend.disk import Disk
 from backend.images import Images
 from backend.memory import Memory
 from backend.metrics import Metrics
@@ -22,7 +23,7 @@ from model.types import Detection, Image, Prompt, VLSAMError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-CLICK, BATCH = 0, 1  # the order in which the engine takes work
+CLICK, BATCH, AHEAD = 0, 1, 2  # the order in which the engine takes work
 # A batch waits for clicks at most this share of the deadline, so that they cannot starve it.
 PATIENCE = 0.1
 
@@ -93,8 +94,13 @@ class Engine:
         self.images = Images(settings)
         self.memory = Memory()
         self.metrics = Metrics()
-        self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics)
+        disk = None
+        if settings.cache_dir:
+            disk = Disk(settings.cache_dir, settings.cache_disk_mb * 1e6, self.metrics)
+        self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics, disk)
         self.sources = Sources()
+        self.annotations: Flights[list[Detection]] = Flights()  # by content
+        self._ahead: set[Hashable] = set()
         self._load = load
         self._state = "loading"
         self._failure = ""
@@ -142,6 +148,25 @@ class Engine:
         finally:
             with self._changed:
                 self._inside -= 1
+
+    def ahead(self, key: Hashable, work: Callable[[], None]) -> None:
+        """Begins `work`, for which nobody waits, in a thread of its own.
+
+        Not where `key` is on its way already, nor where as many are as predictions may wait.
+        """
+        with self._changed:
+            if key in self._ahead or len(self._ahead) >= self.settings.admitted:
+                return
+            self._ahead.add(key)
+
+        def begin() -> None:
+            try:
+                work()
+            finally:
+                with self._changed:
+                    self._ahead.remove(key)
+
+        threading.Thread(target=begin, name="ahead", daemon=True).start()
 
     def run(
         self, work: Callable[[Model], T], *, priority: int, deadline: float, click: Click | None = None

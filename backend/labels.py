@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from xml.etree import ElementTree
 
 from model.english import singulars
@@ -26,6 +27,10 @@ MAX_CONFIG = 1_000_000  # characters
 
 class ConfigError(ValueError):
     """The labeling config cannot be used. The message is one sentence for the project's manager."""
+
+
+class TaskError(Exception):
+    """A task is not as it should be. The message is the reason, for the log."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,15 @@ class LabelConfig:
     image_name: str
     outputs: tuple[Control, ...]  # in the order of the config; never empty
     prompt_boxes: frozenset[str] = frozenset()  # names of rectangle controls that only prompt
+
+    def source(self, task: Any) -> Any:
+        """The value of a task's image field, which images.py loads. Raises TaskError where there is none."""
+        data = task.get("data") if isinstance(task, Mapping) else None
+        if not isinstance(data, Mapping):
+            raise TaskError("the task has no data.")
+        if self.image_key not in data:
+            raise TaskError(f"the task's data has no field {self.image_key!r}, where the image should be.")
+        return data[self.image_key]
 
     def label_control(self, label: str) -> Control | None:
         """The first output control that knows the label."""

@@ -13,10 +13,10 @@ from label_studio_ml.model import LabelStudioMLBase
 from backend import corrections, events, evidence, labels, results
 from backend.cache import Held, Known, source_key
 from backend.corrections import Correction, Unanswerable
-from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Model, Superseded, Unavailable
+from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Model, Superseded, Unavailable
 from backend.events import UnknownEvent
 from backend.images import ImageError, Server
-from backend.labels import Control, LabelConfig
+from backend.labels import Control, LabelConfig, TaskError
 from backend.memory import Key
 from model.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
@@ -57,13 +57,18 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
         An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or
         was not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an
-        empty result and never asks again. An empty answer to a click says why under "reason". Raises
-        ConfigError and Unavailable.
+        empty result and never asks again. With VLSAM_ON_OPEN=prewarm a batch of one task is answered with no
+        item at all, and its image is encoded in the background. An empty answer to a click says why under
+        "reason". Raises ConfigError and Unavailable.
         """
         if isinstance(context, Mapping) and context.get("event") is not None:
             return [self._event(context)]
         config = labels.parse(self.label_config or "")
         deadline = time.monotonic() + self.engine.settings.deadline
+        # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
+        if context is None and len(tasks) == 1 and self.engine.settings.on_open == "prewarm":
+            self._prewarm(tasks[0], config, deadline)
+            return []
         with self.engine.admitted():
             if isinstance(context, Mapping):
                 return [self._answer(tasks[0] if tasks else None, context, config, deadline)]
@@ -109,18 +114,31 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             longest = max(longest, time.monotonic() - started)
         return predictions + [{} for _ in range(len(tasks) - len(predictions))]
 
+    def _prewarm(self, task: Any, config: LabelConfig, deadline: float) -> None:
+        """Begins to fetch and encode a task's image, for nobody yet."""
+        name = _name(task)
+
+        def work() -> None:
+            try:
+                seen = self._see(task, config, deadline)
+                self.engine.run(seen.embedding, priority=AHEAD, deadline=deadline)
+            except Late:
+                log.warning("Task %s: its image could not be encoded ahead in time.", name)
+            except (ImageError, VLSAMError, Unavailable) as error:
+                log.warning("Task %s: its image is not encoded ahead: %s", name, error)
+            except Exception:
+                log.exception("Task %s: its image is not encoded ahead.", name)
+
+        try:
+            _, key = self._source(task, config)
+        except TaskError as error:
+            log.warning("Task %s: %s", name, error)
+        else:
+            self.engine.ahead(key or object(), work)
+
     def _annotate(self, task: Any, config: LabelConfig, deadline: float) -> Prediction:
         image, known = self._load(*self._source(task, config), deadline)
-        held = self.engine.embeddings.hold(known.content)
-
-        def work(model: Model) -> list[Detection]:
-            def encode(view: Image) -> Embedding:
-                # Clicks need the whole image's; a part's embedding would only take their room.
-                return held.get(model, view) if view.shape == image.shape else model.encode(view)
-
-            return model.annotate(image, encode=encode)
-
-        found = self.engine.run(work, priority=BATCH, deadline=deadline)
+        found = self._detect(image, known.content, deadline)
         regions, unmatched = annotation(found, config, known.content, self.model_version)
         log.info(
             "Task %s: %d detections, %d regions, %d terms without a label%s",
@@ -138,6 +156,28 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         except UnknownEvent as unknown:
             log.warning("%s", unknown)
             return self._prediction([], str(unknown))
+
+    def _detect(self, image: Image, content: str, deadline: float) -> list[Detection]:
+        """What the models find, once for all who ask meanwhile: Label Studio opens a task with two requests.
+
+        Pixels alone decide it, no project or label, and whoever asks has shown us the pixels.
+        """
+        engine = self.engine
+        held = engine.embeddings.hold(content)
+
+        def work(model: Model) -> list[Detection]:
+            def encode(view: Image) -> Embedding:
+                # Clicks need the whole image's; a part's embedding would only take their room.
+                return held.get(model, view) if view.shape == image.shape else model.encode(view)
+
+            return model.annotate(image, encode=encode)
+
+        try:
+            return engine.annotations.of(content)(
+                lambda: engine.run(work, priority=BATCH, deadline=deadline), deadline
+            )
+        except TimeoutError:
+            raise Late from None
 
     def _answer(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
@@ -241,12 +281,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _source(self, task: Any, config: LabelConfig) -> tuple[Any, bytes | None]:
         """The value of the task's image field, and its key among the sources."""
-        data = task.get("data") if isinstance(task, Mapping) else None
-        if not isinstance(data, Mapping):
-            raise TaskError("the task has no data.")
-        if config.image_key not in data:
-            raise TaskError(f"the task's data has no field {config.image_key!r}, where the image should be.")
-        source = data[config.image_key]
+        source = config.source(task)
         return source, source_key(self.server, self.project, task.get("id"), source)
 
     def _prediction(self, regions: list[results.Result], reason: str = "") -> Prediction:
@@ -266,10 +301,6 @@ class Seen:
 
     def embedding(self, model: Model) -> Embedding:
         return self.held.get(model, self.image)
-
-
-class TaskError(Exception):
-    """A task is not as it should be. The message is the reason, for the log."""
 
 
 def annotation(

@@ -4,13 +4,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from model.download import FOLDER
 from model.points import METHODS
 from model.profiles import Dtype, Profile, Quantization, choose
 from model.recipes import RECIPES, Exemplars, Localizer, Options, Views
+
+OnOpen = Literal["annotate", "prewarm"]
 
 
 class SettingsError(ValueError):
@@ -225,6 +227,25 @@ class Settings:
         1024,
         _integer(0, 10_000_000),
         "Megabytes of encoded images kept in memory, and on a GPU an eighth of it there, too; 0 keeps none.",
+    )
+    cache_dir: Path | None = _setting(  # noqa: RUF009
+        "VLSAM_CACHE_DIR",
+        None,
+        Path,
+        "A folder for encoded images that outlive a restart; `vlsam warm` fills it ahead.",
+    )
+    cache_disk_mb: int = _setting(
+        "VLSAM_CACHE_DISK_MB",
+        10_000,
+        _integer(0, 1_000_000_000),
+        "Megabytes that VLSAM_CACHE_DIR may hold; what is longest unused is removed.",
+    )
+    on_open: OnOpen = _setting(  # noqa: RUF009
+        "VLSAM_ON_OPEN",
+        "annotate",
+        _one_of(*get_args(OnOpen)),
+        "When Label Studio asks about one task, as it does when it opens it: annotate, or prewarm: answer "
+        "nothing at once, and encode the image for the clicks to come.",
     )
     deadline: float = _setting(
         "VLSAM_DEADLINE",

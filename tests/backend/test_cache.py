@@ -25,17 +25,10 @@ from backend.results import image_hash
 from model.pipeline import VLSAM
 from model.segmenter import Embedding
 from model.types import Image
-from tests.backend.conftest import CONFIG, StandIn, data_url
+from tests.backend.conftest import CONFIG, StandIn, data_url, wait_for
 from tests.backend.test_images import Web
 
 Make = Callable[..., Engine]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)
 
 
 def figures(metrics: Metrics) -> dict[str, float]:

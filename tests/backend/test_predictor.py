@@ -3,7 +3,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -13,12 +15,12 @@ from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image as Pillow
 
 from backend import evidence
-from backend.engine import Engine
+from backend.engine import CLICK, Engine
 from backend.predictor import VLSAMBackend
 from backend.results import decode
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM
-from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
+from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc, wait_for
 
 Make = Callable[..., Engine]
 SPLIT = CONFIG.replace('<Label value="Dog"/></BrushLabels>', "</BrushLabels>")  # dogs are polygons only
@@ -174,6 +176,140 @@ def test_one_image_that_takes_longer_than_a_batch_may(make_engine: Make, stand_i
     stand_in.hold = threading.Event()
     assert backend(make_engine(deadline=0.2)).predict([task(1), task(2)]) == [{}, {}]
     stand_in.hold.set()
+
+
+# Opening a task
+
+
+def prewarming(make_engine: Make, **settings: Any) -> VLSAMBackend:
+    return backend(make_engine(on_open="prewarm", **settings), project="1.1")
+
+
+@contextmanager
+def busy(engine: Engine) -> Iterator[None]:
+    """The models are at work all the while."""
+    begun, go = threading.Event(), threading.Event()
+
+    def work(_: object) -> None:
+        begun.set()
+        go.wait(20)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(engine.run, work, priority=CLICK, deadline=time.monotonic() + 30)
+        try:
+            assert begun.wait(20)
+            yield
+        finally:
+            go.set()
+
+
+def test_the_two_requests_for_an_opened_task_are_annotated_once(make_engine: Make, stand_in: StandIn) -> None:
+    stand_in.hold = threading.Event()
+    engine = make_engine()
+    ours, strict = backend(engine, project="1.1"), backend(engine, SPLIT, project="2.2")
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(each.predict, [task(5)]) for each in (ours, ours, strict)]
+        wait_for(lambda: engine._inside == 3 and len(stand_in.images) == 1)
+        time.sleep(0.1)
+        stand_in.hold.set()
+        one, same, other = (answer.result(10)[0]["result"] for answer in answers)
+    assert one == same
+    assert [r["from_name"] for r in one] == ["brush", "poly", "brush", "poly"]
+    assert [r["from_name"] for r in other] == ["brush", "poly", "poly"]  # by its own labels
+    assert len(stand_in.images) == 1
+    assert ours.predict([task(5)])[0]["result"] == one
+    assert len(stand_in.images) == 2  # nothing is kept
+
+
+def test_two_images_are_annotated_each_on_its_own(make_engine: Make, stand_in: StandIn) -> None:
+    ours = backend(make_engine(), project="1.1")
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(ours.predict, [task(number)]) for number in (5, 6)]
+        ids = {answer.result(10)[0]["result"][0]["id"] for answer in answers}
+    assert len(ids) == 2
+    assert sorted(image[0, 0, 0] for image in stand_in.images) == [5, 6]
+
+
+def test_prewarm_answers_an_opened_task_at_once_and_the_click_finds_it_encoded(
+    make_engine: Make, stand_in: StandIn
+) -> None:
+    ours = prewarming(make_engine)
+    with busy(ours.engine):
+        assert ours.predict([task(5)]) == []
+        assert ours.predict([task(5)]) == []
+    wait_for(lambda: not ours.engine._ahead)
+    assert ours.predict([task(5)], context=click(20, 30))[0]["result"]
+    assert (stand_in.encoded, stand_in.images) == ([5], [])
+
+
+def test_prewarm_does_not_wait_for_models_that_load(make_engine: Make, stand_in: StandIn) -> None:
+    go = threading.Event()
+
+    def load() -> StandIn:
+        go.wait(10)
+        return stand_in
+
+    ours = prewarming(make_engine, load=load)
+    assert ours.predict([task(5)]) == []
+    go.set()
+    wait_for(lambda: stand_in.encoded == [5])
+
+
+def test_prewarm_annotates_chosen_tasks(make_engine: Make, stand_in: StandIn) -> None:
+    ours = prewarming(make_engine)
+    assert all(p["result"] for p in ours.predict([task(1), task(2)]))
+    assert len(stand_in.images) == 2
+
+
+def test_clicks_and_batches_go_before_what_is_prewarmed(make_engine: Make, stand_in: StandIn) -> None:
+    ours = prewarming(make_engine)
+    with ThreadPoolExecutor(2) as pool, busy(ours.engine):
+        ours.predict([task(5)])
+        wait_for(lambda: len(ours.engine._jobs) == 1)
+        batch = pool.submit(ours.predict, [task(6), task(7)])
+        wait_for(lambda: len(ours.engine._jobs) == 2)
+        clicked = pool.submit(ours.predict, [task(8)], context=click(20, 30))
+        wait_for(lambda: len(ours.engine._jobs) == 3)
+    assert batch.result(10)[0]["result"]
+    assert clicked.result(10)[0]["result"]
+    wait_for(lambda: not ours.engine._ahead)
+    # The batch's second image comes when its first is done: what waits may go in between.
+    assert stand_in.encoded[:2] == [8, 6]
+    assert sorted(stand_in.encoded) == [5, 6, 7, 8]
+
+
+def test_prewarm_takes_on_only_so_much_at_a_time(make_engine: Make, stand_in: StandIn) -> None:
+    ours = prewarming(make_engine, queue=3)
+    with busy(ours.engine):
+        assert [ours.predict([task(number)]) for number in range(1, 9)] == [[]] * 8
+        assert len(ours.engine._ahead) == 3
+    wait_for(lambda: not ours.engine._ahead)
+    assert sorted(stand_in.encoded) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("opened", "reason"),
+    [
+        ({"id": 1, "data": {}}, "no field 'image'"),
+        ({"id": 1, "data": {"image": "ftp://nowhere/a.png"}}, "not supported"),
+        ("no task", "the task has no data"),
+    ],
+)
+def test_what_cannot_be_prewarmed_is_logged_and_not_raised(
+    opened: Any, reason: str, make_engine: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert prewarming(make_engine).predict([opened]) == []
+    wait_for(lambda: reason in caplog.text)
+
+
+def test_a_prewarm_whose_encode_fails_leaves_the_click_to_try_again(
+    make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in.fail_to_encode = 1
+    ours = prewarming(make_engine)
+    assert ours.predict([task(5)]) == []
+    wait_for(lambda: "made to fail to encode" in caplog.text and not ours.engine._ahead)
+    assert ours.predict([task(5)], context=click(20, 30))[0]["result"]
 
 
 # Clicks

@@ -73,8 +73,9 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             service.stop()
 
 
-def start_backend(studio: Service, token: str, log: Path) -> Service:
-    return services.start_backend(services.free_port(0), studio.url, token, log, {"VLSAM_PROFILE": "builtin"})
+def start_backend(studio: Service, token: str, log: Path, **settings: str) -> Service:
+    settings = {"VLSAM_PROFILE": "builtin", **settings}
+    return services.start_backend(services.free_port(0), studio.url, token, log, settings)
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +83,12 @@ def studio(servers: Servers) -> Iterator[Studio]:
     client = Studio(servers.studio.url, OWNER.email, OWNER.password)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def personal_token(studio: Studio) -> str:
+    """A personal access token; Label Studio gives an account but one."""
+    return studio.personal_access_token()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def without_legacy_tokens(studio: Studio) -> Iterator[None]:
 
 @pytest.mark.usefixtures("without_legacy_tokens")
 def test_personal_access_token_where_legacy_tokens_are_refused(
-    studio: Studio, servers: Servers, make_project: MakeProject, tmp_path: Path
+    studio: Studio, servers: Servers, make_project: MakeProject, personal_token: str, tmp_path: Path
 ) -> None:
     image = save_scene(tmp_path / "tokens.jpg", 11, width=320, height=280)
     project = make_project("Tokens", label_config(NAMES), [image])
@@ -29,8 +29,7 @@ def test_personal_access_token_where_legacy_tokens_are_refused(
     assert studio.predictions(project.id) == []
     servers.backend.check()
 
-    token = studio.personal_access_token()
-    backend = start_backend(servers.studio, token, tmp_path / "backend.log")
+    backend = start_backend(servers.studio, personal_token, tmp_path / "backend.log")
     try:
         backend.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
         studio.connect_backend(project.id, backend.url)

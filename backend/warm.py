@@ -1,0 +1,93 @@
+"""The command `vlsam warm`: a project's images are encoded before anybody clicks on them."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import torch
+from label_studio_sdk.client import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
+from tqdm import tqdm
+
+from backend import labels
+from backend.cache import embedding_key
+from backend.disk import Disk
+from backend.images import ImageError, Images, Server
+from backend.labels import TaskError
+from backend.metrics import Metrics
+from backend.results import image_hash
+from backend.settings import Settings, SettingsError
+from backend.studio import StudioError
+from model.profiles import segmenter_version_of
+from model.segmenter import Embedding, Segmenter
+from model.types import VLSAMError
+
+PAGE = 100  # tasks in one answer of Label Studio
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status: 1 where an image failed. Raises ValueError, StudioError and ModelLoadError."""
+    given = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
+    settings = Settings.from_env({**os.environ, **given})
+    if settings.cache_dir is None:
+        raise SettingsError("set VLSAM_CACHE_DIR, for the server too: the folder to keep encoded images in.")
+    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+        raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
+    server = Server(settings.label_studio_url, settings.label_studio_api_key)
+    try:
+        return _warm(settings, settings.cache_dir, server, args)
+    except ApiError as error:
+        raise StudioError(
+            f"Label Studio at {server.url} does not show project {args.project}: HTTP {error.status_code}."
+        ) from error
+    except httpx.HTTPError as error:
+        raise StudioError(f"Label Studio at {server.url} cannot be reached: {error}.") from error
+    except KeyboardInterrupt:
+        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _warm(settings: Settings, folder: Path, server: Server, args: argparse.Namespace) -> int:
+    studio = LabelStudio(base_url=server.url, api_key=server.token)
+    project = studio.projects.get(args.project)
+    config = labels.parse(project.label_config or "")
+    tasks = studio.tasks.list(project=args.project, page_size=PAGE, fields="task_only")
+    profile, images = settings.models(args.profile), Images(settings)
+    segmenter = Segmenter.load(profile.sam, device=settings.device, folder=profile.folder)
+    room = settings.cache_disk_mb * 1e6
+    disk = Disk(folder, room, Metrics())
+    identity, seen, done = segmenter_version_of(profile), set[str](), Counter[str]()
+    for task in tqdm(tasks, "warm", project.task_number, unit="image", file=sys.stderr, disable=None):
+        try:
+            image = images.load(config.source({"data": task.data}), server)
+            key = embedding_key(identity, image_hash(image))
+            kept = disk.read(key)
+            embedding = kept or segmenter.encode(image)
+        except (TaskError, ImageError, VLSAMError, torch.OutOfMemoryError) as error:
+            done["failed"] += 1
+            shown = "".join(each if each.isprintable() else "?" for each in str(error))
+            tqdm.write(f"vlsam: task {task.id}: {shown}", file=sys.stderr)
+            continue
+        if key not in seen:
+            seen.add(key)
+            room -= embedding.nbytes
+        if room < 0:  # one more would drive out the first
+            raise SettingsError(
+                f"VLSAM_CACHE_DISK_MB={settings.cache_disk_mb} holds {len(seen) - 1} of the project's "
+                f"{project.task_number} images: set more, for the server too."
+            )
+        if kept is None:
+            _write(disk, key, embedding)
+        done["encoded" if kept is None else "kept"] += 1
+    print(f"{done['encoded']} encoded, {done['kept']} there already, {done['failed']} failed")
+    return 1 if done["failed"] else 0
+
+
+def _write(disk: Disk, key: str, embedding: Embedding) -> None:
+    try:
+        disk.write(key, embedding)
+    except OSError as error:
+        raise SettingsError(f"VLSAM_CACHE_DIR cannot be written: {error}.") from error

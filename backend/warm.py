@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
     server = Server(settings.label_studio_url, settings.label_studio_api_key)
     try:
-        return _warm(settings, settings.cache_dir, server, args)
+        with httpx.Client(timeout=60, follow_redirects=True) as http:  # the SDK would leave its own open
+            studio = LabelStudio(base_url=server.url, api_key=server.token, httpx_client=http)
+            return _warm(settings, settings.cache_dir, server, studio, args)
     except ApiError as error:
         raise StudioError(
             f"Label Studio at {server.url} does not show project {args.project}: HTTP {error.status_code}."
@@ -50,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
         return 130
 
 
-def _warm(settings: Settings, folder: Path, server: Server, args: argparse.Namespace) -> int:
-    studio = LabelStudio(base_url=server.url, api_key=server.token)
+def _warm(
+    settings: Settings, folder: Path, server: Server, studio: LabelStudio, args: argparse.Namespace
+) -> int:
     project = studio.projects.get(args.project)
     config = labels.parse(project.label_config or "")
     tasks = studio.tasks.list(project=args.project, page_size=PAGE, fields="task_only")

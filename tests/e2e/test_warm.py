@@ -17,6 +17,7 @@ from model.builtin.scenes import NAMES
 from tests.e2e.conftest import OWNER, START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
 
 
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # by the SDK, for personal tokens
 @pytest.mark.parametrize("kind", ["legacy token", "personal access token"])
 def test_a_project_is_encoded_page_by_page_and_only_once(
     kind: str,

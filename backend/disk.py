@@ -5,6 +5,7 @@ appears whole or not at all, and who writes one removes what has been unused the
 """
 
 import contextlib
+import json
 import logging
 import os
 import queue
@@ -15,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from backend.metrics import Metrics
@@ -146,9 +147,11 @@ def _bytes(key: str, embedding: Embedding) -> bytes:
 
 def _read(path: Path, key: str) -> Embedding:
     """Raises OSError; SafetensorError or ValueError where the file is not what was written under `key`."""
-    with safe_open(path, "pt") as opened:
-        facts = dict(opened.metadata() or {})
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    # Not mapped, as safe_open does: another process may replace the file, and a failing disk would end us.
+    data = path.read_bytes()
+    tensors = load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts = header.get("__metadata__", {})
     # The library sees that a file is cut off, and not that it was never wholly flushed.
     if facts.pop("checksum", "") != _checksum(tensors, facts):
         raise ValueError("its checksum does not agree")

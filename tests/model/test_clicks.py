@@ -144,6 +144,8 @@ def test_of_levels_that_obey_alike_the_first_answer_stands() -> None:
     mask = answered(prompt, LEFT, (RIGHT, LEFT | RIGHT, RIGHT)).mask
     assert mask[32, 29]
     assert iou(mask, LEFT) > 0.98
+    far = Prompt.of((*IN_LEFT, 1), (*IN_RIGHT, 1))
+    assert iou(answered(far, LEFT, (RIGHT, RIGHT, RIGHT)).mask, LEFT) > 0.95
 
 
 def test_levels_go_from_the_largest_mask_to_the_smallest() -> None:
@@ -175,9 +177,10 @@ def test_what_clicks_ask_for_is_no_jump() -> None:
 def test_a_negative_click_takes_no_more_than_its_side_of_a_contradiction() -> None:
     """One old positive and one new negative click on an object that the segmenter then gives up."""
     prompt = Prompt.of((10.5, 32.5, 1), (22.5, 32.5, 0), mask=LEFT)
-    mask = answered(prompt, RIGHT).mask
-    assert iou(mask, LEFT) > 0.95
-    assert not unmet(mask, prompt)
+    for answer in (RIGHT, rectangle(4, 40, 28, 44)):
+        mask = answered(prompt, answer).mask
+        assert iou(mask, LEFT) > 0.95
+        assert not unmet(mask, prompt)
 
 
 def test_a_mask_is_never_lost_to_a_click() -> None:

@@ -17,6 +17,7 @@ from backend.labels import ConfigError
 from backend.metrics import MEDIA_TYPE
 from backend.predictor import VLSAMBackend
 from backend.settings import Settings
+from backend.unlabelled import UnknownProject
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         schema = body.get("schema")
         if isinstance(schema, str) and schema.strip():
             try:
-                labels.parse(schema)
+                config = labels.parse(schema)
+                engine.unlabelled.configure(project, config)
+                other = settings.leftover.partition(":")[2]
+                if other and not config.has(other):
+                    log.warning("Project %s has no label %r for VLSAM_LEFTOVER: it drops.", project, other)
             except ConfigError as error:
                 log.warning("Project %s cannot be annotated: %s", project, error)
         return jsonify(model_version=engine.version)
@@ -110,6 +115,15 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     def _metrics() -> Response:
         # With several WORKERS: those of the worker that answers.
         return Response(engine.metrics.text(), content_type=MEDIA_TYPE)
+
+    @app.get("/terms")
+    def _terms() -> Answer:
+        # With several WORKERS: those of the worker that answers.
+        try:
+            project, rows = engine.unlabelled.report(request.args.get("project", ""))
+        except UnknownProject as error:
+            return _error(str(error), 404)
+        return jsonify(project=project, terms=[{"term": term, "images": n} for term, n in rows]), 200
 
     @app.post("/webhook")
     def _webhook() -> Answer:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 from PIL import Image as PILImage
 from pycocotools import mask as coco
 from tqdm import tqdm
@@ -33,6 +34,7 @@ examples:
   vlsam download --profile gpu-8g                fetch large models' weights ahead
   vlsam warm --project 7                         encode a project's images before the team comes
   vlsam serve --port 9090                        the Label Studio backend; then connect its URL
+  vlsam terms --project 7                        what a running server saw and project 7 has no label for
 """
 
 ABOUT_DOWNLOAD = """\
@@ -135,6 +137,20 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     segment.set_defaults(run=_segment)
 
+    terms = commands.add_parser(
+        "terms",
+        help="what a running server saw that a project has no label for",
+        description="Prints what the model named since the server started and the project's labeling config "
+        "has no label for, with the number of images. Add it as a label, or as predicted_values of one. "
+        "BASIC_AUTH_USER and BASIC_AUTH_PASS are used where they are set.",
+    )
+    terms.add_argument("--url", default="http://localhost:9090", help="of the server (default: %(default)s)")
+    terms.add_argument(
+        "--project", default="", metavar="N", help="its id in Label Studio; not needed for one"
+    )
+    terms.add_argument("--json", action="store_true", help="print JSON to standard output")
+    terms.set_defaults(run=_terms)
+
     for command in (annotate, segment):
         command.add_argument("--json", action="store_true", help="print JSON to standard output")
         command.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures of the masks here")
@@ -214,6 +230,38 @@ def _segment(args: argparse.Namespace) -> int:
     item = _show(args, args.image, image, [vlsam.refine(vlsam.encode(image), prompt, args.level)])
     _print(args, [item])
     return 0
+
+
+def _terms(args: argparse.Namespace) -> int:
+    settings = Settings.from_env()
+    user, password = settings.basic_auth_user, settings.basic_auth_pass
+    auth = (user, password) if user is not None and password is not None else None
+    url = args.url.rstrip("/") + "/terms"
+    try:
+        answer = requests.get(url, params={"project": args.project}, auth=auth, timeout=10)
+    except requests.RequestException as error:
+        raise ValueError(f"no server answers at {url}: {_printable(str(error))[:200]}") from error
+    try:
+        said = answer.json()
+        reason = said.get("error")
+        rows = [] if reason else [(str(row["term"]), int(row["images"])) for row in said["terms"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{url} is no vlsam server's: it answers with {answer.status_code}") from None
+    if reason:
+        raise ValueError(_printable(str(reason)))
+    if args.json:
+        print(json.dumps(said))
+    elif rows:
+        listed = (f"{_printable(term)} ({n} image{'s' if n != 1 else ''})" for term, n in rows)
+        print(f"seen but not in your config: {', '.join(listed)}")
+    else:
+        print("everything that was seen has a label in your config")
+    return 0
+
+
+def _printable(text: str) -> str:
+    """Without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:

@@ -18,6 +18,8 @@ from model.types import Box, Detection, Mask, Prompt, box_of
 MAX_CLICKS = 1000
 MAX_REGIONS = 1000  # of a task that are looked at
 MAX_ID = 100  # characters
+MAX_WORDS = 100  # that a control says of a region, each of so many characters at most:
+MAX_TEXT = 10_000
 # A fresh mask from the clicks alone that overlaps a region by this IoU is the same object.
 SAME_OBJECT = 0.5
 _SUPERSEDES = "Supersedes region "
@@ -52,7 +54,7 @@ class Correction:
     """What to segment, and where the answer goes."""
 
     prompt: Prompt
-    label: str
+    label: str | None  # None where regions have no labels
     control: Control
     target: Target | None
     term: str  # of the corrected region, "" for a new one
@@ -113,16 +115,17 @@ def read(
     gestures = list(_gestures(context.get("result"), config))
     if not gestures:
         raise Unanswerable("The context holds no click and no rectangle.")
-    label = gestures[-1].label
-    if label is None:
+    drawn = gestures[-1].label
+    control = config.label_control(drawn)
+    if control is None and drawn is None:
         raise Unanswerable("The click has no label.")
-    control = config.label_control(label)
     if control is None:
-        raise Unanswerable(f"No output control has the label {label[:80]!r}.")
+        raise Unanswerable(f"No output control has the label {str(drawn)[:80]!r}.")
+    label = drawn if control.takes_labels else None
     draft = _newest(task.get("drafts"))
-    gestures = [gesture for gesture in gestures if gesture.label == label]
+    gestures = [gesture for gesture in gestures if gesture.label == drawn]
     drafted = [
-        gesture for gesture in _gestures(_result(draft), config, drafts=True) if gesture.label == label
+        gesture for gesture in _gestures(_result(draft), config, drafts=True) if gesture.label == drawn
     ]
     gestures = _with_drafted(gestures, drafted, shape)
     clicks = _prompt(gestures, shape)
@@ -144,7 +147,8 @@ def read(
         prompts,
         marker,
         frozenset(_related(sources)),
-        labels_in_place or control.labels_name is None,
+        # Only where labels are the tools does a selected region keep smart tools from working.
+        labels_in_place or (control.takes_labels and control.labels_name is None),
         tuple(same),
     )
     found, others = _search(sources, theirs, label, clicks, config, shape)
@@ -204,10 +208,38 @@ def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
     return [line for line in lines if not (notes and line.startswith(_SUPERSEDES))] + list(notes)
 
 
+def said(task: Mapping[str, Any], region_id: str, config: LabelConfig) -> dict[str, list[Any]]:
+    """What the `perRegion` controls say of a region where it was saved last, by control.
+
+    Replacing a region takes its words away, and a person may have changed ours.
+    """
+    words: dict[str, list[Any]] = {}
+    for source in _sources(task, _newest(task.get("drafts"))):
+        mine = [item for item in source if isinstance(item, Mapping) and _region_id(item) == region_id]
+        for naming in config.namings:
+            for item in mine:
+                held = _value(item).get(naming.key)
+                if item.get("from_name") == naming.name and item.get("type") == naming.type:
+                    words[naming.name] = _words(held)
+        if mine:
+            break
+    return words
+
+
+def _words(held: Any) -> list[Any]:
+    """The texts, or the paths of texts, of a value that came from outside."""
+    found: list[Any] = []
+    for word in (held if isinstance(held, list) else [held])[:MAX_WORDS]:
+        path = word if isinstance(word, list) else [word]
+        if path and len(path) <= MAX_WORDS and all(isinstance(t, str) and len(t) <= MAX_TEXT for t in path):
+            found.append(word)
+    return found
+
+
 def _search(
     sources: Sequence[list[Any]],
     answers: Sequence[Answer],
-    label: str,
+    label: str | None,
     clicks: Prompt,
     config: LabelConfig,
     shape: tuple[int, int],

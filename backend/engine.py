@@ -3,11 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backend.cache import Embeddings, Encoder, Flights, Sources
 from backend.disk import Disk
@@ -15,6 +18,7 @@ from backend.images import Images
 from backend.memory import Memory
 from backend.metrics import Metrics
 from backend.settings import Settings
+from backend.unlabelled import Unlabelled
 from model.pipeline import VLSAM
 from model.profiles import segmenter_version_of, version_of
 from model.segmenter import Embedding
@@ -71,8 +75,14 @@ class Model(Encoder, Protocol):
     """What the engine needs of `model.pipeline.VLSAM`."""
 
     def annotate(
-        self, image: Image, *, encode: Callable[[Image], Embedding] | None = None
+        self,
+        image: Image,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        vocabulary: Sequence[str] = (),
     ) -> list[Detection]: ...
+
+    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
 
     def refine(self, embedding: Embedding, prompt: Prompt) -> Detection: ...
 
@@ -94,12 +104,13 @@ class Engine:
         self.images = Images(settings)
         self.memory = Memory()
         self.metrics = Metrics()
+        self.unlabelled = Unlabelled()
         disk = None
         if settings.cache_dir:
             disk = Disk(settings.cache_dir, settings.cache_disk_mb * 1e6, self.metrics)
         self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics, disk)
         self.sources = Sources()
-        self.annotations: Flights[list[Detection]] = Flights()  # by content
+        self.annotations: Flights[list[Detection]] = Flights()  # by content and vocabulary
         self._ahead: set[Hashable] = set()
         self._load = load
         self._state = "loading"
@@ -114,11 +125,12 @@ class Engine:
     def of(cls, settings: Settings) -> "Engine":
         """An engine for the profile of the settings. Raises ModelLoadError where there is no such profile."""
         profile, options = settings.models(), settings.options()
+        version = version_of(profile, options, settings.leftover, f"{settings.similarity:g}")
         return cls(
             settings,
-            version=version_of(profile, options),
+            version=version,
             segmenter=segmenter_version_of(profile),
-            load=lambda: VLSAM.load(profile, settings.device, options),
+            load=lambda: VLSAM.load(profile, settings.device, options, version),
         )
 
     @property

@@ -136,10 +136,29 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         else:
             self.engine.ahead(key or object(), work)
 
-    def _annotate(self, task: Any, config: LabelConfig, deadline: float) -> Prediction:
+    def _annotate(self, task: Any, project_config: LabelConfig, deadline: float) -> Prediction:
+        config = project_config.of(task.get("data") if isinstance(task, Mapping) else None)
         image, known = self._load(*self._source(task, config), deadline)
-        found = self._detect(image, known.content, deadline)
-        regions, unmatched = annotation(found, config, known.content, self.model_version)
+        settings = self.engine.settings
+        vocabulary = config.names if settings.vocabulary != "open" else ()
+        found = self._detect(image, known.content, vocabulary, deadline)
+        unnamed = [term for term in dict.fromkeys(d.term for d in found) if not config.named(term)]
+        likenesses: dict[str, str] = {}
+        if settings.similarity and unnamed and config.names:
+            likenesses = self.engine.run(
+                lambda model: alike(model, unnamed, config.names, settings.similarity),
+                priority=BATCH,
+                deadline=deadline,
+            )
+        regions, unmatched = annotation(
+            found,
+            config,
+            known.content,
+            self.model_version,
+            names=likenesses,
+            leftover=settings.leftover,
+        )
+        self.engine.unlabelled.add(self.project, project_config, known.content, unmatched)
         log.info(
             "Task %s: %d detections, %d regions, %d terms without a label%s",
             _name(task),
@@ -157,10 +176,12 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             log.warning("%s", unknown)
             return self._prediction([], str(unknown))
 
-    def _detect(self, image: Image, content: str, deadline: float) -> list[Detection]:
+    def _detect(
+        self, image: Image, content: str, vocabulary: tuple[str, ...], deadline: float
+    ) -> list[Detection]:
         """What the models find, once for all who ask meanwhile: Label Studio opens a task with two requests.
 
-        Pixels alone decide it, no project or label, and whoever asks has shown us the pixels.
+        Pixels and vocabulary alone decide it, no project, and whoever asks has shown us both.
         """
         engine = self.engine
         held = engine.embeddings.hold(content)
@@ -170,10 +191,10 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 # Clicks need the whole image's; a part's embedding would only take their room.
                 return held.get(model, view) if view.shape == image.shape else model.encode(view)
 
-            return model.annotate(image, encode=encode)
+            return model.annotate(image, encode=encode, vocabulary=vocabulary)
 
         try:
-            return engine.annotations.of(content)(
+            return engine.annotations.of((content, vocabulary))(
                 lambda: engine.run(work, priority=BATCH, deadline=deadline), deadline
             )
         except TimeoutError:
@@ -205,6 +226,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _correct(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> list[results.Result]:
+        config = config.of(task.get("data") if isinstance(task, Mapping) else None)
         click = self._click(task, context)
         seen = self._see(task, config, deadline)
         run = partial(self.engine.run, priority=CLICK, deadline=deadline, click=click)
@@ -233,17 +255,24 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             notes=asked.notes,
             compact=True,
         )
-        if region and key:
+        if not region:
+            return []
+        if key:
             memory.remember(key, corrections.remembered(asked, region[0], detection, memory.clock()))
-        return region
+        said = corrections.said(task, asked.target.region_id, config) if asked.target else {}
+        return region + [
+            results.naming(region[0], naming, said[naming.name])
+            for naming in config.namings
+            if said.get(naming.name)
+        ]
 
     def _memory_key(self, task: Any, image: str, label: str | None) -> Key | None:
         """Whose answers may help; None where the task has no id."""
         task_id = task.get("id")
-        if not isinstance(task_id, str | int) or label is None:
+        if not isinstance(task_id, str | int):
             return None
         server = self.server.url if self.server else ""
-        return (server, str(self.project or task.get("project")), str(task_id), image, label)
+        return (server, str(self.project or task.get("project")), str(task_id), image, label or "")
 
     def _click(self, task: Any, context: Mapping[str, Any]) -> Click | None:
         """What the click is about; None where the request does not say so of the task and every prompt."""
@@ -303,30 +332,73 @@ class Seen:
         return self.held.get(model, self.image)
 
 
+def alike(model: Model, terms: Sequence[str], names: Sequence[str], threshold: float) -> dict[str, str]:
+    """For each term the name that is most alike, where it is as much as `threshold`."""
+    likeness = model.similarity(terms, names)
+    return {
+        term: names[row.argmax()]
+        for term, row in zip(terms, likeness, strict=True)
+        if row.max() >= threshold
+    }
+
+
 def annotation(
-    found: list[Detection], config: LabelConfig, image: str, model_version: str
+    found: Sequence[Detection],
+    config: LabelConfig,
+    image: str,
+    model_version: str,
+    *,
+    names: Mapping[str, str] | None = None,
+    leftover: str = "drop",
 ) -> tuple[list[results.Result], Counter[str]]:
-    """The results for detections in every control that takes predictions, and the terms without a label."""
+    """The results for detections in every control that takes predictions, and the terms without a label.
+
+    `names` says for terms which name of a label stands for them. `leftover` says what becomes of objects
+    whose term has no label: "drop"; "keep", without a label in the first control; "other:LABEL", in
+    every control that has this one. A region that is kept says its term in `meta.text`. Where no control has
+    labels, every object is a region of each.
+    """
     regions: list[results.Result] = []
     numbers: Counter[tuple[str, str]] = Counter()
     unmatched: Counter[str] = Counter()
     for detection in found:
-        named = [(control, control.label_of(detection.term)) for control in config.predicted]
-        if not any(label for _, label in named):
-            unmatched[detection.term] += 1
-        for control, label in named:
-            if label is None:
-                continue
-            key = (control.name, detection.term)
+        term = detection.term
+        named = config.named(term) or config.named((names or {}).get(term, ""))
+        placed: list[tuple[Control, str | None]] = [*named]
+        notes: tuple[str, ...] = ()
+        if not any(control.takes_labels for control in config.predicted):
+            placed = [(control, None) for control in config.predicted]
+        elif not named:
+            unmatched[term] += 1
+            placed, notes = _left(config, leftover), (term,)
+        for control, label in placed:
+            key = (control.name, term)
             region = describe(
                 detection,
                 control=control,
                 label=label,
                 region_id=results.prediction_id(image, model_version, *key, numbers[key]),
+                notes=notes,
             )
             numbers[key] += bool(region)
             regions += region
+            regions += [
+                results.naming(region[0], naming, words)
+                for naming in config.namings
+                if region and (naming.tag == "Taxonomy" or not named) and (words := naming.words(term))
+            ]
     return regions, unmatched
+
+
+def _left(config: LabelConfig, leftover: str) -> list[tuple[Control, str | None]]:
+    policy, _, other = leftover.partition(":")
+    if policy == "keep":
+        return [(config.predicted[0], None)]
+    return [
+        (control, label)
+        for control in config.predicted
+        if policy == "other" and (label := control.label_of(other)) is not None
+    ]
 
 
 def _segment(model: Model, embedding: Embedding, asked: Correction) -> tuple[Correction, Detection]:
@@ -343,7 +415,7 @@ def describe(
     detection: Detection,
     *,
     control: Control,
-    label: str,
+    label: str | None,
     region_id: str,
     old_meta: Any = None,
     notes: Sequence[str] = (),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from backend import shapes
-from backend.labels import Control
+from backend.labels import Control, Naming
 from model.types import Mask, box_of
 
 Result = dict[str, Any]
@@ -34,12 +34,13 @@ PNG = "data:image/png;base64,"
 
 
 def region(
-    mask: Mask, *, control: Control, label: str, region_id: str, score: float, compact: bool = False
+    mask: Mask, *, control: Control, label: str | None, region_id: str, score: float, compact: bool = False
 ) -> list[Result]:
     """The results of one region of `control` for a mask of the whole image: none where `encode` has none.
 
     One result, or for a control that takes its labels from a <Labels> tag two of one id: the geometry, and
-    the label with the geometry again, which Label Studio's validation and exports want.
+    the label with the geometry again, which Label Studio's validation and exports want. `label` None gives a
+    region without a label: an empty list where the control has labels.
     """
     value = encode(mask, control.shape, compact=compact)
     if value is None:
@@ -56,13 +57,28 @@ def region(
         "image_rotation": 0,
         "score": unit(score),
     }
+    if not control.takes_labels or (control.labels_name is not None and label is None):
+        return [{**result, "value": value}]
+    labels = [] if label is None else [label]
     if control.labels_name is None:
-        return [{**result, "value": {**value, control.type: [label]}}]
-    named = {"labels": [label]} if compact else {**value, "labels": [label]}
+        return [{**result, "value": {**value, control.type: labels}}]
+    named = {"labels": labels} if compact else {**value, "labels": labels}
     return [
         {**result, "value": value},
         {**result, "from_name": control.labels_name, "type": "labels", "value": named},
     ]
+
+
+def naming(region: Result, control: Naming, words: Sequence[Any]) -> Result:
+    """What a `perRegion` control says of a region, given the region's first result."""
+    shared = {key: held for key, held in region.items() if key not in ("meta", "value")}
+    return {
+        **shared,
+        "from_name": control.name,
+        "to_name": control.to_name,
+        "type": control.type,
+        "value": {control.key: list(words)},
+    }
 
 
 def unit(score: float) -> float:

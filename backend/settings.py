@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 from model.download import FOLDER
 from model.points import METHODS
 from model.profiles import Dtype, Profile, Quantization, choose
-from model.recipes import RECIPES, Exemplars, Localizer, Options, Views
+from model.recipes import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
+
+# As annotators' managers know it, and what it means to the model.
+VOCABULARIES: dict[str, Vocabulary] = {"open": "open", "project": "closed", "both": "both"}
 
 OnOpen = Literal["annotate", "prewarm"]
 
@@ -77,6 +80,15 @@ def _switch(value: str) -> bool:
     if value.lower() not in ("0", "1", "false", "true"):
         raise ValueError("0 or 1")
     return value.lower() in ("1", "true")
+
+
+def _leftover(value: str) -> str:
+    policy, colon, label = (part.strip() for part in value.partition(":"))
+    if colon and policy.lower() == "other" and label:
+        return f"other:{label}"
+    if colon or policy.lower() not in ("drop", "keep"):
+        raise ValueError("drop, keep or other:LABEL")
+    return policy.lower()
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
@@ -182,6 +194,25 @@ class Settings:
         Options().questions,
         _questions,
         "What the VLM is asked, several with | between; `ask` lets it propose ten itself.",
+    )
+    vocabulary: str = _setting(
+        "VLSAM_VOCABULARY",
+        "open",
+        _one_of(*VOCABULARIES),
+        "What the questions say of the project's labels: nothing (open), that only these count (project), or "
+        "that they are the words to use (both).",
+    )
+    similarity: float = _setting(
+        "VLSAM_SIMILARITY",
+        0.0,
+        _share,
+        "A name that fits no label gets the one whose embedding in the VLM is this alike, 0 to 1; 0 is off.",
+    )
+    leftover: str = _setting(
+        "VLSAM_LEFTOVER",
+        "drop",
+        _leftover,
+        "Objects that fit no label: drop them, keep them without a label, or other:LABEL.",
     )
     presence: float = _setting(
         "VLSAM_PRESENCE",
@@ -308,6 +339,7 @@ class Settings:
             term_points=tuple(points.items()),
             localizer=self.localizer,
             exemplars=self.exemplars,
+            vocabulary=VOCABULARIES[self.vocabulary],
             presence=self.presence,
             classifier=self.classifier,
         )

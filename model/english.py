@@ -1,4 +1,4 @@
-"""English words: what kind of word one is between others, and the singular of a name.
+"""English words: what kind of word one is between others, the singular of a name, its synonyms.
 
 No grammar, only its cheap half: names stand between words of closed classes (articles, prepositions,
 auxiliaries) and lose what describes them (adjectives, participles).
@@ -70,9 +70,68 @@ _IRREGULAR = {
     "people": "person", "cacti": "cactus", "octopi": "octopus", "axes": "axe", "taxis": "taxi", "tvs": "tv",
 }  # fmt: skip
 _UNCHANGED = word_set(
-    """glasses sunglasses scissors pants shorts jeans trousers goggles binoculars tongs pliers clothes
-    series species news lens canvas atlas ananas glas gras"""
+    """glasses sunglasses eyeglasses spectacles rhinoceros scissors pants shorts jeans trousers goggles
+    binoculars tongs pliers clothes series species news lens canvas atlas ananas glas gras"""
 )
+# Names of one thing, a line each, as they are said in captions and in the label lists of common data sets.
+# Only words that may stand for each other in any picture: neither kinds (taxi, sedan) nor parts.
+_SYNONYMS = {
+    name: group
+    for group in (
+        frozenset(name.strip() for name in line.split(","))
+        for line in """
+        car, automobile, motorcar
+        motorcycle, motorbike
+        bicycle, bike
+        airplane, aeroplane, plane, aircraft
+        truck, lorry
+        tram, streetcar
+        traffic light, traffic signal, stoplight
+        traffic cone, road cone
+        trash can, garbage can, rubbish bin, dustbin, waste bin, trash bin, garbage bin
+        street lamp, streetlight, street light, lamp post, lamppost
+        fire hydrant, hydrant
+        person, human, human being
+        child, kid
+        baby, infant
+        policeman, police officer
+        fireman, firefighter
+        cow, cattle
+        rabbit, bunny
+        hippopotamus, hippo
+        rhinoceros, rhino
+        sofa, couch, settee
+        tv, television, television set, tv set, tv monitor, tvmonitor
+        refrigerator, fridge
+        dining table, diningtable, dinner table
+        potted plant, pottedplant
+        nightstand, bedside table
+        bookshelf, bookcase
+        faucet, tap
+        bathtub, bath
+        curtain, drape
+        carpet, rug
+        flashlight, electric torch
+        cell phone, cellphone, mobile phone, smartphone
+        laptop, laptop computer, notebook computer
+        remote control, remote, remote controller
+        hair dryer, hair drier, hairdryer, blow dryer
+        eyeglasses, glasses, spectacles
+        handbag, purse
+        backpack, rucksack, knapsack
+        trousers, pants
+        teddy bear, teddy
+        doughnut, donut
+        hamburger, burger
+        corn, maize
+        eggplant, aubergine
+        zucchini, courgette
+        shop, store
+        stone, rock
+        """.strip().splitlines()
+    )
+    for name in group
+}
 # What the end of a plural may stand for, likeliest first; the last three where no rule knows the word.
 _PLURALS = [
     (re.compile(plural + "$"), end)
@@ -115,6 +174,11 @@ def singular(name: str) -> str:
     """The likeliest singular of an English name in lower case: "wine glasses" -> "wine glass"."""
     best = singulars(name)[0]
     return best if best == name else singular(best)
+
+
+def synonyms(name: str) -> frozenset[str]:
+    """The names of the same thing, among common ones, of an English name in lower case; itself too."""
+    return _SYNONYMS.get(name, frozenset((name,)))
 
 
 def kind_of(words: list[str], i: int, run: str = "", told: bool = False) -> str:

@@ -23,6 +23,13 @@ ASK_FOR_QUESTIONS = (
     "If we want you to list all possible objects in the given image, what questions should we ask? "
     "Please give 10 questions you prefer."
 )
+MAX_NAMES = 200  # of a vocabulary, each at most so long:
+MAX_NAME = 60  # characters
+_HINTS = {
+    "open": "",
+    "closed": " Name only these, where they are there: {}.",
+    "both": " Whatever is one of these, call it so: {}.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +43,24 @@ class Look:
     layers: NDArray[np.float32] | None = None  # (layers, rows, columns), where they were asked for
 
 
-def questions(vlm: VLM, image: Image, options: Options) -> tuple[str, ...]:
-    """What to ask about an image. Raises AttentionError if the VLM was to propose it and does not."""
+def questions(vlm: VLM, image: Image, options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
+    """What to ask about an image, with the names of a vocabulary as the options want it.
+
+    Raises AttentionError if the VLM was to propose its questions and does not.
+    """
+    hint = _hint(vocabulary, options)
+    return tuple(question + hint for question in _questions(vlm, image, options))
+
+
+def _hint(vocabulary: Sequence[str], options: Options) -> str:
+    names = dict.fromkeys(
+        "".join(c for c in " ".join(name.split()) if c.isprintable())[:MAX_NAME] for name in vocabulary
+    )
+    listed = ", ".join([name for name in names if name][:MAX_NAMES])
+    return _HINTS[options.vocabulary].format(listed) if listed else ""
+
+
+def _questions(vlm: VLM, image: Image, options: Options) -> tuple[str, ...]:
     if options.questions != ASK:
         return options.questions
     lines = vlm.answer(image, ASK_FOR_QUESTIONS).text.splitlines()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model import clicks, merge
 from model.boxes import NamedBox
@@ -37,8 +38,14 @@ class VLSAM:
         self.version = version
 
     @classmethod
-    def load(cls, profile: Profile, device: str = "auto", options: Options | None = None) -> "VLSAM":
-        """Load a profile's weights. Raises ModelLoadError."""
+    def load(
+        cls,
+        profile: Profile,
+        device: str = "auto",
+        options: Options | None = None,
+        version: str | None = None,
+    ) -> "VLSAM":
+        """Load a profile's weights; `version` is for what else decides the results. Raises ModelLoadError."""
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         by_concept = options is not None and options.localizer == "concept"
@@ -56,7 +63,7 @@ class VLSAM:
                 folder=profile.folder,
             ),
             segmenter,
-            version=version_of(profile, options),
+            version=version or version_of(profile, options),
             options=options,
             classifier=classifier,
         )
@@ -71,25 +78,32 @@ class VLSAM:
         return self._segmenter.encode(image)
 
     def annotate(
-        self, image: Image, *, encode: Callable[[Image], Embedding] | None = None
+        self,
+        image: Image,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        vocabulary: Sequence[str] = (),
     ) -> list[Detection]:
         """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3).
 
-        `encode` is asked for the embedding of each view in place of `self.encode`.
+        `encode` is asked for the embedding of each view in place of `self.encode`. The VLM is told the names
+        of `vocabulary` as `Options.vocabulary` says: with "open" it is not.
         """
         options, encode = self._options, encode or self.encode
         size = (image.shape[0], image.shape[1])
         views = corner_views(size[1], size[0])
         found: list[Detection] = []
         for view in views if options.views == "corners" else views[:1]:
-            found += [to_image(d, view, size) for d in self._in_view(crop(image, view), encode)]
+            found += [to_image(d, view, size) for d in self._in_view(crop(image, view), encode, vocabulary)]
         kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
         return merge.suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
-    def _in_view(self, image: Image, encode: Callable[[Image], Embedding]) -> list[Detection]:
+    def _in_view(
+        self, image: Image, encode: Callable[[Image], Embedding], vocabulary: Sequence[str]
+    ) -> list[Detection]:
         """Terms and their maps or boxes, and of each the masks, in pixels of the view."""
         options = self._options
-        seen = self.maps(image) if options.localizer != "boxes" else []
+        seen = self.maps(image, vocabulary=vocabulary) if options.localizer != "boxes" else []
         boxed = boxes(self.vlm, image, seen, options) if options.localizer in ("boxes", "both") else []
         if not seen and not boxed:
             return []
@@ -105,18 +119,27 @@ class VLSAM:
                 found.append(self._detection(box.name, question, instance))
         return found
 
-    def maps(self, image: Image, *, layers: bool = False) -> list[Look]:
+    def maps(self, image: Image, *, layers: bool = False, vocabulary: Sequence[str] = ()) -> list[Look]:
         """The terms of every question's answer, each with its attention map."""
         return [
             each
-            for question in questions(self.vlm, image, self._options)
+            for question in questions(self.vlm, image, self._options, vocabulary)
             for each in look(self.vlm, image, question, self._options, self._classifier, layers=layers)
         ]
 
-    def listing(self, image: Image) -> str:
+    def listing(self, image: Image, *, vocabulary: Sequence[str] = ()) -> str:
         """The VLM's own words for what it sees, an answer per line."""
-        asked = questions(self.vlm, image, self._options)
+        asked = questions(self.vlm, image, self._options, vocabulary)
         return "\n".join(self.vlm.answer(image, question).text for question in asked)
+
+    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
+        """How alike names are to the VLM as it reads them, before any context: (terms, names), -1 to 1.
+
+        The cosine of the means of their tokens' input embeddings: knows spelling and common company, no
+        meaning in a sentence. 0 for a name without tokens.
+        """
+        found = self.vlm.embeddings([*terms, *names])
+        return np.asarray(found[: len(terms)] @ found[len(terms) :].T)
 
     def refine(self, embedding: Embedding, prompt: Prompt, level: clicks.Level = "auto") -> Detection:
         """One mask for a person's prompt on an encoded image, every click on its side of it.

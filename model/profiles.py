@@ -68,13 +68,14 @@ def choose(
 _TAIL = 65_536  # bytes: more than any config, and milliseconds to read
 
 
-def version_of(profile: Profile, options: Options | None = None) -> str:
+def version_of(profile: Profile, options: Options | None = None, *more: str) -> str:
     """A name for what decides the results, from settings and file identities; loads no weights.
 
-    Trained anew, weights keep their name and size, so the end of each file counts as well.
+    `more` is what else decides them. Trained anew, weights keep their name and size, so the end of each file
+    counts as well.
     """
     digest = hashlib.sha256(repr(sorted(asdict(options or Options()).items())).encode())
-    digest.update(f"{profile.dtype} {profile.quantization}".encode())
+    digest.update(repr((profile.dtype, profile.quantization, *more)).encode())
     for name in (profile.vlm, profile.sam):
         digest.update(_identity(name))
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"

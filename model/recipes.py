@@ -61,6 +61,7 @@ RECIPES = {
 Views = Literal["whole", "corners"]
 Localizer = Literal["attention", "boxes", "both", "concept"]
 Exemplars = Literal["missing", "never"]
+Vocabulary = Literal["open", "closed", "both"]
 
 ASK = ("ask",)  # instead of questions: let the VLM propose them
 
@@ -70,6 +71,9 @@ class Options:
     """The paper's settings; where it gives none (research in docs/decisions), the values we measured."""
 
     questions: tuple[str, ...] = ("List all objects in the image.",)  # each is asked of each view; or ASK
+    # Of names that `annotate` is given, the questions say: nothing ("open"), that only they are wanted
+    # ("closed"), or that they go before other names for the same ("both").
+    vocabulary: Vocabulary = "open"
     views: Views = "whole"  # "corners": four corner views as well
     recipe: Recipe = RECIPES["best"]
     points: str | None = None  # a method of model/points.py instead of the recipe's

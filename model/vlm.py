@@ -274,6 +274,18 @@ class VLM:
         return boxes.question_for(self._model.config.model_type, terms)
 
     @torch.inference_mode()
+    def embeddings(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """The mean of each name's token embeddings, of length 1: (n, d); 0 for one without tokens."""
+        table = self._model.get_input_embeddings()
+        found = []
+        for name in names:
+            # After a space, as in a sentence: there common words are one token.
+            ids = self._processor.tokenizer(f" {name}", add_special_tokens=False, return_tensors="pt")
+            vectors = table(ids["input_ids"].long().to(table.weight.device))[0].float()
+            found.append(torch.nn.functional.normalize(vectors.sum(0), dim=0))
+        return torch.stack(found).cpu().numpy() if found else np.zeros((0, table.embedding_dim), np.float32)
+
+    @torch.inference_mode()
     def layer_maps(self, answer: Answer, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
         """Each layer's attention of each span, mean over heads and tokens: (layers, n, rows, columns)."""
         each = [

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from flask.testing import FlaskClient
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from backend.app import create_app
@@ -79,6 +80,7 @@ class StandIn:
     images: list[Image] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     hold: threading.Event | None = None
+    vocabularies: list[tuple[str, ...]] = field(default_factory=list)
     encoded: list[int] = field(default_factory=list)  # the first number of each encoded image
     fail_to_encode: int = 0  # so many times
     device: torch.device = torch.device("cpu")  # noqa: RUF009
@@ -92,15 +94,25 @@ class StandIn:
         return Embedding({"image": torch.tensor(image)}, (height, width), (height, width))
 
     def annotate(
-        self, image: Image, *, encode: Callable[[Image], Embedding] | None = None
+        self,
+        image: Image,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        vocabulary: Sequence[str] = (),
     ) -> list[Detection]:
         self.order.append("batch")
+        self.vocabularies.append(tuple(vocabulary))
         self.images.append(image)
         self._wait()
         if len(self.images) - 1 in self.fail_on:
             raise RuntimeError("made to fail")
         (encode or self.encode)(image)
         return self.found
+
+    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
+        """How much of the letters two names share."""
+        shared = [[len({*t} & {*name}) / max(1, len({*t} | {*name})) for name in names] for t in terms]
+        return np.array(shared, np.float32).reshape(len(terms), len(names))
 
     def refine(self, embedding: Embedding, prompt: Prompt) -> Detection:
         self.order.append("click")

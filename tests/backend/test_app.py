@@ -13,7 +13,7 @@ from backend.app import MAX_PROJECTS, Projects, create_app
 from backend.engine import Engine
 from backend.images import Server
 from model.types import ModelLoadError
-from tests.backend.conftest import CONFIG, StandIn, data_url
+from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
 
 Make = Callable[..., Engine]
 Body = Callable[..., dict[str, Any]]
@@ -310,7 +310,7 @@ def test_the_right_password_enters(guarded: FlaskClient) -> None:
     ],
 )
 def test_anything_else_is_401(guarded: FlaskClient, headers: dict[str, str]) -> None:
-    for path in ("/", "/setup", "/predict", "/versions", "/metrics", "/nowhere"):
+    for path in ("/", "/setup", "/predict", "/versions", "/metrics", "/terms", "/nowhere"):
         answer = guarded.open(
             path, method="POST" if path in ("/setup", "/predict") else "GET", headers=headers
         )
@@ -319,3 +319,37 @@ def test_anything_else_is_401(guarded: FlaskClient, headers: dict[str, str]) -> 
         assert answer.headers["WWW-Authenticate"].startswith("Basic ")
     assert guarded.get("/health", headers=headers).status_code == 200
     assert guarded.post("/webhook", json={}, headers=headers).status_code == 201
+
+
+# Terms without a label
+
+
+def test_terms_that_a_project_has_no_label_for(
+    client: FlaskClient, stand_in: StandIn, predict_body: Body
+) -> None:
+    stand_in.found.append(detection("<b>unicorn</b>", disc(40, 30, 5)))
+    for shade in (1, 2, 2):
+        client.post("/predict", json=predict_body(data_url(shade=shade), project="7.1"))
+    answer = client.get("/terms?project=7")
+    assert answer.json == {"project": "7.1", "terms": [{"term": "<b>unicorn</b>", "images": 2}]}
+    assert answer.content_type == "application/json"  # so no browser reads it as HTML
+    for other in ("8", "7.2", "", "7.1%00", "<i>"):
+        client.post("/predict", json=predict_body(data_url(), project="9.1"))
+        refused = client.get("/terms", query_string={"project": other})
+        assert (refused.status_code, refused.content_type) == (404, "application/json")
+        assert "unicorn" not in said(refused)["error"]
+    renamed = CONFIG.replace("Dog", "b unicorn b")
+    client.post("/setup", json={"project": "7.1", "schema": CONFIG})
+    assert said(client.get("/terms?project=7"))["terms"]
+    client.post(
+        "/setup", json={"project": "7.1", "schema": renamed.replace("b unicorn b", "&lt;b>unicorn&lt;/b>")}
+    )
+    assert said(client.get("/terms?project=7"))["terms"] == []
+
+
+def test_setup_says_where_other_has_no_label(make_engine: Make, caplog: pytest.LogCaptureFixture) -> None:
+    client = create_app(engine=make_engine(leftover="other:Thing")).test_client()
+    client.post("/setup", json={"project": "7.1", "schema": CONFIG.replace("Dog", "thing")})
+    assert "Thing" not in caplog.text
+    client.post("/setup", json={"project": "7.1", "schema": CONFIG})
+    assert "Project 7.1 has no label 'Thing' for VLSAM_LEFTOVER" in caplog.text

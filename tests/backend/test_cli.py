@@ -1,13 +1,21 @@
 import json
 import re
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 from pycocotools import mask as coco
+from werkzeug.serving import make_server
 
+from backend.app import create_app
 from backend.cli import main
+from backend.engine import Engine
+from tests.backend import conftest as given
+from tests.backend.conftest import StandIn, data_url, disc, free_port
 
 SAMPLE = "model/builtin/samples/scene-04.jpg"
 
@@ -116,3 +124,42 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "vlsam segment photo.jpg --point 120,80" in capsys.readouterr().out
+
+
+@pytest.fixture
+def server(
+    make_engine: Callable[..., Engine], stand_in: StandIn, predict_body: Callable[..., Any]
+) -> Iterator[str]:
+    """The address of a server with a password, where project 7 has seen a unicorn."""
+    stand_in.found.append(given.detection("uni\x1bcorn", disc(40, 30, 5)))
+    app = create_app(engine=make_engine(basic_auth_user="me", basic_auth_pass="sesame"))
+    app.test_client().post("/predict", json=predict_body(data_url(), project="7.1"), auth=("me", "sesame"))
+    serving = make_server("127.0.0.1", 0, app)
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{serving.server_port}/"
+    serving.shutdown()
+    thread.join()
+    serving.server_close()
+
+
+def test_terms_asks_a_running_server(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["terms", "--url", server]) == 2
+    assert "BASIC_AUTH_USER" in capsys.readouterr().err
+    monkeypatch.setenv("BASIC_AUTH_USER", "me")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "sesame")
+    assert main(["terms", "--url", server, "--project", "7"]) == 0
+    assert capsys.readouterr().out == "seen but not in your config: uni\\x1bcorn (1 image)\n"
+    assert main(["terms", "--url", server, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["terms"] == [{"term": "uni\x1bcorn", "images": 1}]
+    assert main(["terms", "--url", server, "--project", "8"]) == 2
+    assert "No image of project 8 was annotated" in capsys.readouterr().err
+    assert main(["terms", "--url", server + "nowhere"]) == 2
+    assert "vlsam: " in capsys.readouterr().err
+
+
+def test_terms_of_no_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["terms", "--url", f"http://127.0.0.1:{free_port()}"]) == 2
+    assert "no server answers at" in capsys.readouterr().err

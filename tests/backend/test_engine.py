@@ -3,11 +3,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.settings import Settings
-from model.types import ModelLoadError
+from model.types import ModelLoadError, Prompt
 from tests.backend.conftest import StandIn
 
 Make = Callable[..., Engine]
@@ -287,3 +288,36 @@ def test_the_engine_of_a_process_is_made_on_first_use(monkeypatch: pytest.Monkey
 def test_a_profile_that_there_is_not() -> None:
     with pytest.raises(ModelLoadError, match="gpu-9000"):
         Engine.of(Settings(profile="gpu-9000"))
+
+
+def test_the_version_is_stable_and_follows_every_setting_that_changes_results() -> None:
+    version = Engine.of(Settings()).version
+    same = (
+        Settings(),
+        Settings(port=1234, threads=8, deadline=5.0, log_level="DEBUG", cache_mb=0, labels_in_place=True),
+        Settings.from_env({"VLSAM_LEFTOVER": "drop", "VLSAM_SIMILARITY": "0", "VLSAM_VOCABULARY": "open"}),
+    )
+    assert {Engine.of(settings).version for settings in same} == {version}
+    others = [
+        Settings(leftover="keep"),
+        Settings(leftover="other:Thing"),
+        Settings(leftover="other:Any"),
+        Settings(similarity=0.5),
+        Settings(similarity=0.51),
+        Settings(vocabulary="project"),
+        Settings(vocabulary="both"),
+        Settings(questions=("What is there?",)),
+        Settings(attention="paper"),
+    ]
+    versions = {Engine.of(settings).version for settings in others}
+    assert len(versions - {version}) == len(others)
+
+
+def test_regions_name_the_version_that_predictions_do() -> None:
+    engine = Engine.of(Settings(leftover="keep", device="cpu")).start()
+    made = engine.run(
+        lambda model: model.refine(model.encode(np.zeros((40, 40, 3), np.uint8)), Prompt.of((9, 9, 1))),
+        priority=0,
+        deadline=soon(60),
+    )
+    assert made.evidence.model_version == engine.version

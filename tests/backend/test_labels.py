@@ -84,6 +84,103 @@ def test_controls_without_labels_need_a_labels_tag_on_their_image() -> None:
         view(plain + shared.format("other"))
 
 
+def test_controls_without_labels_are_output_where_something_else_names_their_regions() -> None:
+    text = '<TextArea name="what" toName="image" perRegion="{}"/>'
+    plain = '<Brush name="brush" toName="image"/>'
+    config = view(plain + text.format("true") + '<KeyPoint name="kp" toName="image"/>')
+    assert [(c.name, c.takes_labels) for c in config.outputs] == [("brush", False)]
+    assert [(naming.name, naming.words("dog")) for naming in config.namings] == [("what", ["dog"])]
+    with pytest.raises(ConfigError, match=r'no <Brush> with a <TextArea perRegion="true">'):
+        view(plain + text.format("false"))
+    with pytest.raises(ConfigError, match=r"no <Brush> with"):
+        view(plain + text.format("true").replace("what", "vlsam_status"))
+    # A box to prompt with has no labels either, and stays one.
+    mixed = tag("BrushLabels", 'smart="false"') + '<Rectangle name="drag" toName="image"/>'
+    assert names(view(mixed + text.format("true"))) == ["BrushLabels"]
+    assert names(view(tag("KeyPointLabels") + plain + text.format("true"))) == ["brush"]
+
+
+def test_a_taxonomy_names_what_it_has_a_choice_for() -> None:
+    config = view(
+        """<Brush name="b" toName="image"/><Taxonomy name="kind" toName="image" perRegion="true">
+        <Choice value="Animal"><Choice value="Dog"/><Choice value="Hauskatze" alias="cat"/></Choice>
+        <Choice value="Furniture"><Choice value="Sofa"/></Choice></Taxonomy>"""
+    )
+    (kind,) = config.namings
+    assert kind.words("dogs") == [["Animal", "Dog"]]
+    assert kind.words("cat") == [["Animal", "cat"]]
+    assert kind.words("couch") == [["Furniture", "Sofa"]]
+    assert kind.words("animal") == [["Animal"]]
+    assert kind.words("unicorn") is None
+
+
+@pytest.mark.parametrize("control", ['<BrushLabels name="b" toName="image" value="$kinds"/>',
+    '<Labels name="l" toName="image" value="$kinds"/><Brush name="b" toName="image"/>'])  # fmt: skip
+def test_labels_from_a_tasks_data(control: str) -> None:
+    config = view(control)
+    assert config.named("cone") == []
+    data = {
+        "kinds": [{"value": "Cone", "predicted_values": "pylon"}, {"value": "Hund", "alias": "dog"}, "Cup"]
+    }
+    of_task = config.of(data)
+    found = {term: label for term in ("cones", "pylon", "dog", "cup") for _, label in of_task.named(term)}
+    assert found == {"cones": "Cone", "pylon": "Cone", "dog": "dog", "cup": "Cup"}
+    assert of_task.names == ("Cone", "pylon", "Hund", "dog", "Cup")
+    assert config.named("cone") == []  # another task's labels stay its own
+
+
+@pytest.mark.parametrize(
+    "given", [None, 3, "Cone", {"value": "Cone"}, [None, 3, [], {}, {"value": 3}, "", "x" * 201]]
+)
+def test_data_that_holds_no_labels(given: Any) -> None:
+    config = view('<BrushLabels name="b" toName="image" value="$kinds"><Label value="Cat"/></BrushLabels>')
+    assert config.of({"kinds": given}).names == ("Cat",)
+    assert config.of(given).names == ("Cat",)
+
+
+def test_labels_of_a_config_and_of_data_in_one_control_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    view('<BrushLabels name="x" toName="image" value="$kinds"><Label value="Cat"/></BrushLabels>')
+    assert "refuses predictions with the latter where its prediction validation is on" in caplog.text
+
+
+def test_labels_from_data_are_bounded() -> None:
+    config = view('<BrushLabels name="b" toName="image" value="$kinds"/>')
+    assert len(config.of({"kinds": [f"thing {n}" for n in range(5000)]}).names) == 1000
+
+
+@pytest.mark.parametrize(
+    ("label", "term"),
+    [
+        ("Car", "automobiles"),
+        ("automobile", "car"),
+        ("Couches", "sofa"),
+        ("Television", "tv"),
+        ("tvmonitor", "tv"),
+    ],
+)
+def test_a_label_is_found_by_a_synonym(label: str, term: str) -> None:
+    known = control(Label(label, (label,)))
+    assert known.label_of(term) is None
+    assert known.synonym_of(term) == label
+
+
+def test_no_synonym_is_asked_where_a_control_has_the_very_word() -> None:
+    config = view(
+        """<BrushLabels name="b" toName="image"><Label value="Automobile"/><Label value="Couch"/>
+        </BrushLabels><PolygonLabels name="p" toName="image"><Label value="Car"/></PolygonLabels>
+        <RectangleLabels name="r" toName="image"><Label value="sofas"/><Label value="Couch"/>
+        </RectangleLabels>"""
+    )
+    named = {
+        term: [(c.name, label) for c, label in config.named(term)] for term in ("cars", "sofa", "settee")
+    }
+    assert named["cars"] == [("p", "Car")]
+    assert named["sofa"] == [("r", "sofas")]
+    assert named["settee"] == [("b", "Couch"), ("r", "sofas")]
+
+
 def test_only_the_first_image_counts() -> None:
     config = view(
         '<Image name="other" value="$b"/>'

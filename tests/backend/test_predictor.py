@@ -126,6 +126,162 @@ def test_terms_without_a_label_are_dropped_and_counted(
     assert "3 detections, 4 regions, 1 terms without a label: 'unicorn'" in caplog.text
 
 
+@pytest.fixture
+def with_unicorn(stand_in: StandIn) -> StandIn:
+    stand_in.found = [detection("cat", disc(20, 30, 12)), detection("unicorn", disc(40, 30, 5))]
+    return stand_in
+
+
+def placed(prediction: dict[str, Any]) -> list[tuple[str, list[str], Any]]:
+    """Control, labels and notes of each region."""
+    return [
+        (r["from_name"], r["value"].get(r["type"]), r["meta"].get("text"))
+        for r in prediction["result"]
+        if "meta" in r
+    ]
+
+
+CATS = [("brush", ["Cat"], None), ("poly", ["Cat"], None)]
+
+
+@pytest.mark.parametrize(
+    ("leftover", "more"),
+    [
+        ("drop", []),
+        ("keep", [("brush", [], ["unicorn"])]),
+        ("other:dogs", [("brush", ["Dog"], ["unicorn"]), ("poly", ["Dog"], ["unicorn"])]),
+        ("other:Thing", []),
+    ],
+)
+def test_the_policy_for_terms_without_a_label(
+    make_engine: Make, with_unicorn: StandIn, leftover: str, more: list[Any]
+) -> None:
+    engine = make_engine(leftover=leftover)
+    (prediction,) = backend(engine, project="1.1").predict([task()])
+    assert placed(prediction) == CATS + more
+    assert LabelInterface(CONFIG).validate_prediction(prediction, return_errors=True) == []
+    assert engine.unlabelled.report("1") == ("1.1", [("unicorn", 1)])
+
+
+def test_other_is_only_where_a_control_has_that_label(make_engine: Make, with_unicorn: StandIn) -> None:
+    (prediction,) = backend(make_engine(leftover="other:Dog"), SPLIT).predict([task()])
+    assert placed(prediction) == [*CATS, ("poly", ["Dog"], ["unicorn"])]
+
+
+SHARED = """<View><Image name="image" value="$image"/>
+  <Labels name="label" toName="image"><Label value="Cat"/></Labels>
+  <Brush name="brush" toName="image"/></View>"""
+
+
+def test_a_region_without_a_label_of_a_labels_tag_is_its_geometry_alone(
+    make_engine: Make, with_unicorn: StandIn
+) -> None:
+    (prediction,) = backend(make_engine(leftover="keep"), SHARED).predict([task()])
+    assert [r["type"] for r in prediction["result"]] == ["brush", "labels", "brush"]
+    assert prediction["result"][2]["meta"]["text"] == ["unicorn"]
+    assert LabelInterface(SHARED).validate_prediction(prediction, return_errors=True) == []
+
+
+def test_a_term_gets_the_most_similar_label_from_the_threshold_on(
+    make_engine: Make, stand_in: StandIn
+) -> None:
+    stand_in.found = [detection("tac", disc(20, 30, 12)), detection("unicorn", disc(40, 30, 5))]
+    likeness = stand_in.similarity(["tac"], ["Cat", "Dog"])[0]
+    assert likeness[0] == 0.5
+    assert likeness[1] == 0
+    (off,) = backend(make_engine()).predict([task()])
+    (below,) = backend(make_engine(similarity=0.51)).predict([task()])
+    (above,) = backend(make_engine(similarity=0.5)).predict([task()])
+    assert placed(off) == placed(below) == []
+    assert placed(above) == CATS
+
+
+def test_the_model_is_told_the_labels_of_the_task(make_engine: Make, stand_in: StandIn) -> None:
+    config = """<View><Image name="image" value="$image"/>
+      <BrushLabels name="brush" toName="image" value="$kinds"/></View>"""
+    tasks = [task(n) for n in (1, 2)]
+    cat = {"value": "Cat", "predicted_values": "kitten"}
+    tasks[0]["data"]["kinds"], tasks[1]["data"]["kinds"] = [cat, {"value": "Dog"}], [cat]
+    one, two = backend(make_engine(), config).predict(tasks)
+    assert stand_in.vocabularies == [("Cat", "kitten", "Dog"), ("Cat", "kitten")]
+    assert [labels for _, labels, _ in placed(one)] == [["Cat"], ["Dog"]]
+    assert [labels for _, labels, _ in placed(two)] == [["Cat"]]
+    for prediction in (one, two):
+        assert LabelInterface(config).validate_prediction(prediction, return_errors=True) == []
+    # A click brings the label, and the task says that it is one.
+    (answer,) = backend(make_engine(), config).predict(tasks[:1], context=click(20, 30, "Dog"))
+    assert answer["result"][0]["value"]["brushlabels"] == ["Dog"]
+
+
+OPEN = """<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>
+  <TextArea name="what" toName="image" perRegion="true"/>
+  <Taxonomy name="kind" toName="image" perRegion="true">
+    <Choice value="Animal"><Choice value="Cat"/></Choice></Taxonomy>
+  <KeyPoint name="kp" toName="image" smart="true"/></View>"""
+
+
+def free_click(x: float, y: float, prompt_id: str = "p") -> dict[str, Any]:
+    value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2}
+    return {
+        "result": [
+            {"value": value, "type": "keypoint", "from_name": "kp", "id": prompt_id, "is_positive": True}
+        ]
+    }
+
+
+def test_a_project_without_labels_gets_every_object_with_its_name(
+    make_engine: Make, with_unicorn: StandIn
+) -> None:
+    engine = make_engine()
+    (prediction,) = backend(engine, OPEN, project="1.1").predict([task()])
+    cat, cats_text, cats_kind, unicorn, unicorns_text = prediction["result"]
+    assert (cat["type"], cats_text["value"], cats_kind["value"]) == (
+        "brush", {"text": ["cat"]}, {"taxonomy": [["Animal", "Cat"]]}
+    )  # fmt: skip
+    assert cat["id"] == cats_text["id"] == cats_kind["id"] != unicorn["id"] == unicorns_text["id"]
+    assert unicorns_text["value"] == {"text": ["unicorn"]}
+    assert LabelInterface(OPEN).validate_prediction(prediction, return_errors=True) == []
+    assert engine.unlabelled.report("1") == ("1.1", [])
+
+
+def test_a_click_without_a_label_makes_or_corrects_a_region_without_one(
+    make_engine: Make, with_unicorn: StandIn
+) -> None:
+    ours = backend(make_engine(labels_in_place=True), OPEN)
+    (prediction,) = ours.predict([task()])
+    saved = {"result": prediction["result"], "created_at": "2026-01-01"}
+    (new,) = ours.predict([task(predictions=[saved])], context=free_click(70, 10))
+    assert [r["type"] for r in new["result"]] == ["brush"]
+    assert new["result"][0]["id"] not in {r["id"] for r in prediction["result"]}
+    # A person changed the words; they stay with the region.
+    edited = json.loads(json.dumps(prediction["result"]))
+    edited[1]["value"]["text"] = ["my cat", "asleep"]
+    draft = {"id": 3, "result": edited, "created_at": "2026-01-02"}
+    (answer,) = ours.predict([task(predictions=[saved], drafts=[draft])], context=free_click(20, 30, "q"))
+    brush, text, kind = answer["result"]
+    assert {brush["id"], text["id"], kind["id"]} == {prediction["result"][0]["id"]}
+    assert text["value"] == {"text": ["my cat", "asleep"]}
+    assert kind["value"] == {"taxonomy": [["Animal", "Cat"]]}
+
+
+def test_names_of_a_tools_labels_are_no_labels_where_regions_have_none(make_engine: Make) -> None:
+    clicks = '<KeyPointLabels name="kp" toName="image" smart="true"><Label value="This"/></KeyPointLabels>'
+    config = OPEN.replace('<KeyPoint name="kp" toName="image" smart="true"/>', clicks)
+    (answer,) = backend(make_engine(), config).predict([task()], context=click(70, 10, "This"))
+    assert [(r["type"], set(r["value"])) for r in answer["result"]] == [("brush", {"format", "maskDataURL"})]
+
+
+def test_what_the_model_says_writes_no_lines_of_its_own_into_the_log(
+    make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    hostile = "cup\n2026-01-01 ERROR all is lost\x1b[2J\u202e<script>alert(1)</script>"
+    stand_in.found = [detection(hostile, disc(20, 30, 12))]
+    with caplog.at_level(logging.INFO):
+        (prediction,) = backend(make_engine(leftover="keep")).predict([task()])
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+    assert LabelInterface(CONFIG).validate_prediction(prediction, return_errors=True) == []
+
+
 def test_an_image_that_holds_nothing_is_not_a_failure(make_engine: Make, stand_in: StandIn) -> None:
     stand_in.found = [detection("cat", np.zeros((60, 80), bool))]
     assert backend(make_engine()).predict([task()]) == [{"result": [], "score": 0.0, "model_version": "v1"}]

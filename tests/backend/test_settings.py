@@ -44,6 +44,11 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("VLSAM_VIEWS", "all", "whole or corners"),
         ("VLSAM_PRESENCE", "nan", "a number from 0 to 1"),
         ("VLSAM_QUESTIONS", "|", "at least one question"),
+        ("VLSAM_VOCABULARY", "closed", "open, project or both"),
+        ("VLSAM_SIMILARITY", "2", "a number from 0 to 1"),
+        ("VLSAM_LEFTOVER", "other", "drop, keep or other:LABEL"),
+        ("VLSAM_LEFTOVER", "other: ", "drop, keep or other:LABEL"),
+        ("VLSAM_LEFTOVER", "keep:Thing", "drop, keep or other:LABEL"),
     ],
 )
 def test_an_invalid_value_is_one_sentence(name: str, value: str, sentence: str) -> None:
@@ -72,6 +77,12 @@ def test_how_the_models_are_used() -> None:
     assert options.questions == ("What is there?", "Who is there?")
     assert Settings.from_env({"VLSAM_QUESTIONS": "ask"}).options().questions == ASK
     assert Settings().options() == Options()
+
+
+def test_what_becomes_of_terms_without_a_label() -> None:
+    assert Settings.from_env({"VLSAM_LEFTOVER": "Keep"}).leftover == "keep"
+    assert Settings.from_env({"VLSAM_LEFTOVER": "other: Any thing"}).leftover == "other:Any thing"
+    assert Settings.from_env({"VLSAM_VOCABULARY": "project"}).options().vocabulary == "closed"
 
 
 def test_secrets_are_not_shown() -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.english import singular
+from model.english import _SYNONYMS, singular, synonyms
 
 PLURALS = """cats: cat, buses: bus, wine glasses: wine glass, dresses: dress, lenses: lens, octopuses:
 octopus, cacti: cactus, mice: mouse, leaves: leaf, knives: knife, shelves: shelf, gloves: glove,
@@ -29,3 +29,21 @@ def test_what_is_no_plural_stays(name: str) -> None:
 @given(st.text("abcdefghinorsuvxyz ", max_size=30))
 def test_a_singular_has_no_other_singular(name: str) -> None:
     assert singular(singular(name)) == singular(name)
+
+
+def test_synonyms_are_names_of_one_thing_both_ways() -> None:
+    assert "automobile" in synonyms("car")
+    assert synonyms("couch") == synonyms("sofa") >= {"sofa", "couch"}
+    assert {"tv", "television"} <= synonyms("tvmonitor")
+    assert synonyms("dog") == {"dog"}
+
+
+def test_no_name_has_two_meanings() -> None:
+    groups = set(_SYNONYMS.values())
+    assert sum(len(group) for group in groups) == len(_SYNONYMS)
+    assert all(len(group) > 1 for group in groups)
+
+
+@pytest.mark.parametrize("name", sorted(_SYNONYMS))
+def test_every_synonym_is_written_as_terms_are(name: str) -> None:
+    assert singular(name) == name

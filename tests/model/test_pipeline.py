@@ -1,6 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,14 +11,16 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from model.boxes import NamedBox
 from model.builtin.measure import clicks, middle, paste_scene
 from model.builtin.scenes import Scene
+from model.looks import questions
 from model.merge import iou
 from model.pipeline import VLSAM
 from model.profiles import PROFILES, choose, segmenter_version_of, version_of
-from model.recipes import ASK, RECIPES, Options
+from model.recipes import ASK, RECIPES, Options, Vocabulary
 from model.segmenter import Embedding
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.views import corner_views
 from model.vision import Classifier
+from model.vlm import Answer
 
 
 def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Scene) -> None:
@@ -130,6 +132,61 @@ def test_a_term_may_have_points_of_its_own(vlsam: VLSAM, scene: Scene) -> None:
         assert detection.evidence.prompt.labels.tolist() == ([1] if detection.term == term else [1, 0])
 
 
+def test_a_vocabulary_goes_into_the_question_where_the_options_want_it(vlsam: VLSAM, scene: Scene) -> None:
+    plain, names = Options().questions[0], ("dog", "traffic cone")
+    asked = {
+        mode: questions(vlsam.vlm, scene.image, Options(vocabulary=mode), names)
+        for mode in get_args(Vocabulary)
+    }
+    assert asked["open"] == (plain,)
+    assert asked["closed"] == (f"{plain} Name only these, where they are there: dog, traffic cone.",)
+    assert asked["both"] == (f"{plain} Whatever is one of these, call it so: dog, traffic cone.",)
+    assert questions(vlsam.vlm, scene.image, Options(vocabulary="both")) == (plain,)
+
+
+def test_every_question_gets_the_vocabulary_and_the_model_hears_it(
+    vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    real = vlsam.vlm.answer
+
+    def answer(image: Image, question: str, **more: Any) -> Answer:
+        heard.append(question)
+        return real(image, question, **more)
+
+    monkeypatch.setattr(vlsam.vlm, "answer", answer)
+    options = Options(questions=("What is there?", "Who is there?"), vocabulary="closed", views="corners")
+    vlsam.with_options(options).annotate(scene.image, vocabulary=("dog",))
+    assert len(heard) == 10  # five views
+    assert all(question.endswith(" Name only these, where they are there: dog.") for question in heard)
+
+
+def test_a_vocabulary_is_bounded_and_stays_on_its_line(vlsam: VLSAM, scene: Scene) -> None:
+    names = ["dog", "dog", "", " ", "a\n\nb\x1b[2J", "x" * 1000, "{}", *map(str, range(5000))]
+    (question,) = questions(vlsam.vlm, scene.image, Options(vocabulary="closed"), names)
+    assert "there: dog, a b[2J, " + "x" * 60 + ", {}, 0, 1," in question
+    assert len(question) < 1200
+    assert question.isprintable()
+
+
+def test_similarity_is_one_for_the_same_name_and_in_no_order(vlsam: VLSAM) -> None:
+    names = ["dog", "cat", "apple"]
+    likeness = vlsam.similarity(names, names)
+    assert likeness.dtype == np.float32
+    assert np.allclose(np.diag(likeness), 1, atol=1e-5)
+    assert np.allclose(likeness, likeness.T, atol=1e-5)
+    assert (np.abs(likeness) <= 1 + 1e-5).all()
+    apple_tree = vlsam.similarity(["apple tree"], names)[0]
+    assert apple_tree.argmax() == 2
+    assert likeness[0, 1] < apple_tree[2] < 1
+
+
+def test_similarity_of_nothing(vlsam: VLSAM) -> None:
+    assert vlsam.similarity([], ["dog"]).shape == (0, 1)
+    assert vlsam.similarity(["dog"], []).shape == (1, 0)
+    assert vlsam.similarity([], []).shape == (0, 0)
+
+
 def test_a_classifier_is_needed_for_its_rollout(vlsam: VLSAM, scene: Scene) -> None:
     with pytest.raises(ModelLoadError, match="classifier"):
         vlsam.with_options(Options(recipe=RECIPES["vit-rollout"])).annotate(scene.image)
@@ -206,6 +263,8 @@ def test_the_version_follows_settings_and_files(tmp_path: Path) -> None:
     version = version_of(profile)
     assert version == version_of(profile)
     assert version != version_of(profile, Options(threshold=0.7))
+    assert version != version_of(profile, Options(vocabulary="both"))
+    assert version != version_of(profile, None, "more") != version_of(profile, None, "mo", "re")
     other = replace(profile, sam=str(tmp_path / "other.pth"))
     assert version != version_of(other)
     Path(other.sam).write_bytes(b"0")

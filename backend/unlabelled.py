@@ -1,0 +1,94 @@
+"""What the model named and a project has no label for: the report behind /terms."""
+
+import hashlib
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from backend.labels import LabelConfig
+
+MAX_PROJECTS = 100
+MAX_TERMS = 1000  # of a project
+MAX_SIGHTINGS = 100_000  # of a term in an image, that are told from new ones
+
+
+class UnknownProject(LookupError):
+    """There is nothing to report, or several projects are meant. The message is one sentence."""
+
+
+@dataclass
+class _Project:
+    config: LabelConfig
+    images: Counter[str] = field(default_factory=Counter)  # by term
+
+
+class Unlabelled:
+    """Terms without a label and in how many images each was seen, by project, since the server started.
+
+    An image counts once for a term however often it is annotated. All of it is bounded: the project that was
+    annotated longest ago goes first, of a project's terms the rarest, and of sightings the oldest, so that
+    an image annotated again after 100 000 others counts again. Safe to use from many threads.
+    """
+
+    def __init__(self) -> None:
+        self._projects: OrderedDict[str, _Project] = OrderedDict()
+        self._sightings: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, project: str, config: LabelConfig, image: str, terms: Iterable[str]) -> None:
+        """Record an annotated image, named by its content, and the terms in it that have no label."""
+        with self._lock:
+            known = self._projects.setdefault(project, _Project(config))
+            known.config = config
+            self._projects.move_to_end(project)
+            while len(self._projects) > MAX_PROJECTS:
+                self._projects.popitem(last=False)
+            for term in set(terms):
+                if self._is_new(project, image, term):
+                    if term not in known.images and len(known.images) >= MAX_TERMS:
+                        del known.images[min(known.images, key=known.images.__getitem__)]
+                    known.images[term] += 1
+
+    def configure(self, project: str, config: LabelConfig) -> None:
+        """A known project has another labeling config now."""
+        with self._lock:
+            if project in self._projects:
+                self._projects[project].config = config
+
+    def report(self, project: str = "") -> tuple[str, list[tuple[str, int]]]:
+        """A project and its (term, images), most images first, without what its config has a label for now.
+
+        `project` is as Label Studio sends it, "7.1699999999", or the number before the dot alone; "" where
+        only one is known. Raises UnknownProject.
+        """
+        with self._lock:
+            fits = [
+                name
+                for name in self._projects
+                if not project or project == name or project == name.partition(".")[0]
+            ]
+            name = project if project in fits else fits[0] if len(fits) == 1 else None
+            if name is None:
+                raise UnknownProject(_why(project, fits))
+            known = self._projects[name]
+            rows = known.images.most_common()
+            config = known.config
+        return name, [(term, images) for term, images in rows if not config.named(term)]
+
+    def _is_new(self, project: str, image: str, term: str) -> bool:
+        key = "\0".join((project, image, term)).encode("utf-8", "replace")
+        digest = hashlib.blake2b(key, digest_size=10).digest()
+        new = digest not in self._sightings
+        self._sightings[digest] = None
+        self._sightings.move_to_end(digest)
+        if len(self._sightings) > MAX_SIGHTINGS:
+            self._sightings.popitem(last=False)
+        return new
+
+
+def _why(project: str, fits: list[str]) -> str:
+    if fits:
+        return f"Several projects were annotated: say which by project=, one of {', '.join(sorted(fits))}."
+    which = f"project {ascii(project)[1:-1][:100]}" if project else "any project"
+    return f"No image of {which} was annotated since this server started."

@@ -1,0 +1,87 @@
+from collections.abc import Callable
+
+import pytest
+
+from backend import unlabelled
+from backend.labels import parse
+from backend.unlabelled import UnknownProject, Unlabelled
+from tests.backend.conftest import CONFIG
+
+CATS_AND_DOGS = parse(CONFIG)
+
+
+def with_label(name: str) -> str:
+    return CONFIG.replace('<Label value="Cat"/>', f'<Label value="Cat"/><Label value="{name}"/>')
+
+
+def test_images_are_counted_not_detections() -> None:
+    seen = Unlabelled()
+    seen.add("7.1", CATS_AND_DOGS, "image 1", ["cone", "cone", "cup"])
+    seen.add("7.1", CATS_AND_DOGS, "image 2", ["cone"])
+    seen.add("7.1", CATS_AND_DOGS, "image 2", ["cone", "pole"])  # annotated again
+    assert seen.report("7.1") == ("7.1", [("cone", 2), ("cup", 1), ("pole", 1)])
+
+
+def test_a_project_sees_its_own_terms_only() -> None:
+    seen = Unlabelled()
+    seen.add("7.1", CATS_AND_DOGS, "same image", ["cone"])
+    seen.add("77.1", CATS_AND_DOGS, "same image", ["cup"])
+    assert seen.report("7") == ("7.1", [("cone", 1)])
+    assert seen.report("77.1") == ("77.1", [("cup", 1)])
+    for stranger in ("", "8", "7.", "7.12", "%", "7.1,77.1"):
+        with pytest.raises(UnknownProject):
+            seen.report(stranger)
+
+
+def test_two_label_studios_may_have_a_project_of_one_number() -> None:
+    seen = Unlabelled()
+    seen.add("7.1699", CATS_AND_DOGS, "image", ["cone"])
+    assert seen.report()[0] == "7.1699"
+    seen.add("7.1700", CATS_AND_DOGS, "image", ["cup"])
+    with pytest.raises(UnknownProject, match=r"one of 7\.1699, 7\.1700"):
+        seen.report("7")
+    assert seen.report("7.1700")[1] == [("cup", 1)]
+
+
+def test_a_project_whose_terms_all_have_labels_is_known() -> None:
+    seen = Unlabelled()
+    seen.add("7.1", CATS_AND_DOGS, "image", [])
+    assert seen.report("7") == ("7.1", [])
+    with pytest.raises(UnknownProject, match=r"No image of project 8 was annotated since"):
+        seen.report("8")
+
+
+def test_a_term_leaves_the_report_when_it_gets_a_label() -> None:
+    seen = Unlabelled()
+    seen.add("7.1", CATS_AND_DOGS, "image", ["cone", "cup"])
+    seen.configure("7.1", parse(with_label("Cones")))
+    seen.configure("8.1", CATS_AND_DOGS)
+    assert seen.report() == ("7.1", [("cup", 1)])
+
+
+@pytest.mark.parametrize(
+    ("limit", "fill"),
+    [
+        ("MAX_PROJECTS", lambda seen, n: seen.add(f"{n}.1", CATS_AND_DOGS, "image", ["cone"])),
+        ("MAX_TERMS", lambda seen, n: seen.add("1.1", CATS_AND_DOGS, "image", [f"thing {n}"])),
+        ("MAX_SIGHTINGS", lambda seen, n: seen.add("1.1", CATS_AND_DOGS, f"image {n}", ["cone"])),
+    ],
+)
+def test_memory_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, limit: str, fill: Callable[[Unlabelled, int], None]
+) -> None:
+    monkeypatch.setattr(unlabelled, limit, 5)
+    seen = Unlabelled()
+    for number in range(20):
+        fill(seen, number)
+    assert len(seen._projects) <= 5
+    assert all(len(project.images) <= 5 for project in seen._projects.values())
+    assert limit != "MAX_SIGHTINGS" or len(seen._sightings) == 5
+
+
+def test_the_rarest_term_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unlabelled, "MAX_TERMS", 2)
+    seen = Unlabelled()
+    for image, terms in (("1", ["cone"]), ("2", ["cone", "cup"]), ("3", ["pole"])):
+        seen.add("7.1", CATS_AND_DOGS, image, terms)
+    assert seen.report()[1] == [("cone", 2), ("pole", 1)]

@@ -199,8 +199,8 @@ class Settings:
         "VLSAM_VOCABULARY",
         "open",
         _one_of(*VOCABULARIES),
-        "What the questions say of the project's labels: nothing (open), that only these count (project), or "
-        "that they are the words to use (both).",
+        "What the VLM is asked for: all objects (open), the project's labels (project), or both, at twice "
+        "the time.",
     )
     similarity: float = _setting(
         "VLSAM_SIMILARITY",

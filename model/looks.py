@@ -25,11 +25,7 @@ ASK_FOR_QUESTIONS = (
 )
 MAX_NAMES = 200  # of a vocabulary, each at most so long:
 MAX_NAME = 60  # characters
-_HINTS = {
-    "open": "",
-    "closed": " Name only these, where they are there: {}.",
-    "both": " Whatever is one of these, call it so: {}.",
-}
+_HINT = " Name only these, where they are there: {}."
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +44,18 @@ def questions(vlm: VLM, image: Image, options: Options, vocabulary: Sequence[str
 
     Raises AttentionError if the VLM was to propose its questions and does not.
     """
-    hint = _hint(vocabulary, options)
-    return tuple(question + hint for question in _questions(vlm, image, options))
+    asked = _questions(vlm, image, options)
+    listed = _listed(vocabulary)
+    if options.vocabulary == "open" or not listed:
+        return asked
+    hinted = tuple(question + _HINT.format(listed) for question in asked)
+    return hinted if options.vocabulary == "closed" else asked + hinted
 
 
-def _hint(vocabulary: Sequence[str], options: Options) -> str:
-    names = dict.fromkeys(
-        "".join(c for c in " ".join(name.split()) if c.isprintable())[:MAX_NAME] for name in vocabulary
-    )
-    listed = ", ".join([name for name in names if name][:MAX_NAMES])
-    return _HINTS[options.vocabulary].format(listed) if listed else ""
+def _listed(vocabulary: Sequence[str]) -> str:
+    names = (" ".join(name.split())[:MAX_NAME] for name in vocabulary)
+    names = ("".join(c for c in name if c.isprintable()) for name in names)
+    return ", ".join([name for name in dict.fromkeys(names) if name][:MAX_NAMES])
 
 
 def _questions(vlm: VLM, image: Image, options: Options) -> tuple[str, ...]:

@@ -86,8 +86,8 @@ class VLSAM:
     ) -> list[Detection]:
         """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3).
 
-        `encode` is asked for the embedding of each view in place of `self.encode`. The VLM is told the names
-        of `vocabulary` as `Options.vocabulary` says: with "open" it is not.
+        `encode` is asked for the embedding of each view in place of `self.encode`. The VLM is asked for the
+        names of `vocabulary` as `Options.vocabulary` says: with "open" it is not.
         """
         options, encode = self._options, encode or self.encode
         size = (image.shape[0], image.shape[1])

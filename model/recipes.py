@@ -71,8 +71,8 @@ class Options:
     """The paper's settings; where it gives none (research in docs/decisions), the values we measured."""
 
     questions: tuple[str, ...] = ("List all objects in the image.",)  # each is asked of each view; or ASK
-    # Of names that `annotate` is given, the questions say: nothing ("open"), that only they are wanted
-    # ("closed"), or that they go before other names for the same ("both").
+    # Of names that `annotate` is given the questions say nothing ("open"), or that only these are wanted
+    # ("closed"), or each is asked both ways ("both").
     vocabulary: Vocabulary = "open"
     views: Views = "whole"  # "corners": four corner views as well
     recipe: Recipe = RECIPES["best"]

@@ -140,7 +140,7 @@ def test_a_vocabulary_goes_into_the_question_where_the_options_want_it(vlsam: VL
     }
     assert asked["open"] == (plain,)
     assert asked["closed"] == (f"{plain} Name only these, where they are there: dog, traffic cone.",)
-    assert asked["both"] == (f"{plain} Whatever is one of these, call it so: dog, traffic cone.",)
+    assert asked["both"] == asked["open"] + asked["closed"]
     assert questions(vlsam.vlm, scene.image, Options(vocabulary="both")) == (plain,)
 
 

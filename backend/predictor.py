@@ -336,9 +336,7 @@ def alike(model: Model, terms: Sequence[str], names: Sequence[str], threshold: f
     """For each term the name that is most alike, where it is as much as `threshold`."""
     likeness = model.similarity(terms, names)
     return {
-        term: names[row.argmax()]
-        for term, row in zip(terms, likeness, strict=True)
-        if row.max() >= threshold
+        term: names[row.argmax()] for term, row in zip(terms, likeness, strict=True) if row.max() >= threshold
     }
 
 

@@ -202,8 +202,9 @@ def test_the_model_is_told_the_labels_of_the_task(make_engine: Make, stand_in: S
     tasks = [task(n) for n in (1, 2)]
     cat = {"value": "Cat", "predicted_values": "kitten"}
     tasks[0]["data"]["kinds"], tasks[1]["data"]["kinds"] = [cat, {"value": "Dog"}], [cat]
-    one, two = backend(make_engine(), config).predict(tasks)
-    assert stand_in.vocabularies == [("Cat", "kitten", "Dog"), ("Cat", "kitten")]
+    backend(make_engine(), config).predict(tasks)
+    one, two = backend(make_engine(vocabulary="both"), config).predict(tasks)
+    assert stand_in.vocabularies == [(), (), ("Cat", "kitten", "Dog"), ("Cat", "kitten")]
     assert [labels for _, labels, _ in placed(one)] == [["Cat"], ["Dog"]]
     assert [labels for _, labels, _ in placed(two)] == [["Cat"]]
     for prediction in (one, two):
@@ -211,6 +212,36 @@ def test_the_model_is_told_the_labels_of_the_task(make_engine: Make, stand_in: S
     # A click brings the label, and the task says that it is one.
     (answer,) = backend(make_engine(), config).predict(tasks[:1], context=click(20, 30, "Dog"))
     assert answer["result"][0]["value"]["brushlabels"] == ["Dog"]
+
+
+@pytest.mark.parametrize(("vocabulary", "times"), [("open", 1), ("project", 2)])
+def test_an_annotation_is_shared_by_those_who_ask_for_the_same(
+    make_engine: Make,
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    vocabulary: str,
+    times: int,
+) -> None:
+    stand_in.hold = threading.Event()
+    engine = make_engine(vocabulary=vocabulary)
+    flights, arrived = engine.annotations.of, threading.Semaphore(0)
+
+    def of(key: Any) -> Any:
+        flight = flights(key)
+        arrived.release()
+        return flight
+
+    monkeypatch.setattr(engine.annotations, "of", of)
+
+    def ask(config: str) -> Any:
+        return backend(engine, config).predict([task()])
+
+    with ThreadPoolExecutor(3) as people:
+        asked = [people.submit(ask, config) for config in (CONFIG, CONFIG, CONFIG.replace("Dog", "Horse"))]
+        assert all(arrived.acquire(timeout=10) for _ in asked)
+        stand_in.hold.set()
+        assert all(future.result(10) for future in asked)
+    assert stand_in.order == ["batch"] * times
 
 
 OPEN = """<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>
@@ -269,6 +300,11 @@ def test_names_of_a_tools_labels_are_no_labels_where_regions_have_none(make_engi
     config = OPEN.replace('<KeyPoint name="kp" toName="image" smart="true"/>', clicks)
     (answer,) = backend(make_engine(), config).predict([task()], context=click(70, 10, "This"))
     assert [(r["type"], set(r["value"])) for r in answer["result"]] == [("brush", {"format", "maskDataURL"})]
+    ours = backend(make_engine(labels_in_place=True), config)
+    (prediction,) = ours.predict([task()])
+    saved = {"result": prediction["result"], "created_at": "2026-01-01"}
+    (answer,) = ours.predict([task(predictions=[saved])], context=click(20, 30, "This"))
+    assert answer["result"][0]["id"] == prediction["result"][0]["id"]
 
 
 def test_what_the_model_says_writes_no_lines_of_its_own_into_the_log(

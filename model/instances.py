@@ -101,7 +101,7 @@ def of_concepts(
     """Everything that the terms name, by a segmenter that takes noun phrases; each with its term's look."""
     terms: dict[str, Look] = {}
     for look in looks:  # several questions may list the same
-        terms.setdefault(look.term, look)
+        terms.setdefault(look.phrase or look.term, look)
     answers = segmenter.concepts(embedding, list(terms))
     found = list(zip(terms.values(), answers, strict=True))
     instances = [(look, each) for look, answer in found for each in _named(look, answer, "concept")]
@@ -115,7 +115,7 @@ def of_concepts(
             for aim in one
         ]
         if shown:
-            phrases, boxes = [look.term for look, _ in shown], [box for _, box in shown]
+            phrases, boxes = [look.phrase or look.term for look, _ in shown], [box for _, box in shown]
             answers = segmenter.concepts(embedding, phrases, boxes)
             for (look, _), answer in zip(shown, answers, strict=True):
                 instances += [(look, each) for each in _named(look, answer, "exemplar")]

@@ -1,6 +1,7 @@
 """The VLM's half of VL-SAM: questions, the terms of their answers, and where the model looked for each."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,8 +12,8 @@ from model import maps
 from model.boxes import NamedBox
 from model.maps import Maps
 from model.recipes import ASK, Options, Recipe
-from model.terms import Term, parse
-from model.types import AttentionError, GroundingError, Image, ModelLoadError
+from model.terms import Term, named, parse
+from model.types import AttentionError, GroundingError, Image, ModelLoadError, PromptError
 from model.vision import Classifier
 from model.vlm import VLM, Answer
 
@@ -27,6 +28,9 @@ MAX_NAMES = 200  # of a vocabulary, each at most so long:
 MAX_NAME = 60  # characters
 _HINT = " Name only these, where they are there: {}."
 
+MAX_PHRASE = 200  # characters of what a person asks for
+BEFORE = "There is the "  # a phrase, as the model is made to answer
+
 
 @dataclass(frozen=True, eq=False)
 class Look:
@@ -37,6 +41,8 @@ class Look:
     attention: NDArray[np.float32]  # (rows, columns) from 0 to 1
     presence: float | None = None  # how sure the VLM was when asked again, if it was
     layers: NDArray[np.float32] | None = None  # (layers, rows, columns), where they were asked for
+    phrase: str = ""  # a person's words for the term
+    single: bool = False  # the person means one of them
 
 
 def questions(vlm: VLM, image: Image, options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
@@ -78,22 +84,13 @@ def look(
     layers: bool = False,
 ) -> list[Look]:
     """One answer, its terms, and from the same pass of the model the attention map of each."""
-    recipe = options.recipe
-    answer = vlm.answer(
-        image,
-        question,
-        hidden=recipe.cosine or recipe.source == "cosine",
-        vision=recipe.source == "vision",
-    )
+    answer = _answer(vlm, image, question, options.recipe)
     terms = parse(answer.text)
     present = _presence(vlm, image, terms, options)
     terms = [term for term in terms if present.get(term.text, 1.0) >= options.presence]
     if not terms:
         return []
-    if recipe.source == "vit-rollout":
-        found, terms = _classified(classifier, image, terms)
-    else:
-        found = _attention(vlm, image, answer, terms, recipe)
+    found, terms = _maps(vlm, image, answer, terms, options.recipe, classifier)
     deep = vlm.layer_maps(answer, _spans(terms)).swapaxes(0, 1) if layers and terms else [None] * len(terms)
     return [
         Look(question, term.text, attention, present.get(term.text), each)
@@ -101,18 +98,85 @@ def look(
     ]
 
 
-def boxes(vlm: VLM, image: Image, seen: Sequence[Look], options: Options) -> list[NamedBox]:
+def seek(
+    vlm: VLM, image: Image, phrase: str, options: Options, classifier: Classifier | None = None
+) -> list[Look]:
+    """Where the model looks for what a person's phrase names; none where it says that this is not there.
+
+    The phrase is in the question and, put into the model's mouth, in the answer. The rows of its noun in the
+    answer then have seen all of it, also "on the left" that follows. Raises PromptError.
+    """
+    phrase = " ".join(re.sub(r"(?i)^\s*(?:the|an?)\s+", "", phrase).strip(" .,;:!?\t\r\n").split())
+    if not 0 < len(phrase) <= MAX_PHRASE:
+        raise PromptError(f"a phrase has 1 to {MAX_PHRASE} characters")
+    question = f"Where is the {phrase}?"
+    chance = float(vlm.presence(image, [phrase])[0]) if options.presence else None
+    if chance is not None and chance < options.presence:
+        return []
+    if options.localizer == "boxes":  # the VLM's attention may be of no use
+        terms = named(phrase)
+        found = np.zeros((len(terms), 1, 1), np.float32)
+        said = phrase
+    else:
+        answer = _answer(vlm, image, question, options.recipe, said=BEFORE + phrase)
+        said = answer.text
+        if not said[len(BEFORE) :].strip():
+            raise PromptError("the phrase holds no words")
+        terms = [
+            Term(term.text, term.start + len(BEFORE), term.end + len(BEFORE))
+            for term in named(said[len(BEFORE) :])
+        ]
+        found, terms = _maps(vlm, image, answer, terms, options.recipe, classifier)
+    return [
+        Look(
+            question,
+            term.text,
+            attention,
+            chance,
+            phrase=phrase if len(terms) == 1 else term.text,
+            single=said[term.start : term.end].lower() == term.text,
+        )
+        for term, attention in zip(terms, found, strict=True)
+    ]
+
+
+def boxes(vlm: VLM, image: Image, names: Sequence[str], options: Options) -> list[NamedBox]:
     """The VLM's own boxes: of what it listed, as a second opinion, or of all objects.
 
     Raises GroundingError where only boxes are wanted and the VLM answers without any.
     """
-    answered, found = vlm.boxes(image, [each.term for each in seen])
+    answered, found = vlm.boxes(image, names)
     if not found and answered.strip() and options.localizer == "boxes":
         raise GroundingError(
             f"the VLM answered without boxes ({answered.strip()[:60]!r}): use the attention localizer"
         )
     # What is written beside a box is read as terms are, so that both opinions speak of the same.
     return [replace(box, name=term.text) for box in found for term in parse(box.name)[:1]]
+
+
+def _answer(vlm: VLM, image: Image, question: str, recipe: Recipe, said: str | None = None) -> Answer:
+    """An answer that keeps what the recipe's maps are of."""
+    return vlm.answer(
+        image,
+        question,
+        said=said,
+        hidden=recipe.cosine or recipe.source == "cosine",
+        vision=recipe.source == "vision",
+    )
+
+
+def _maps(
+    vlm: VLM,
+    image: Image,
+    answer: Answer,
+    terms: list[Term],
+    recipe: Recipe,
+    classifier: Classifier | None,
+) -> tuple[Maps, list[Term]]:
+    """The maps of terms from 0 to 1, and the terms that have one."""
+    if recipe.source == "vit-rollout":
+        return _classified(classifier, image, terms)
+    return _attention(vlm, image, answer, terms, recipe), terms
 
 
 def _attention(vlm: VLM, image: Image, answer: Answer, terms: Sequence[Term], recipe: Recipe) -> Maps:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model import clicks, merge
 from model.boxes import NamedBox
 from model.instances import Instance, in_boxes, instances, of_concepts
-from model.looks import Look, boxes, look, questions
+from model.looks import Look, boxes, look, questions, seek
 from model.masks import unmet
 from model.profiles import Profile, version_of
 from model.recipes import Options
@@ -95,8 +95,7 @@ class VLSAM:
         found: list[Detection] = []
         for view in views if options.views == "corners" else views[:1]:
             found += [to_image(d, view, size) for d in self._in_view(crop(image, view), encode, vocabulary)]
-        kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
-        return merge.suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
+        return self._best(found)
 
     def _in_view(
         self, image: Image, encode: Callable[[Image], Embedding], vocabulary: Sequence[str]
@@ -104,10 +103,15 @@ class VLSAM:
         """Terms and their maps or boxes, and of each the masks, in pixels of the view."""
         options = self._options
         seen = self.maps(image, vocabulary=vocabulary) if options.localizer != "boxes" else []
-        boxed = boxes(self.vlm, image, seen, options) if options.localizer in ("boxes", "both") else []
-        if not seen and not boxed:
-            return []
-        embedding = encode(image)
+        boxed: list[NamedBox] = []
+        if options.localizer in ("boxes", "both"):
+            boxed = boxes(self.vlm, image, [look.term for look in seen], options)
+        return self._masks(encode(image), seen, boxed) if seen or boxed else []
+
+    def _masks(
+        self, embedding: Embedding, seen: Sequence[Look], boxed: Sequence[NamedBox]
+    ) -> list[Detection]:
+        options = self._options
         search = of_concepts if options.localizer == "concept" else instances
         found = [
             self._detection(look.term, look.question, instance)
@@ -118,6 +122,49 @@ class VLSAM:
             for box, instance in zip(boxed, in_boxes(self._segmenter, embedding, boxed), strict=True):
                 found.append(self._detection(box.name, question, instance))
         return found
+
+    def find(
+        self,
+        image: Image,
+        phrase: str,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        level: clicks.Level = "auto",
+    ) -> list[Detection]:
+        """What a person's phrase names, such as "the red car on the left"; best first.
+
+        One object where the phrase says one, all that are found where it says several ("dogs"); none where
+        nothing is found. Only the whole image is looked at, for "left" means its left. `encode` as in
+        `annotate`, `level` as in `refine`. Raises PromptError.
+        """
+        options = self._options
+        seen = seek(self.vlm, image, phrase, options, self._classifier)
+        if not seen:
+            return []
+        boxed: list[NamedBox] = []
+        if options.localizer in ("boxes", "both"):
+            boxed = boxes(self.vlm, image, [look.phrase for look in seen], options)
+        embedding = (encode or self.encode)(image)
+        found = self._best(self._masks(embedding, [] if options.localizer == "boxes" else seen, boxed))
+        single = {look.term for look in seen if look.single}
+        first: dict[str, Detection] = {}
+        for detection in found:
+            first.setdefault(detection.term, detection)
+        found = [d for d in found if d.term not in single or d is first[d.term]]
+        return found if level == "auto" else [self._at_level(d, embedding, level) for d in found]
+
+    def _at_level(self, detection: Detection, embedding: Embedding, level: clicks.Level) -> Detection:
+        """The detection's points, or else its box, answered at another level."""
+        prompt = detection.evidence.prompt
+        box = None if len(prompt.points) else prompt.box
+        answered = self.refine(embedding, Prompt(prompt.points, prompt.labels, box), level)
+        evidence = replace(answered.evidence, question=detection.evidence.question)
+        return replace(answered, term=detection.term, evidence=evidence)
+
+    def _best(self, found: Sequence[Detection]) -> list[Detection]:
+        options = self._options
+        kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
+        return merge.suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
     def maps(self, image: Image, *, layers: bool = False, vocabulary: Sequence[str] = ()) -> list[Look]:
         """The terms of every question's answer, each with its attention map."""

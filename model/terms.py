@@ -91,6 +91,15 @@ def parse(answer: str) -> list[Term]:
     return list(found.values())
 
 
+def named(phrase: str) -> list[Term]:
+    """What a person's phrase asks for: of "man with a hat" only the man, of "dog, cat" both.
+
+    A phrase without a name is one, whole.
+    """
+    text = _ASIDE.sub(lambda match: "|" * len(match[0]), phrase)
+    return _label(text, 0, len(text)) or [Term(phrase.lower(), 0, len(phrase))]
+
+
 def _mentions(answer: str) -> Iterator[Term]:
     """Every name in an answer as often as it is said; a model's thoughts before the answer are left out."""
     thought, mark, _ = answer.rpartition("</think>")

@@ -139,47 +139,55 @@ class VLM:
         image: Image,
         question: str,
         *,
+        said: str | None = None,
         hidden: bool = False,
         vision: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Answer:
         """Ask about an image (H, W, 3); greedy, so the same image gives the same answer.
 
-        `hidden` keeps hidden states for the map of source "cosine", `vision` the tower's own map.
+        `said` is put into the model's mouth: it is the answer, word for word, and read token by token as the
+        model's own would be. `hidden` keeps hidden states for the map of source "cosine", `vision` the
+        tower's own map.
         """
         inputs = self._inputs(image, [question])
         first = inputs["input_ids"].shape[1]
+        tokenizer = self._processor.tokenizer
+        forced: dict[str, Any] = {}
+        if said is not None:
+            script = tokenizer(self._plain(said), add_special_tokens=False)["input_ids"]
+            max_new_tokens = len(script) + 1  # the last token is never an input
+            forced["prefix_allowed_tokens_fn"] = lambda _, seen: (
+                script[len(seen) - first :][:1] or script[-1:]
+            )
         with attention.capturing(vision=vision) as capture:
-            said = self._model.generate(
+            generated = self._model.generate(
                 **inputs,
+                **forced,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 output_hidden_states=hidden,
                 return_dict_in_generate=True,
             )
         # The last token (the end, as a rule) was never an input, so it has no row.
-        tokens = said.sequences[0, first:].tolist()
-        tokenizer = self._processor.tokenizer
+        tokens = generated.sequences[0, first:].tolist()
         decoded = [tokenizer.decode(tokens[: i + 1], skip_special_tokens=True) for i in range(len(tokens))]
         grid = grids.grid_of(self._model, self._processor, inputs, image.shape[:2])
+        whole = decoded if said is None else decoded[:-1]
         return Answer(
-            text=decoded[-1] if decoded else "",
+            text=whole[-1] if whole else "",
             ends=tuple(len(text) for text in decoded[:-1]),
             first=first,
             grid=grid,
             capture=capture,
-            hidden=_before_the_middle(said.hidden_states) if hidden else (),
+            hidden=_before_the_middle(generated.hidden_states) if hidden else (),
             vision=tower_map(self._model, inputs, capture, grid) if vision else None,
         )
 
     def _inputs(self, image: Image, questions: Sequence[str]) -> Any:
         """The processor's tensors for questions about one image, a row each."""
         picture, padding = PILImage.fromarray(image), len(questions) > 1
-        # A question can hold what a model said, or read in a picture: the text of a special token would
-        # be taken for one.
-        added = self._processor.tokenizer.added_tokens_decoder.values()
-        special = re.compile("|".join(re.escape(token.content) for token in added if token.special) or "(?!)")
-        questions = [special.sub(" ", question) for question in questions]
+        questions = [self._plain(question) for question in questions]
         if self._processor.chat_template is None:  # as PaliGemma: its prompt is the image and a line of text
             prompts = [self._processor.image_token + question for question in questions]
             images = [[picture]] * len(prompts)
@@ -200,6 +208,16 @@ class VLM:
             )
         batch.pop("labels", None)  # PaliGemma's are for training, and would change its attention mask
         return batch.to(self._model.device)
+
+    def _plain(self, text: str) -> str:
+        """Text without the names of special tokens, which would be taken for them, nor halves of characters.
+
+        It can hold what a person typed, and what a model said or read in a picture.
+        """
+        text = text.encode("utf-8", "replace").decode()
+        added = self._processor.tokenizer.added_tokens_decoder.values()
+        special = re.compile("|".join(re.escape(token.content) for token in added if token.special) or "(?!)")
+        return special.sub(" ", text)
 
     @torch.inference_mode()
     def attention_maps(

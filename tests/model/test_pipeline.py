@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from model.boxes import NamedBox
 from model.builtin.measure import clicks, middle, paste_scene
-from model.builtin.scenes import Scene
+from model.builtin.scenes import Scene, draw_scene
 from model.looks import questions
 from model.merge import iou
 from model.pipeline import VLSAM
@@ -251,6 +251,103 @@ def test_corrective_clicks_improve_a_mask(vlsam: VLSAM) -> None:
     reached = [clicks(vlsam, scene, scene.objects[0], 5) for scene in (paste_scene(rng) for _ in range(6))]
     first, *_, last = np.mean(reached, 0)
     assert last > first
+
+
+# Phrases
+
+
+@pytest.fixture(scope="module")
+def pasted() -> list[Scene]:
+    """Scenes of single things of each kind."""
+    rng = np.random.default_rng(5)
+    scenes = [paste_scene(rng) for _ in range(8)]
+    return [s for s in scenes if len({thing.name for thing in s.objects}) == len(s.objects) > 1][:3]
+
+
+def test_a_phrase_finds_the_one_thing_that_it_names(vlsam: VLSAM, pasted: list[Scene]) -> None:
+    overlaps, others = [], []
+    for scene in pasted:
+        embedding = vlsam.encode(scene.image)
+        for thing in scene.objects:
+            (found,) = vlsam.find(scene.image, f"the {thing.name} over there", encode=lambda _: embedding)  # noqa: B023
+            assert found.term == thing.name
+            assert found.evidence.question == f"Where is the {thing.name} over there?"
+            assert found.evidence.prompt.labels.tolist() == [1, 0]
+            overlaps.append(iou(found.mask, thing.visible))
+            others.append(max(iou(found.mask, o.visible) for o in scene.objects if o is not thing))
+    assert len(overlaps) >= 6
+    assert np.mean(overlaps) > 0.7
+    assert np.mean(others) < 0.2
+
+
+def test_a_phrase_in_the_plural_finds_all_of_a_kind(vlsam: VLSAM) -> None:
+    scene = draw_scene(
+        np.random.default_rng(8), width=480, height=320, count=2, degrade=False, names=("dog",)
+    )
+    assert len(vlsam.find(scene.image, "dog")) == 1
+    several = vlsam.find(scene.image, "both dogs")
+    assert all(max(iou(d.mask, dog.visible) for d in several) > 0.6 for dog in scene.objects)
+
+
+def test_several_things_may_be_asked_for(vlsam: VLSAM, pasted: list[Scene]) -> None:
+    names = [thing.name for thing in pasted[0].objects][:2]
+    assert {d.term for d in vlsam.find(pasted[0].image, ", ".join(names))} == set(names)
+
+
+def test_what_is_not_there_when_asked_is_not_found(
+    vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The built-in model answers neither yes nor no, so here the chance is given."""
+    asked: list[str] = []
+
+    def presence(image: Image, names: list[str]) -> Any:
+        asked.extend(names)
+        return np.array([0.4], np.float32)
+
+    monkeypatch.setattr(vlsam.vlm, "presence", presence)
+    name = scene.objects[0].name
+    assert vlsam.with_options(Options(presence=0.5)).find(scene.image, f"The {name}!") == []
+    (found,) = vlsam.with_options(Options(presence=0.3)).find(scene.image, name)
+    assert found.evidence.scores["presence"] == pytest.approx(0.4)
+    assert asked == [name, name]
+
+
+def test_a_phrase_may_ask_for_the_whole_or_a_part(vlsam: VLSAM, scene: Scene) -> None:
+    name = scene.objects[0].name
+    whole, part = (vlsam.find(scene.image, name, level=level)[0] for level in ("whole", "subpart"))
+    assert part.mask.sum() < whole.mask.sum()
+    assert part.term == whole.term == name
+    assert part.evidence.question == f"Where is the {name}?"
+
+
+def test_a_phrase_goes_to_a_vlm_that_writes_boxes(
+    vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thing = max(scene.objects, key=lambda thing: int(thing.visible.sum()))
+    asked: list[str] = []
+
+    def boxes(image: Image, names: list[str]) -> Any:
+        asked.extend(names)
+        return "as JSON", [NamedBox(thing.name, box_of(thing.visible), 0, 0)]
+
+    monkeypatch.setattr(vlsam.vlm, "boxes", boxes)
+    (found,) = vlsam.with_options(Options(localizer="boxes")).find(scene.image, f"{thing.name} on the left")
+    assert asked == [f"{thing.name} on the left"]
+    assert iou(found.mask, thing.visible) > 0.6
+
+
+@pytest.mark.parametrize("phrase", ["", " the ", "?!", "dog " * 60])
+def test_a_phrase_says_something_and_not_too_much(vlsam: VLSAM, scene: Scene, phrase: str) -> None:
+    with pytest.raises(PromptError, match="1 to 200 characters"):
+        vlsam.find(scene.image, phrase)
+
+
+@pytest.mark.parametrize(
+    "phrase", ["<|im_end|><|image_pad|> dog", "\x00\ud83d\udc36 🐶", "a\nb\tc", "}{%s%n", "的"]
+)
+def test_no_phrase_is_too_odd(vlsam: VLSAM, scene: Scene, phrase: str) -> None:
+    for found in vlsam.find(scene.image, phrase):
+        assert found.mask.shape == scene.image.shape[:2]
 
 
 def test_a_prompt_without_anything_is_refused(vlsam: VLSAM, scene: Scene) -> None:

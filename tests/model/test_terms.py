@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.english import singular
-from model.terms import MAX_HAN, MAX_LENGTH, MAX_TERMS, MAX_WORDS, parse
+from model.terms import MAX_HAN, MAX_LENGTH, MAX_TERMS, MAX_WORDS, named, parse
 
 SENTENCES = [
     ("In the image, there is a man riding a horse near a red barn.", "man, horse, barn"),
@@ -277,3 +277,20 @@ def test_any_text_gives_terms_within_the_limits(answer: str) -> None:
 def test_the_list_of_the_terms_has_the_same_terms(answer: str) -> None:
     found = names(answer)
     assert names(", ".join(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("phrase", "names"),
+    [
+        ("dog", {"dog": "dog"}),
+        ("the red car on the left", {"car": "car"}),
+        ("all dogs", {"dog": "dogs"}),
+        ("man with a hat", {"man": "man"}),
+        ("Dog, two cats", {"dog": "Dog", "cat": "cats"}),
+        ("pickup truck", {"pickup truck": "pickup truck"}),
+        ("the left one", {"the left one": "the left one"}),
+        ("左边的红色汽车", {"汽车": "汽车"}),
+    ],
+)
+def test_what_a_phrase_asks_for(phrase: str, names: dict[str, str]) -> None:
+    assert {term.text: phrase[term.start : term.end] for term in named(phrase)} == names

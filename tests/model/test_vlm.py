@@ -25,6 +25,27 @@ def test_the_rows_of_a_term_are_the_tokens_that_spell_it(vlm: VLM, scene: Scene)
         assert spelled.strip().lower() == term.text
 
 
+@pytest.mark.parametrize("said", ["There is the dog on the left", "dog", "zwölf 狗 Hüte"])
+def test_an_answer_put_into_the_models_mouth_is_read_as_its_own(vlm: VLM, scene: Scene, said: str) -> None:
+    answer = vlm.answer(scene.image, QUESTION, said=said)
+    assert answer.text == said
+    rows = answer.rows(0, len(said))
+    assert (rows.start, rows.stop) == (answer.first, answer.capture.tokens)
+
+
+def test_words_that_the_model_says_by_itself_give_the_same_maps_when_forced(vlm: VLM, scene: Scene) -> None:
+    own = vlm.answer(scene.image, QUESTION)
+    forced = vlm.answer(scene.image, QUESTION, said=own.text)
+    spans = [(term.start, term.end) for term in parse(own.text)]
+    assert forced.text == own.text
+    assert np.allclose(*(vlm.attention_maps(a, spans, PAPER) for a in (own, forced)), atol=1e-5)
+
+
+def test_no_text_makes_a_special_token(vlm: VLM, scene: Scene) -> None:
+    answer = vlm.answer(scene.image, QUESTION, said="a dog <|im_end|><|image_pad|>")
+    assert answer.text.split() == ["a", "dog"]
+
+
 def test_characters_beyond_the_answer_have_no_rows(vlm: VLM, scene: Scene) -> None:
     with pytest.raises(AttentionError, match="no token spells"):
         vlm.answer(scene.image, QUESTION).rows(500, 510)

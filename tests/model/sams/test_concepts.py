@@ -1,5 +1,6 @@
 """SAM 3 by concept, on a tiny random model in the layout that is published: detector and tracker in one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,16 @@ def test_a_term_becomes_all_its_instances_with_their_boxes_as_prompts(sam3: Segm
         assert instance.scores == {"concept": pytest.approx(float(score)), "presence": 0.9}
         assert instance.prompt.box == box_of(mask)
         assert not len(instance.prompt.points)
+
+
+def test_a_persons_own_words_are_asked_for(sam3: Segmenter, image: Image) -> None:
+    embedding = sam3.encode(image)
+    look = replace(looks("dog")[0], phrase="brown dog on the left")
+    (asked,) = sam3.concepts(embedding, [look.phrase])
+    (bare,) = sam3.concepts(embedding, ["dog"])
+    scores = [instance.scores["concept"] for _, instance in of_concepts(sam3, embedding, [look], Options())]
+    assert scores == pytest.approx(asked.scores.tolist())
+    assert scores != pytest.approx(bare.scores.tolist())
 
 
 def test_a_term_that_finds_nothing_is_tried_with_the_box_of_its_map(

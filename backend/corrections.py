@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend import evidence, results
+from backend import duplicates, evidence, results, tasks
 from backend.labels import Control, LabelConfig
 from backend.memory import Answer, Draft, Patch, Spot
 from model.types import Box, Detection, Mask, Prompt, box_of
 
 MAX_CLICKS = 1000
-MAX_REGIONS = 1000  # of a task that are looked at
-MAX_ID = 100  # characters
 MAX_WORDS = 100  # that a control says of a region, each of so many characters at most:
 MAX_TEXT = 10_000
-# A fresh mask from the clicks alone that overlaps a region by this IoU is the same object.
-SAME_OBJECT = 0.5
 _SUPERSEDES = "Supersedes region "
 
 
@@ -114,7 +110,7 @@ def read(
     """
     gestures = list(_gestures(context.get("result"), config))
     if not gestures:
-        raise Unanswerable("The context holds no click and no rectangle.")
+        raise Unanswerable("The context holds no click and no rectangle, and no text for the model.")
     drawn = gestures[-1].label
     control = config.label_control(drawn)
     if control is None and drawn is None:
@@ -122,18 +118,20 @@ def read(
     if control is None:
         raise Unanswerable(f"No output control has the label {str(drawn)[:80]!r}.")
     label = drawn if control.takes_labels else None
-    draft = _newest(task.get("drafts"))
+    draft = tasks.newest(task.get("drafts"))
     gestures = [gesture for gesture in gestures if gesture.label == drawn]
     drafted = [
-        gesture for gesture in _gestures(_result(draft), config, drafts=True) if gesture.label == drawn
+        gesture
+        for gesture in _gestures(tasks.result_of(draft), config, drafts=True)
+        if gesture.label == drawn
     ]
     gestures = _with_drafted(gestures, drafted, shape)
     clicks = _prompt(gestures, shape)
     positive = clicks.box is not None or bool(clicks.labels.any())
     prompts = {gesture.prompt_id: gesture.spot for gesture in gestures if gesture.prompt_id is not None}
-    marker = None if draft is None else (str(draft.get("id")), _changed(draft))
-    drafted_ids = {item_id for item in _result(draft) if (item_id := _id(item)) is not None}
-    sources = list(_sources(task, draft))
+    marker = None if draft is None else (str(draft.get("id")), tasks.changed(draft))
+    drafted_ids = {item_id for item in tasks.result_of(draft) if (item_id := tasks.id_of(item)) is not None}
+    sources = [*tasks.own(task), *tasks.predicted(task)]
     answers = [a for a in answers if a.patch.shape == shape and not _arrived(a, sources)]
     same = [answer for answer in answers if answer.lineage.keys() & prompts.keys()]
     ancestors = {prompt_id for answer in same for prompt_id in answer.lineage}
@@ -146,7 +144,7 @@ def read(
     seen = _Seen(
         prompts,
         marker,
-        frozenset(_related(sources)),
+        frozenset(related(sources)),
         # Only where labels are the tools does a selected region keep smart tools from working.
         labels_in_place or (control.takes_labels and control.labels_name is None),
         tuple(same),
@@ -175,7 +173,7 @@ def bare(context: Mapping[str, Any], config: LabelConfig, shape: tuple[int, int]
 def settle(asked: Correction, fresh: Mask) -> Correction:
     """The correction with its target: the rival that `fresh`, the mask of its prompt, overlaps, or none."""
     best = max(asked.rivals, key=lambda rival: rival.patch.iou(fresh), default=None)
-    same = best is not None and best.patch.iou(fresh) >= SAME_OBJECT
+    same = best is not None and best.patch.iou(fresh) >= duplicates.SAME_OBJECT
     return _aimed(asked, best if same else None)
 
 
@@ -196,6 +194,11 @@ def remembered(asked: Correction, region: Mapping[str, Any], detection: Detectio
     )
 
 
+def is_click(context: Mapping[str, Any], config: LabelConfig) -> bool:
+    """Whether a context holds a click or a rectangle."""
+    return any(True for _ in _gestures(context.get("result"), config))
+
+
 def label_of(context: Mapping[str, Any], config: LabelConfig) -> str | None:
     """The label that a context is about, where it has one."""
     return next((g.label for g in reversed(list(_gestures(context.get("result"), config)))), None)
@@ -214,11 +217,11 @@ def said(task: Mapping[str, Any], region_id: str, config: LabelConfig) -> dict[s
     Replacing a region takes its words away, and a person may have changed ours.
     """
     words: dict[str, list[Any]] = {}
-    for source in _sources(task, _newest(task.get("drafts"))):
-        mine = [item for item in source if isinstance(item, Mapping) and _region_id(item) == region_id]
+    for source in (*tasks.own(task), *tasks.predicted(task)):
+        mine = [item for item in source if isinstance(item, Mapping) and tasks.region_id(item) == region_id]
         for naming in config.namings:
             for item in mine:
-                held = _value(item).get(naming.key)
+                held = tasks.value_of(item).get(naming.key)
                 if item.get("from_name") == naming.name and item.get("type") == naming.type:
                     words[naming.name] = _words(held)
         if mine:
@@ -260,34 +263,31 @@ def _search(
         if evidence.contains(target.mask, clicks.points).any():
             return target, ()
         rivals.append(target)
-    controls = sorted(config.outputs, key=lambda control: control.shape == "rectangle")
     known: set[str] = set()
     for source in sources:
-        regions = [item for item in reversed(source) if isinstance(item, Mapping)][:MAX_REGIONS]
-        ids = {region_id for item in regions if (region_id := _region_id(item)) is not None}
+        regions = list(tasks.regions(source, config))
+        ids = tasks.ids(source)
         # What a newer source was made from says nothing: a region that only it has was deleted since.
         if ids & known:
             continue
-        labels = {_region_id(item): _label(item) for item in regions if item.get("type") == "labels"}
-        for control in controls:
-            for item in regions:
-                region_id = _region_id(item)
-                if item.get("from_name") != control.name or item.get("type") != control.type:
-                    continue
-                if region_id is None or region_id in taken:
-                    continue
-                if (labels.get(region_id) if control.type not in _value(item) else _label(item)) != label:
-                    continue
-                mask = results.decode(item, shape)
-                if mask is None:
-                    continue
-                target = Target(region_id, control, Patch.of(mask), item.get("meta"))
-                if evidence.contains(mask, clicks.points).any():
-                    return target, ()
-                if evidence.read(target.meta, shape) is not None:
-                    rivals.append(target)
+        # Stable, so of one control the topmost comes first.
+        for region in sorted(regions, key=lambda region: _turn(region.control, config)):
+            if region.id in taken or region.label != label:
+                continue
+            mask = results.decode(region.result, shape)
+            if mask is None:
+                continue
+            target = Target(region.id, region.control, Patch.of(mask), region.result.get("meta"))
+            if evidence.contains(mask, clicks.points).any():
+                return target, ()
+            if evidence.read(target.meta, shape) is not None:
+                rivals.append(target)
         known |= ids
     return None, tuple(rivals)
+
+
+def _turn(control: Control, config: LabelConfig) -> tuple[bool, int]:
+    return control.shape == "rectangle", config.outputs.index(control)
 
 
 def _aimed(asked: Correction, target: Target | None) -> Correction:
@@ -433,11 +433,11 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
     items = [item for item in (items if isinstance(items, list) else []) if isinstance(item, Mapping)]
     if drafts:
         ids = {
-            _id(item)
+            tasks.id_of(item)
             for item in items
             if "is_positive" in item or item.get("from_name") in config.prompt_boxes
         }
-        items = [item for item in items if (item_id := _id(item)) is not None and item_id in ids]
+        items = [item for item in items if (item_id := tasks.id_of(item)) is not None and item_id in ids]
     merged: dict[Any, _Gesture] = {}
     for number, item in enumerate(items):
         gesture = _gesture(item)
@@ -453,12 +453,12 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
 
 
 def _gesture(item: Mapping[str, Any]) -> _Gesture | None:
-    value = _value(item)
+    value = tasks.value_of(item)
     x, y, width, height = (_number(value.get(key)) for key in ("x", "y", "width", "height"))
     if x is None or y is None:
         return None
     kind = str(item.get("type")).lower()
-    label, prompt_id = _label(item), _id(item)
+    label, prompt_id = tasks.label_of(item), tasks.id_of(item)
     # Label Studio's next protocol sends prompts that belong to no control; the label is the browser's.
     bound = prompt_id is not None or "from_name" in item
     if width is not None and height is not None and kind not in ("keypoint", "keypointlabels"):
@@ -474,41 +474,17 @@ def _gesture(item: Mapping[str, Any]) -> _Gesture | None:
     return _Gesture(label, point=(x, y), positive=positive, prompt_id=prompt_id, bound=bound)
 
 
-def _label(item: Mapping[str, Any]) -> str | None:
-    value = _value(item)
-    for key in (item.get("type"), "labels"):
-        labels = value.get(key) if isinstance(key, str) else None
-        if isinstance(labels, list) and labels and isinstance(labels[0], str):
-            return labels[0]
-    return None
-
-
-def _value(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    value = item.get("value")
-    return value if isinstance(value, Mapping) else {}
-
-
 def _number(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and abs(value) <= 1e6 else None
 
 
-def _id(item: Any) -> str | None:
-    item_id = item.get("id") if isinstance(item, Mapping) else None
-    return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_ID else None
-
-
-def _region_id(item: Any) -> str | None:
-    """The id without the suffix '#...' that the editor adds to its own copies."""
-    return (_id(item) or "").partition("#")[0] or None
-
-
-def _related(sources: Iterable[list[Any]]) -> Iterator[str]:
+def related(sources: Iterable[list[Any]]) -> Iterator[str]:
     """The ids of regions that a relation names."""
     for source in sources:
         for item in source:
             if isinstance(item, Mapping) and item.get("type") == "relation":
                 for end in ("from_id", "to_id"):
-                    if (region_id := _region_id({"id": item.get(end)})) is not None:
+                    if (region_id := tasks.region_id({"id": item.get(end)})) is not None:
                         yield region_id
 
 
@@ -518,40 +494,5 @@ def _arrived(answer: Answer, sources: Iterable[list[Any]]) -> bool:
         evidence.same(item.get("meta"), answer.meta)
         for source in sources
         for item in source
-        if isinstance(item, Mapping) and _region_id(item) == answer.region_id
+        if isinstance(item, Mapping) and tasks.region_id(item) == answer.region_id
     )
-
-
-def _sources(task: Mapping[str, Any], draft: Mapping[str, Any] | None) -> Iterator[list[Any]]:
-    """The result lists of a task that a click may be meant for, the newest first.
-
-    Drafts are the person's own. An annotation counts where the newest draft names it, else where it is
-    the only one, for others may be another annotator's.
-    """
-    if draft is not None:
-        yield _result(draft)
-    saved = [entry for entry in _entries(task.get("annotations")) if entry.get("was_cancelled") is not True]
-    named = draft.get("annotation") if draft is not None else None
-    if named is not None:
-        saved = [entry for entry in saved if entry.get("id") == named]
-    if len(saved) == 1:
-        yield _result(saved[0])
-    predictions = sorted(_entries(task.get("predictions")), key=_changed)
-    yield from (_result(entry) for entry in reversed(predictions))
-
-
-def _newest(entries: Any) -> Mapping[str, Any] | None:
-    return max(_entries(entries)[::-1], key=_changed, default=None)
-
-
-def _entries(entries: Any) -> list[Mapping[str, Any]]:
-    return [entry for entry in (entries if isinstance(entries, list) else []) if isinstance(entry, Mapping)]
-
-
-def _changed(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("updated_at") or entry.get("created_at") or "")
-
-
-def _result(entry: Mapping[str, Any] | None) -> list[Any]:
-    result = entry.get("result") if entry is not None else None
-    return result if isinstance(result, list) else []

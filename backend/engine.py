@@ -19,6 +19,7 @@ from backend.memory import Memory
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.unlabelled import Unlabelled
+from model.clicks import Level
 from model.pipeline import VLSAM
 from model.profiles import segmenter_version_of, version_of
 from model.segmenter import Embedding
@@ -84,7 +85,16 @@ class Model(Encoder, Protocol):
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
 
-    def refine(self, embedding: Embedding, prompt: Prompt) -> Detection: ...
+    def find(
+        self,
+        image: Image,
+        phrase: str,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        level: Level = "auto",
+    ) -> list[Detection]: ...
+
+    def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection: ...
 
 
 class Engine:

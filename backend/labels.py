@@ -26,6 +26,7 @@ MAX_CONFIG = 1_000_000  # characters
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
 STATUS = "vlsam_status"  # the TextArea that is for messages
+PROMPT = "vlsam_prompt"  # the TextArea where people type what the model shall find
 
 T = TypeVar("T")
 Choice = tuple[tuple[str, ...], tuple[str, ...]]  # its path and its names
@@ -123,6 +124,7 @@ class LabelConfig:
     outputs: tuple[Control, ...]  # in the order of the config; never empty
     prompt_boxes: frozenset[str] = frozenset()  # names of rectangle controls that only prompt
     namings: tuple[Naming, ...] = ()
+    phrases: frozenset[str] = frozenset()  # names of text controls that only prompt
 
     def source(self, task: Any) -> Any:
         """The value of a task's image field, which images.py loads. Raises TaskError where there is none."""
@@ -196,7 +198,8 @@ def parse(xml: str) -> LabelConfig:
     no output, unless no other is there; a keypoint is a tool unless it has `smart="false"`. Where no such
     control has labels, those without (Brush ...) are outputs if a `perRegion` TextArea or Taxonomy can say
     what a region is. (In Label Studio 1.23.2 every control is smart by default, so the attribute only tells
-    the intention where it is written out.)
+    the intention where it is written out.) A TextArea of the image, not of its regions, is for phrases where
+    it is named PROMPT or has smart="true"; STATUS never is.
     """
     root = _read(xml)
     image = next((tag for tag in root.iter() if _kind(tag) == "image" and tag.get("name")), None)
@@ -231,6 +234,7 @@ def parse(xml: str) -> LabelConfig:
         outputs=tuple(outputs),
         prompt_boxes=frozenset(_prompt_boxes(root)) - {control.name for control in outputs},
         namings=namings,
+        phrases=frozenset(_phrases(root, image)) - {STATUS},
     )
 
 
@@ -297,7 +301,7 @@ def _namings(root: ElementTree.Element, image: ElementTree.Element) -> Iterator[
         kind, name = _kind(tag), tag.get("name", "")
         if kind not in ("textarea", "taxonomy") or not _is_on(tag, image) or name == STATUS:
             continue
-        if tag.get("perRegion", tag.get("perregion", "")).strip().lower() != "true":
+        if not _is_set(tag, "perRegion"):
             continue
         if kind == "textarea":
             yield Naming(name, "TextArea", image.get("name", ""))
@@ -368,13 +372,25 @@ def _plain(found: Iterable[tuple[ElementTree.Element, Control]]) -> list[Control
 def _is_prompt_tool(tag: ElementTree.Element) -> bool:
     if _kind(tag).startswith("keypoint") and tag.get("smart", "").strip().lower() != "false":
         return True
-    return any(tag.get(name, "").strip().lower() == "true" for name in ("smart", "smartOnly", "smartonly"))
+    return _is_set(tag, "smart") or _is_set(tag, "smartOnly")
 
 
 def _prompt_boxes(root: ElementTree.Element) -> Iterator[str]:
     for tag in root.iter():
         if _kind(tag) in ("rectanglelabels", "rectangle") and _is_prompt_tool(tag):
             yield tag.get("name", "")
+
+
+def _phrases(root: ElementTree.Element, image: ElementTree.Element) -> Iterator[str]:
+    for tag in root.iter():
+        if _kind(tag) != "textarea" or not _is_on(tag, image) or _is_set(tag, "perRegion"):
+            continue
+        if tag.get("name") == PROMPT or _is_set(tag, "smart"):
+            yield tag.get("name", "")
+
+
+def _is_set(tag: ElementTree.Element, name: str) -> bool:
+    return any(tag.get(each, "").strip().lower() == "true" for each in (name, name.lower()))
 
 
 def _exact(name: str) -> set[str]:

@@ -3,14 +3,14 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend import corrections, events, evidence, labels, results
+from backend import corrections, duplicates, events, evidence, labels, phrases, results, tasks
 from backend.cache import Held, Known, source_key
 from backend.corrections import Correction, Unanswerable
 from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Model, Superseded, Unavailable
@@ -18,6 +18,9 @@ from backend.events import UnknownEvent
 from backend.images import ImageError, Server
 from backend.labels import Control, LabelConfig, TaskError
 from backend.memory import Key
+from backend.phrases import Wishes
+from backend.tasks import Region
+from model.clicks import Level
 from model.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
 
@@ -157,6 +160,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             self.model_version,
             names=likenesses,
             leftover=settings.leftover,
+            made=duplicates.made(task, config),
         )
         self.engine.unlabelled.add(self.project, project_config, known.content, unmatched)
         log.info(
@@ -204,7 +208,11 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> Prediction:
         try:
-            regions = self._correct(task, context, config, deadline)
+            phrase = None if corrections.is_click(context, config) else phrases.typed(context, config)
+            if phrase is None:
+                regions = self._correct(task, context, config, deadline)
+            else:
+                regions = self._find(task, phrase, context, config, deadline)
             return self._prediction(regions, "" if regions else "The mask is empty.")
         except Late:
             reason = "The click could not be answered in time."
@@ -245,7 +253,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             now=memory.clock(),
             labels_in_place=self.engine.settings.labels_in_place,
         )
-        asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked))
+        wishes = phrases.wishes(context, task, config)
+        asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked, wishes.level))
+        _good_enough([detection], wishes)
         region = describe(
             replace(detection, term=asked.term),
             control=asked.control,
@@ -265,6 +275,61 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             for naming in config.namings
             if said.get(naming.name)
         ]
+
+    def _find(
+        self, task: Any, phrase: str, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    ) -> list[results.Result]:
+        """Regions of what a person typed, less what there are regions of. Raises Unanswerable."""
+        config = config.of(task.get("data") if isinstance(task, Mapping) else None)
+        image, known = self._load(*self._source(task, config), deadline)
+        wishes, held = phrases.wishes(context, task, config), self.engine.embeddings.hold(known.content)
+
+        def work(model: Model) -> list[Detection]:
+            return model.find(image, phrase, encode=lambda view: held.get(model, view), level=wishes.level)
+
+        run = partial(self.engine.run, priority=CLICK, deadline=deadline, click=self._click(task, context))
+        found, said = run(work), ascii(phrase[:80])
+        if not found:
+            raise Unanswerable(f"The model does not find {said} in this image.")
+        found = _good_enough(found, wishes)
+        labelled = [(d, phrases.label_of(phrase, d.term, context, config)) for d in found]
+        if not any(config.label_control(label) for _, label in labelled):
+            raise Unanswerable(f"No label means {said}: add it to the predicted_values of one.")
+        own = next(tasks.own(task), None)
+        shown = next(tasks.predicted(task), []) if own is None else []
+        regions: list[results.Result] = []
+        for detection, label in labelled:
+            control = config.label_control(label)
+            if control is None or duplicates.of(detection, label, tasks.regions(own or [], config)):
+                continue
+            # A prediction may be on screen, and may be not: with its id, ours is there once in both cases.
+            alike = [region for region in tasks.regions(shown, config) if region.control == control]
+            old = duplicates.of(detection, label, alike)
+            if old and not self._replaceable(old, shown):
+                continue
+            region = describe(
+                detection,
+                control=control,
+                label=label,
+                region_id=old.id if old else results.new_id(),
+                old_meta=old.result.get("meta") if old else None,
+                compact=True,
+            )
+            regions += region
+            regions += [
+                results.naming(region[0], naming, words)
+                for naming in config.namings
+                if region and (naming.tag == "Taxonomy" or label is None)
+                if (words := naming.words(detection.term))
+            ]
+        if not regions:
+            raise Unanswerable(f"There is a region of {said} already.")
+        return regions
+
+    def _replaceable(self, region: Region, items: list[Any]) -> bool:
+        """Whether the editor stands a region in the place of this one."""
+        in_place = region.control.labels_name is None or self.engine.settings.labels_in_place
+        return in_place and region.id not in corrections.related([items])
 
     def _memory_key(self, task: Any, image: str, label: str | None) -> Key | None:
         """Whose answers may help; None where the task has no id."""
@@ -348,17 +413,20 @@ def annotation(
     *,
     names: Mapping[str, str] | None = None,
     leftover: str = "drop",
+    made: Iterable[Region] = (),
 ) -> tuple[list[results.Result], Counter[str]]:
     """The results for detections in every control that takes predictions, and the terms without a label.
 
     `names` says for terms which name of a label stands for them. `leftover` says what becomes of objects
     whose term has no label: "drop"; "keep", without a label in the first control; "other:LABEL", in
     every control that has this one. A region that is kept says its term in `meta.text`. Where no control has
-    labels, every object is a region of each.
+    labels, every object is a region of each. Objects of which people `made` a region get none; the ids of
+    the others are the same as without.
     """
     regions: list[results.Result] = []
     numbers: Counter[tuple[str, str]] = Counter()
     unmatched: Counter[str] = Counter()
+    plans: list[tuple[Detection, list[tuple[Control, str | None]], tuple[str, ...], bool]] = []
     for detection in found:
         term = detection.term
         named = config.named(term) or config.named((names or {}).get(term, ""))
@@ -369,6 +437,10 @@ def annotation(
         elif not named:
             unmatched[term] += 1
             placed, notes = _left(config, leftover), (term,)
+        plans.append((detection, placed, notes, bool(named)))
+    fresh = duplicates.without([(d, {label for _, label in places}) for d, places, _, _ in plans], made)
+    for detection, placed, notes, has_label in plans:
+        term = detection.term
         for control, label in placed:
             key = (control.name, term)
             region = describe(
@@ -379,11 +451,13 @@ def annotation(
                 notes=notes,
             )
             numbers[key] += bool(region)
+            if detection not in fresh:
+                continue
             regions += region
             regions += [
                 results.naming(region[0], naming, words)
                 for naming in config.namings
-                if region and (naming.tag == "Taxonomy" or not named) and (words := naming.words(term))
+                if region and (naming.tag == "Taxonomy" or not has_label) and (words := naming.words(term))
             ]
     return regions, unmatched
 
@@ -399,14 +473,25 @@ def _left(config: LabelConfig, leftover: str) -> list[tuple[Control, str | None]
     ]
 
 
-def _segment(model: Model, embedding: Embedding, asked: Correction) -> tuple[Correction, Detection]:
+def _good_enough(found: list[Detection], wishes: Wishes) -> list[Detection]:
+    """The detections whose score the person wants to see. Raises Unanswerable where there is none."""
+    good = [detection for detection in found if detection.score >= wishes.score]
+    if not good:
+        best = max(detection.score for detection in found)
+        raise Unanswerable(f"The score {best:.2f} is below the {wishes.score:.2f} of {phrases.SCORE}.")
+    return good
+
+
+def _segment(
+    model: Model, embedding: Embedding, asked: Correction, level: Level
+) -> tuple[Correction, Detection]:
     """The settled correction and its mask, in one or two decodes."""
     if asked.rivals:
-        fresh = model.refine(embedding, asked.prompt)
+        fresh = model.refine(embedding, asked.prompt, level)
         asked = corrections.settle(asked, fresh.mask)
         if asked.target is None and asked.prompt.mask is None:
             return asked, fresh
-    return asked, model.refine(embedding, asked.prompt)
+    return asked, model.refine(embedding, asked.prompt, level)
 
 
 def describe(

@@ -1,7 +1,6 @@
 """The VLM's half of VL-SAM: questions, the terms of their answers, and where the model looked for each."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,7 @@ from model import maps
 from model.boxes import NamedBox
 from model.maps import Maps
 from model.recipes import ASK, Options, Recipe
-from model.terms import Term, named, parse
+from model.terms import Term, bare, named, parse
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, PromptError
 from model.vision import Classifier
 from model.vlm import VLM, Answer
@@ -106,7 +105,7 @@ def seek(
     The phrase is in the question and, put into the model's mouth, in the answer. The rows of its noun in the
     answer then have seen all of it, also "on the left" that follows. Raises PromptError.
     """
-    phrase = " ".join(re.sub(r"(?i)^\s*(?:the|an?)\s+", "", phrase).strip(" .,;:!?\t\r\n").split())
+    phrase = bare(phrase)
     if not 0 < len(phrase) <= MAX_PHRASE:
         raise PromptError(f"a phrase has 1 to {MAX_PHRASE} characters")
     question = f"Where is the {phrase}?"
@@ -115,7 +114,7 @@ def seek(
         return []
     if options.localizer == "boxes":  # the VLM's attention may be of no use
         terms = named(phrase)
-        found = np.zeros((len(terms), 1, 1), np.float32)
+        found: Maps = np.zeros((len(terms), 1, 1), np.float32)
         said = phrase
     else:
         answer = _answer(vlm, image, question, options.recipe, said=BEFORE + phrase)

@@ -91,6 +91,11 @@ def parse(answer: str) -> list[Term]:
     return list(found.values())
 
 
+def bare(phrase: str) -> str:
+    """A person's phrase without what leads it in or ends it: "The red car!" -> "red car"."""
+    return " ".join(re.sub(r"(?i)^\s*(?:the|an?)\s+", "", phrase).strip(" .,;:!?\t\r\n").split())
+
+
 def named(phrase: str) -> list[Term]:
     """What a person's phrase asks for: of "man with a hat" only the man, of "dog, cat" both.
 

@@ -25,6 +25,7 @@ from PIL import Image as Pillow
 from backend.app import create_app
 from backend.engine import PROCESS, Engine
 from backend.settings import Settings
+from model.clicks import Level
 from model.segmenter import Embedding
 from model.types import Detection, Evidence, Image, Mask, Prompt
 
@@ -61,8 +62,12 @@ def detection(term: str, mask: Mask, prompt: Prompt | None = None, *, score: flo
 
 
 def data_url(width: int = 80, height: int = 60, *, shade: int = 200) -> str:
+    return image_url(np.full((height, width, 3), (shade, 10, 10), np.uint8))
+
+
+def image_url(image: Image) -> str:
     file = BytesIO()
-    Pillow.new("RGB", (width, height), (shade, 10, 10)).save(file, "PNG")
+    Pillow.fromarray(image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -79,6 +84,7 @@ class StandIn:
     prompts: list[Prompt] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
     hold: threading.Event | None = None
     vocabularies: list[tuple[str, ...]] = field(default_factory=list)
     encoded: list[int] = field(default_factory=list)  # the first number of each encoded image
@@ -114,8 +120,24 @@ class StandIn:
         shared = [[len({*t} & {*name}) / max(1, len({*t} | {*name})) for name in names] for t in terms]
         return np.array(shared, np.float32).reshape(len(terms), len(names))
 
-    def refine(self, embedding: Embedding, prompt: Prompt) -> Detection:
+    def find(
+        self,
+        image: Image,
+        phrase: str,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        level: Level = "auto",
+    ) -> list[Detection]:
+        """What it is told to find and the phrase speaks of."""
+        self.order.append("phrase")
+        self.levels.append(level)
+        self._wait()
+        (encode or self.encode)(image)
+        return [detection for detection in self.found if detection.term in phrase]
+
+    def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection:
         self.order.append("click")
+        self.levels.append(level)
         self.prompts.append(prompt)
         self._wait()
         height, width = embedding.size

@@ -38,7 +38,8 @@ def test_words_that_the_model_says_by_itself_give_the_same_maps_when_forced(vlm:
     forced = vlm.answer(scene.image, QUESTION, said=own.text)
     spans = [(term.start, term.end) for term in parse(own.text)]
     assert forced.text == own.text
-    assert np.allclose(*(vlm.attention_maps(a, spans, PAPER) for a in (own, forced)), atol=1e-5)
+    one, other = (vlm.attention_maps(answer, spans, PAPER) for answer in (own, forced))
+    assert np.allclose(one, other, atol=1e-5)
 
 
 def test_no_text_makes_a_special_token(vlm: VLM, scene: Scene) -> None:

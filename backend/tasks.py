@@ -1,0 +1,108 @@
+"""What Label Studio says of a task: drafts, annotations, predictions and their regions, all untrusted."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.labels import Control, LabelConfig
+
+MAX_REGIONS = 1000  # of a result list that are looked at
+MAX_ID = 100  # characters
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A region of an output control. Its geometry is what results.decode reads in `result`."""
+
+    id: str  # as Label Studio knows it
+    control: Control
+    label: str | None  # None where it has none
+    result: Mapping[str, Any]
+
+
+def regions(items: list[Any], config: LabelConfig) -> Iterator[Region]:
+    """The regions of a result list that belong to an output control, the topmost first."""
+    found = _newest_items(items)
+    labels = {region_id(item): label_of(item) for item in found if item.get("type") == "labels"}
+    outputs = {(control.name, control.type): control for control in config.outputs}
+    for item in found:
+        name, kind = item.get("from_name"), item.get("type")
+        control = outputs.get((name, kind)) if isinstance(name, str) and isinstance(kind, str) else None
+        number = region_id(item)
+        if control is None or number is None:
+            continue
+        label = label_of(item) if control.type in value_of(item) else labels.get(number)
+        yield Region(number, control, label, item)
+
+
+def ids(items: list[Any]) -> set[str]:
+    """The ids of everything in a result list."""
+    return {number for item in _newest_items(items) if (number := region_id(item)) is not None}
+
+
+def _newest_items(items: list[Any]) -> list[Mapping[str, Any]]:
+    return [item for item in reversed(items) if isinstance(item, Mapping)][:MAX_REGIONS]
+
+
+def own(task: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """The result lists that the person of a request sees or has made, the newest first.
+
+    Drafts are the person's own. An annotation counts where the newest draft names it, else where it is
+    the only one, for others may be another annotator's.
+    """
+    draft = newest(task.get("drafts"))
+    if draft is not None:
+        yield result_of(draft)
+    saved = [entry for entry in entries(task.get("annotations")) if entry.get("was_cancelled") is not True]
+    named = draft.get("annotation") if draft is not None else None
+    if named is not None:
+        saved = [entry for entry in saved if entry.get("id") == named]
+    if len(saved) == 1:
+        yield result_of(saved[0])
+
+
+def predicted(task: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """The result lists of the predictions, the newest first."""
+    found = sorted(entries(task.get("predictions")), key=changed)
+    yield from (result_of(entry) for entry in reversed(found))
+
+
+def newest(drafts: Any) -> Mapping[str, Any] | None:
+    return max(entries(drafts)[::-1], key=changed, default=None)
+
+
+def entries(given: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in (given if isinstance(given, list) else []) if isinstance(entry, Mapping)]
+
+
+def changed(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("updated_at") or entry.get("created_at") or "")
+
+
+def result_of(entry: Mapping[str, Any] | None) -> list[Any]:
+    result = entry.get("result") if entry is not None else None
+    return result if isinstance(result, list) else []
+
+
+def value_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = item.get("value")
+    return value if isinstance(value, Mapping) else {}
+
+
+def label_of(item: Mapping[str, Any]) -> str | None:
+    value = value_of(item)
+    for key in (item.get("type"), "labels"):
+        labels = value.get(key) if isinstance(key, str) else None
+        if isinstance(labels, list) and labels and isinstance(labels[0], str):
+            return labels[0]
+    return None
+
+
+def id_of(item: Any) -> str | None:
+    item_id = item.get("id") if isinstance(item, Mapping) else None
+    return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_ID else None
+
+
+def region_id(item: Any) -> str | None:
+    """The id without the suffix '#...' that the editor adds to its own copies."""
+    return (id_of(item) or "").partition("#")[0] or None

@@ -1,0 +1,103 @@
+"""Predictions beside what people made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from backend import duplicates, labels, results
+from backend.engine import Engine
+from backend.labels import SHAPES
+from backend.predictor import VLSAMBackend, annotation
+from model.types import Mask
+from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
+
+Make = Callable[..., Engine]
+CAT, DOG = disc(20, 30, 12), disc(60, 30, 9)
+
+
+def region(mask: Mask, *, name: str = "brush", label: str = "Cat") -> list[results.Result]:
+    control = labels.parse(CONFIG).output(name)
+    assert control is not None
+    return results.region(mask, control=control, label=label, region_id="made", score=1)
+
+
+def predicted(engine: Engine, **task: Any) -> list[tuple[str, str]]:
+    """Control and label of what a batch predicts."""
+    (found,) = VLSAMBackend(CONFIG, engine=engine).predict([{"id": 1, "data": {"image": data_url()}, **task}])
+    return [(r["from_name"], r["value"][r["type"]][0]) for r in found["result"]]
+
+
+DOGS = [("brush", "Dog"), ("poly", "Dog")]
+BOTH = [("brush", "Cat"), ("poly", "Cat"), *DOGS]
+
+
+@pytest.mark.parametrize("kind", ["annotations", "drafts"])
+def test_what_people_have_a_region_of_is_not_predicted(make_engine: Make, kind: str) -> None:
+    entry = {"id": 3, "result": region(CAT)}
+    assert predicted(make_engine(), **{kind: [entry]}) == DOGS
+    assert predicted(make_engine(), **{kind: [{**entry, "was_cancelled": True}]}) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("made", "left"),
+    [
+        (region(disc(23, 30, 12)), DOGS),  # moved by hand
+        (region(CAT, name="poly"), DOGS),  # one object is one region in every control
+        (region(disc(20, 30, 6)), BOTH),  # a quarter of it
+        (region(CAT, label="Dog"), BOTH),
+        (region(DOG, label="Dog") + region(CAT), []),
+        ([{"id": "made", "type": "choices", "from_name": "brush", "value": {"choices": ["Cat"]}}], BOTH),
+        (["junk", None, {"from_name": {}, "type": []}], BOTH),
+        ("junk", BOTH),
+    ],
+)
+def test_the_same_object_is_of_the_same_label_and_overlaps_by_half(
+    make_engine: Make, made: Any, left: list[tuple[str, str]]
+) -> None:
+    assert predicted(make_engine(), annotations=["junk", {"result": made}]) == left
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shared", [False, True])
+def test_regions_of_every_control_count(shape: str, shared: bool) -> None:
+    tag, both = SHAPES[shape], '<Label value="Cat"/><Label value="Dog"/>'
+    drawn = (
+        f'<Labels name="l" toName="i">{both}</Labels><{tag} name="c" toName="i" smart="false"/>'
+        if shared
+        else f'<{tag}Labels name="c" toName="i" smart="false">{both}</{tag}Labels>'
+    )
+    config = labels.parse(f'<View><Image name="i" value="$i"/>{drawn}</View>')
+    found = [detection("cat", disc(20, 30, 12) | disc(30, 30, 12)), detection("dog", DOG)]
+    everything, _ = annotation(found, config, "image", "v1")
+    cats = [r for r in everything if r["id"] == everything[0]["id"]]
+    made = [{"result": [{**each, "id": "made"} for each in cats]}]
+    known = duplicates.made({"annotations": made}, config)
+    left, _ = annotation(found, config, "image", "v1", made=known)
+    assert left == everything[len(cats) :]
+    assert left
+
+
+def test_an_object_that_was_kept_without_a_label_may_have_got_any() -> None:
+    config = labels.parse(CONFIG)
+    found = [detection("zebra", CAT)]
+    assert len(annotation(found, config, "image", "v1", leftover="keep")[0]) == 1
+    known = duplicates.made({"annotations": [{"result": region(CAT, label="Dog")}]}, config)
+    assert annotation(found, config, "image", "v1", leftover="keep", made=known)[0] == []
+
+
+def test_the_ids_of_others_stay_as_they_are(make_engine: Make, stand_in: StandIn) -> None:
+    """The second of two cats must not get the id of the first, which an annotation has."""
+    stand_in.found = [detection("cat", CAT), detection("cat", DOG)]
+    backend = VLSAMBackend(CONFIG, engine=make_engine())
+    task = {"id": 1, "data": {"image": data_url()}}
+    (first,) = backend.predict([task])
+    accepted = [{"result": first["result"][:1]}]
+    (second,) = backend.predict([{**task, "annotations": accepted}])
+    assert second["result"] == first["result"][2:]
+
+
+def test_a_broken_region_counts_as_none(make_engine: Make) -> None:
+    made = region(CAT)
+    made[0]["value"]["rle"] = [1, 2, 3]
+    assert predicted(make_engine(), annotations=[{"result": made}]) == BOTH

@@ -99,7 +99,14 @@ def start(name: str, command: Sequence[str], url: str, log: Path, environment: M
 _FOREIGN_SETTINGS = ("LABEL_STUDIO_", "HEARTEX_")
 
 
-def start_label_studio(executable: Path, data_dir: Path, port: int, account: Account, log: Path) -> Service:
+def start_label_studio(
+    executable: Path,
+    data_dir: Path,
+    port: int,
+    account: Account,
+    log: Path,
+    settings: Mapping[str, str] | None = None,
+) -> Service:
     """Label Studio 1.23.2 on loopback with SQLite, made to talk to nobody but us.
 
     The account is created at the first start. `LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN` is read only then,
@@ -117,6 +124,7 @@ def start_label_studio(executable: Path, data_dir: Path, port: int, account: Acc
         "LABEL_STUDIO_SENTRY_DSN": "",
         "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
         "PYTHONUNBUFFERED": "1",
+        **(settings or {}),
     }
     command = [
         str(executable), "start", "--no-browser", "--internal-host", LOOPBACK, "--port", str(port),

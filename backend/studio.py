@@ -100,9 +100,14 @@ class Studio:
         Label Studio answers when the backend did, and 200 also where nothing came of it.
         """
         chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
-        query = {"id": "retrieve_tasks_predictions", "project": project}
+        self._action("retrieve_tasks_predictions", project, chosen)
+
+    def delete_predictions(self, project: int) -> None:
+        self._action("delete_tasks_predictions", project, {"all": True, "excluded": []})
+
+    def _action(self, name: str, project: int, chosen: Mapping[str, JSON]) -> None:
         body = {"selectedItems": chosen, "project": project}
-        self._json("POST", "/api/dm/actions", params=query, json=body)
+        self._json("POST", "/api/dm/actions", params={"id": name, "project": project}, json=body)
 
     def predictions(self, project: int) -> list[dict[str, JSON]]:
         found: list[dict[str, JSON]] = self._json("GET", "/api/predictions", params={"project": project})

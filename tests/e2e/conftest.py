@@ -19,6 +19,8 @@ from model.builtin.scenes import NAMES, draw_scene
 EXECUTABLE = Path(__file__).parents[2] / ".venv-studio" / "bin" / "label-studio"
 OWNER = Account("owner@example.com", "e2e-password", "e2e0" * 10)
 START_TIMEOUT_S = 300.0
+# Label Studio's flag for refusing predictions that do not fit the labeling config; off as it ships.
+VALIDATION = "fflag_feat_utc_210_prediction_validation_15082025"
 ORIENTATION = 0x0112  # the EXIF tag; 6 says: turn clockwise by a quarter to show
 
 _RUNNING = pytest.StashKey[list[Service]]()
@@ -60,7 +62,12 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     running = request.config.stash[_RUNNING]
     try:
         studio = services.start_label_studio(
-            EXECUTABLE, folder / "data", services.free_port(0), OWNER, folder / "label-studio.log"
+            EXECUTABLE,
+            folder / "data",
+            services.free_port(0),
+            OWNER,
+            folder / "label-studio.log",
+            {VALIDATION: "true"},
         )
         running.append(studio)
         backend = start_backend(studio, OWNER.token, folder / "backend.log")

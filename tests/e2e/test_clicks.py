@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from backend.demo import label_config
-from backend.studio import Studio
+from backend.studio import Studio, StudioError
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.e2e.conftest import MakeProject, Project
 from tests.e2e.editor import box, click, context, deepest, mask_of, saved
@@ -155,6 +155,66 @@ def test_what_cannot_be_answered_gives_no_region(
     fresh: Annotator, gestures: tuple[dict[str, Any], ...]
 ) -> None:
     assert fresh.result(*gestures) == []
+
+
+def test_a_typed_phrase_makes_the_region_that_it_names(
+    studio: Studio, make_project: MakeProject, scene: Scene, tmp_path: Path
+) -> None:
+    controls = (
+        '<TextArea name="vlsam_prompt" toName="image"/><Number name="vlsam_score" toName="image"/>'
+        '<Choices name="vlsam_level" toName="image"><Choice value="auto"/><Choice value="part"/></Choices>'
+    )
+    path = tmp_path / "typed.png"
+    Image.fromarray(scene.image).save(path)
+    project = make_project("Typed", label_config(NAMES).replace("</View>", controls + "</View>"), [path])
+    annotator = Annotator(studio, project, project.tasks[0])
+    thing = max(scene.objects, key=lambda thing: int(thing.visible.sum()))
+
+    def typed(phrase: str) -> dict[str, Any]:
+        value = {"text": [phrase]}
+        return {
+            "value": value,
+            "id": "t1",
+            "from_name": "vlsam_prompt",
+            "to_name": "image",
+            "type": "textarea",
+        }
+
+    region = annotator.region(typed(f"the {thing.name} over there"))
+    assert label_of(region) == thing.name
+    mask = mask_of(region)
+    assert (mask & thing.visible).sum() > 0.6 * (mask | thing.visible).sum()
+    # What was typed and set is saved beside the region, and is no region of anybody's.
+    score = {"value": {"number": 0.1}, "id": "n1", "from_name": "vlsam_score", "to_name": "image"}
+    studio.submit(project.tasks[0], [region, typed(thing.name), {**score, "type": "number"}])
+    assert annotator.result(typed(thing.name)) == []
+    corrected = annotator.region(click(*deepest(mask), SIZE, thing.name))
+    assert corrected["id"] == region["id"]
+
+
+def test_what_was_annotated_is_not_predicted_again(
+    studio: Studio, make_project: MakeProject, scene: Scene, tmp_path: Path
+) -> None:
+    path = tmp_path / "annotated.png"
+    Image.fromarray(scene.image).save(path)
+    project = make_project("Annotated", label_config(NAMES), [path])
+    annotator = Annotator(studio, project, project.tasks[0])
+    studio.retrieve_predictions(project.id)
+    (before,) = studio.predictions(project.id)
+    accepted, *others = before["result"]
+    studio.submit(project.tasks[0], [accepted], parent_prediction=before["id"])
+    studio.delete_predictions(project.id)
+    studio.retrieve_predictions(project.id)
+    (after,) = studio.predictions(project.id)
+    assert after["result"] == others
+    assert annotator.result(click(*deepest(mask_of(accepted)), SIZE, label_of(accepted)))
+
+
+def test_label_studio_refuses_what_does_not_fit_the_config(studio: Studio, project: Project) -> None:
+    """Its validation, which it ships with off, is on in these tests."""
+    bad = {"id": "b", "from_name": "mask", "to_name": "image", "type": "brushlabels", "value": {"rle": [1]}}
+    with pytest.raises(StudioError, match="400"):
+        studio.add_prediction(project.tasks[0], [{**bad, "value": {"brushlabels": ["no label"]}}], "bad")
 
 
 def test_the_next_protocols_events_come_through_this_label_studio(studio: Studio, project: Project) -> None:

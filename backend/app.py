@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from backend import labels
 from backend.engine import PROCESS, Engine, Unavailable
-from backend.images import Server
+from backend.fetch import Server
 from backend.labels import ConfigError
 from backend.metrics import MEDIA_TYPE
 from backend.predictor import VLSAMBackend
@@ -93,7 +93,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     def _setup() -> Response:
         body = _body()
         project = _project(body)
-        server = Server(_optional_text(body, "hostname"), _optional_text(body, "access_token"))
+        server = Server(_optional_text(body, "hostname"), _optional_text(body, "access_token"), _caller())
         projects.remember(project, server)
         schema = body.get("schema")
         if isinstance(schema, str) and schema.strip():
@@ -150,7 +150,12 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         project = _project(body)
         server = projects.server(project)
         backend = VLSAMBackend(
-            config, engine=engine, project=project, hostname=server.url, access_token=server.token or ""
+            config,
+            engine=engine,
+            project=project,
+            hostname=server.url,
+            access_token=server.token or "",
+            caller=server.caller,
         )
         return jsonify(results=backend.predict(tasks, context=context))
 
@@ -193,6 +198,12 @@ def _may_enter(settings: Settings) -> bool:
 
 def _bytes(text: str | None) -> bytes:
     return (text or "").encode("utf-8", "surrogatepass")
+
+
+def _caller() -> str:
+    """The IP address that a request comes from; "" where a proxy says that it came through it."""
+    proxied = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"))
+    return "" if proxied else request.remote_addr or ""
 
 
 def _body() -> dict[str, Any]:

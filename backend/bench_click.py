@@ -33,7 +33,7 @@ from segment_anything import sam_model_registry
 from tqdm import tqdm
 from werkzeug.serving import make_server
 
-from backend import app, cache, corrections, evidence, images, labels, results
+from backend import app, cache, corrections, evidence, fetch, images, labels, results
 from backend.engine import CLICK, PROCESS, Engine
 from backend.predictor import VLSAMBackend
 from backend.settings import Settings
@@ -66,7 +66,7 @@ CONFIG = f"""
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((app, "_body"), (labels, "parse"), (corrections, "read")),
     "look up": ((VLSAMBackend, "_see"),),
-    "fetch": ((images.Images, "_bytes"),),
+    "fetch": ((fetch.Fetcher, "fetch"),),
     "decode file": ((images, "decode"),),
     "hash pixels": ((cache, "image_hash"),),
     "encode": ((Segmenter, "encode"),),
@@ -282,7 +282,7 @@ class _Bench(AbstractContextManager["_Bench"]):
         self.segmenter = Segmenter.load(sam, device=device)
         version = version_of(profile)
         vlm = VLM.load(profile.vlm, device=device)
-        settings = replace(Settings(), deadline=HOUR)
+        settings = replace(Settings(), deadline=HOUR, allowed_hosts=(("127.0.0.1", None),))
         self._engine = Engine(
             settings, version=version, load=lambda: VLSAM(vlm, self.segmenter, version=version)
         )

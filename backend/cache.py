@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from backend.disk import Disk
-from backend.images import Server
+from backend.fetch import Server
 from backend.metrics import Metrics
 from backend.results import image_hash
 from model.segmenter import Embedding

@@ -14,7 +14,8 @@ from pycocotools import mask as coco
 from tqdm import tqdm
 
 from backend import bench
-from backend.images import ImageError, decode
+from backend.fetch import ImageError
+from backend.images import decode
 from backend.settings import Settings
 from backend.studio import StudioError
 from model.clicks import LEVELS

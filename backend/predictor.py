@@ -15,7 +15,7 @@ from backend.cache import Held, Known, source_key
 from backend.corrections import Correction, Unanswerable
 from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Model, Superseded, Unavailable
 from backend.events import UnknownEvent
-from backend.images import ImageError, Server
+from backend.fetch import ImageError, Server, Target
 from backend.labels import Control, LabelConfig, TaskError
 from backend.memory import Key
 from backend.phrases import Wishes
@@ -42,6 +42,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         *,
         engine: Engine | None = None,
         project: str = "",
+        caller: str = "",
         **kwargs: Any,
     ) -> None:
         # The base class would parse the config with a parser that expands entities.
@@ -50,6 +51,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         self.project = (
             project  # as Label Studio names it in its requests; label-studio-ml 1.0.9 does not tell
         )
+        self.caller = caller  # the IP address that /setup came from
         self.engine = engine or PROCESS.engine()
         self.model_version = self.engine.version
 
@@ -81,16 +83,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def server(self) -> Server | None:
         """The Label Studio to fetch uploads from: LABEL_STUDIO_URL, else what /setup said.
 
-        LABEL_STUDIO_API_KEY is not sent to an address from /setup, which anybody may have called.
+        LABEL_STUDIO_API_KEY is not sent to an address from /setup, which anybody may have called, and a token
+        from /setup to no other address than the one that came with it.
         """
         settings = self.engine.settings
+        url, token = self.hostname.rstrip("/"), self.access_token or None
         if settings.label_studio_url:
-            return Server(
-                settings.label_studio_url, settings.label_studio_api_key or self.access_token or None
-            )
-        if self.hostname:
-            return Server(self.hostname.rstrip("/"), self.access_token or None)
-        return None
+            ours = settings.label_studio_url
+            named = Target.of(ours).is_at(url)
+            return Server(ours, settings.label_studio_api_key or (token if named else None))
+        return Server(url, token, self.caller) if url else None
 
     def _annotate_all(self, tasks: list[Any], config: LabelConfig, deadline: float) -> list[Prediction]:
         predictions: list[Prediction] = []
@@ -141,7 +143,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _annotate(self, task: Any, project_config: LabelConfig, deadline: float) -> Prediction:
         config = project_config.of(task.get("data") if isinstance(task, Mapping) else None)
-        image, known = self._load(*self._source(task, config), deadline)
+        image, known = self._load(task, *self._source(task, config), deadline)
         settings = self.engine.settings
         vocabulary = config.names if settings.vocabulary != "open" else ()
         found = self._detect(image, known.content, vocabulary, deadline)
@@ -361,14 +363,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             held = engine.embeddings.hold(known.content)
             if held.ready:
                 return Seen(held, known)
-        image, known = self._load(source, key, deadline)
+        image, known = self._load(task, source, key, deadline)
         return Seen(engine.embeddings.hold(known.content), known, image)
 
-    def _load(self, source: Any, key: bytes | None, deadline: float) -> tuple[Image, Known]:
-        engine = self.engine
+    def _load(
+        self, task: Mapping[str, Any], source: Any, key: bytes | None, deadline: float
+    ) -> tuple[Image, Known]:
+        engine, number = self.engine, task.get("id")
         try:
             return engine.sources.load(
-                key, lambda: engine.images.load(source, self.server, deadline=deadline), deadline
+                key, lambda: engine.images.load(source, self.server, task=number, deadline=deadline), deadline
             )
         except TimeoutError:
             raise Late from None

@@ -1,6 +1,7 @@
 """Everything that can be set from outside, as one frozen object read from environment variables."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -28,9 +29,34 @@ def _text(value: str) -> str:
 
 def _url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("an address that starts with http:// or https://")
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("an address that starts with http:// or https://, without a user")
     return value.rstrip("/")
+
+
+def _hosts(value: str) -> tuple[tuple[str, int | None], ...]:
+    """(host in lower case, port or None for any) pairs."""
+    hosts: list[tuple[str, int | None]] = []
+    for entry in value.lower().split(","):
+        match = re.fullmatch(r"\s*([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\s*", entry)
+        if match is None:
+            raise ValueError("names or addresses of hosts with commas between, as in `minio:9000, 10.0.0.7`")
+        hosts.append((match[1].strip("[]"), int(match[2]) if match[2] else None))
+    return tuple(hosts)
+
+
+def _folder(value: str) -> Path:
+    folder = Path(value)
+    # Of "/" every file of the machine would be part.
+    if not folder.is_absolute() or not folder.is_dir() or folder.resolve() == Path(folder.anchor):
+        raise ValueError("the absolute path of a folder that exists, and not /")
+    return folder
+
+
+def _existing(value: str) -> Path:
+    if not Path(value).exists():
+        raise ValueError("a file or folder that exists")
+    return Path(value)
 
 
 def _level(value: str) -> str:
@@ -235,6 +261,24 @@ class Settings:
         _text,
         "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.",
         secret=True,
+    )
+    allowed_hosts: tuple[tuple[str, int | None], ...] = _setting(
+        "VLSAM_ALLOWED_HOSTS",
+        (),
+        _hosts,
+        "Hosts of images that may be asked although they are private, as in `minio:9000, 10.0.0.7`.",
+    )
+    local_files_root: Path | None = _setting(  # noqa: RUF009
+        "LOCAL_FILES_DOCUMENT_ROOT",
+        None,
+        _folder,
+        "A folder where /data/local-files/ is read; without it, Label Studio is asked for these files.",
+    )
+    ca_bundle: Path | None = _setting(  # noqa: RUF009
+        "REQUESTS_CA_BUNDLE",
+        None,
+        _existing,
+        "Certificate authorities to trust with https instead of the usual ones: a file or a folder.",
     )
     basic_auth_user: str | None = _setting(
         "BASIC_AUTH_USER", None, _text, "With BASIC_AUTH_PASS: who may call, except /health and /webhook."

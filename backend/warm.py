@@ -15,7 +15,8 @@ from tqdm import tqdm
 from backend import labels
 from backend.cache import embedding_key
 from backend.disk import Disk
-from backend.images import ImageError, Images, Server
+from backend.fetch import ImageError, Server
+from backend.images import Images
 from backend.labels import TaskError
 from backend.metrics import Metrics
 from backend.results import image_hash

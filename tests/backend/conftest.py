@@ -3,6 +3,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -247,3 +249,81 @@ def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
+
+
+class Web:
+    """A server on 127.0.0.1: routes are functions of the request, and it notes who came with which token.
+
+    With a TLS `context` it speaks https.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.seen: list[tuple[str, str, str | None]] = []
+        self.routes: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
+        web = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                web.seen.append((self.command, self.path, self.headers.get("Authorization")))
+                route = web.routes.get(self.path.partition("?")[0])
+                if "*/*" not in self.headers.get("Accept", ""):
+                    # Label Studio 1.23.2 does so: its upload views offer JSON only.
+                    web.answer(self, b"not acceptable", status=406)
+                elif route is None:
+                    web.answer(self, b"nothing here", status=404)
+                else:
+                    route(self)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port = self._server.server_port
+        self.url = f"http{'s' if context else ''}://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def answer(
+        self, handler: BaseHTTPRequestHandler, body: bytes, *, status: int = 200, **headers: str
+    ) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def serve(self, path: str, body: bytes, *, status: int = 200, **headers: str) -> str:
+        self.routes[path] = lambda handler: self.answer(handler, body, status=status, **headers)
+        return self.url + path
+
+    def redirect(self, path: str, to: str) -> str:
+        return self.serve(path, b"", status=302, Location=to)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def make_web() -> Iterator[Callable[..., Web]]:
+    webs: list[Web] = []
+
+    def make(context: ssl.SSLContext | None = None) -> Web:
+        webs.append(Web(context))
+        return webs[-1]
+
+    yield make
+    for web in webs:
+        web.close()
+
+
+@pytest.fixture
+def web(make_web: Callable[..., Web]) -> Web:
+    return make_web()

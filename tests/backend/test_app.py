@@ -11,9 +11,9 @@ from werkzeug.test import TestResponse
 
 from backend.app import MAX_PROJECTS, Projects, create_app
 from backend.engine import Engine
-from backend.images import Server
+from backend.fetch import Server
 from model.types import ModelLoadError
-from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
+from tests.backend.conftest import CONFIG, StandIn, Web, data_url, detection, disc
 
 Make = Callable[..., Engine]
 Body = Callable[..., dict[str, Any]]
@@ -272,6 +272,25 @@ def test_secrets_are_not_logged(client: FlaskClient, caplog: pytest.LogCaptureFi
         client.post("/setup", json={"project": "1.1", "access_token": "sesame", "schema": "<View"})
     assert "sesame" not in caplog.text
     assert "sesame" not in repr(Server("http://one", "sesame"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "fetched"), [({}, 1), ({"X-Forwarded-For": "8.8.8.8"}, 0), ({"Via": "1.1 proxy"}, 0)]
+)
+def test_f14_whose_machine_setup_may_name(
+    client: FlaskClient,
+    predict_body: Callable[..., dict[str, Any]],
+    web: Web,
+    headers: dict[str, str],
+    fetched: int,
+) -> None:
+    """A caller's own, which is not known behind a proxy; this test calls from 127.0.0.1, where `web` is."""
+    web.serve("/data/upload/1/dog.png", base64.b64decode(data_url().partition(",")[2]))
+    setup = {"project": "1.1", "hostname": web.url, "access_token": "theirs"}
+    client.post("/setup", json=setup, headers=headers)
+    answer = client.post("/predict", json=predict_body("/data/upload/1/dog.png"))
+    assert [bool(item) for item in answer.json["results"]] == [bool(fetched)]  # type: ignore[index]
+    assert web.seen == [("GET", "/data/upload/1/dog.png", "Token theirs")] * fetched
 
 
 # Basic auth

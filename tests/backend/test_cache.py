@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend import cache
 from backend.cache import Embeddings, Flights, Once, Sources, source_key
 from backend.engine import CLICK, Engine
-from backend.images import ImageError, Server
+from backend.fetch import ImageError, Server
 from backend.metrics import Metrics
 from backend.predictor import VLSAMBackend
 from backend.results import image_hash
 from model.pipeline import VLSAM
 from model.segmenter import Embedding
 from model.types import Image
-from tests.backend.conftest import CONFIG, StandIn, data_url, wait_for
-from tests.backend.test_images import Web
+from tests.backend.conftest import CONFIG, StandIn, Web, data_url, wait_for
 
 Make = Callable[..., Engine]
 
@@ -395,7 +395,9 @@ def web() -> Iterator[Web]:
 
 
 def project(engine: Engine, web: Web, name: str = "1.1", token: str = "ours") -> VLSAMBackend:
-    return VLSAMBackend(CONFIG, engine=engine, project=name, hostname=web.url, access_token=token)
+    return VLSAMBackend(
+        CONFIG, engine=engine, project=name, hostname=web.url, access_token=token, caller="127.0.0.1"
+    )
 
 
 def test_a_warm_click_fetches_and_decodes_nothing(make_engine: Make, web: Web) -> None:
@@ -412,7 +414,13 @@ def test_the_first_click_after_a_batch_fetches_nothing(make_engine: Make, web: W
     assert len(web.seen) == 1
 
 
-def test_eight_clicks_on_a_new_image_fetch_it_once(make_engine: Make, web: Web) -> None:
+def test_f10_eight_clicks_on_a_new_image_fetch_it_once_and_keep_no_file(
+    make_engine: Make, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is half written, since nothing is written: the file is in memory alone."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
     go = threading.Event()
     serve = web.routes[UPLOAD]
 
@@ -429,12 +437,13 @@ def test_eight_clicks_on_a_new_image_fetch_it_once(make_engine: Make, web: Web) 
         go.set()
         assert [len(answer.result()) for answer in answers] == [1] * 8
     assert len(web.seen) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "other", [{"name": "2.1"}, {"token": "theirs"}], ids=["another project", "another token"]
 )
-def test_what_one_project_may_see_is_not_shown_to_another(
+def test_f33_what_one_project_may_see_is_not_shown_to_another(
     make_engine: Make, web: Web, other: dict[str, str]
 ) -> None:
     engine = make_engine()
@@ -444,13 +453,13 @@ def test_what_one_project_may_see_is_not_shown_to_another(
     assert len(web.seen) == 2
 
 
-def test_a_project_that_is_not_known_has_every_click_fetched(make_engine: Make, web: Web) -> None:
+def test_f33_a_project_that_is_not_known_has_every_click_fetched(make_engine: Make, web: Web) -> None:
     ours = project(make_engine(), web, "")
     assert [len(regions(ours, UPLOAD)) for _ in range(2)] == [1, 1]
     assert len(web.seen) == 2
 
 
-def test_an_address_is_trusted_for_a_short_time_only(
+def test_f34_an_address_is_trusted_for_a_short_time_only(
     make_engine: Make, web: Web, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "SOURCE_SECONDS", 0.0)
@@ -461,6 +470,16 @@ def test_an_address_is_trusted_for_a_short_time_only(
     assert stand_in.encoded == [5, 9]
     web.serve(UPLOAD, b"no", status=403)
     assert regions(ours, UPLOAD) == []
+
+
+def test_f34_a_batch_looks_at_the_file_itself(make_engine: Make, web: Web, stand_in: StandIn) -> None:
+    """What is kept goes by the content, so another picture at the same address is another picture."""
+    ours = project(make_engine(), web)
+    ours.predict([task(UPLOAD)])
+    web.serve(UPLOAD, base64.b64decode(data_url(shade=9).partition(",")[2]))
+    ours.predict([task(UPLOAD)])
+    assert len(regions(ours, UPLOAD)) == 1  # a click after it knows, too, and needs no file
+    assert (stand_in.encoded, len(web.seen)) == ([5, 9], 2)
 
 
 def test_an_address_whose_embedding_was_dropped_is_fetched_again(make_engine: Make, web: Web) -> None:
@@ -478,7 +497,7 @@ def test_a_failed_fetch_is_not_remembered(make_engine: Make, web: Web) -> None:
     assert len(regions(ours, UPLOAD)) == 1
 
 
-def test_a_key_tells_apart_whatever_decides_what_may_be_seen() -> None:
+def test_f33_a_key_tells_apart_whatever_decides_what_may_be_seen() -> None:
     studio = Server("http://studio", "token")
     ways: list[tuple[Server | None, str, object, str]] = [
         (studio, "1.1", 1, "/a"),

@@ -673,14 +673,22 @@ def test_the_way_to_label_studio(make_engine: Make) -> None:
     assert backend(make_engine()).server is None
 
 
-def test_the_settings_go_before_what_setup_said(make_engine: Make) -> None:
+def test_f16_the_settings_go_before_what_setup_said(make_engine: Make) -> None:
     engine = make_engine(label_studio_url="http://studio:8080", label_studio_api_key="ours")
     server = backend(engine, hostname="http://localhost:8080", access_token="theirs").server
     assert server is not None
     assert (server.url, server.token) == ("http://studio:8080", "ours")
 
 
-def test_our_key_is_not_sent_to_an_address_from_setup(make_engine: Make) -> None:
+def test_f16_a_token_from_setup_goes_to_the_address_that_came_with_it_alone(make_engine: Make) -> None:
+    engine = make_engine(label_studio_url="http://studio:8080")
+    for hostname, token in (("http://localhost:8080", None), ("http://Studio:8080/", "theirs")):
+        server = backend(engine, hostname=hostname, access_token="theirs").server
+        assert server is not None
+        assert (server.url, server.token) == ("http://studio:8080", token)
+
+
+def test_f16_our_key_is_not_sent_to_an_address_from_setup(make_engine: Make) -> None:
     server = backend(make_engine(label_studio_api_key="ours"), hostname="http://anybody").server
     assert server is not None
     assert server.token is None

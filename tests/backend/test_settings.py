@@ -25,6 +25,16 @@ def test_values_are_typed() -> None:
     assert settings.log_level == "DEBUG"
 
 
+def test_allowed_hosts() -> None:
+    settings = Settings.from_env({"VLSAM_ALLOWED_HOSTS": "Minio:9000, 10.0.0.7,[fd00::1]:80,[fd00::2]"})
+    assert settings.allowed_hosts == (
+        ("minio", 9000),
+        ("10.0.0.7", None),
+        ("fd00::1", 80),
+        ("fd00::2", None),
+    )
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert Settings.from_env({"LABEL_STUDIO_URL": "", "PORT": " "}) == Settings()
 
@@ -36,6 +46,13 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("PORT", "0", "a whole number from 1 to 65535"),
         ("VLSAM_DEADLINE", "nan", "a number of seconds from 0.05 to 3600"),
         ("LABEL_STUDIO_URL", "studio:8080", "an address that starts with http:// or https://"),
+        ("LABEL_STUDIO_URL", "http://me:sesame@studio", "without a user"),
+        ("VLSAM_ALLOWED_HOSTS", "http://minio", "names or addresses of hosts with commas"),
+        ("VLSAM_ALLOWED_HOSTS", "minio,", "names or addresses of hosts with commas"),
+        ("LOCAL_FILES_DOCUMENT_ROOT", "/", "and not /"),
+        ("LOCAL_FILES_DOCUMENT_ROOT", "/nowhere/at/all", "a folder that exists"),
+        ("LOCAL_FILES_DOCUMENT_ROOT", ".", "the absolute path"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere.pem", "that exists"),
         ("LOG_LEVEL", "chatty", "DEBUG, INFO, WARNING or ERROR"),
         ("BASIC_AUTH_USER", "me", "must be set together"),
         ("VLSAM_ATTENTION", "magic", "naive, paper, best"),

@@ -261,22 +261,24 @@ class Fetcher:
         url = f"{server.url}/api/token/refresh/"
         asked = time.monotonic()
         with self._open("POST", Target.of(url), server, deadline, json={"refresh": token}) as (response, _):
+            status = response.status_code
+            if status in BUSY:
+                raise Busy(f"{shown(url)} answered HTTP {status}.", _retry_after(response))
             if not response.ok:
                 raise Denied(
-                    f"Label Studio refused the personal access token: "
-                    f"HTTP {response.status_code} at {shown(url)}."
+                    f"Label Studio refused the personal access token: HTTP {status} at {shown(url)}."
                 )
             try:
-                access = json.loads(_read(response, url, deadline, 100_000))["access"]
+                answer = json.loads(_read(response, url, deadline, 100_000))["access"]
             except (ValueError, KeyError, TypeError, RecursionError):
-                access = None
-        if not isinstance(access, str) or _jwt_type(access) is None:
+                answer = None
+        if not isinstance(answer, str) or _jwt_type(answer) is None:
             raise Denied(f"{shown(url)} did not answer with an access token.")
         with self._lock:
             if len(self._access) >= 256:
                 self._access.clear()
-            self._access[server] = (asked + ACCESS_SECONDS, access)
-        return f"Bearer {access}"
+            self._access[server] = (asked + ACCESS_SECONDS, answer)
+        return f"Bearer {answer}"
 
     @contextmanager
     def _open(
@@ -377,7 +379,7 @@ class _Pinned(HTTPAdapter):
         super().__init__()
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*args, **options)
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
         connect = self._connect
 
         class Connection(pool.ConnectionCls):  # type: ignore[misc]

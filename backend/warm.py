@@ -66,7 +66,7 @@ def _warm(
     identity, seen, done = segmenter_version_of(profile), set[str](), Counter[str]()
     for task in tqdm(tasks, "warm", project.task_number, unit="image", file=sys.stderr, disable=None):
         try:
-            image = images.load(config.source({"data": task.data}), server)
+            image = images.load(config.source({"data": task.data}), server, task=task.id)
             key = embedding_key(identity, image_hash(image))
             kept = disk.read(key)
             embedding = kept or segmenter.encode(image)

@@ -156,6 +156,16 @@ def test_a_personal_access_token_that_cannot_be_exchanged(
         fetcher.fetch(PATH, Server(web.url, jwt("refresh")))
 
 
+def test_f9_a_busy_label_studio_has_not_refused_the_token(
+    web: Web, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "PAUSES", (0.01,))
+    web.serve("/api/token/refresh/", b"", status=503)
+    with pytest.raises(Busy, match="HTTP 503"):
+        fetcher.fetch(PATH, Server(web.url, jwt("refresh")))
+    assert len(web.seen) == 2
+
+
 def test_f16_no_token_follows_a_redirect_to_another_host(make_web: MakeWeb, fetcher: Fetcher) -> None:
     studio, bucket = make_web(), make_web()
     studio.redirect(PATH, to=bucket.serve("/signed.png", FILE))
@@ -672,7 +682,7 @@ def test_more_bytes_than_allowed(web: Web) -> None:
         fetcher.fetch(web.serve("/large.png", b"\0" * 5000))
     bomb = gzip.compress(b"\0" * 5_000_000)
     with pytest.raises(ImageError, match="more than 4000 bytes"):
-        fetcher.fetch(web.serve("/bomb.png", bomb, **{"Content-Encoding": "gzip"}))
+        fetcher.fetch(web.serve("/bomb.png", bomb, status=200, **{"Content-Encoding": "gzip"}))
     with pytest.raises(ImageError, match="more than 50 bytes"):
         Fetcher(Settings(max_image_bytes=50)).fetch(data_url(400, 300))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_studio_sdk.converter.brush import mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image as Pillow
 
@@ -542,6 +543,49 @@ def test_a_click_corrects_the_predicted_region_below_it(make_engine: Make, stand
     drafts = [{"id": 1, "result": [region], "updated_at": "2026-01-01"}]
     ours.predict([task(predictions=[predicted], drafts=drafts)], context=click(22, 22))
     assert stand_in.prompts[1].points.round(1).tolist()[-2:] == [[25, 30], [22, 22]]
+
+
+def test_f13_sizes_in_a_task_are_not_those_of_the_file(make_engine: Make, stand_in: StandIn) -> None:
+    """The file counts. Percentages fit any size, so clicks and polygons of a resized image do, too."""
+    ours = backend(make_engine())
+    predicted = ours.predict([task()])[0]
+    resized = {"original_width": 800, "original_height": 600}
+    polygon = {**predicted["result"][1], "id": "outline", **resized}
+    asked = click(25, 30)
+    asked["result"][0] |= resized
+    (answer,) = ours.predict([task(annotations=[{"id": 1, "result": [polygon]}])], context=asked)
+    (region,) = answer["result"]
+    assert (region["id"], region["type"]) == ("outline", "polygonlabels")
+    assert (region["original_width"], region["original_height"]) == (80, 60)
+    assert stand_in.prompts[0].mask is not None
+    assert stand_in.prompts[0].mask[30, 20]
+    assert stand_in.prompts[0].points[-1].tolist() == [25, 30]
+
+
+def test_f13_the_pixels_of_a_mask_of_another_size_are_not_used(make_engine: Make, stand_in: StandIn) -> None:
+    ours = backend(make_engine())
+    region = {**ours.predict([task()])[0]["result"][0], "id": "mask", "meta": {}}
+    region["value"] = {**region["value"], "rle": mask2rle(np.full((600, 800), 255, np.uint8))}
+    task_of_another_size = task(annotations=[{"id": 1, "result": [region]}])
+    (answer,) = ours.predict([task_of_another_size], context=click(25, 30))
+    assert answer["result"][0]["id"] != "mask"
+    assert stand_in.prompts[0].mask is None
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_f12_results_are_of_the_image_as_it_is_shown(
+    make_engine: Make, stand_in: StandIn, orientation: int
+) -> None:
+    """Label Studio 1.23.2 and browsers turn an image by its EXIF orientation before they show it."""
+    exif, file = Pillow.Exif(), BytesIO()
+    exif[0x0112] = orientation
+    stored = (80, 60) if orientation < 5 else (60, 80)
+    Pillow.new("RGB", stored, (200, 10, 10)).save(file, "JPEG", exif=exif)
+    address = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    (prediction,) = backend(make_engine()).predict([task(1, address)])
+    assert stand_in.images[0].shape == (60, 80, 3)
+    sizes = {(region["original_width"], region["original_height"]) for region in prediction["result"]}
+    assert sizes == {(80, 60)}
 
 
 @pytest.mark.parametrize(

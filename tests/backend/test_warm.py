@@ -11,8 +11,8 @@ import pytest
 
 from backend.cli import main
 from backend.disk import SUFFIX
-from tests.backend.conftest import CONFIG, data_url
-from tests.backend.test_images import Web, png
+from tests.backend.conftest import CONFIG, Web, data_url
+from tests.backend.test_images import png
 
 WARM = ["warm", "--project", "7"]
 

@@ -283,7 +283,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     ) -> list[results.Result]:
         """Regions of what a person typed, less what there are regions of. Raises Unanswerable."""
         config = config.of(task.get("data") if isinstance(task, Mapping) else None)
-        image, known = self._load(*self._source(task, config), deadline)
+        image, known = self._load(task, *self._source(task, config), deadline)
         wishes, held = phrases.wishes(context, task, config), self.engine.embeddings.hold(known.content)
 
         def work(model: Model) -> list[Detection]:

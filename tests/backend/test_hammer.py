@@ -128,8 +128,8 @@ def test_2000_clicks_on_50_images_by_8_annotators(
         for part in np.array_split(np.arange(len(order)), 4):
             list(pool.map(visit, part.tolist(), timeout=300))
             memory.append(resident(int(worker)))
-    # From 500 clicks to 2000: less than 43 kB for each. Up to 30 are answers of the last half minute, which are
-    # remembered on purpose; a leaked image would add 37, an embedding 66.
+    # From 500 clicks to 2000: less than 43 kB for each. Up to 30 are answers of the last half minute, which
+    # are remembered on purpose; a leaked image would add 37, an embedding 66.
     assert memory[-1] - memory[0] < 64, memory
     with urllib.request.urlopen(f"{server}/metrics", timeout=10) as answer:
         text = answer.read().decode()

@@ -47,7 +47,11 @@ serve: install ## the backend alone, on port 9090
 
 # Playwright's own browsers come from a host of theirs, so it drives the distribution's.
 browser: ## Chromium for the tests in a browser: CI installs it, elsewhere they are skipped without it
-	@command -v chromium >/dev/null || test "$$CI" != true || { apt-get update -q && apt-get install -yq chromium; }
+	@command -v chromium >/dev/null || test "$$CI" != true || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+	    echo "The tests in a browser need Chromium: install it as root (on Debian: apt-get install chromium)." >&2; \
+	    exit 1; }; \
+	  apt-get update -q && apt-get install -yq chromium; }
 
 test: lint studio browser ## lint, then all tests but the long ones, against a real Label Studio too
 	$(BIN)/python -m pytest -m "not long" $(ARGS)

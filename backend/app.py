@@ -11,6 +11,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from backend import labels
+from backend.doctor import Watch
 from backend.engine import PROCESS, Engine, Unavailable
 from backend.fetch import Server
 from backend.labels import ConfigError
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     projects = Projects()
+    watch = Watch(engine.images)
 
     @app.before_request
     def _authorise() -> Answer | None:
@@ -105,6 +107,15 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
                     log.warning("Project %s has no label %r for VLSAM_LEFTOVER: it drops.", project, other)
             except ConfigError as error:
                 log.warning("Project %s cannot be annotated: %s", project, error)
+        backend = VLSAMBackend(
+            engine=engine,
+            project=project,
+            hostname=server.url,
+            access_token=server.token or "",
+            caller=server.caller,
+        )
+        if backend.server is not None:
+            watch.begin(project, backend.server)  # not here: Label Studio waits for this answer
         return jsonify(model_version=engine.version)
 
     @app.get("/versions")

@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from pycocotools import mask as coco
 from tqdm import tqdm
 
-from backend import bench
+from backend import bench, doctor
 from backend.fetch import ImageError
 from backend.images import decode
 from backend.settings import Settings
@@ -36,6 +36,7 @@ examples:
   vlsam warm --project 7                         encode a project's images before the team comes
   vlsam serve --port 9090                        the Label Studio backend; then connect its URL
   vlsam terms --project 7                        what a running server saw and project 7 has no label for
+  vlsam doctor --project 3                       why does nothing happen in Label Studio?
 """
 
 ABOUT_DOWNLOAD = """\
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     warm.set_defaults(run=_warm)
 
     bench.add_to(commands)
+    doctor.add_to(commands)
 
     segment = commands.add_parser("segment", help="one mask of an image, from points and a box")
     segment.add_argument("image", type=Path, metavar="IMAGE")

@@ -207,6 +207,23 @@ class Fetcher:
                 raise Refused(f"{shown(target.url)} redirects to what is no address.") from None
         raise Refused(f"{shown(source)} redirects more than {MAX_REDIRECTS} times.")
 
+    def ask(
+        self, method: str, path: str, server: Server, *, deadline: float, json: Any = None
+    ) -> tuple[int, bytes]:
+        """Status and body of Label Studio's own answer at a path; of a redirect, the address as body.
+
+        Without a token where the server has none. Raises ImageError.
+        """
+        target = Target.of(f"{server.url}{path}")
+        token = {"Authorization": self._authorization(server, deadline)} if server.token else {}
+        # It may think as long as the deadline allows before it says a word.
+        opened = self._open(method, target, server, deadline, headers=token, json=json, patience=math.inf)
+        with opened as (response, moved):
+            if moved is not None:
+                return response.status_code, moved.encode()
+            body = _read(response, target.url, deadline, self._settings.max_image_bytes)
+            return response.status_code, body
+
     def _get(self, target: Target, server: Server | None, deadline: float) -> tuple[bytes, str | None]:
         """The body, or the address it redirects to; after a few tries where the server is busy."""
         for pause in PAUSES:
@@ -249,7 +266,7 @@ class Fetcher:
 
     def _authorization(self, server: Server, deadline: float) -> str:
         token = server.token or ""
-        kind = _jwt_type(token)
+        kind = token_kind(token)
         if kind is None:
             return f"Token {token}"
         if kind != "refresh":
@@ -272,7 +289,7 @@ class Fetcher:
                 answer = json.loads(_read(response, url, deadline, 100_000))["access"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 answer = None
-        if not isinstance(answer, str) or _jwt_type(answer) is None:
+        if not isinstance(answer, str) or token_kind(answer) is None:
             raise Denied(f"{shown(url)} did not answer with an access token.")
         with self._lock:
             if len(self._access) >= 256:
@@ -290,6 +307,7 @@ class Fetcher:
         *,
         headers: Mapping[str, str] = MappingProxyType({}),
         json: Any = None,
+        patience: float = 10.0,
     ) -> Iterator[tuple[requests.Response, str | None]]:
         """An answer whose body is not read yet, and the address that it redirects to.
 
@@ -309,7 +327,7 @@ class Fetcher:
                 response = adapter.send(
                     request,
                     stream=True,
-                    timeout=(min(5.0, left), min(10.0, left)),
+                    timeout=(min(5.0, left), min(patience, left)),
                     verify=str(self._settings.ca_bundle or "") or True,
                 )
                 stack.enter_context(response)
@@ -536,7 +554,7 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _jwt_type(token: str) -> str | None:
+def token_kind(token: str) -> str | None:
     """ "refresh" or "access" for a JSON web token of Label Studio, None for a legacy token."""
     if not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]*", token):
         return None

@@ -19,7 +19,7 @@ class Images:
     """Loads images within the limits of the settings. Safe to share among threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self._fetcher = Fetcher(settings)
+        self.fetcher = Fetcher(settings)
         self._max_pixels = settings.max_image_pixels
 
     def load(
@@ -31,7 +31,7 @@ class Images:
         """
         if not isinstance(source, str) or not source.strip():
             raise Refused("The task has no image address.")
-        data = self._fetcher.fetch(source.strip(), server, task=task, deadline=deadline)
+        data = self.fetcher.fetch(source.strip(), server, task=task, deadline=deadline)
         return decode(data, max_pixels=self._max_pixels)
 
 

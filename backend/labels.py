@@ -22,10 +22,11 @@ SHAPES = {
     "rectangle": "Rectangle",
     "keypoint": "KeyPoint",
 }
+PROMPT_SHAPES = ("keypoint", "rectangle")  # of smart tools, the only ones that send prompts
 MAX_CONFIG = 1_000_000  # characters
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
-STATUS = "vlsam_status"  # the TextArea that is for messages
+STATUS = "vlsam_status"  # the TextArea that failures of clicks are written into; never a prompt
 PROMPT = "vlsam_prompt"  # the TextArea where people type what the model shall find
 
 T = TypeVar("T")
@@ -125,6 +126,8 @@ class LabelConfig:
     prompt_boxes: frozenset[str] = frozenset()  # names of rectangle controls that only prompt
     namings: tuple[Naming, ...] = ()
     phrases: frozenset[str] = frozenset()  # names of text controls that only prompt
+    prompts: tuple[Control, ...] = ()  # those that only prompt
+    status_of: str | None = None  # the object that the <TextArea> named STATUS belongs to
 
     def source(self, task: Any) -> Any:
         """The value of a task's image field, which images.py loads. Raises TaskError where there is none."""
@@ -235,6 +238,10 @@ def parse(xml: str) -> LabelConfig:
         prompt_boxes=frozenset(_prompt_boxes(root)) - {control.name for control in outputs},
         namings=namings,
         phrases=frozenset(_phrases(root, image)) - {STATUS},
+        prompts=tuple(
+            control for tag, control in found if _is_prompt_tool(tag) and control.shape in PROMPT_SHAPES
+        ),
+        status_of=next(_status_of(root), None),
     )
 
 
@@ -391,6 +398,12 @@ def _phrases(root: ElementTree.Element, image: ElementTree.Element) -> Iterator[
 
 def _is_set(tag: ElementTree.Element, name: str) -> bool:
     return any(tag.get(each, "").strip().lower() == "true" for each in (name, name.lower()))
+
+
+def _status_of(root: ElementTree.Element) -> Iterator[str]:
+    for tag in root.iter():
+        if _kind(tag) == "textarea" and tag.get("name") == STATUS:
+            yield tag.get("toName", "")
 
 
 def _exact(name: str) -> set[str]:

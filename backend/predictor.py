@@ -74,9 +74,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         if context is None and len(tasks) == 1 and self.engine.settings.on_open == "prewarm":
             self._prewarm(tasks[0], config, deadline)
             return []
+        if isinstance(context, Mapping):
+            return [self._interact(tasks[0] if tasks else None, context, config, deadline)]
         with self.engine.admitted():
-            if isinstance(context, Mapping):
-                return [self._answer(tasks[0] if tasks else None, context, config, deadline)]
             return self._annotate_all(tasks, config, deadline)
 
     @property
@@ -205,6 +205,22 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             )
         except TimeoutError:
             raise Late from None
+
+    def _interact(
+        self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    ) -> Prediction:
+        """The answer to a click, whose failure the editor shows where the config has a place for it."""
+        try:
+            with self.engine.admitted():
+                answer = self._answer(task, context, config, deadline)
+        except Unavailable as error:
+            if config.status_of is None:
+                raise
+            answer = self._prediction([], str(error))
+        if config.status_of is not None:
+            told = results.status(answer.get("reason", ""), config.status_of)
+            answer["result"] = [*answer["result"], told]
+        return answer
 
     def _answer(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float

@@ -72,7 +72,7 @@ class Studio:
         opened: dict[str, JSON] = self._json("GET", f"/api/tasks/{task}")
         return opened
 
-    def connect_backend(self, project: int, url: str) -> int:
+    def connect_backend(self, project: int, url: str, *, interactive: bool = True) -> int:
         """Connect the backend at `url` unless it is, and take away those at other URLs.
 
         Label Studio asks only the first backend of a project, so one that is gone would stay in the way.
@@ -82,7 +82,7 @@ class Studio:
             self._send("DELETE", f"/api/ml/{existing[other]}")
         if url in existing:
             return existing[url]
-        backend = {"project": project, "url": url, "title": "VL-SAM", "is_interactive": True}
+        backend = {"project": project, "url": url, "title": "VL-SAM", "is_interactive": interactive}
         return int(self._json("POST", "/api/ml", json=backend)["id"])
 
     def backends(self, project: int) -> list[dict[str, JSON]]:

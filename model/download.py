@@ -118,6 +118,14 @@ def sam(name: str, folder: Path = FOLDER) -> Path:
     return path if path.is_file() else fetch_sam(name, folder)
 
 
+def at_hand(name: str, folder: Path = FOLDER) -> Path | None:
+    """Where the files are that a model's name means; None where they are not on this machine yet."""
+    if name in CHECKPOINTS and (folder.expanduser() / name).is_file():
+        return folder.expanduser() / name
+    path = Path(name).expanduser()
+    return path if path.exists() else _found(name, folder)
+
+
 def fetch_hub(name: str, folder: Path = FOLDER) -> Path:
     """Fetch what is missing of a hub id and compare every file with its checksum; returns its folder.
 

@@ -21,6 +21,7 @@ from backend.predictor import VLSAMBackend
 from backend.results import decode
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM
+from model.types import ModelLoadError
 from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc, wait_for
 
 Make = Callable[..., Engine]
@@ -611,6 +612,59 @@ def test_what_cannot_be_answered_is_an_empty_answer_with_a_logged_reason(
 def test_a_click_on_a_bad_task_is_an_empty_answer(make_engine: Make, bad: Any) -> None:
     (answer,) = backend(make_engine()).predict([bad], context=click(20, 30))
     assert answer["result"] == []
+
+
+# In the editor a failure shows only where the config has a place for it
+
+STATUS = CONFIG.replace(
+    "</View>",
+    '<Text name="said" value="VL-SAM says:"/><TextArea name="vlsam_status" toName="said"/></View>',
+)
+
+
+def shown(answer: dict[str, Any]) -> list[str]:
+    """The lines in the TextArea `vlsam_status` after an answer."""
+    *_, status = answer["result"]
+    assert (status["from_name"], status["to_name"]) == ("vlsam_status", "said")
+    assert (status["type"], status["origin"]) == ("textarea", "prediction")
+    assert list(status["value"]) == ["text"]
+    lines: list[str] = status["value"]["text"]
+    return lines
+
+
+def test_a_failure_is_written_into_the_status_and_the_next_success_clears_it(make_engine: Make) -> None:
+    ours = backend(make_engine(), STATUS)
+    (failed,) = ours.predict([task()], context=click(20, 30, positive=False))
+    assert shown(failed) == ["There are negative clicks only, and no region of their label is below them."]
+    (answered,) = ours.predict([task()], context=click(20, 30))
+    assert [region["type"] for region in answered["result"]] == ["brushlabels", "textarea"]
+    assert shown(answered) == []
+
+
+def test_predictions_have_no_status(make_engine: Make) -> None:
+    (prediction,) = backend(make_engine(), STATUS).predict([task()])
+    assert "vlsam_status" not in json.dumps(prediction)
+
+
+def test_weights_that_cannot_be_loaded_are_told_too(make_engine: Make) -> None:
+    def load() -> Any:
+        raise ModelLoadError("The weights of the segmenter are corrupt.")
+
+    (failed,) = backend(make_engine(load=load), STATUS).predict([task()], context=click(20, 30))
+    assert shown(failed) == ["The weights of the segmenter are corrupt."]
+
+
+def test_the_status_is_never_a_prompt(make_engine: Make, stand_in: StandIn) -> None:
+    told = {
+        "from_name": "vlsam_status", "to_name": "said", "type": "textarea", "id": "s",
+        "value": {"text": ["the cat on the left"]},
+    }  # fmt: skip
+    ours = backend(make_engine(), STATUS)
+    (answer,) = ours.predict([task()], context={"result": [told]})
+    assert [item["from_name"] for item in answer["result"]] == ["vlsam_status"]
+    assert stand_in.order == []
+    (answer,) = ours.predict([task(drafts=[{"id": 1, "result": [told]}])], context=click(20, 30))
+    assert shown(answer) == []
 
 
 def test_a_click_that_takes_too_long_is_an_empty_answer(make_engine: Make, stand_in: StandIn) -> None:

@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 TIMEOUT_MS = 60_000.0  # a busy machine is no bug
-SMART_TOOLS = {"KeyPointLabels": "key-point-tool", "RectangleLabels": "rectangle-tool"}
+SMART_TOOLS = {"KeyPoint": "key-point-tool", "Rectangle": "rectangle-tool"}
 
 _IMAGE_SIZE = """() => {
     const image = document.querySelector("img[alt=image]")
@@ -45,6 +45,17 @@ def config(labels: str, outputs: str, *, width: int) -> str:
     )
 
 
+def shared_labels_config(labels: str, tool: str, *, width: int) -> str:
+    """The same with one list of labels for all tools. `tool` is the tag that takes the regions."""
+    return (
+        f'<View><Labels name="label" toName="image">{labels}</Labels>'
+        f'<{tool} name="mask" toName="image" smart="false"/>'
+        '<KeyPoint name="click" toName="image" smart="true"/>'
+        '<Rectangle name="box" toName="image" smart="true"/>'
+        f'<Image name="image" value="$image" maxWidth="{width}px"/></View>'
+    )
+
+
 class Editor:
     """A task that is open in the editor. Coordinates are pixels of the image as it is shown upright."""
 
@@ -60,7 +71,7 @@ class Editor:
         self.page.fill("input[name=password]", account.password)
         self.page.press("input[name=password]", "Enter")
         self.page.wait_for_url(lambda address: "/login" not in address)
-        self._controls: list[tuple[str, str]] = []
+        self._tools: dict[str, tuple[str, int]] = {}  # by control: its tag, and which list of labels it has
         self._size = (0, 0)
 
     def open(
@@ -71,8 +82,13 @@ class Editor:
         1.23.2 builds the editor twice when a task opens, and on a busy machine it sometimes loses the
         predictions on the way; then an annotator reloads the page.
         """
-        tags = ElementTree.fromstring(label_config).iter()
-        self._controls = [(t.get("name", ""), t.tag) for t in tags if t.tag.endswith("Labels")]
+        tags = list(ElementTree.fromstring(label_config).iter())
+        lists = [tag.get("name") for tag in tags if tag.tag.endswith("Labels")]
+        self._tools = {
+            name: (tag.tag.removesuffix("Labels"), lists.index(name) if name in lists else 0)
+            for tag in tags
+            if (name := tag.get("name")) is not None
+        }
         for _ in range(3):
             self.page.goto(f"{self._url}/projects/{project}/data?task={task}")
             self._size = self.page.wait_for_function(_IMAGE_SIZE).json_value()
@@ -138,6 +154,10 @@ class Editor:
         ):
             pass
 
+    def status(self) -> Locator:
+        """What stands in the TextArea by which failures are told."""
+        return self.page.get_by_test_id("textarea-control")
+
     def labels(self) -> list[str]:
         """The labels of all regions, as the list beside the image shows them."""
         return self._items.all_inner_texts()
@@ -187,7 +207,7 @@ class Editor:
 
     def _pick(self, control: str, label: str) -> None:
         """The smart tool first: to choose a label while another tool is active chooses the plain tool."""
-        index, tag = next((i, tag) for i, (name, tag) in enumerate(self._controls) if name == control)
+        tag, index = self._tools[control]
         tools = self.page.locator("button.lsf-tool_smart")
         tools.first.hover()
         self.page.locator(f"button.lsf-tool_smart[aria-label={SMART_TOOLS[tag]}]").click()

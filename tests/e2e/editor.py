@@ -48,9 +48,9 @@ def context(*gestures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mask_of(region: Mapping[str, Any]) -> Mask:
-    """The pixels of a brush region: the alpha of its PNG, or else of its RGBA run lengths, is 0 or 255."""
+    """The pixels of a brush or bitmask region: alpha, of a PNG or of RGBA run lengths, is 0 or 255."""
     width, height = region["original_width"], region["original_height"]
-    painted = region["value"].get("maskDataURL")
+    painted = region["value"].get("maskDataURL") or region["value"].get("imageDataURL")
     if painted:
         picture = Image.open(BytesIO(base64.b64decode(painted.partition(",")[2])))
         assert picture.size == (width, height)

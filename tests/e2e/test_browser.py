@@ -15,12 +15,12 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from pycocotools import mask as coco
 
 from backend.studio import Studio
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from tests.e2e.browser import FLAGS, Editor, config, iou
+from tests.e2e.browser import FLAGS, Editor, config, iou, shared_labels_config
 from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image, without
 from tests.e2e.editor import Mask, deepest, mask_of
 
@@ -31,6 +31,16 @@ LABELS = (
 )
 BRUSH = config(
     LABELS, '<BrushLabels name="mask" toName="image" smart="false">{labels}</BrushLabels>', width=SIZE[0]
+)
+
+
+SHARED = shared_labels_config(LABELS, "Brush", width=SIZE[0])
+BITMASK = config(
+    LABELS,
+    '<BitmaskLabels name="mask" toName="image" smart="false">{labels}</BitmaskLabels>'
+    '<Text name="said" value="VL-SAM says:"/>'
+    '<TextArea name="vlsam_status" toName="said" editable="false" showSubmitButton="false"/>',
+    width=SIZE[0],
 )
 
 
@@ -103,7 +113,7 @@ class Tasks:
         return task, self._predicted[task]
 
     def open(self, editor: Editor, task: int, *, auto_accept: bool = False) -> None:
-        regions = len(self._predicted[task])
+        regions = len({region["id"] for region in self._predicted[task]})
         editor.open(self.project.id, task, self.label_config, regions=regions, auto_accept=auto_accept)
 
 
@@ -265,6 +275,88 @@ def test_polygons_are_drawn_and_corrected_in_place(
     editor.accept()
     assert sorted(editor.labels()) == ["dog", "horse"]
     editor.see(polygon(corrected) | polygon(dog), 0.9)
+
+
+def test_with_one_list_of_labels_a_new_region_supersedes_the_old_one(
+    editor: Editor, make_project: MakeProject, studio: Studio, scene: Scene, horse: Mask, tmp_path: Path
+) -> None:
+    """A region that is replaced while it is selected breaks the editor, and with <Labels> one may be."""
+    path = save_image(tmp_path / "shared.png", scene.image)
+    tasks = Tasks(studio, make_project("One list of labels", SHARED, [path]), SHARED)
+    _, predicted = tasks.open_next(editor)
+    geometry = [region for region in predicted if region["type"] == "brush"]
+    assert len(predicted) == 2 * len(geometry) == 4
+    assert sorted(editor.labels()) == ["dog", "horse"]
+    editor.see(together(geometry), 0.98)
+    wrong = geometry_of(predicted, "horse")
+    x, y = deepest(mask_of(wrong) & ~horse)
+    corrected, named = editor.click(x, y, "click", "horse", negative=True, inside=True)
+    assert corrected["id"] == named["id"] != wrong["id"]
+    assert named["value"]["labels"] == ["horse"]
+    assert corrected["meta"]["text"] == [f"Supersedes region {wrong['id']}"]
+    assert not mask_of(corrected)[y, x]
+    editor.accept()
+    assert sorted(editor.labels()) == ["dog", "horse", "horse"]
+    saved = studio.annotation(editor.submit())["result"]
+    assert sorted(region["type"] for region in saved) == ["brush"] * 3 + ["labels"] * 3
+    (kept,) = (region for region in saved if region["id"] == corrected["id"] and region["type"] == "brush")
+    assert (mask_of(kept) == mask_of(corrected)).all()
+
+
+def geometry_of(regions: list[dict[str, Any]], label: str) -> dict[str, Any]:
+    (name,) = (r["id"] for r in regions if r["type"] == "labels" and r["value"]["labels"] == [label])
+    (region,) = (r for r in regions if r["type"] != "labels" and r["id"] == name)
+    return region
+
+
+@pytest.fixture(scope="module")
+def bitmasks(
+    make_project: MakeProject, studio: Studio, scene: Scene, tmp_path_factory: pytest.TempPathFactory
+) -> Tasks:
+    folder = tmp_path_factory.mktemp("bitmasks")
+    images = [save_image(folder / f"{number}.png", scene.image) for number in range(2)]
+    return Tasks(studio, make_project("Bitmasks", BITMASK, images), BITMASK)
+
+
+def test_bitmasks_are_drawn_and_corrected_in_place(
+    editor: Editor, bitmasks: Tasks, studio: Studio, horse: Mask
+) -> None:
+    """By a box from outside: 1.23.2 selects a bitmask region that is clicked, also where Ctrl is held."""
+    _, predicted = bitmasks.open_next(editor)
+    editor.see(together(predicted), 0.98)
+    wrong = labelled(predicted, "horse")
+    rows, columns = np.nonzero(horse)
+    corrected, _ = editor.drag(columns.max(), rows.max(), columns.min(), rows.min(), "box", "horse")
+    assert corrected["id"] == wrong["id"]
+    assert corrected["meta"] != wrong["meta"]
+    assert (mask_of(corrected) != mask_of(wrong)).any()
+    editor.accept()
+    assert sorted(editor.labels()) == ["dog", "horse"]
+    editor.see(mask_of(corrected) | mask_of(labelled(predicted, "dog")), 0.98)
+    saved = studio.annotation(editor.submit())["result"]
+    kept = labelled([region for region in saved if region["type"] == "bitmasklabels"], "horse")
+    assert kept["value"]["imageDataURL"] == corrected["value"]["imageDataURL"]
+
+
+def test_the_editor_shows_why_a_click_has_no_answer_until_one_has(
+    editor: Editor, bitmasks: Tasks, studio: Studio, shoe: Mask
+) -> None:
+    """Label Studio itself shows nothing."""
+    _, predicted = bitmasks.open_next(editor)
+    nowhere = deepest(~(shoe | together(predicted)))
+    (failed,) = editor.click(*nowhere, "click", "boot", negative=True)
+    assert failed["from_name"] == "vlsam_status"
+    expect(editor.status()).to_have_text(
+        "There are negative clicks only, and no region of their label is below them."
+    )
+    editor.save_picture("status")
+    editor.click(*deepest(shoe), "click", "boot")
+    expect(editor.status()).to_have_text("")
+    editor.accept()
+    saved = studio.annotation(editor.submit())["result"]
+    assert sorted(item["type"] for item in saved) == ["bitmasklabels"] * 3 + ["textarea"]
+    (status,) = (item for item in saved if item["type"] == "textarea")
+    assert status["value"] == {"text": []}
 
 
 def polygon(region: dict[str, Any]) -> Mask:

@@ -1,0 +1,509 @@
+"""Why does nothing happen? Label Studio 1.23.2 shows its users no failure of an ML backend.
+
+`vlsam doctor` walks the whole way; `Watch` does the part that a server needs, after /setup. What Label Studio
+answers in each case was measured.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import requests
+
+from backend import labels
+from backend.fetch import Denied, ImageError, Refused, Server, token_kind
+from backend.images import Images
+from backend.labels import ConfigError, TaskError
+from backend.settings import Settings
+from model.download import at_hand
+
+log = logging.getLogger(__name__)
+
+OK, NOTE, FAILED, SKIPPED = "ok", "note", "failed", "skipped"
+TIMEOUT_S = 20.0
+TRIAL_S = 130.0  # longer than the 100 s that Label Studio gives a prediction
+HEALTH_S = 1.0  # what Label Studio gives a backend's /health
+WATCH_S = 300.0  # so long a project is not looked at again
+MAX_WATCHED = 1000
+MAX_AT_ONCE = 4
+
+ABOUT = """\
+Label Studio shows its users no error of an ML backend: they see nothing. This walks the whole way from here
+to a project's images and back, and says what to do where it ends. It changes nothing in Label Studio.
+
+Run it where `vlsam serve` runs, with the same environment: the key is read from LABEL_STUDIO_API_KEY, and
+never from the command line. Exit status 1 if anything failed.
+
+  ok       as it should be
+  note     works, but is often the reason for what people report
+  FAILED   with what to do about it
+  skipped  cannot be looked at because of an earlier failure
+
+examples:
+  vlsam doctor --project 3                                          Label Studio at $LABEL_STUDIO_URL
+  vlsam doctor --label-studio-url http://localhost:8080 --project 3
+  docker compose exec backend vlsam doctor --project 3              in the container, whose network counts
+"""
+
+_WHERE = "inside a container `localhost` is the container itself; use the other's service name or host name"
+_NEW_KEY = "create a Personal Access Token in Account & Settings, and set LABEL_STUDIO_API_KEY to it"
+_UNBLOCK = "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    status: str  # OK, NOTE, FAILED or SKIPPED
+    message: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        mark = self.status.upper() if self.status == FAILED else self.status
+        cure = f"\n{'':9}{'':12}-> {_line(self.cure)}" if self.cure else ""
+        return f"{mark:9}{self.check:12}{_line(self.message)}{cure}"
+
+
+class Trouble(Exception):
+    """A check failed: what is wrong, and what to do about it, a sentence each."""
+
+    def __init__(self, message: str, cure: str) -> None:
+        super().__init__(message)
+        self.cure = cure
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Label Studio answered."""
+
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Raises ValueError."""
+        return json.loads(self.body)
+
+
+class Api:
+    """Label Studio's API with a token, asked as images are: within the same limits, at the same hosts."""
+
+    def __init__(self, server: Server, images: Images) -> None:
+        self.server = server
+        self._fetcher = images.fetcher
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path. Raises Trouble."""
+        answer = self.send("GET", path)
+        if answer.status == 401:
+            raise _refused(self.server.token or "", answer.text)
+        if answer.status != 200:
+            raise Trouble(
+                f"Label Studio answered HTTP {answer.status} to {path}.", "look into Label Studio's log"
+            )
+        try:
+            return answer.json()
+        except ValueError:
+            raise _not_label_studio(self.server.url) from None
+
+    def send(
+        self, method: str, path: str, body: Any = None, *, anonymous: bool = False, timeout: float = TIMEOUT_S
+    ) -> Answer:
+        """Raises Trouble where there is no answer."""
+        server = replace(self.server, token=None) if anonymous else self.server
+        deadline = time.monotonic() + timeout
+        try:
+            answer = Answer(*self._fetcher.ask(method, path, server, deadline=deadline, json=body))
+        except Denied as error:
+            raise Trouble(str(error), _NEW_KEY) from None
+        except ImageError as error:
+            raise Trouble(str(error), f"start Label Studio, correct LABEL_STUDIO_URL; {_WHERE}") from None
+        if 300 <= answer.status < 400:
+            raise Trouble(
+                f"{server.url} redirects to {answer.text}.", "give that address as LABEL_STUDIO_URL"
+            )
+        return answer
+
+
+def access(api: Api, project: int, images: Images) -> Iterator[Finding]:
+    """From the connection to an image of the project: what a server needs for an answer."""
+    check = "connection"
+    try:
+        yield Finding(check, OK, _connect(api))
+        check = "token"
+        yield Finding(check, OK, _token(api))
+        check = "project"
+        found = _project(api, project)
+        yield Finding(check, OK, f"Project {project} is {found.get('title')!r}.")
+        check = "config"
+        config = _config(found.get("label_config"))
+        yield from _about(config)
+        check = "image"
+        yield _image(api, project, config, images)
+    except Trouble as trouble:
+        yield Finding(check, FAILED, str(trouble), trouble.cure)
+
+
+def diagnose(
+    api: Api, project: int, images: Images, settings: Settings, backend_url: str | None = None
+) -> Iterator[Finding]:
+    """All checks, each as soon as it is done. `backend_url` is where Label Studio is to find the backend."""
+    known = empty = False
+    for finding in access(api, project, images):
+        known = known or (finding.check == "project" and finding.status == OK)
+        empty = empty or (finding.check == "image" and finding.status == SKIPPED)
+        yield finding
+    connected: Mapping[str, Any] = {}
+    if known:
+        try:
+            connected = _connected(api, project, backend_url or f"http://localhost:{settings.port}")
+            yield Finding("backend", OK, f"Label Studio reaches {connected['url']} and sends clicks to it.")
+        except Trouble as trouble:
+            yield Finding("backend", FAILED, str(trouble), trouble.cure)
+    else:
+        yield Finding("backend", SKIPPED, "Which backend the project has cannot be asked.")
+    url = backend_url or connected.get("url") or f"http://localhost:{settings.port}"
+    yield from _model(url, connected, settings)
+    if connected and not empty:
+        try:
+            yield _trial(api, connected)
+        except Trouble as trouble:
+            yield Finding("trial", FAILED, str(trouble), trouble.cure)
+
+
+def _connect(api: Api) -> str:
+    answer = api.send("GET", "/api/version/", anonymous=True)
+    try:
+        return f"Label Studio {answer.json()['release']} answers at {api.server.url}."
+    except (ValueError, LookupError, TypeError):
+        raise _not_label_studio(api.server.url) from None
+
+
+def _not_label_studio(url: str) -> Trouble:
+    return Trouble(f"What answers at {url} is no Label Studio.", "correct the address, port and path")
+
+
+def _token(api: Api) -> str:
+    token = api.server.token or ""
+    if not token:
+        raise Trouble("LABEL_STUDIO_API_KEY is not set.", _NEW_KEY)
+    if token_kind(token) == "access":
+        raise Trouble("LABEL_STUDIO_API_KEY is an access token, which ends after 5 minutes.", _NEW_KEY)
+    user = api.get("/api/current-user/whoami")
+    kind = "legacy token" if token_kind(token) is None else "personal access token"
+    return f"The {kind} is that of {user.get('email') if isinstance(user, dict) else '?'}."
+
+
+def _refused(token: str, said: str) -> Trouble:
+    if token_kind(token) is not None:
+        return Trouble("Label Studio refuses the personal access token.", _NEW_KEY)
+    if "legacy token authentication has been disabled" in said:
+        return Trouble(
+            "Legacy tokens are disabled in this Label Studio, as they are by default.",
+            f"{_NEW_KEY} (or Organization, Access Token Settings: allow legacy tokens)",
+        )
+    return Trouble("Label Studio does not know this legacy token.", _NEW_KEY)
+
+
+def _project(api: Api, project: int) -> Mapping[str, Any]:
+    answer = api.send("GET", f"/api/projects/{project}")
+    if answer.status in (403, 404):
+        raise Trouble(
+            f"This user sees no project {project}.",
+            "take the number from the project's address, /projects/<number>/, or a token of a member",
+        )
+    found = api.get(f"/api/projects/{project}")
+    if not isinstance(found, dict):
+        raise _not_label_studio(api.server.url)
+    return found
+
+
+def _config(xml: Any) -> labels.LabelConfig:
+    try:
+        return labels.parse(xml if isinstance(xml, str) else "")
+    except ConfigError as error:
+        raise Trouble(
+            str(error), "Settings, Labeling Interface, Code: take one of the configs in the README"
+        ) from None
+
+
+def _about(config: labels.LabelConfig) -> Iterator[Finding]:
+    known = {label.value: None for control in config.outputs for label in control.labels}
+    own = any(control.labels_key is not None for control in config.outputs)
+    outputs = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
+    yield Finding("config", OK, f"Regions go to {outputs}.")
+    each = ", and each task brings its own" if own else ""
+    yield Finding("config", OK, f"{len(known)} labels: {', '.join(known) or '-'}{each}.")
+    prompts = ", ".join(f"{control.tag} {control.name!r}" for control in config.prompts)
+    if not prompts:
+        yield Finding(
+            "config",
+            NOTE,
+            "There is nothing to click with.",
+            'for clicks add <KeyPointLabels name="click" toName="..." smart="true"> with the same labels',
+        )
+        return
+    yield Finding("config", OK, f"Clicks and boxes come from {prompts}.")
+    clickable = {label.value: None for control in config.prompts for label in control.labels}
+    lost = [label for label in clickable if config.label_control(label) is None]
+    if lost and not own:
+        yield Finding(
+            "config",
+            NOTE,
+            f"A click with {', '.join(lost)} is not answered: no control takes regions of that label.",
+            "add these labels to an output control as well",
+        )
+
+
+def _image(api: Api, project: int, config: labels.LabelConfig, images: Images) -> Finding:
+    answer = api.get(f"/api/tasks?project={project}&page_size=1&fields=all")
+    tasks = answer.get("tasks") if isinstance(answer, dict) else None
+    if not tasks:
+        return Finding("image", SKIPPED, "The project has no tasks yet.", "import images, then look again")
+    task = tasks[0]
+    try:
+        source = config.source(task)
+    except TaskError as error:
+        raise Trouble(
+            f"Task {task.get('id')}: {error}",
+            f"<Image value> must be $ and a field of the tasks, one of: {', '.join(task.get('data') or ())}",
+        ) from None
+    try:
+        image = images.load(source, api.server, task=task.get("id"))
+    except Refused as error:
+        raise Trouble(f"Task {task.get('id')}: {error}", "correct the task's data or the settings") from None
+    except ImageError as error:
+        raise Trouble(f"Task {task.get('id')}: {error}", _image_cure(source)) from None
+    height, width = image.shape[:2]
+    return Finding("image", OK, f"The image of task {task.get('id')} is here: {width} x {height} pixels.")
+
+
+def _image_cure(source: Any) -> str:
+    if str(source).startswith("/data/local-files"):
+        return "start Label Studio with LOCAL_FILES_SERVING_ENABLED=true, add the folder in Cloud Storage"
+    if str(source).startswith("/"):
+        return "if Label Studio's own page does not show it either, import it again"
+    return f"fetch it from this machine by hand: a firewall, proxy or login is in the way; {_WHERE}"
+
+
+def _connected(api: Api, project: int, backend_url: str) -> Mapping[str, Any]:
+    """The backend that Label Studio asks: the first of the project. It calls /health and /setup of each."""
+    backends = api.get(f"/api/ml?project={project}")
+    if not isinstance(backends, list) or not backends:
+        _probe(api, backend_url)
+        raise Trouble(
+            f"No ML backend is connected to project {project}.",
+            f"Settings, Model, Connect Model: {backend_url}, with Interactive preannotations on",
+        )
+    first: Mapping[str, Any] = backends[0]
+    if first.get("state") != "CO":
+        _probe(api, str(first.get("url")))
+        raise Trouble(
+            f"Label Studio cannot use {first.get('url')}: {first.get('readable_state')}, "
+            f"{first.get('error_message') or 'no answer to /health'}.",
+            f"start `vlsam serve`, correct the URL in Settings, Model; {_WHERE}",
+        )
+    if not first.get("is_interactive"):
+        raise Trouble(
+            f"Label Studio does not send clicks to {first.get('url')}.",
+            "Settings, Model, Edit: turn on Interactive preannotations",
+        )
+    return first
+
+
+def _probe(api: Api, url: str) -> None:
+    """Raises Trouble where Label Studio would refuse to call a URL for its address alone.
+
+    A POST that lacks its project can never be saved, but the URL is judged all the same: 403 for a private
+    address, 500 for a name that does not resolve.
+    """
+    answer = api.send("POST", "/api/ml", {"url": url})
+    if answer.status == 403 and "reserved network address" in answer.text:
+        raise Trouble(f"Label Studio refuses {url}, for its address is private.", _UNBLOCK)
+    if answer.status == 500:
+        raise Trouble(f"Label Studio does not find the host of {url}.", _WHERE)
+
+
+def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
+    started = time.monotonic()
+    try:
+        answer = requests.get(f"{url.rstrip('/')}/health", timeout=TIMEOUT_S, allow_redirects=False)
+        health = answer.json()
+        version, state = health["model_version"], health["model"]
+    except (requests.RequestException, ValueError, LookupError, TypeError) as error:
+        said = f"No vlsam answers at {url} from here ({type(error).__name__})."
+        if connected:
+            yield Finding("server", SKIPPED, f"{said} Label Studio reaches it.")
+        else:
+            yield Finding("server", FAILED, said, "start `vlsam serve`, or give its address: --backend-url")
+        yield _weights(settings)
+        return
+    seconds = time.monotonic() - started
+    if seconds > HEALTH_S:
+        yield Finding(
+            "server",
+            FAILED,
+            f"{url}/health took {seconds:.1f} s, and Label Studio waits {HEALTH_S:.0f} s.",
+            "give the machine fewer other things to do, or raise ML_TIMEOUT_HEALTH of Label Studio",
+        )
+    else:
+        yield Finding("server", OK, f"vlsam answers at {url}.")
+    theirs = connected.get("model_version", version)
+    if theirs != version:
+        yield Finding(
+            "model",
+            FAILED,
+            f"The server runs {version}, the project has {theirs}.",
+            "two servers share the address, or one was just restarted: load the Data Manager again",
+        )
+    if state == "failed":
+        yield Finding("model", FAILED, f"{version} could not be loaded.", "the server's log says why")
+    elif state == "loading":
+        yield Finding("model", NOTE, f"{version} is still loading.", "wait; the server's log tells")
+    else:
+        yield Finding("model", OK, f"{version} is loaded.")
+    if str(version).startswith("vlsam-builtin-"):
+        yield Finding(
+            "model",
+            NOTE,
+            "The weights that ship know 40 drawn objects and nothing of photographs.",
+            "start `vlsam serve` with VLSAM_PROFILE=gpu-8g, gpu-24g or gpu-80g",
+        )
+
+
+def _trial(api: Api, connected: Mapping[str, Any]) -> Finding:
+    """Have Label Studio ask the backend about a task of its choice; the answer is stored nowhere."""
+    path = f"/api/ml/{connected['id']}/predict/test?random=true"
+    answer = api.send("POST", path, timeout=TRIAL_S)
+    try:
+        tried = answer.json()
+        task, items = tried["task"]["id"], tried["response"]
+        if items == []:
+            return Finding(
+                "trial", NOTE, f"Task {task}: VLSAM_ON_OPEN=prewarm makes no predictions for one task."
+            )
+        result = items[0].get("result")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise Trouble(
+            "Label Studio got no prediction.", "import a task if there is none; the server's log says why"
+        ) from None
+    if result is None:
+        raise Trouble(f"The server could not annotate task {task}.", "the server's log says why")
+    if not result:
+        return Finding(
+            "trial",
+            NOTE,
+            f"Task {task} got no regions.",
+            "if it shows anything: the server's log has the terms that are no label; see predicted_values",
+        )
+    return Finding("trial", OK, f"Task {task} got {len(result)} results.")
+
+
+def _weights(settings: Settings) -> Finding:
+    """Without a server to ask: whether what these settings name is on this machine."""
+    profile = settings.models()
+    missing = [name for name in (profile.vlm, profile.sam) if at_hand(name, profile.folder) is None]
+    if missing:
+        return Finding(
+            "model",
+            FAILED,
+            f"{', '.join(missing)}: not on this machine.",
+            "run `vlsam download`, or correct VLSAM_VLM and VLSAM_SAM",
+        )
+    return Finding("model", OK, f"The weights of {profile.name} are on this machine.")
+
+
+class Watch:
+    """Looks at the access to projects in the background and logs what it finds, seldom and few at a time."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+        self._seen: OrderedDict[tuple[str, Server], float] = OrderedDict()
+        self._running = 0
+        self._lock = threading.Lock()
+
+    def begin(self, project: str, server: Server) -> None:
+        """Look at a project ("id.created", as Label Studio names it), unless that was done lately."""
+        number = project.partition(".")[0]
+        if not number.isdecimal():
+            return
+        now = time.monotonic()
+        with self._lock:
+            seen = self._seen.get((number, server))
+            if (seen is not None and now - seen < WATCH_S) or self._running >= MAX_AT_ONCE:
+                return
+            self._seen[number, server] = now
+            self._seen.move_to_end((number, server))
+            while len(self._seen) > MAX_WATCHED:
+                self._seen.popitem(last=False)
+            self._running += 1
+        threading.Thread(target=self._look, args=(int(number), server), name="watch", daemon=True).start()
+
+    def _look(self, project: int, server: Server) -> None:
+        try:
+            for finding in access(Api(server, self._images), project, self._images):
+                level = logging.INFO if finding.check == "image" else logging.DEBUG
+                level = logging.WARNING if finding.status == FAILED else level
+                cure = f" To do: {finding.cure}." if finding.cure else ""
+                log.log(level, "%s", _line(f"Project {project}, {finding.check}: {finding.message}{cure}"))
+        except Exception:
+            log.exception("Project %d could not be looked at.", project)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+def _line(text: str) -> str:
+    """Text that may come from anywhere, as one printable line."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    return shown if len(shown) <= 400 else f"{shown[:397]}..."
+
+
+def add_to(commands: Any) -> None:
+    """Put `doctor` under the main parser's commands."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="why does nothing happen in Label Studio?",
+        description=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
+    doctor.add_argument("--project", type=int, required=True, metavar="N", help="the number in its address")
+    doctor.add_argument(
+        "--backend-url",
+        metavar="URL",
+        help="of `vlsam serve` (default: the one that the project has, or http://localhost:$PORT)",
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON array, an item for each finding")
+    doctor.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    url = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
+    settings = Settings.from_env({**os.environ, **url})
+    if settings.label_studio_url is None:
+        raise ValueError("give --label-studio-url or set LABEL_STUDIO_URL")
+    images = Images(settings)
+    server = Server(settings.label_studio_url, settings.label_studio_api_key)
+    backend_url = args.backend_url.rstrip("/") if args.backend_url else None
+    findings = []
+    for finding in diagnose(Api(server, images), args.project, images, settings, backend_url):
+        findings.append(finding)
+        if not args.json:
+            print(finding, flush=True)
+    if args.json:
+        json.dump([asdict(finding) for finding in findings], sys.stdout)
+        sys.stdout.write("\n")
+    return int(any(finding.status == FAILED for finding in findings))

@@ -1,0 +1,431 @@
+"""`vlsam doctor` and the look after /setup, against answers as measured with Label Studio 1.23.2."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.app import create_app
+from backend.cli import main
+from backend.doctor import FAILED, NOTE, OK, SKIPPED, Api, Finding, Watch, access, diagnose
+from backend.engine import Engine
+from backend.fetch import Server
+from backend.images import Images
+from backend.settings import Settings
+from tests.backend.conftest import CONFIG, data_url
+
+LEGACY = "e2e0" * 10
+ACCESS = "h.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.s"  # {"token_type":"access"}
+REFRESH = "h.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.s"
+DISABLED = (
+    "Authentication token no longer valid: "
+    "legacy token authentication has been disabled for this organization"
+)
+PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
+
+Answer = tuple[int, Any]
+
+
+def one_task(**data: str) -> Answer:
+    return 200, {"tasks": [{"id": 5, "data": data}]}
+
+
+def allowed(url: str) -> Settings:
+    return Settings(label_studio_url=url, allowed_hosts=(("127.0.0.1", None),))
+
+
+@dataclass
+class Studio:
+    """A Label Studio, and a backend, at one address: `answers` by method and path, else 404."""
+
+    url: str = ""
+    answers: dict[str, Answer] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    sent: list[Any] = field(default_factory=list)
+    wait: threading.Event | None = None
+
+    def find(self, check: str, *, key: str | None = LEGACY, status: str | None = None) -> Finding:
+        """The first finding of a check, with this status if one is given."""
+        return next(f for f in self.findings(key) if f.check == check and status in (None, f.status))
+
+    def findings(self, key: str | None = LEGACY) -> list[Finding]:
+        settings = allowed(self.url)
+        images = Images(settings)
+        return list(diagnose(Api(Server(self.url, key), images), 3, images, settings))
+
+
+@pytest.fixture
+def studio() -> Iterator[Studio]:
+    """One in which all is as it should be."""
+    studio = Studio()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            call = f"{self.command} {self.path.partition('?')[0]}"
+            studio.asked.append(call)
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            studio.sent.append(json.loads(body) if body else None)
+            if studio.wait is not None:
+                assert studio.wait.wait(10)
+            status, said = studio.answers.get(call, (404, {"detail": "Not found."}))
+            data = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", said)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = answer
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        studio.url = f"http://127.0.0.1:{server.server_port}"
+        backend = {
+            "id": 7, "url": studio.url, "state": "CO", "readable_state": "Connected", "error_message": None,
+            "is_interactive": True, "model_version": "v1",
+        }  # fmt: skip
+        studio.answers = {
+            "GET /api/version/": (200, {"release": "1.23.2"}),
+            "GET /api/current-user/whoami": (200, {"id": 1, "email": "ann@example.com"}),
+            "GET /api/projects/3": (200, {"title": "Pets", "label_config": CONFIG}),
+            "GET /api/tasks": (200, {"total": 1, "tasks": [{"id": 5, "data": {"image": data_url()}}]}),
+            "GET /api/ml": (200, [backend]),
+            "POST /api/ml": (400, {"detail": "Validation error"}),
+            "GET /health": (200, {"status": "UP", "model_version": "v1", "model": "ready"}),
+            "POST /api/ml/7/predict/test": (200, {"task": {"id": 5}, "response": [{"result": [{}, {}]}]}),
+        }
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield studio
+        server.shutdown()
+
+
+def test_all_is_well(studio: Studio) -> None:
+    findings = studio.findings()
+    assert {finding.status for finding in findings} == {OK}
+    assert list(dict.fromkeys(finding.check for finding in findings)) == [
+        "connection", "token", "project", "config", "image", "backend", "server", "model", "trial",
+    ]  # fmt: skip
+    told = "\n".join(map(str, findings))
+    for said in (
+        "Label Studio 1.23.2 answers", "legacy token is that of ann@example.com", "Project 3 is 'Pets'",
+        "Regions go to BrushLabels 'brush', PolygonLabels 'poly'", "2 labels: Cat, Dog",
+        "Clicks and boxes come from KeyPointLabels 'kp', RectangleLabels 'rect'", "task 5 is here: 80 x 60",
+        "sends clicks to it", "v1 is loaded", "Task 5 got 2 results",
+    ):  # fmt: skip
+        assert said in told
+
+
+# Each failure has a sentence of its own, and a cure
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "check", "said", "cure"),
+    [
+        ("GET /api/version/", (200, "<html>nginx</html>"), "connection", "is no Label Studio", "port"),
+        ("GET /api/version/", (302, "https://studio.example/"), "connection", "redirects to https", "URL"),
+        ("GET /api/current-user/whoami", (401, {"detail": DISABLED}), "token", "are disabled", "Personal"),
+        (
+            "GET /api/current-user/whoami",
+            (401, {"detail": "Invalid token."}),
+            "token",
+            "not know",
+            "Personal",
+        ),
+        ("GET /api/current-user/whoami", (500, {}), "token", "HTTP 500", "log"),
+        ("GET /api/projects/3", (404, {}), "project", "sees no project 3", "/projects/<number>/"),
+        ("GET /api/projects/3", (403, {}), "project", "sees no project 3", "member"),
+        ("GET /api/projects/3", (200, {"label_config": "<View/>"}), "config", "no <Image>", "README"),
+        ("GET /api/projects/3", (200, {"label_config": None}), "config", "is empty", "README"),
+        ("GET /api/tasks", one_task(photo="x"), "image", "no field 'image'", "of: photo"),
+        ("GET /api/tasks", one_task(image="/data/upload/3/x.png"), "image", "HTTP 404", "import it again"),
+        ("GET /api/tasks", one_task(image="/data/local-files/?d=x.png"), "image", "HTTP 404", "LOCAL_FILES"),
+        (
+            "GET /api/tasks",
+            one_task(image="http://127.0.0.1:9/x.png"),
+            "image",
+            "cannot be reached",
+            "by hand",
+        ),
+        ("GET /api/ml", (200, []), "backend", "No ML backend is connected", "Connect Model"),
+        (
+            "GET /health",
+            (200, {"model_version": "v1", "model": "failed"}),
+            "model",
+            "could not be loaded",
+            "log",
+        ),
+        (
+            "GET /health",
+            (200, {"model_version": "v2", "model": "ready"}),
+            "model",
+            "runs v2, the project has v1",
+            "Data Manager",
+        ),
+        (
+            "POST /api/ml/7/predict/test",
+            (500, {"detail": "ML backend did not return"}),
+            "trial",
+            "got no prediction",
+            "log",
+        ),
+        (
+            "POST /api/ml/7/predict/test",
+            (200, {"task": {"id": 5}, "response": [{}]}),
+            "trial",
+            "could not annotate task 5",
+            "log",
+        ),
+    ],
+)
+def test_what_fails(studio: Studio, call: str, answer: Answer, check: str, said: str, cure: str) -> None:
+    studio.answers[call] = answer
+    found = studio.find(check, status=FAILED)
+    assert said in found.message
+    assert cure in found.cure
+
+
+def test_after_a_failure_only_what_does_not_need_it_is_looked_at(studio: Studio) -> None:
+    studio.answers["GET /api/projects/3"] = (404, {})
+    statuses = [(finding.check, finding.status) for finding in studio.findings()]
+    assert statuses == [
+        ("connection", OK), ("token", OK), ("project", FAILED), ("backend", SKIPPED),
+        ("server", FAILED), ("model", OK),
+    ]  # fmt: skip
+    # With no project there is no backend's address, and none listens on the default one, so the weights
+    # are looked for on this machine.
+
+
+def test_no_label_studio() -> None:
+    images = Images(allowed("http://127.0.0.1:9"))
+    (found,) = access(Api(Server("http://127.0.0.1:9", LEGACY), images), 3, images)
+    assert (found.check, found.status) == ("connection", FAILED)
+    assert "cannot be reached (" in found.message
+    assert "container" in found.cure
+
+
+def test_tokens(studio: Studio) -> None:
+    assert "is not set" in studio.find("token", key=None).message
+    assert "ends after 5 minutes" in studio.find("token", key=ACCESS).message
+    refused = studio.find("token", key=REFRESH)
+    assert refused.status == FAILED
+    assert "refused the personal access token" in refused.message
+    studio.answers["POST /api/token/refresh/"] = (200, {"access": ACCESS})
+    assert "personal access token is that of ann" in studio.find("token", key=REFRESH).message
+
+
+def change_backend(studio: Studio, **changes: Any) -> None:
+    status, (backend,) = studio.answers["GET /api/ml"]
+    studio.answers["GET /api/ml"] = (status, [{**backend, **changes}])
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_private_addresses_are_refused(studio: Studio, connected: bool) -> None:
+    """Also where it was connected before Label Studio was updated. The probe cannot connect anything."""
+    studio.answers["POST /api/ml"] = (403, {"detail": PRIVATE})
+    if connected:
+        change_backend(studio, state="DI", readable_state="Disconnected")
+    else:
+        studio.answers["GET /api/ml"] = (200, [])
+    found = studio.find("backend")
+    assert "its address is private" in found.message
+    assert "USE_DEFAULT_BANNED_SUBNETS=false" in found.cure
+    (probe,) = (body for call, body in zip(studio.asked, studio.sent, strict=True) if call == "POST /api/ml")
+    assert list(probe) == ["url"]
+
+
+def test_a_host_that_label_studio_does_not_find(studio: Studio) -> None:
+    studio.answers["POST /api/ml"] = (500, {"detail": "Can't resolve hostname vlsam"})
+    change_backend(studio, state="DI", readable_state="Disconnected", url="http://vlsam.invalid:9090")
+    assert "does not find the host of http://vlsam.invalid:9090" in studio.find("backend").message
+
+
+def test_a_backend_in_trouble(studio: Studio) -> None:
+    change_backend(studio, state="ER", readable_state="Error", error_message="Read timed out")
+    assert "Error, Read timed out" in studio.find("backend").message
+    change_backend(studio, state="CO", is_interactive=False)
+    found = studio.find("backend")
+    assert "does not send clicks" in found.message
+    assert "Interactive preannotations" in found.cure
+
+
+def test_what_works_but_is_often_the_reason(studio: Studio) -> None:
+    studio.answers["GET /health"] = (200, {"model_version": "vlsam-builtin-1", "model": "loading"})
+    change_backend(studio, model_version="vlsam-builtin-1")
+    studio.answers["POST /api/ml/7/predict/test"] = (200, {"task": {"id": 5}, "response": [{"result": []}]})
+    notes = "\n".join(str(f) for f in studio.findings() if f.status == NOTE)
+    assert "still loading" in notes
+    assert "nothing of photographs" in notes
+    assert "Task 5 got no regions" in notes
+
+
+BRUSH = '<BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>'
+CLICK = """<KeyPointLabels name="click" toName="image" smart="true">
+  <Label value="Cat"/><Label value="Dog"/>
+</KeyPointLabels>"""
+
+
+@pytest.mark.parametrize(
+    ("controls", "said"),
+    [(BRUSH, "nothing to click with"), (BRUSH + CLICK, "A click with Dog is not answered")],
+)
+def test_notes_on_the_config(studio: Studio, controls: str, said: str) -> None:
+    config = f'<View><Image name="image" value="$image"/>{controls}</View>'
+    studio.answers["GET /api/projects/3"] = (200, {"title": "Pets", "label_config": config})
+    assert said in studio.find("config", status=NOTE).message
+
+
+def test_a_project_without_tasks(studio: Studio) -> None:
+    studio.answers["GET /api/tasks"] = (200, {"tasks": []})
+    found = {finding.check: finding.status for finding in studio.findings()}
+    assert found["image"] == SKIPPED
+    assert "trial" not in found
+
+
+def test_a_server_that_only_prepares_opened_tasks(studio: Studio) -> None:
+    studio.answers["POST /api/ml/7/predict/test"] = (200, {"task": {"id": 5}, "response": []})
+    assert "VLSAM_ON_OPEN=prewarm" in studio.find("trial", status=NOTE).message
+
+
+def test_labels_that_each_task_brings(studio: Studio) -> None:
+    config = """<View><Image name="image" value="$image"/>
+      <BrushLabels name="mask" toName="image" value="$names"/>
+      <KeyPointLabels name="click" toName="image" smart="true" value="$names"/></View>"""
+    studio.answers["GET /api/projects/3"] = (200, {"title": "Pets", "label_config": config})
+    said = [f.message for f in studio.findings() if f.check == "config"]
+    assert said[1] == "0 labels: -, and each task brings its own."
+
+
+def test_a_server_that_only_label_studio_reaches(studio: Studio) -> None:
+    change_backend(studio, url="http://127.0.0.1:9")
+    found = studio.find("server")
+    assert found.status == SKIPPED
+    assert "Label Studio reaches it" in found.message
+
+
+def test_weights_that_are_not_here(tmp_path: Path) -> None:
+    settings = Settings(sam=str(tmp_path / "own.pth"), model_dir=tmp_path)
+    images = Images(settings)
+    api = Api(Server("http://127.0.0.1:9", LEGACY), images)
+    found = list(diagnose(api, 3, images, settings, "http://127.0.0.1:9"))[-1]
+    assert (found.check, found.status, found.cure) == (
+        "model",
+        FAILED,
+        "run `vlsam download`, or correct VLSAM_VLM and VLSAM_SAM",
+    )
+    assert "own.pth: not on this machine" in found.message
+    (tmp_path / "own.pth").write_bytes(b"")
+    found = list(diagnose(api, 3, images, settings, "http://127.0.0.1:9"))[-1]
+    assert found.status == OK
+
+
+def test_what_label_studio_says_cannot_draw_on_the_terminal(studio: Studio) -> None:
+    studio.answers["GET /api/projects/3"] = (200, {"title": "\x1b[2J\nok", "label_config": CONFIG})
+    finding = replace(studio.find("project"), message="\x1b[2J\nok       token  all is well")
+    assert str(finding) == "ok       project      [2J ok       token  all is well"
+
+
+# The command
+
+
+def test_the_command(
+    studio: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    command = ["doctor", "--label-studio-url", studio.url, "--project", "3"]
+    assert main(command) == 0
+    assert "ok       image       The image of task 5" in capsys.readouterr().out
+    studio.answers["GET /api/ml"] = (200, [])
+    assert main(command) == 1
+    assert "FAILED   backend     No ML backend" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [item["check"] for item in found if item["status"] == "failed"] == ["backend", "server"]
+    assert LEGACY not in json.dumps(found)
+
+
+def test_the_command_needs_an_address(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--project", "3"]) == 2
+    assert "LABEL_STUDIO_URL" in capsys.readouterr().err
+
+
+def test_its_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    said = capsys.readouterr().out
+    for word in ("LABEL_STUDIO_API_KEY", "Exit status 1", "docker compose exec", "--backend-url"):
+        assert word in said
+
+
+# The look after /setup
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_setup_answers_before_it_looks_and_the_log_says_what_was_found(
+    studio: Studio, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    studio.answers["GET /api/current-user/whoami"] = (401, {"detail": DISABLED})
+    studio.wait = threading.Event()  # Label Studio does not answer before it has our answer
+    client = create_app(engine=make_engine()).test_client()
+    body = {"project": "3.1700000000", "schema": CONFIG, "hostname": studio.url, "access_token": LEGACY}
+    assert client.post("/setup", json=body).json == {"model_version": "v1"}
+    client.post("/setup", json=body)  # the next page load
+    studio.wait.set()
+    until(lambda: "Legacy tokens are disabled" in caplog.text)
+    assert "Project 3, token: Legacy tokens are disabled" in caplog.text
+    assert "To do: create a Personal Access Token" in caplog.text
+    assert studio.asked.count("GET /api/version/") == 1
+    assert LEGACY not in caplog.text
+
+
+def test_setup_cannot_make_us_ask_machines_of_our_own_network(
+    studio: Studio, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = create_app(engine=make_engine()).test_client()
+    body = {"project": "3.1", "schema": CONFIG, "hostname": studio.url, "access_token": LEGACY}
+    assert client.post("/setup", json=body, environ_base={"REMOTE_ADDR": "203.0.113.5"}).status_code == 200
+    until(lambda: "is refused" in caplog.text)
+    assert studio.asked == []
+
+
+def test_a_project_is_looked_at_again_with_another_token_or_after_some_minutes(
+    studio: Studio, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    watch = Watch(Images(allowed(studio.url)))
+    images = lambda: caplog.text.count("The image of task 5 is here")  # noqa: E731
+    watch.begin("3.1", Server(studio.url, LEGACY))
+    until(lambda: images() == 1)
+    watch.begin("3.1", Server(studio.url, "other"))
+    until(lambda: images() == 2)
+    watch.begin("3.1", Server(studio.url, "other"))
+    watch.begin("no number", Server(studio.url, "other"))
+    monkeypatch.setattr("backend.doctor.WATCH_S", 0.0)
+    watch.begin("3.1", Server(studio.url, "other"))
+    until(lambda: images() == 3)
+
+
+def test_few_projects_are_looked_at_at_once(studio: Studio) -> None:
+    studio.wait = threading.Event()
+    watch = Watch(Images(allowed(studio.url)))
+    for project in range(20):
+        watch.begin(f"{project}.1", Server(studio.url, LEGACY))
+    until(lambda: len(studio.asked) == 4)
+    studio.wait.set()
+    until(lambda: watch._running == 0)
+    assert studio.asked.count("GET /api/version/") == 4

@@ -1,0 +1,131 @@
+"""`vlsam doctor` at a real Label Studio: what works, and what the commonest mistakes are told as."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from backend import services
+from backend.cli import main
+from backend.demo import label_config
+from backend.studio import Studio
+from model.builtin.scenes import NAMES
+from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_scene
+
+Ask = Callable[..., tuple[int, dict[str, list[dict[str, str]]]]]
+
+
+@pytest.fixture(scope="module")
+def project(make_project: MakeProject, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    image = save_scene(tmp_path_factory.mktemp("doctor") / "doctor.jpg", 11, width=320, height=280)
+    return make_project("Doctor", label_config(NAMES), [image])
+
+
+@pytest.fixture
+def ask(servers: Servers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Runs the command; its exit status, and its findings by check."""
+
+    def run(project: int, *more: str, key: str = OWNER.token) -> tuple[int, dict[str, Any]]:
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", key)
+        url = servers.studio.url
+        status = main(["doctor", "--label-studio-url", url, "--project", str(project), "--json", *more])
+        findings: dict[str, Any] = {}
+        for finding in json.loads(capsys.readouterr().out):
+            findings.setdefault(finding["check"], []).append(finding)
+        return status, findings
+
+    return run
+
+
+def failed(findings: dict[str, Any]) -> list[str]:
+    return [check for check, found in findings.items() if any(f["status"] == "failed" for f in found)]
+
+
+def test_a_good_project(ask: Ask, project: Project, studio: Studio, servers: Servers) -> None:
+    status, found = ask(project.id)
+    assert (status, failed(found)) == (0, [])
+    assert list(found) == [
+        "connection", "token", "project", "config", "image", "backend", "server", "model", "trial",
+    ]  # fmt: skip
+    assert "Label Studio 1.23.2" in found["connection"][0]["message"]
+    assert "320 x 280" in found["image"][0]["message"]
+    assert servers.backend.url in found["backend"][0]["message"]
+    assert "nothing of photographs" in found["model"][-1]["message"]
+    # It changed nothing: also its trial prediction is not stored.
+    assert studio.predictions(project.id) == []
+    assert len(studio.backends(project.id)) == 1
+
+
+def test_a_wrong_project(ask: Ask) -> None:
+    status, found = ask(987654)
+    assert status == 1
+    assert "sees no project 987654" in found["project"][0]["message"]
+    assert "image" not in found
+    assert found["backend"][0]["status"] == "skipped"
+
+
+def test_a_project_without_a_backend(ask: Ask, studio: Studio, servers: Servers) -> None:
+    alone = studio.create_project("Doctor: alone", label_config(NAMES))
+    status, found = ask(alone, "--backend-url", servers.backend.url)
+    assert (status, failed(found)) == (1, ["backend"])
+    assert "No ML backend is connected" in found["backend"][0]["message"]
+    assert servers.backend.url in found["backend"][0]["cure"]
+    assert found["image"][0]["status"] == "skipped"  # no tasks
+    assert studio.backends(alone) == []
+    status, found = ask(alone, "--backend-url", "http://no-such-host.invalid:9090")
+    assert "does not find the host" in found["backend"][0]["message"]
+
+
+def test_an_image_that_cannot_be_reached(ask: Ask, studio: Studio, servers: Servers) -> None:
+    project = studio.create_project("Doctor: image", label_config(NAMES))
+    closed = f"http://{services.LOOPBACK}:{services.free_port(0)}/photo.jpg"
+    studio.import_tasks(project, [{"image": closed}])
+    studio.connect_backend(project, servers.backend.url)
+    status, found = ask(project)
+    assert (status, failed(found)) == (1, ["image", "trial"])
+    assert f"{closed} is refused" in found["image"][0]["message"]
+    assert "VLSAM_ALLOWED_HOSTS" in found["image"][0]["message"]
+    assert "could not annotate task" in found["trial"][0]["message"]
+
+
+def test_clicks_that_are_not_sent(ask: Ask, studio: Studio, servers: Servers) -> None:
+    project = studio.create_project("Doctor: clicks", label_config(NAMES))
+    studio.connect_backend(project, servers.backend.url, interactive=False)
+    _, found = ask(project)
+    assert "does not send clicks" in found["backend"][0]["message"]
+
+
+@pytest.fixture
+def without_legacy_tokens(studio: Studio) -> Iterator[None]:
+    """As after a plain installation."""
+    studio.allow_legacy_tokens(False)
+    yield
+    studio.allow_legacy_tokens(True)
+
+
+@pytest.mark.usefixtures("without_legacy_tokens")
+def test_a_legacy_token_that_is_refused(ask: Ask, project: Project, servers: Servers) -> None:
+    status, found = ask(project.id, "--backend-url", servers.backend.url)
+    assert (status, failed(found)) == (1, ["token"])
+    assert "Legacy tokens are disabled" in found["token"][0]["message"]
+    assert "Personal Access Token" in found["token"][0]["cure"]
+
+
+def test_tokens_that_are_none(ask: Ask, project: Project) -> None:
+    _, found = ask(project.id, key="0" * 40)
+    assert "does not know this legacy token" in found["token"][0]["message"]
+    _, found = ask(project.id, key="")
+    assert "is not set" in found["token"][0]["message"]
+
+
+def test_the_servers_own_log_says_it_too(project: Project, studio: Studio, servers: Servers) -> None:
+    """Label Studio called /setup when the project was connected, and got its answer before."""
+    said = f"Project {project.id}, image: The image of task"
+    studio.backends(project.id)
+    for _ in range(100):
+        if said in servers.backend.log.read_text("utf-8"):
+            return
+        time.sleep(0.1)
+    raise AssertionError(servers.backend.tail())

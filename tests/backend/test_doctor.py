@@ -408,7 +408,10 @@ def test_a_project_is_looked_at_again_with_another_token_or_after_some_minutes(
 ) -> None:
     caplog.set_level(logging.INFO)
     watch = Watch(Images(allowed(studio.url)))
-    images = lambda: caplog.text.count("The image of task 5 is here")  # noqa: E731
+
+    def images() -> int:
+        return caplog.text.count("The image of task 5 is here")
+
     watch.begin("3.1", Server(studio.url, LEGACY))
     until(lambda: images() == 1)
     watch.begin("3.1", Server(studio.url, "other"))

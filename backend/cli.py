@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import requests
 from PIL import Image as PILImage
-from pycocotools import mask as coco
 from tqdm import tqdm
 
 from backend import bench, doctor
 from backend.fetch import ImageError
 from backend.images import decode
+from backend.prelabel import command as prelabel
+from backend.results import coco_rle
 from backend.settings import Settings
 from backend.studio import StudioError
 from model.clicks import LEVELS
@@ -32,6 +33,7 @@ examples:
   vlsam annotate photo.jpg --overlay out/        name and mask everything, look at out/photo.png
   vlsam annotate *.jpg --json > found.json       the same as data: one JSON array, an item per image
   vlsam segment photo.jpg --point 120,80 --json  one mask, from a click at x 120, y 80
+  vlsam prelabel photos/ --to labelled.json      a whole folder, for an import into Label Studio
   vlsam download --profile gpu-8g                fetch large models' weights ahead
   vlsam warm --project 7                         encode a project's images before the team comes
   vlsam serve --port 9090                        the Label Studio backend; then connect its URL
@@ -124,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     warm.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
     warm.set_defaults(run=_warm)
 
+    prelabel.add_to(commands)
     bench.add_to(commands)
     doctor.add_to(commands)
 
@@ -343,14 +346,13 @@ def _write_maps(args: argparse.Namespace, path: Path, image: Image, looks: Seque
 
 def as_json(detection: Detection) -> dict[str, Any]:
     """A detection as plain JSON; the mask is COCO's compressed RLE."""
-    encoded = coco.encode(np.asfortranarray(detection.mask.astype(np.uint8)))
     evidence, prompt = detection.evidence, detection.evidence.prompt
     points = zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True)
     return {
         "term": detection.term,
         "score": round(detection.score, 4),
         "box": list(detection.box),
-        "mask": {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")},
+        "mask": coco_rle(detection.mask),
         "evidence": {
             "question": evidence.question,
             "view": list(evidence.view),

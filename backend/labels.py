@@ -60,6 +60,7 @@ class Control:
     labels: tuple[Label, ...]  # empty where regions have none: Brush without a <Labels>
     labels_name: str | None = None  # of the <Labels> tag that its labels are from
     labels_key: str | None = None  # of task["data"], where further labels are
+    open: bool = False  # takes any label, and a term is its own
 
     @property
     def type(self) -> str:
@@ -76,10 +77,12 @@ class Control:
 
     @property
     def takes_labels(self) -> bool:
-        return bool(self.labels) or self.labels_key is not None
+        return bool(self.labels) or self.labels_key is not None or self.open
 
     def label_of(self, term: str) -> str | None:
         """The label that a term of the model means: the same text, else but for case, else but for number."""
+        if self.open:
+            return term
         return _match(term, self._known(), (_exact, _folded, _forms))
 
     def synonym_of(self, term: str) -> str | None:
@@ -189,6 +192,10 @@ class LabelConfig:
 
     def output(self, name: str) -> Control | None:
         return next((control for control in self.outputs if control.name == name), None)
+
+
+# For images without a project: masks, and whatever the model names is a label.
+OPEN = LabelConfig("image", "image", (Control("label", "BrushLabels", "image", (), open=True),))
 
 
 @lru_cache(maxsize=64)

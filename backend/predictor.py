@@ -399,10 +399,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         return source, source_key(self.server, self.project, task.get("id"), source)
 
     def _prediction(self, regions: list[results.Result], reason: str = "") -> Prediction:
-        """The item that Label Studio stores; its score is the mean of its regions', 0 without any."""
-        score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
-        why = {"reason": reason} if reason else {}
-        return {"result": regions, "score": results.unit(score), "model_version": self.model_version, **why}
+        return {**prediction(regions, self.model_version), **({"reason": reason} if reason else {})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -423,6 +420,12 @@ def alike(model: Model, terms: Sequence[str], names: Sequence[str], threshold: f
     return {
         term: names[row.argmax()] for term, row in zip(terms, likeness, strict=True) if row.max() >= threshold
     }
+
+
+def prediction(regions: list[results.Result], model_version: str) -> Prediction:
+    """The item that Label Studio stores; its score is the mean of its regions', 0 without any."""
+    score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
+    return {"result": regions, "score": results.unit(score), "model_version": model_version}
 
 
 def annotation(

@@ -20,6 +20,7 @@ import numpy as np
 from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from pycocotools import mask as coco
 
 from backend import shapes
 from backend.labels import STATUS, Control, Naming
@@ -171,6 +172,12 @@ def decode(result: Mapping[str, Any], shape: tuple[int, int]) -> Mask | None:
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError):
         return None
     return mask if mask.any() else None
+
+
+def coco_rle(mask: Mask) -> dict[str, Any]:
+    """A mask as COCO's compressed RLE: {"size": [height, width], "counts": text}."""
+    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
 def iou(one: Mask, other: Mask) -> float:

@@ -1,0 +1,1 @@
+"""`vlsam prelabel`: projects, folders and lists of images to predictions, resumable, without a server."""

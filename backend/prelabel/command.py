@@ -1,0 +1,90 @@
+"""The command `vlsam prelabel`: what it takes. What it does is in job.py."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from model.profiles import PROFILES
+
+ABOUT = """\
+Finds, names and masks the objects of all images of a project, a folder or a list. It can be killed at any
+time: the same command goes on where it was, and tries again what failed. Images that fail are listed with
+the reason, and stop nothing.
+
+SOURCE                            DEST, by its ending
+  photos/           a folder        out.json          tasks with predictions, to import into Label Studio
+  's3://b/**.jpg'   files, URIs     out.coco.json     COCO instances
+  list.csv          or .jsonl,      out.yolo          a folder for YOLO's segmentation
+                    .parquet        out.parquet       a row per image
+  labelstudio://7   a project       labelstudio://7   predictions of that project's tasks
+
+A list has a column `image` (or the field that the labeling config names) with a path or address, and may
+have a column `id`; its other columns go into the task. A project is one of LABEL_STUDIO_URL, read with
+LABEL_STUDIO_API_KEY, by its number; its own labeling config is used. Without any config each term that the
+model says is a label, and a labeling config with all of them is written with the results.
+
+Beside DEST lies DEST.state: what is done (rows.jsonl), the summary, and sheet.html with samples to look at
+before you import anything.
+"""
+
+EXAMPLES = """\
+examples:
+  vlsam prelabel photos/ --to out.json                         then import out.json into Label Studio
+  vlsam prelabel photos/ --to out.json --image-prefix '/data/local-files/?d=photos/'
+                                                               as Label Studio's local storage serves them
+  vlsam prelabel photos/ --to out.json --label-config ui.xml   the labels of a project
+  vlsam prelabel labelstudio://7 --to trial.json --limit 50    a trial: look at trial.json.state/sheet.html
+  vlsam prelabel labelstudio://7 --to labelstudio://7          all tasks that this model has not labelled yet
+  vlsam prelabel list.parquet --to out.json --shard 3/8        one of 8 machines (Slurm, Kubernetes arrays)
+  vlsam prelabel list.parquet --to out.json --merge 8          when all 8 are done
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Put `prelabel` under the main parser's commands."""
+    parser = commands.add_parser(
+        "prelabel",
+        help="label whole projects, folders and lists; resumable",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("--to", required=True, metavar="DEST")
+    parser.add_argument(
+        "--label-config", type=Path, metavar="XML", help="file with the labeling config of the project"
+    )
+    parser.add_argument(
+        "--image-prefix",
+        metavar="TEXT",
+        help="what Label Studio finds the images under: stands in DEST in place of the folder or URI",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="of a project also the tasks that this model has labelled already"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, as a trial")
+    part = parser.add_mutually_exclusive_group()
+    part.add_argument("--shard", type=_shard, metavar="I/N", help="only part I of N, from 1 to N")
+    part.add_argument(
+        "--merge", type=int, metavar="N", help="write DEST from the N shards that were run with this command"
+    )
+    parser.add_argument("--restart", action="store_true", help="throw away what is done, and begin again")
+    parser.add_argument(
+        "--profile", choices=PROFILES, help="models to use (default: $VLSAM_PROFILE or builtin)"
+    )
+    parser.set_defaults(run=_prelabel)
+
+
+def _prelabel(args: argparse.Namespace) -> int:
+    from backend.prelabel.job import main  # the SDK and label-studio-ml are not needed by the other commands
+
+    if args.limit is not None and args.limit < 1:
+        raise ValueError("--limit must be 1 or more")
+    return main(args)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, count = text.partition("/")
+    if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 3/8, from 1/8 to 8/8")
+    return int(part), int(count)

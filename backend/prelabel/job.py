@@ -1,0 +1,250 @@
+"""What `vlsam prelabel` does: a source, the models and a destination, and the state between them."""
+
+import argparse
+import heapq
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from backend import labels, results
+from backend.labels import LabelConfig
+from backend.prelabel import destinations, project, report, sources
+from backend.prelabel.destinations import Destination
+from backend.prelabel.run import run
+from backend.prelabel.sources import Item, Source
+from backend.prelabel.state import Row, State, StateError, write
+from backend.settings import Settings
+from model.pipeline import VLSAM
+from model.profiles import version_of
+from model.types import Detection, Image
+
+SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
+
+
+def main(args: argparse.Namespace) -> int:
+    settings = Settings.from_env()
+    job = Job.of(args, settings)
+    try:
+        if args.merge is not None:
+            return _merge(args, job)
+        return _run(args, job, settings)
+    except KeyboardInterrupt:
+        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command means."""
+
+    source: Source
+    destination: Destination
+    config: LabelConfig
+    version: str
+    identity: dict[str, Any]  # what must be the same for a state to be gone on from
+    target: Path  # DEST, or for a project a name like one
+    importer: project.Importer | None  # where DEST is a project
+    load: Callable[[], VLSAM]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, settings: Settings) -> "Job":
+        """Raises SourceError, ConfigError, SettingsError, ModelLoadError."""
+        profile, options = settings.models(args.profile), settings.options()
+        version = version_of(profile, options)
+        given, wanted = project.number(args.source), project.number(args.to)
+        client = project.connect(settings) if given is not None or wanted is not None else None
+        xml = _read(args.label_config) if args.label_config else None
+        if client is not None and xml is None:
+            xml = project.label_config(client, given if given is not None else wanted)
+        config = labels.OPEN if xml is None else labels.parse(xml)
+        if wanted is not None and given != wanted:
+            raise sources.SourceError(
+                f"predictions for {args.to} need its tasks as SOURCE; for images that are no tasks yet "
+                "write a .json and import it"
+            )
+        source: Source
+        if client is not None and given is not None:
+            if args.image_prefix is not None:
+                raise sources.SourceError(
+                    "--image-prefix goes with a folder or URIs; tasks have their addresses"
+                )
+            source = project.Tasks(
+                client, given, settings, config.image_key, without=None if args.all else version
+            )
+        else:
+            source = sources.choose(
+                args.source, settings, image_key=config.image_key, prefix=args.image_prefix
+            )
+        importer = None
+        if client is not None and wanted is not None:
+            importer = project.Importer(client, wanted, version, replace=args.all)
+        target = Path(f"labelstudio-{wanted}" if wanted is not None else args.to)
+        return cls(
+            source=source,
+            # What a project gets is what the list for an import holds.
+            destination=destinations.ImportList(target, config, version)
+            if importer
+            else destinations.choose(target, config, version),
+            config=config,
+            version=version,
+            identity={
+                "source": args.source,
+                "to": args.to,
+                "label config": xml,
+                "image prefix": args.image_prefix,
+                "all": args.all,
+                "Label Studio": settings.label_studio_url if client else None,
+                "model version": version,
+            },
+            target=target,
+            importer=importer,
+            load=lambda: VLSAM.load(profile, settings.device, options),
+        )
+
+    def state(self, shard: tuple[int, int] = (1, 1)) -> State:
+        part = "" if shard[1] == 1 else f".{shard[0]}-of-{shard[1]}"
+        return State(self.target.with_name(f"{self.target.name}{part}.state"))
+
+    def describe(self, image: Image, found: list[Detection]) -> Row:
+        """What the summary needs, and what DEST needs."""
+        labelled = [
+            [d.term, destinations.label_of(self.config, d.term), round(results.unit(d.score), 4)]
+            for d in found
+        ]
+        return {"found": labelled, **self.destination.describe(image, found)}
+
+
+def _run(args: argparse.Namespace, job: Job, settings: Settings) -> int:
+    shard = args.shard or (1, 1)
+    state = job.state(shard)
+    known = (state.folder / "run.json").exists()
+    if not known and not args.restart and not job.importer and job.target.exists():
+        raise StateError(f"{job.target} is there already; move it, or overwrite it with --restart")
+    with state.open({**job.identity, "shard": f"{shard[0]}/{shard[1]}"}, restart=args.restart):
+        total, done, sampled = state.plan(
+            job.source.items(), shard=shard, limit=args.limit, samples=report.SAMPLES
+        )
+        if done < total:
+            if settings.models(args.profile).demo:
+                print(
+                    "vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr
+                )
+            label(job, state, job.load(), total=total, done=done, sampled=sampled)
+        if job.importer:
+            job.importer.finish(state)
+        if shard == (1, 1):
+            finish(job, [state], write_destination=not job.importer)
+        else:
+            finish(job, [state], write_destination=False)
+    return 0
+
+
+def label(
+    job: Job, state: State, model: VLSAM, *, total: int, done: int = 0, sampled: frozenset[str] = frozenset()
+) -> None:
+    """Annotate all that is pending in a state, with a bar on stderr."""
+    tqdm.set_lock(threading.RLock())  # its own kind of lock starts a process
+    interval = 0.5 if sys.stderr.isatty() else 30.0  # a line now and then in the log of a job
+    with tqdm(
+        total=total, initial=done, desc="prelabel", unit="image", file=sys.stderr, mininterval=interval
+    ) as bar:
+
+        def describe(item: Item, image: Image, found: list[Detection]) -> Row:
+            row = job.describe(image, found)
+            if item.key in sampled:
+                write(state.sample(item.key), lambda file: file.write(report.thumbnail(image, found)))
+            return row
+
+        def save(item: Item, row: Row) -> None:
+            state.save(row)
+            if job.importer:
+                job.importer.add(item, row, state)
+            bar.update()
+
+        if job.importer:
+            job.importer.resume(state)
+        run(
+            state.pending(),
+            load=job.source.load,
+            annotate=model.annotate,
+            describe=describe,
+            save=save,
+        )
+
+
+def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> None:
+    """Write DEST, the summary, the sheet and, without a config, one with all labels."""
+
+    def rows() -> Iterator[tuple[Item, Row]]:
+        merged = heapq.merge(*(state.rows() for state in states), key=lambda each: each[0])
+        return ((item, row) for _, item, row in merged)
+
+    summary = report.Summary.of(rows())
+    folder = job.state().folder if len(states) > 1 else states[0].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    is_open = any(control.open for control in job.config.predicted)
+    if write_destination:
+        known = [each.value for control in job.config.predicted for each in control.labels]
+        names = list(dict.fromkeys(known)) if not is_open else sorted(summary.labels)
+        job.destination.write(rows, names)
+    _save(folder / SUMMARY, json.dumps(summary.as_json(), indent=1))
+    _save(folder / SHEET, report.page(f"Samples of {job.target.name}", summary, _samples(states)))
+    if is_open:
+        _save(folder / LABELS, report.label_config(summary.labels))
+    print(summary.as_text(), file=sys.stderr)
+    print(f"samples to look at: {folder / SHEET}", file=sys.stderr)
+    if is_open:
+        print(f"a labeling config with these labels: {folder / LABELS}", file=sys.stderr)
+    if write_destination:
+        print(f"written: {job.target}", file=sys.stderr)
+
+
+def _samples(states: Iterable[State]) -> Iterator[tuple[str, Path]]:
+    found = [
+        (index, item.key, row, state.sample(item.key))
+        for state in states
+        for index, item, row in state.rows()
+        if state.sample(item.key).exists()
+    ]
+    for _, key, row, path in sorted(found, key=lambda each: each[0])[: report.SAMPLES]:
+        terms = ", ".join(
+            f"{label or f'({term})'} {score:.2f}" for term, label, score in row.get("found", ())
+        )
+        yield f"{key}: {terms or 'nothing found'}", path
+
+
+def _merge(args: argparse.Namespace, job: Job) -> int:
+    count = args.merge
+    if job.importer:
+        raise StateError("shards that go to a project have nothing to merge: each imports its own")
+    if not 1 < count <= 100_000:
+        raise ValueError("--merge must be the number of shards, 2 or more")
+    states = [job.state((number, count)) for number in range(1, count + 1)]
+    missing = [state.folder.name for state in states if not (state.folder / "run.json").exists()]
+    if missing:
+        raise StateError(f"{len(missing)} of {count} shards were not run here: {', '.join(missing[:5])}")
+    with ExitStack() as stack:
+        for number, state in enumerate(states, 1):
+            stack.enter_context(state.open({**job.identity, "shard": f"{number}/{count}"}))
+        if open_ones := [state.folder.name for state in states if not state.complete]:
+            raise StateError(f"these shards are not done yet: {', '.join(open_ones[:5])}")
+        finish(job, states, write_destination=True)
+    return 0
+
+
+def _save(path: Path, text: str) -> None:
+    write(path, lambda file: file.write(text.encode("utf-8", "replace")))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--label-config {path} cannot be read: {error}") from None

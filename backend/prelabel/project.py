@@ -1,0 +1,224 @@
+"""Label Studio as source and destination of `vlsam prelabel`, by its SDK."""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
+
+from backend.images import Images, Server
+from backend.prelabel.sources import Item, SourceError
+from backend.prelabel.state import DONE, FAILED, Row, State
+from backend.settings import Settings
+from model.types import Image
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+PAGE = 100  # tasks
+# A request with predictions: so many tasks or, of large masks, characters. Label Studio takes 250 MB.
+CHUNK, CHUNK_CHARACTERS = 50, 10_000_000
+PAUSES = (1.0, 3.0, 10.0, 30.0)  # seconds before each further try
+
+
+class ProjectError(ValueError):
+    """Label Studio cannot be used. The message is one sentence."""
+
+
+def number(address: str) -> int | None:
+    """The project of labelstudio://7, None for another address. Raises SourceError."""
+    if not address.startswith("labelstudio://"):
+        return None
+    found = re.fullmatch(r"labelstudio://(\d{1,9})/?", address)
+    if not found:
+        raise SourceError(f"{address}: a project is named by its number, as in labelstudio://7")
+    return int(found[1])
+
+
+def connect(settings: Settings) -> LabelStudio:
+    """The Label Studio of the settings. Raises ProjectError."""
+    if not settings.label_studio_url or not settings.label_studio_api_key:
+        raise ProjectError("labelstudio:// needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+    return _asking(
+        lambda: LabelStudio(base_url=settings.label_studio_url, api_key=settings.label_studio_api_key)
+    )
+
+
+def label_config(client: LabelStudio, project: int | None) -> str:
+    return str(_asking(lambda: client.projects.get(id=project)).label_config)
+
+
+class Tasks:
+    """The tasks of a project, oldest first, but for those with a prediction of version `without`."""
+
+    def __init__(
+        self, client: LabelStudio, project: int, settings: Settings, image_key: str, *, without: str | None
+    ) -> None:
+        self._client, self._project, self._image_key = client, project, image_key
+        self._images = Images(settings)
+        self._server = Server(settings.label_studio_url or "", settings.label_studio_api_key)
+        self._query: dict[str, Any] = {"ordering": ["tasks:id"]}
+        if without is not None:
+            having = {
+                "filter": "filter:tasks:predictions_model_versions",
+                "operator": "not_contains",
+                "type": "List",
+                "value": [without],
+            }
+            self._query["filters"] = {"conjunction": "and", "items": [having]}
+
+    def items(self) -> Iterator[Item]:
+        page = 1
+        while page:
+            # The SDK's own pager tries nothing again, and a list may be long.
+            found = _asking(partial(self._page, page))
+            for task in found:
+                source = task.data.get(self._image_key)
+                address = source if isinstance(source, str) else ""
+                yield Item(str(task.id), address, dict(task.data), int(task.id))
+            page = page + 1 if len(found) == PAGE else 0
+
+    def _page(self, page: int) -> list[Any]:
+        try:
+            pager = self._client.tasks.list(
+                project=self._project,
+                page=page,
+                page_size=PAGE,
+                query=json.dumps(self._query),
+                fields="task_only",
+            )
+        except ApiError as error:
+            if error.status_code == 404 and page > 1:  # what Label Studio says behind the last page
+                return []
+            raise
+        return list(pager.items or ())
+
+    def load(self, item: Item) -> Image:
+        # A task's data is not to be trusted: no files of this machine, and the token only for its server.
+        return self._images.load(item.address, self._server)
+
+
+class Importer:
+    """Puts predictions into a project, in chunks, each once however often the run is killed.
+
+    sent.jsonl in the state says what Label Studio has taken. Where a kill or a broken connection leaves that
+    open, Label Studio is asked which of these tasks have a prediction of this version. With `replace` those
+    are deleted before their new ones are sent.
+    """
+
+    def __init__(self, client: LabelStudio, project: int, version: str, *, replace: bool) -> None:
+        self._client, self._project, self._version, self._replace = client, project, version, replace
+        self._waiting: list[tuple[Item, Row]] = []
+        self._size = 0
+
+    def resume(self, state: State) -> None:
+        """Send what is done and was not, as far as is known."""
+        sent = self._sent(state.folder)
+        for _, item, row in state.rows():
+            if row["status"] == DONE and item.task not in sent:
+                self.add(item, row, state, in_doubt=True)
+        self._flush(state, in_doubt=True)
+
+    def add(self, item: Item, row: Row, state: State, *, in_doubt: bool = False) -> None:
+        """Take one row, and send what has come together. Raises ProjectError."""
+        if row["status"] != DONE:
+            return
+        self._waiting.append((item, row))
+        self._size += len(json.dumps(row["prediction"]))
+        if len(self._waiting) >= CHUNK or self._size >= CHUNK_CHARACTERS:
+            self._flush(state, in_doubt=in_doubt)
+
+    def finish(self, state: State) -> None:
+        """Send the rest; also what an earlier run that labelled everything could not send."""
+        self._flush(state, in_doubt=False)
+        self.resume(state)
+
+    def _flush(self, state: State, *, in_doubt: bool) -> None:
+        chunk, self._waiting, self._size = self._waiting, [], 0
+        if chunk:
+            self._send(chunk, state, in_doubt)
+
+    def _send(self, chunk: list[tuple[Item, Row]], state: State, in_doubt: bool) -> None:
+        tries = 0
+
+        def send() -> None:
+            nonlocal tries
+            tries += 1
+            left = chunk
+            if in_doubt or tries > 1 or self._replace:
+                left = [each for each in chunk if not self._has_one(each[0].task)]
+            if left:
+                self._client.projects.import_predictions(
+                    self._project, request=[{"task": item.task, **row["prediction"]} for item, row in left]
+                )
+
+        try:
+            _asking(send)
+        except Refused as refused:
+            if len(chunk) > 1:  # one that cannot be taken, as of a task that was deleted, spoils them all
+                for each in chunk:
+                    self._send([each], state, in_doubt=True)
+                return
+            item = chunk[0][0]
+            log.warning("Task %s: %s", item.task, refused)
+            state.save({"key": item.key, "status": FAILED, "reason": str(refused)})
+            return
+        with (state.folder / "sent.jsonl").open("a") as file:
+            file.write(json.dumps({"tasks": [item.task for item, _ in chunk]}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _has_one(self, task: int | None) -> bool:
+        """Whether the task has a prediction of this version; with `replace` it has none afterwards."""
+        found = [p for p in self._client.predictions.list(task=task) if p.model_version == self._version]
+        if self._replace:
+            for prediction in found:
+                self._client.predictions.delete(id=prediction.id)
+            return False
+        return bool(found)
+
+    def _sent(self, folder: Path) -> set[int]:
+        path = folder / "sent.jsonl"
+        if not path.exists():
+            return set()
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        os.truncate(path, len(whole))  # a torn line
+        return {task for line in whole.splitlines() for task in json.loads(line)["tasks"]}
+
+
+class Refused(Exception):
+    """Label Studio says 400: the request is at fault."""
+
+
+def _asking(ask: Callable[[], T]) -> T:
+    """What Label Studio answers, tried again while it is out of reach. Raises ProjectError and Refused."""
+    for pause in (*PAUSES, None):
+        try:
+            return ask()
+        except ApiError as error:
+            status = error.status_code or 0
+            told = f"Label Studio answered HTTP {status}: {_text(error.body)}"
+            if status == 400:
+                raise Refused(told) from None
+            if status < 500 and status not in (408, 429):
+                raise ProjectError(told) from None
+        except httpx.HTTPError as error:
+            told = f"Label Studio cannot be reached ({type(error).__name__})"
+        if pause is None:
+            break
+        log.warning("%s; trying again in %g s.", told, pause)
+        time.sleep(pause)
+    raise ProjectError(f"{told}; the same command goes on from here")
+
+
+def _text(body: Any) -> str:
+    return " ".join(str(body).split())[:300]

@@ -1,0 +1,96 @@
+"""Images through the models, one after another, while files around them are read and results written."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from backend.images import ImageError
+from backend.prelabel.sources import Item
+from backend.prelabel.state import DONE, FAILED, Row
+from model.types import Detection, Image, VLSAMError
+
+log = logging.getLogger(__name__)
+
+# Files are fetched and decoded by so many threads, so many images ahead of the models and behind them: all
+# that a run holds in memory, however long it is.
+FETCHERS, AHEAD, BEHIND = 4, 6, 4
+
+Describe = Callable[[Item, Image, list[Detection]], Row]
+
+
+def run(
+    items: Iterable[Item],
+    *,
+    load: Callable[[Item], Image],
+    annotate: Callable[[Image], list[Detection]],
+    describe: Describe,
+    save: Callable[[Item, Row], None],
+) -> None:
+    """Annotate all items; `save` gets a row of each, in their order, from one thread.
+
+    The models run in the caller's thread. Whatever goes wrong with an image becomes its row, of status
+    "failed" with a reason. Raises only what `items` and `save` raise.
+    """
+    with (
+        ThreadPoolExecutor(FETCHERS, "fetch") as fetchers,
+        ThreadPoolExecutor(1, "encode") as encoder,
+    ):
+        behind: deque[Future[None]] = deque()
+        try:
+            for item, fetched in _ahead(items, load, fetchers):
+                image: Image | None = None
+                try:
+                    image = fetched.result()
+                    found = annotate(image)
+                except Exception as error:
+                    row = failed(item, error)
+                    behind.append(encoder.submit(save, item, row))
+                else:
+                    behind.append(encoder.submit(_finish, item, image, found, describe, save))
+                del fetched, image  # else they would stay until the next ones are there
+                while len(behind) > BEHIND or (behind and behind[0].done()):
+                    behind.popleft().result()
+            while behind:
+                behind.popleft().result()
+        finally:
+            # After an error nothing more begins; what is being saved is saved.
+            fetchers.shutdown(wait=False, cancel_futures=True)
+            encoder.shutdown(wait=False, cancel_futures=True)
+
+
+def failed(item: Item, error: Exception) -> Row:
+    """The row of an item that failed. Its reason is one line."""
+    known = isinstance(error, ImageError | VLSAMError)
+    reason = str(error) if known else f"{type(error).__name__}: {error}"
+    if not known:
+        log.error("%s failed.", ascii(item.key[:200]), exc_info=error)
+    return {"key": item.key, "status": FAILED, "reason": " ".join(reason.split())[:500]}
+
+
+def _ahead(
+    items: Iterable[Item], load: Callable[[Item], Image], fetchers: ThreadPoolExecutor
+) -> Iterator[tuple[Item, Future[Image]]]:
+    loading: deque[tuple[Item, Future[Image]]] = deque()
+    for item in items:
+        loading.append((item, fetchers.submit(load, item)))
+        if len(loading) > AHEAD:
+            yield loading.popleft()
+    while loading:
+        yield loading.popleft()
+
+
+def _finish(
+    item: Item,
+    image: Image,
+    found: list[Detection],
+    describe: Describe,
+    save: Callable[[Item, Row], None],
+) -> None:
+    try:
+        height, width = image.shape[:2]
+        size = {"width": width, "height": height}
+        row: Row = {"key": item.key, "status": DONE, **size, **describe(item, image, found)}
+    except Exception as error:
+        row = failed(item, error)
+    save(item, row)

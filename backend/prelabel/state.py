@@ -1,0 +1,195 @@
+"""What a run has done, as files that people can read: it goes on from them wherever it was killed.
+
+run.json      what was asked for: another command cannot go on from here
+lock          who runs; the kernel lets go of it when that process ends, however it ends
+items.jsonl   the images of the source, in order, listed anew by each start
+rows.jsonl    a line per finished image, on the disk before the next; of two with one key the last counts
+sent.jsonl    which tasks' predictions Label Studio has taken
+samples/      pictures for the contact sheet
+"""
+
+import fcntl
+import hashlib
+import heapq
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from backend.prelabel.sources import Item
+
+Row = dict[str, Any]
+
+DONE, FAILED = "done", "failed"
+# Rows may be megabytes; their first two keys tell what a start needs to know.
+_HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "status": "(\w+)"')
+
+
+class StateError(ValueError):
+    """A state cannot be gone on from. The message says what to do."""
+
+
+class State:
+    """The state of one run, or of one shard of it. `open` gives it to one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._offsets: dict[str, int] = {}  # of the last row of each key
+        self._failed: set[str] = set()
+        self._file: BinaryIO | None = None
+
+    @contextmanager
+    def open(self, identity: Mapping[str, Any], *, restart: bool = False) -> Iterator["State"]:
+        """Hold the state of the run that `identity` describes. Raises StateError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if restart:
+                for path in self.folder.iterdir():
+                    if path.name != "lock":
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._claim(identity)
+            (self.folder / "samples").mkdir(exist_ok=True)
+            rows = self.folder / "rows.jsonl"
+            self._read(rows)
+            with rows.open("ab") as self._file:
+                yield self
+            self._file = None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise StateError(
+                    f"another run is at work on {self.folder} ({lock.read(200).strip() or 'unknown'}); "
+                    "wait for it, or end it"
+                ) from None
+            # What a dead process left in the file is history.
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            yield
+
+    def _claim(self, identity: Mapping[str, Any]) -> None:
+        path = self.folder / "run.json"
+        if not path.exists():
+            write(path, lambda file: file.write(json.dumps(identity, indent=1).encode()))
+            return
+        before = json.loads(path.read_text("utf-8"))
+        changed = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
+        if changed:
+            told = "; ".join(
+                f"{n} was {_brief(before.get(n))}, is {_brief(identity.get(n))}" for n in changed
+            )
+            raise StateError(
+                f"{self.folder} belongs to another run: {told}. Repeat that command, give another --to, "
+                "or begin again with --restart"
+            )
+
+    def _read(self, path: Path) -> None:
+        """Find the rows, and cut off one that a kill has torn."""
+        if not path.exists():
+            return
+        whole = 0
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if head := _HEAD.match(line):
+                    self._know(json.loads(head[1]), head[2].decode(), whole)
+                whole += len(line)
+        os.truncate(path, whole)
+
+    def _know(self, key: str, status: str, offset: int) -> None:
+        self._offsets[key] = offset
+        (self._failed.add if status == FAILED else self._failed.discard)(key)
+
+    def plan(
+        self, items: Iterable[Item], *, shard: tuple[int, int], limit: int | None, samples: int
+    ) -> tuple[int, int, frozenset[str]]:
+        """List the items of this shard: how many, how many of them are done, and keys to make samples of."""
+        counts = [0, 0]
+        chosen: list[tuple[str, str]] = []
+
+        def lines(file: BinaryIO) -> None:
+            for index, item in enumerate(items):
+                digest = hashlib.blake2b(item.key.encode("utf-8", "replace"), digest_size=8).hexdigest()
+                if int(digest, 16) % shard[1] != shard[0] - 1:
+                    continue
+                if counts[0] == limit:
+                    break
+                file.write(json.dumps({"index": index, **asdict(item)}).encode() + b"\n")
+                counts[0] += 1
+                counts[1] += self.is_done(item.key)
+                # The least hashes: the same ones after a restart.
+                chosen.append((digest, item.key))
+                if len(chosen) > 10 * samples:
+                    chosen[:] = heapq.nsmallest(samples, chosen)
+
+        write(self.folder / "items.jsonl", lines)
+        return counts[0], counts[1], frozenset(key for _, key in heapq.nsmallest(samples, chosen))
+
+    def is_done(self, key: str) -> bool:
+        return key in self._offsets and key not in self._failed
+
+    def pending(self) -> Iterator[Item]:
+        """The planned items that are not done; those that failed in an earlier run are tried again."""
+        return (item for _, item in self._items() if not self.is_done(item.key))
+
+    def _items(self) -> Iterator[tuple[int, Item]]:
+        with (self.folder / "items.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                fields = json.loads(line)
+                yield fields.pop("index"), Item(**fields)
+
+    def save(self, row: Row) -> None:
+        """Put a row of {"key", "status", ...} on the disk."""
+        if self._file is None:
+            raise StateError("the state is not open")
+        offset = self._file.tell()
+        self._file.write(json.dumps({"key": row["key"], "status": row["status"], **row}).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._know(row["key"], row["status"], offset)
+
+    def rows(self) -> Iterator[tuple[int, Item, Row]]:
+        """(place in the source, item, row) of all that is finished, in the source's order."""
+        with (self.folder / "rows.jsonl").open("rb") as file:
+            for index, item in self._items():
+                offset = self._offsets.get(item.key)
+                if offset is not None:
+                    file.seek(offset)
+                    yield index, item, json.loads(file.readline())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned item has a row."""
+        planned = (self.folder / "items.jsonl").exists()
+        return planned and all(item.key in self._offsets for _, item in self._items())
+
+    def sample(self, key: str) -> Path:
+        name = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=12).hexdigest()
+        return self.folder / "samples" / f"{name}.jpg"
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return repr(text if len(text) <= 60 else text[:57] + "...")

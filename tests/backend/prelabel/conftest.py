@@ -1,0 +1,65 @@
+"""Small images and a model that reads their colour: fast, and every image has another answer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+from backend.cli import main
+from model.pipeline import VLSAM
+from model.types import Detection, Image
+from tests.backend.conftest import detection, disc
+
+TERMS = ("cat", "dogs", "<b>mouse</b>")
+
+
+class Model:
+    """Names an image by its red: TERMS in turn, every fourth nothing. Fails where green is 255."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def annotate(self, image: Image) -> list[Detection]:
+        red, green = (int(value) for value in image[0, 0, :2])
+        self.seen.append(red)
+        if green == 255:
+            raise RuntimeError("made\nto fail")
+        height, width = image.shape[:2]
+        found = [
+            detection(
+                term, disc(10 + red, 20 + 5 * place, 8, width=width, height=height), score=0.9 - place / 5
+            )
+            for place, term in enumerate(TERMS[: red % 4])
+        ]
+        return found
+
+
+def save_image(path: Path, red: int, green: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pillow.new("RGB", (80, 60), (red, green, 0)).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """a.png (red 1) to f.png (6) and deep/g h.png (7), beside files that are no images."""
+    folder = tmp_path / "photos"
+    for red, name in enumerate(["a", "b", "c", "d", "e", "f", "deep/g h"], 1):
+        save_image(folder / f"{name}.png", red)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """In place of the weights of every job."""
+    model = Model()
+    monkeypatch.setattr(VLSAM, "load", lambda *args: model)
+    return model
+
+
+@pytest.fixture
+def prelabel(model: Model) -> Callable[..., int]:
+    """Runs `vlsam prelabel` in this process."""
+    return lambda *arguments: main(["prelabel", *map(str, arguments)])

@@ -54,6 +54,18 @@ and the queue. VLSAM_DEVICE says where the models run.
 """
 
 
+ABOUT_PRELABEL = """\
+`vlsam prelabel` with the built-in models on drawn scenes, JPEG files in a folder, to a list for Label Studio.
+The first 200 take turns in four legs: the models alone on images in memory, then the command, which goes on
+from its own state. Where there are more, the rest is for the memory.
+
+  overhead                wall time of the command, all but loading the models, over the models' own time: the
+                          seconds inside the VLM and the segmenter when nothing else is done
+  overhead_over_pipeline  the same over all of VLSAM.annotate: also maps, points and merging
+  rss_mb_per_1000_images  growth of the process's memory, a line through all rows but the first quarter
+"""
+
+
 def add_to(commands: Any) -> None:
     """Put `bench` and its subjects under the main parser's commands."""
     bench = commands.add_parser("bench", help="measure speed and quality on this machine", description=ABOUT)
@@ -118,7 +130,16 @@ def add_to(commands: Any) -> None:
     noc.add_argument("--scenes", type=int, default=50, help="without FOLDER: how many (default: 50)")
     noc.add_argument("--seed", type=int, default=1, help="without FOLDER: which ones (default: 1)")
     noc.set_defaults(run=_noc)
-    for subject in (attention, annotate, click, noc):
+    prelabel = subjects.add_parser(
+        "prelabel",
+        help="a run of `vlsam prelabel` against the bare models, and its memory",
+        description=ABOUT_PRELABEL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    prelabel.add_argument("--images", type=int, default=200, help="how many (default: 200)")
+    prelabel.add_argument("--seed", type=int, default=1, help="which ones (default: 1)")
+    prelabel.set_defaults(run=_prelabel)
+    for subject in (attention, annotate, click, noc, prelabel):
         subject.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
@@ -174,6 +195,15 @@ def _noc(args: argparse.Namespace) -> int:
     segmenter = Segmenter.load(profile.sam, device=settings.device, folder=profile.folder)
     figures = noc(segmenter, samples, total)
     _print(args, {"data": str(args.folder or f"drawn, seed {args.seed}"), **asdict(figures)})
+    return 0
+
+
+def _prelabel(args: argparse.Namespace) -> int:
+    from backend.bench_prelabel import measure  # the SDK is not needed by the other commands
+
+    if args.images < 8:
+        raise ValueError("--images must be 8 or more")
+    _print(args, measure(args.images, args.seed, Settings.from_env().device))
     return 0
 
 

@@ -63,6 +63,16 @@ def test_bench_click_refuses_sizes_it_cannot_measure(capsys: pytest.CaptureFixtu
     assert "--cold must be 2 or more" in capsys.readouterr().err
 
 
+def test_bench_prelabel_compares_a_run_with_the_bare_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "prelabel", "--images", "8", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["images"] == 8
+    assert figures["overhead"] > figures["overhead_over_pipeline"] > 0.5
+    assert figures["images_per_second"] > 0
+    assert figures["rss_mb"] > 50
+    assert "rss_mb_per_1000_images" in figures
+
+
 def test_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["bench", "attention", "--help"])

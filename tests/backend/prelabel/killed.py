@@ -1,4 +1,4 @@
-"""Run by a test: `vlsam prelabel` on 12 images in child processes, killed at random until one comes through.
+"""Run by a test: `vlsam prelabel` on 12 images in child processes, killed at random again and again.
 
     python tests/backend/prelabel/killed.py FOLDER
 
@@ -8,19 +8,19 @@ A process of its own, for a child is a fork and the tests' process has threads. 
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 from backend.cli import main
 from model.pipeline import VLSAM
 from model.types import Detection, Image
 from tests.backend.prelabel.conftest import Model, save_image
 
-COUNT, MOST_KILLS = 12, 400
+COUNT = 12
 
 
 class Slow(Model):
@@ -59,55 +59,59 @@ def done(folder: Path) -> list[str]:
     return [json.loads(line)["key"] for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def seen(log: Path, pid: int) -> set[str]:
     lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     return {f"{int(red):02}.png" for who, red in lines if int(who) == pid}
 
 
-def kill_until_done(folder: Path, choose: random.Random) -> dict[str, Any]:
-    log, out = folder / "seen.txt", folder / "out.json"
-    state = folder / "out.json.state"
-    kills = productive = 0
-    while True:
-        before = set(done(state))
-        pid = child([str(folder / "photos"), "--to", str(out)], log)
-        # Somewhere in the start, or after some images: in whatever it does then, until long after the last.
-        count = choose.choice([0, choose.randint(1, COUNT)])
-        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and len(seen(log, pid)) < count:
+def run(folder: Path, kill_after: float | None, rows_first: int = 0) -> bool:
+    """Whether the command ended by itself; else it was killed so many rows and then seconds later."""
+    log, state = folder / "seen.txt", folder / "out.json.state"
+    before, rows = set(done(state)), state / "rows.jsonl"
+    count = min(lines(rows) + rows_first, COUNT)
+    pid = child([str(folder / "photos"), "--to", str(folder / "out.json")], log)
+    if kill_after is None:
+        _, status = os.waitpid(pid, 0)
+    else:
+        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and lines(rows) < count:
             time.sleep(0.001)
-        time.sleep(choose.uniform(0, 0.03))
-        if ended[0] == 0 and (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
-            os.kill(pid, signal.SIGKILL)
+        if ended[0] == 0:
+            time.sleep(kill_after)
+            os.kill(pid, signal.SIGKILL)  # does nothing to one that has ended but was not waited for
             ended = os.waitpid(pid, 0)
-        assert not before & seen(log, pid), "done twice"
-        if out.exists():
-            assert len(json.loads(out.read_bytes())) == COUNT, "DEST is there, but not whole"
-        if os.WIFEXITED(ended[1]):
-            assert os.WEXITSTATUS(ended[1]) == 0, log.with_suffix(".err").read_text()
-            return {"kills": kills, "kills with work done": productive}
-        kills += 1
-        productive += set(done(state)) > before
-        assert kills < MOST_KILLS, "it does not get on"
+        status = ended[1]
+    assert not before & seen(log, pid), "done twice"
+    if (folder / "out.json").exists():
+        assert len(json.loads((folder / "out.json").read_bytes())) == COUNT, "DEST is there, but not whole"
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, log.with_suffix(".err").read_text()
+    return os.WIFEXITED(status)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder, choose = Path(sys.argv[1]), random.Random()
+    state = folder / "out.json.state"
     for red in range(COUNT):
         save_image(folder / "photos" / f"{red:02}.png", red)
-    whole = folder / "whole.json"
-    _, status = os.waitpid(child([str(folder / "photos"), "--to", str(whole)], folder / "other.txt"), 0)
-    assert status == 0, status
-    total = {"kills": 0, "kills with work done": 0}
-    choose = random.Random(7)
-    while total["kills"] < 20:
-        figures = kill_until_done(folder, choose)
-        total = {name: total[name] + value for name, value in figures.items()}
-        keys = done(folder / "out.json.state")
-        assert sorted(keys) == [f"{red:02}.png" for red in range(COUNT)], "lost, or done twice"
-        assert (folder / "out.json").read_bytes() == whole.read_bytes(), "not what an undisturbed run writes"
-        for path in sorted((folder / "out.json.state").rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        (folder / "out.json.state").rmdir()
+    run(folder, None)
+    whole = (folder / "out.json").read_bytes()
+    kills = {"in the start": 0, "after a row": 0, "after the last row": 0}
+    for _ in range(3):
+        shutil.rmtree(state)
         (folder / "out.json").unlink()
         (folder / "seen.txt").unlink()
-    print(json.dumps(total))
+        for _ in range(6):
+            rows = choose.choice([0, 1, 3])
+            if not run(folder, choose.uniform(0, 0.02), rows):
+                now = len(done(state))
+                kills[
+                    "in the start" if not now else "after a row" if now < COUNT else "after the last row"
+                ] += 1
+        assert run(folder, None)
+        assert sorted(done(state)) == [f"{red:02}.png" for red in range(COUNT)], "lost, or done twice"
+        assert (folder / "out.json").read_bytes() == whole, "not what an undisturbed run writes"
+    print(json.dumps(kills))

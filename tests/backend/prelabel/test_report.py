@@ -1,0 +1,57 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from backend import labels
+from backend.prelabel import report
+from backend.prelabel.report import Summary
+from backend.prelabel.sources import Item
+from tests.backend.conftest import detection, disc
+
+HOSTILE = "<script>alert(1)</script>\"'&"
+
+
+def summary() -> Summary:
+    rows = [
+        {"status": "done", "found": [["cat", "Cat", 0.95], [HOSTILE, None, 0.5], ["dog", "Dog", 1.0]]},
+        {"status": "done", "found": [["cat", None, 0.1]]},
+        {"status": "failed", "reason": HOSTILE},
+    ]
+    return Summary.of((Item(HOSTILE, "", {}), row) for row in rows)
+
+
+def test_summary() -> None:
+    told = summary().as_json()
+    assert (told["images"], told["failed"], told["empty"], told["regions"]) == (3, 1, 1, 2)
+    assert told["terms"] == {"cat": 2, HOSTILE: 1, "dog": 1}
+    assert told["dropped_terms"] == {HOSTILE: 1, "cat": 1}
+    assert told["scores"] == {f"0.{n}": 2 if n == 9 else 0 for n in range(10)}
+    assert told["failures"] == {HOSTILE: 1}
+    assert "3 images: 2 labelled with 2 regions, 1 of them empty; 1 failed" in summary().as_text()
+
+
+def test_terminals_get_no_control_characters() -> None:
+    odd = Summary(labels=Counter({"a\x1b[2Jb\n猫": 1}))
+    assert "a?[2Jb?猫 1" in odd.as_text()
+
+
+def test_the_page_is_one_file_and_escapes_all_text(tmp_path: Path) -> None:
+    image = np.zeros((600, 900, 3), np.uint8)
+    found = [detection(HOSTILE, disc(400, 300, 90, width=900, height=600))]
+    picture = tmp_path / "x.jpg"
+    picture.write_bytes(report.thumbnail(image, found))
+    with Pillow.open(picture) as small:
+        assert (small.format, small.size) == ("JPEG", (480, 320))
+    page = report.page(HOSTILE, summary(), [(HOSTILE, picture)])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 6  # title twice, caption, dropped, failed: key and reason
+    assert "src='data:image/jpeg;base64,/9j/" in page
+    assert "http" not in page
+
+
+def test_the_labeling_config_takes_any_label() -> None:
+    xml = report.label_config(Counter({HOSTILE: 1, "cat": 5}))
+    (control,) = labels.parse(xml).outputs
+    assert [label.value for label in control.labels] == ["cat", HOSTILE]

@@ -1,0 +1,123 @@
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from backend.images import ImageError
+from backend.prelabel.run import AHEAD, BEHIND, run
+from backend.prelabel.sources import Item
+from backend.prelabel.state import Row
+from model.types import Image
+
+ITEMS = [Item(str(number), "", {}) for number in range(40)]
+
+
+def image(number: int) -> Image:
+    return np.full((4, 6, 3), number, np.uint8)
+
+
+def test_rows_come_in_order_and_failures_are_rows() -> None:
+    def load(item: Item) -> Image:
+        time.sleep(0.001 * (int(item.key) % 3))
+        if item.key == "5":
+            raise ImageError("no\nimage")
+        if item.key == "6":
+            raise ZeroDivisionError("odd")
+        return image(int(item.key))
+
+    def annotate(pixels: Image) -> list[object]:
+        if pixels[0, 0, 0] == 7:
+            raise MemoryError("no room")
+        return []
+
+    def describe(item: Item, pixels: Image, found: object) -> Row:
+        if item.key == "8":
+            raise KeyError("x")
+        return {"shade": int(pixels[0, 0, 0])}
+
+    saved: list[Row] = []
+    run(ITEMS, load=load, annotate=annotate, describe=describe, save=lambda item, row: saved.append(row))  # type: ignore[arg-type]
+    assert [row["key"] for row in saved] == [item.key for item in ITEMS]
+    assert {row["key"]: row["reason"] for row in saved if row["status"] == "failed"} == {
+        "5": "no image",
+        "6": "ZeroDivisionError: odd",
+        "7": "MemoryError: no room",
+        "8": "KeyError: 'x'",
+    }
+    assert saved[9] == {"key": "9", "status": "done", "width": 6, "height": 4, "shade": 9}
+
+
+def test_reading_and_writing_go_on_while_the_models_work() -> None:
+    """Each of the three stages waits for the others to be at work at the same time."""
+    together = threading.Barrier(3, timeout=20)
+    met = threading.Event()
+
+    def meet() -> None:
+        if not met.is_set():
+            together.wait()
+            met.set()
+
+    def load(item: Item) -> Image:
+        if item.key == "3":
+            meet()
+        return image(int(item.key))
+
+    def annotate(pixels: Image) -> list[object]:
+        if pixels[0, 0, 0] == 1:
+            meet()
+        return []
+
+    def describe(item: Item, pixels: Image, found: object) -> Row:
+        if item.key == "0":
+            meet()
+        return {}
+
+    run(ITEMS, load=load, annotate=annotate, describe=describe, save=lambda item, row: None)  # type: ignore[arg-type]
+    assert met.is_set()
+
+
+def test_images_in_memory_are_bounded() -> None:
+    alive: weakref.WeakSet[Image] = weakref.WeakSet()
+    most = 0
+    lock = threading.Lock()
+
+    def load(item: Item) -> Image:
+        pixels = image(1).view(_Tracked)
+        with lock:
+            alive.add(pixels)
+        return pixels
+
+    def annotate(pixels: Image) -> list[object]:
+        nonlocal most
+        with lock:
+            most = max(most, len(alive))
+        return []
+
+    def save(item: Item, row: Row) -> None:
+        time.sleep(0.002)
+
+    run(ITEMS * 3, load=load, annotate=annotate, describe=lambda *each: {}, save=save)  # type: ignore[arg-type]
+    assert most <= AHEAD + BEHIND + 3
+
+
+class _Tracked(np.ndarray):  # type: ignore[type-arg]
+    """Arrays of a subclass take weak references."""
+
+    __hash__ = object.__hash__
+
+
+def test_when_rows_cannot_be_saved_the_run_ends() -> None:
+    seen: list[int] = []
+
+    def save(item: Item, row: Row) -> None:
+        raise OSError("disk full")
+
+    def annotate(pixels: Image) -> list[object]:
+        seen.append(1)
+        return []
+
+    with pytest.raises(OSError, match="disk full"):
+        run(ITEMS, load=lambda item: image(1), annotate=annotate, describe=lambda *each: {}, save=save)  # type: ignore[arg-type]
+    assert len(seen) <= BEHIND + 2

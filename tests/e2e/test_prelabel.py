@@ -1,0 +1,98 @@
+"""`vlsam prelabel` of a project in a real Label Studio, by its SDK, and an import of its list."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.cli import main
+from backend.demo import label_config
+from backend.prelabel import project as module
+from backend.studio import Studio
+from model.builtin.scenes import NAMES
+from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_scene
+
+SCENES = 5
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("scenes")
+    return [save_scene(folder / f"{n}.png", n, width=300, height=240) for n in range(SCENES)]
+
+
+@pytest.fixture
+def project(
+    make_project: MakeProject, servers: Servers, scenes: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Project:  # fmt: skip
+    monkeypatch.setenv("LABEL_STUDIO_URL", servers.studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", OWNER.token)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(module, "CHUNK", 2)
+    return make_project("Prelabel", label_config(NAMES), scenes)
+
+
+def prelabel(source: Project, to: str, *more: str) -> int:
+    return main(["prelabel", f"labelstudio://{source.id}", "--to", to, *more])
+
+
+def by_task(studio: Studio, project: Project) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {task: [] for task in project.tasks}
+    for prediction in studio.predictions(project.id):
+        found[int(prediction["task"])].append(prediction)
+    return found
+
+
+def test_each_task_gets_one_prediction_however_often_it_is_asked_for(
+    studio: Studio, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = f"labelstudio://{project.id}"
+    assert prelabel(project, to, "--limit", "3") == 0
+    assert sum(len(found) for found in by_task(studio, project).values()) == 3
+    assert prelabel(project, to) == 0
+    first = by_task(studio, project)
+    assert [len(found) for found in first.values()] == [1] * SCENES
+    assert prelabel(project, to) == 0
+    assert by_task(studio, project) == first
+    # A kill between Label Studio's answer and our note of it, and the loss of the whole state.
+    Path(f"labelstudio-{project.id}.state/sent.jsonl").unlink()
+    assert prelabel(project, to) == 0
+    assert by_task(studio, project) == first
+    assert prelabel(project, to, "--restart") == 0
+    assert "0 images" in capsys.readouterr().err
+    assert by_task(studio, project) == first
+
+
+def test_all_replaces_what_is_there_and_equals_the_server(studio: Studio, project: Project) -> None:
+    studio.retrieve_predictions(project.id)
+    server = by_task(studio, project)
+    assert prelabel(project, f"labelstudio://{project.id}") == 0
+    assert by_task(studio, project) == server  # nothing was left to do
+    assert prelabel(project, f"labelstudio://{project.id}", "--all", "--restart") == 0
+    ours = by_task(studio, project)
+    assert [len(found) for found in ours.values()] == [1] * SCENES
+    for task in project.tasks:
+        (one,), (other,) = ours[task], server[task]
+        assert one["id"] != other["id"]
+        for key in ("result", "score", "model_version"):
+            assert one[key] == other[key]
+
+
+def test_a_list_of_a_project_can_be_imported(studio: Studio, project: Project, tmp_path: Path) -> None:
+    assert prelabel(project, "trial.json", "--limit", "2") == 0
+    tasks = json.loads((tmp_path / "trial.json").read_text())
+    tasks[1] = {"data": tasks[1]["data"], "predictions": [], "meta": {"vlsam_error": "as if"}}
+    other = studio.create_project("Imported", label_config(NAMES))
+    studio._json("POST", f"/api/projects/{other}/import", json=tasks)
+    one, two = studio.tasks(other)
+    assert one["data"] == tasks[0]["data"]
+    assert one["predictions"][0]["result"] == tasks[0]["predictions"][0]["result"]
+    assert two["predictions"] == []
+
+
+def test_a_project_that_is_not_there(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prelabel", "labelstudio://99999", "--to", "out.json"]) == 2
+    assert "Label Studio answered HTTP 404" in capsys.readouterr().err

@@ -30,11 +30,10 @@ SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
 def main(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
-    job = Job.of(args, settings)
     try:
-        if args.merge is not None:
-            return _merge(args, job)
-        return _run(args, job, settings)
+        with ExitStack() as stack:
+            job = Job.of(args, settings, stack)
+            return _merge(args, job) if args.merge is not None else _run(args, job, settings)
     except KeyboardInterrupt:
         print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -54,12 +53,17 @@ class Job:
     load: Callable[[], VLSAM]
 
     @classmethod
-    def of(cls, args: argparse.Namespace, settings: Settings) -> "Job":
-        """Raises SourceError, ConfigError, SettingsError, ModelLoadError."""
+    def of(cls, args: argparse.Namespace, settings: Settings, stack: ExitStack) -> "Job":
+        """What `args` mean; `stack` closes a connection, if there is one.
+
+        Raises SourceError, ConfigError, SettingsError, ModelLoadError and ProjectError.
+        """
         profile, options = settings.models(args.profile), settings.options()
         version = version_of(profile, options)
         given, wanted = project.number(args.source), project.number(args.to)
-        client = project.connect(settings) if given is not None or wanted is not None else None
+        client = None
+        if given is not None or wanted is not None:
+            client = stack.enter_context(project.connected(settings))
         xml = _read(args.label_config) if args.label_config else None
         if client is not None and xml is None:
             xml = project.label_config(client, given if given is not None else wanted)

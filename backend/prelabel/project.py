@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,13 +44,15 @@ def number(address: str) -> int | None:
     return int(found[1])
 
 
-def connect(settings: Settings) -> LabelStudio:
+@contextmanager
+def connected(settings: Settings) -> Iterator[LabelStudio]:
     """The Label Studio of the settings. Raises ProjectError."""
-    if not settings.label_studio_url or not settings.label_studio_api_key:
+    url, key = settings.label_studio_url, settings.label_studio_api_key
+    if not url or not key:
         raise ProjectError("labelstudio:// needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
-    return _asking(
-        lambda: LabelStudio(base_url=settings.label_studio_url, api_key=settings.label_studio_api_key)
-    )
+    # Imports of large masks take their time.
+    with httpx.Client(timeout=120, follow_redirects=True) as http:
+        yield _asking(lambda: LabelStudio(base_url=url, api_key=key, httpx_client=http))
 
 
 def label_config(client: LabelStudio, project: int | None) -> str:
@@ -156,8 +159,11 @@ class Importer:
             if in_doubt or tries > 1 or self._replace:
                 left = [each for each in chunk if not self._has_one(each[0].task)]
             if left:
+                # The SDK would send again after a lost answer without asking what was taken.
                 self._client.projects.import_predictions(
-                    self._project, request=[{"task": item.task, **row["prediction"]} for item, row in left]
+                    self._project,
+                    request=[{"task": item.task, **row["prediction"]} for item, row in left],
+                    request_options={"max_retries": 0},
                 )
 
         try:

@@ -1,0 +1,173 @@
+"""The SDK against a server that answers as Label Studio does, where a test needs it to fail."""
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from backend.prelabel import project
+from tests.backend.conftest import CONFIG, data_url
+from tests.backend.prelabel.conftest import Model
+
+Run = Callable[..., int]
+
+
+class Studio:
+    """A project of tasks 1 to 6 and their predictions; `answers` are statuses to give first."""
+
+    def __init__(self) -> None:
+        self.data = {n: {"image": data_url(shade=n)} for n in range(1, 7)}
+        self.predictions: list[dict[str, Any]] = []
+        self.answers: list[int] = []
+        self.gone: set[int] = set()
+        self.imports = 0
+        self.ids = count(1)
+
+    def get(self, path: str, query: dict[str, list[str]]) -> Any:
+        if path == "/api/tasks/":
+            asked = json.loads(query["query"][0])
+            have: set[int] = set()
+            for rule in asked.get("filters", {}).get("items", []):
+                have = {p["task"] for p in self.predictions if p["model_version"] in rule["value"]}
+            page, size = int(query["page"][0]), int(query["page_size"][0])
+            left = [{"id": n, "data": data} for n, data in self.data.items() if n not in have]
+            return {"tasks": left[(page - 1) * size : page * size], "total": len(left)}
+        if path == "/api/predictions/":
+            return [p for p in self.predictions if p["task"] == int(query["task"][0])]
+        return {"id": 7, "label_config": CONFIG}
+
+    def take(self, predictions: list[dict[str, Any]]) -> int:
+        """The status for an import."""
+        self.imports += 1
+        if self.gone & {p["task"] for p in predictions}:
+            return 400
+        status = self.answers.pop(0) if self.answers else 201
+        if status in (201, 504):  # 504: taken, but a proxy did not wait for the answer
+            for each in predictions:
+                self.predictions.append({"id": next(self.ids), "project": 7, **each})
+        return status
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]:
+    fake = Studio()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            self._answer(200, fake.get(parts.path, parse_qs(parts.query)))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/api/projects/7/import/predictions"
+            self._answer(fake.take(body), {"created": len(body)})
+
+        def do_DELETE(self) -> None:
+            number = int(self.path.strip("/").rpartition("/")[2])
+            fake.predictions = [p for p in fake.predictions if p["id"] != number]
+            self._answer(204, None)
+
+        def _answer(self, status: int, value: Any) -> None:
+            body = b"" if status == 204 else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("LABEL_STUDIO_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", "a" * 40)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(project, "PAUSES", (0.0, 0.0))
+        monkeypatch.setattr(project, "PAGE", 4)
+        monkeypatch.setattr(project, "CHUNK", 2)
+        yield fake
+        server.shutdown()
+
+
+ARGUMENTS = ("labelstudio://7", "--to", "labelstudio://7")
+
+
+def test_predictions_go_in_chunks_to_each_task_once(studio: Studio, prelabel: Run, model: Model) -> None:
+    assert prelabel(*ARGUMENTS) == 0
+    assert [p["task"] for p in studio.predictions] == [1, 2, 3, 4, 5, 6]
+    assert studio.imports == 3
+    labels = [[r["value"].get("brushlabels") for r in p["result"]][:1] for p in studio.predictions]
+    assert labels == [[["Cat"]], [["Cat"]], [["Cat"]], [], [["Cat"]], [["Cat"]]]
+    assert len(model.seen) == 6
+    assert prelabel(*ARGUMENTS) == 0
+    assert studio.imports == 3
+
+
+def test_an_answer_that_got_lost_does_not_double_anything(studio: Studio, prelabel: Run) -> None:
+    studio.answers = [504, 503, 201, 201]
+    assert prelabel(*ARGUMENTS) == 0
+    assert sorted(p["task"] for p in studio.predictions) == [1, 2, 3, 4, 5, 6]
+
+
+def test_while_label_studio_is_down_nothing_is_lost(
+    studio: Studio, prelabel: Run, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio.answers = [201, 503, 503, 503]
+    assert prelabel(*ARGUMENTS) == 2
+    assert "HTTP 503" in capsys.readouterr().err
+    done = Path("labelstudio-7.state/rows.jsonl").read_bytes().count(b"\n")
+    seen = len(model.seen)
+    assert done >= 4
+    assert prelabel(*ARGUMENTS) == 0
+    assert sorted(p["task"] for p in studio.predictions) == [1, 2, 3, 4, 5, 6]
+    assert len(model.seen) - seen == 6 - done
+
+
+def test_a_task_that_was_deleted_meanwhile_spoils_no_other(studio: Studio, prelabel: Run) -> None:
+    studio.gone = {3}
+    assert prelabel(*ARGUMENTS) == 0
+    assert sorted(p["task"] for p in studio.predictions) == [1, 2, 4, 5, 6]
+    summary = json.loads(Path("labelstudio-7.state/summary.json").read_text())
+    assert summary["failed"] == 1
+    assert "HTTP 400" in next(iter(summary["failures"]))
+
+
+def test_all_replaces_predictions_of_this_version_only(studio: Studio, prelabel: Run) -> None:
+    assert prelabel(*ARGUMENTS) == 0
+    version = studio.predictions[0]["model_version"]
+    studio.predictions.append({"id": -1, "task": 1, "model_version": "another", "result": [], "project": 7})
+    before = {p["id"] for p in studio.predictions if p["model_version"] == version}
+    assert prelabel(*ARGUMENTS, "--all", "--restart") == 0
+    ours = [p for p in studio.predictions if p["model_version"] == version]
+    assert sorted(p["task"] for p in ours) == [1, 2, 3, 4, 5, 6]
+    assert not before & {p["id"] for p in ours}
+    assert {p["id"] for p in studio.predictions} >= {-1}
+
+
+def test_tasks_data_reads_no_files_of_this_machine(studio: Studio, prelabel: Run, photos: Path) -> None:
+    studio.data = {
+        1: {"image": str(photos / "a.png")},
+        2: {"image": f"file://{photos}/a.png"},
+        3: {"text": 1},
+    }
+    assert prelabel("labelstudio://7", "--to", "out.json") == 0
+    reasons = [task["meta"]["vlsam_error"] for task in json.loads(Path("out.json").read_text())]
+    assert "not the path of a file in Label Studio" in reasons[0]
+    assert "is not supported" in reasons[1]
+    assert "no image address" in reasons[2]
+
+
+def test_predictions_need_their_own_tasks(
+    studio: Studio, prelabel: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prelabel(photos, "--to", "labelstudio://7") == 2
+    assert "write a .json and import it" in capsys.readouterr().err

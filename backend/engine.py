@@ -21,7 +21,7 @@ from backend.settings import Settings
 from backend.unlabelled import Unlabelled
 from model.clicks import Level
 from model.pipeline import VLSAM
-from model.profiles import segmenter_version_of, version_of
+from model.profiles import segmenter_version_of
 from model.segmenter import Embedding
 from model.types import Detection, Image, Prompt, VLSAMError
 
@@ -135,7 +135,7 @@ class Engine:
     def of(cls, settings: Settings) -> "Engine":
         """An engine for the profile of the settings. Raises ModelLoadError where there is no such profile."""
         profile, options = settings.models(), settings.options()
-        version = version_of(profile, options, settings.leftover, f"{settings.similarity:g}")
+        version = settings.version(profile)
         return cls(
             settings,
             version=version,

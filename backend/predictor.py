@@ -21,6 +21,7 @@ from backend.memory import Key
 from backend.phrases import Wishes
 from backend.tasks import Region
 from model.clicks import Level
+from backend.settings import Settings
 from model.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
 
@@ -145,11 +146,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         config = project_config.of(task.get("data") if isinstance(task, Mapping) else None)
         image, known = self._load(task, *self._source(task, config), deadline)
         settings = self.engine.settings
-        vocabulary = config.names if settings.vocabulary != "open" else ()
-        found = self._detect(image, known.content, vocabulary, deadline)
-        unnamed = [term for term in dict.fromkeys(d.term for d in found) if not config.named(term)]
+        found = self._detect(image, known.content, vocabulary(config, settings), deadline)
         likenesses: dict[str, str] = {}
-        if settings.similarity and unnamed and config.names:
+        if unnamed := unnamed_terms(found, config, settings):
             likenesses = self.engine.run(
                 lambda model: alike(model, unnamed, config.names, settings.similarity),
                 priority=BATCH,
@@ -414,6 +413,18 @@ class Seen:
         return self.held.get(model, self.image)
 
 
+def vocabulary(config: LabelConfig, settings: Settings) -> tuple[str, ...]:
+    """The names that the VLM is told."""
+    return config.names if settings.vocabulary != "open" else ()
+
+
+def unnamed_terms(found: Sequence[Detection], config: LabelConfig, settings: Settings) -> list[str]:
+    """The terms for which `alike` is asked: those without a label, where the settings want it."""
+    if not settings.similarity or not config.names:
+        return []
+    return [term for term in dict.fromkeys(d.term for d in found) if not config.named(term)]
+
+
 def alike(model: Model, terms: Sequence[str], names: Sequence[str], threshold: float) -> dict[str, str]:
     """For each term the name that is most alike, where it is as much as `threshold`."""
     likeness = model.similarity(terms, names)
@@ -426,6 +437,17 @@ def prediction(regions: list[results.Result], model_version: str) -> Prediction:
     """The item that Label Studio stores; its score is the mean of its regions', 0 without any."""
     score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
     return {"result": regions, "score": results.unit(score), "model_version": model_version}
+
+
+def label_of(term: str, config: LabelConfig, names: Mapping[str, str], leftover: str) -> str | None:
+    """What an object is called where it can be called one thing only: its first label in `annotation`.
+
+    The term itself where no control has labels.
+    """
+    if not any(control.takes_labels for control in config.predicted):
+        return term
+    named = config.named(term) or config.named(names.get(term, "")) or _left(config, leftover)
+    return named[0][1] if named else None
 
 
 def annotation(

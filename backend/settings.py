@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from model.download import FOLDER
 from model.points import METHODS
-from model.profiles import Dtype, Profile, Quantization, choose
+from model.profiles import Dtype, Profile, Quantization, choose, version_of
 from model.recipes import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
 
 # As annotators' managers know it, and what it means to the model.
@@ -371,6 +371,10 @@ class Settings:
             quantization=self.quantization,
             folder=self.model_dir,
         )
+
+    def version(self, profile: Profile) -> str:
+        """The model version that predictions of these settings with this profile carry."""
+        return version_of(profile, self.options(), self.leftover, f"{self.similarity:g}")
 
     def options(self) -> Options:
         """How the models are used."""

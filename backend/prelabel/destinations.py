@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -11,7 +12,7 @@ from pycocotools import mask as coco
 
 from backend import results
 from backend.labels import LabelConfig
-from backend.predictor import annotation, prediction
+from backend.predictor import annotation, label_of, prediction
 from backend.prelabel.sources import Item, SourceError, need
 from backend.prelabel.state import DONE, Row, write
 from model.types import Detection, Image
@@ -19,8 +20,21 @@ from model.types import Detection, Image
 Finished = Callable[[], Iterable[tuple[Item, Row]]]  # all rows in the source's order, as often as asked
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The detections of one image, and what they are called there."""
+
+    detections: list[Detection]
+    config: LabelConfig  # with the labels that the item's data brings
+    names: Mapping[str, str]  # of labels, by term, where likeness alone tells
+    leftover: str  # as VLSAM_LEFTOVER
+
+    def labelled(self) -> list[tuple[Detection, str | None]]:
+        return [(d, label_of(d.term, self.config, self.names, self.leftover)) for d in self.detections]
+
+
 class Destination(Protocol):
-    def describe(self, image: Image, found: list[Detection]) -> Row:
+    def describe(self, image: Image, found: Found) -> Row:
         """What the row of an image keeps of its detections. Called from the encoding thread."""
         ...
 
@@ -29,37 +43,39 @@ class Destination(Protocol):
         ...
 
 
-def choose(path: Path, config: LabelConfig, version: str) -> Destination:
+def choose(path: Path, version: str) -> Destination:
     """The destination that a path's suffix names. Raises SourceError."""
     name = path.name.lower()
     if name.endswith(".coco.json"):
-        return Coco(path, config)
+        return Coco(path)
     if name.endswith(".json"):
-        return ImportList(path, config, version)
+        return ImportList(path, version)
     if name.endswith(".parquet"):
         need("pyarrow.parquet", "parquet files")  # now, not after days of work
-        return Parquet(path, config, version)
+        return Parquet(path, version)
     if name.endswith(".yolo"):
-        return Yolo(path, config)
+        return Yolo(path)
     raise SourceError(
         f"--to {path}: the name must end in .json (Label Studio), .coco.json, .yolo (a folder) or .parquet, "
         "or be labelstudio://PROJECT"
     )
 
 
-def label_of(config: LabelConfig, term: str) -> str | None:
-    """The label of a term in the first control that has one for it."""
-    return next((label for c in config.predicted if (label := c.label_of(term)) is not None), None)
-
-
 class ImportList:
     """A list of tasks with predictions, as Label Studio imports it; the predictions are the server's."""
 
-    def __init__(self, path: Path, config: LabelConfig, version: str) -> None:
-        self._path, self._config, self._version = path, config, version
+    def __init__(self, path: Path, version: str) -> None:
+        self._path, self._version = path, version
 
-    def describe(self, image: Image, found: list[Detection]) -> Row:
-        regions, _ = annotation(found, self._config, results.image_hash(image), self._version)
+    def describe(self, image: Image, found: Found) -> Row:
+        regions, _ = annotation(
+            found.detections,
+            found.config,
+            results.image_hash(image),
+            self._version,
+            names=found.names,
+            leftover=found.leftover,
+        )
         return {"prediction": prediction(regions, self._version)}
 
     def write(self, rows: Finished, names: Sequence[str]) -> None:
@@ -81,10 +97,10 @@ class ImportList:
 class _Detections:
     """What the formats that are not Label Studio's keep: each detection that has a label, with its mask."""
 
-    def __init__(self, path: Path, config: LabelConfig) -> None:
-        self._path, self._config = path, config
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-    def describe(self, image: Image, found: list[Detection]) -> Row:
+    def describe(self, image: Image, found: Found) -> Row:
         return {
             "detections": [
                 {
@@ -95,8 +111,8 @@ class _Detections:
                     "mask": results.coco_rle(detection.mask),
                     **self._more(detection),
                 }
-                for detection in found
-                if (label := label_of(self._config, detection.term)) is not None
+                for detection, label in found.labelled()
+                if label is not None
             ]
         }
 
@@ -189,8 +205,8 @@ class Yolo(_Detections):
 class Parquet(_Detections):
     """A row per image: key, image, task's data as JSON, size, error, and a list of detections."""
 
-    def __init__(self, path: Path, config: LabelConfig, version: str) -> None:
-        super().__init__(path, config)
+    def __init__(self, path: Path, version: str) -> None:
+        super().__init__(path)
         self._version = version
 
     def write(self, rows: Finished, names: Sequence[str]) -> None:

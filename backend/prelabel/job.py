@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from tqdm import tqdm
 
 from backend import labels, results
 from backend.labels import LabelConfig
+from backend.predictor import alike, unnamed_terms, vocabulary
 from backend.prelabel import destinations, project, report, sources
-from backend.prelabel.destinations import Destination
+from backend.prelabel.destinations import Destination, Found
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item, Source
 from backend.prelabel.state import Row, State, StateError, write
 from backend.settings import Settings
 from model.pipeline import VLSAM
-from model.profiles import version_of
-from model.types import Detection, Image
+from model.types import Image
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace) -> int:
 class Job:
     """What a command means."""
 
+    settings: Settings
     source: Source
     destination: Destination
     config: LabelConfig
@@ -59,7 +61,7 @@ class Job:
         Raises SourceError, ConfigError, SettingsError, ModelLoadError and ProjectError.
         """
         profile, options = settings.models(args.profile), settings.options()
-        version = version_of(profile, options)
+        version = settings.version(profile)
         given, wanted = project.number(args.source), project.number(args.to)
         client = None
         if given is not None or wanted is not None:
@@ -91,11 +93,12 @@ class Job:
             importer = project.Importer(client, wanted, version, replace=args.all)
         target = Path(f"labelstudio-{wanted}" if wanted is not None else args.to)
         return cls(
+            settings=settings,
             source=source,
             # What a project gets is what the list for an import holds.
-            destination=destinations.ImportList(target, config, version)
+            destination=destinations.ImportList(target, version)
             if importer
-            else destinations.choose(target, config, version),
+            else destinations.choose(target, version),
             config=config,
             version=version,
             identity={
@@ -109,19 +112,25 @@ class Job:
             },
             target=target,
             importer=importer,
-            load=lambda: VLSAM.load(profile, settings.device, options),
+            load=lambda: VLSAM.load(profile, settings.device, options, version),
         )
 
     def state(self, shard: tuple[int, int] = (1, 1)) -> State:
         part = "" if shard[1] == 1 else f".{shard[0]}-of-{shard[1]}"
         return State(self.target.with_name(f"{self.target.name}{part}.state"))
 
-    def describe(self, image: Image, found: list[Detection]) -> Row:
+    def annotate(self, model: VLSAM, item: Item, image: Image) -> Found:
+        """What the server would find in a task of this data."""
+        config, settings = self.config.of(item.data), self.settings
+        detections = model.annotate(image, vocabulary=vocabulary(config, settings))
+        names: dict[str, str] = {}
+        if unnamed := unnamed_terms(detections, config, settings):
+            names = alike(model, unnamed, config.names, settings.similarity)
+        return Found(detections, config, names, settings.leftover)
+
+    def describe(self, image: Image, found: Found) -> Row:
         """What the summary needs, and what DEST needs."""
-        labelled = [
-            [d.term, destinations.label_of(self.config, d.term), round(results.unit(d.score), 4)]
-            for d in found
-        ]
+        labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
         return {"found": labelled, **self.destination.describe(image, found)}
 
 
@@ -160,10 +169,12 @@ def label(
         total=total, initial=done, desc="prelabel", unit="image", file=sys.stderr, mininterval=interval
     ) as bar:
 
-        def describe(item: Item, image: Image, found: list[Detection]) -> Row:
+        def describe(item: Item, image: Image, found: Found) -> Row:
             row = job.describe(image, found)
             if item.key in sampled:
-                write(state.sample(item.key), lambda file: file.write(report.thumbnail(image, found)))
+                write(
+                    state.sample(item.key), lambda file: file.write(report.thumbnail(image, found.detections))
+                )
             return row
 
         def save(item: Item, row: Row) -> None:
@@ -177,7 +188,7 @@ def label(
         run(
             state.pending(),
             load=job.source.load,
-            annotate=model.annotate,
+            annotate=partial(job.annotate, model),
             describe=describe,
             save=save,
         )
@@ -196,8 +207,8 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Non
     is_open = any(control.open for control in job.config.predicted)
     if write_destination:
         known = [each.value for control in job.config.predicted for each in control.labels]
-        names = list(dict.fromkeys(known)) if not is_open else sorted(summary.labels)
-        job.destination.write(rows, names)
+        # Further ones are from the data of tasks, or are terms.
+        job.destination.write(rows, list(dict.fromkeys([*known, *sorted(summary.labels)])))
     _save(folder / SUMMARY, json.dumps(summary.as_json(), indent=1))
     _save(folder / SHEET, report.page(f"Samples of {job.target.name}", summary, _samples(states)))
     if is_open:

@@ -4,11 +4,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from backend.images import ImageError
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, Row
-from model.types import Detection, Image, VLSAMError
+from model.types import Image, VLSAMError
 
 log = logging.getLogger(__name__)
 
@@ -16,21 +17,22 @@ log = logging.getLogger(__name__)
 # that a run holds in memory, however long it is.
 FETCHERS, AHEAD, BEHIND = 4, 6, 4
 
-Describe = Callable[[Item, Image, list[Detection]], Row]
+T = TypeVar("T")
 
 
 def run(
     items: Iterable[Item],
     *,
     load: Callable[[Item], Image],
-    annotate: Callable[[Image], list[Detection]],
-    describe: Describe,
+    annotate: Callable[[Item, Image], T],
+    describe: Callable[[Item, Image, T], Row],
     save: Callable[[Item, Row], None],
 ) -> None:
     """Annotate all items; `save` gets a row of each, in their order, from one thread.
 
-    The models run in the caller's thread. Whatever goes wrong with an image becomes its row, of status
-    "failed" with a reason. Raises only what `items` and `save` raise.
+    `annotate` runs in the caller's thread, and `describe` makes a row of what it gives in another. Whatever
+    goes wrong with an image becomes its row, of status "failed" with a reason. Raises only what `items` and
+    `save` raise.
     """
     with (
         ThreadPoolExecutor(FETCHERS, "fetch") as fetchers,
@@ -42,7 +44,7 @@ def run(
                 image: Image | None = None
                 try:
                     image = fetched.result()
-                    found = annotate(image)
+                    found = annotate(item, image)
                 except Exception as error:
                     row = failed(item, error)
                     behind.append(encoder.submit(save, item, row))
@@ -83,8 +85,8 @@ def _ahead(
 def _finish(
     item: Item,
     image: Image,
-    found: list[Detection],
-    describe: Describe,
+    found: T,
+    describe: Callable[[Item, Image, T], Row],
     save: Callable[[Item, Row], None],
 ) -> None:
     try:

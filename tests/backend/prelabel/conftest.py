@@ -1,6 +1,6 @@
 """Small images and a model that reads their colour: fast, and every image has another answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ class Model:
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def annotate(self, image: Image) -> list[Detection]:
+    def annotate(self, image: Image, vocabulary: Sequence[str] = ()) -> list[Detection]:
         red, green = (int(value) for value in image[0, 0, :2])
         self.seen.append(red)
         if green == 255:

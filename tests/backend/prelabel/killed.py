@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from backend.cli import main
@@ -30,7 +31,7 @@ class Slow(Model):
         super().__init__()
         self._log = log
 
-    def annotate(self, image: Image) -> list[Detection]:
+    def annotate(self, image: Image, vocabulary: Sequence[str] = ()) -> list[Detection]:
         time.sleep(0.004)
         with self._log.open("a") as file:
             file.write(f"{os.getpid()} {int(image[0, 0, 0])}\n")

@@ -15,7 +15,6 @@ from backend.prelabel import sources
 from backend.prelabel.state import State
 from backend.results import decode, image_hash
 from backend.settings import Settings
-from model.profiles import version_of
 from tests.backend.conftest import CONFIG, ROOT
 from tests.backend.prelabel.conftest import Model, save_image
 
@@ -73,7 +72,7 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     found = tasks(out)
     assert found[4]["data"]["image"] == "/data/local-files/?d=p/deep/g%20h.png"
     settings = Settings()
-    version = version_of(settings.models(), settings.options())
+    version = settings.version(settings.models())
     source = sources.choose(str(photos / "c.png"), settings, image_key="image", prefix=None)
     pixels = source.load(*source.items())
     found_in_it = Model().annotate(pixels)

@@ -23,7 +23,7 @@ class Studio:
     """A project of tasks 1 to 6 and their predictions; `answers` are statuses to give first."""
 
     def __init__(self) -> None:
-        self.data = {n: {"image": data_url(shade=n)} for n in range(1, 7)}
+        self.data: dict[int, dict[str, Any]] = {n: {"image": data_url(shade=n)} for n in range(1, 7)}
         self.predictions: list[dict[str, Any]] = []
         self.answers: list[int] = []
         self.gone: set[int] = set()

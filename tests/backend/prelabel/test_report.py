@@ -8,13 +8,14 @@ from backend import labels
 from backend.prelabel import report
 from backend.prelabel.report import Summary
 from backend.prelabel.sources import Item
+from backend.prelabel.state import Row
 from tests.backend.conftest import detection, disc
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 
 
 def summary() -> Summary:
-    rows = [
+    rows: list[Row] = [
         {"status": "done", "found": [["cat", "Cat", 0.95], [HOSTILE, None, 0.5], ["dog", "Dog", 1.0]]},
         {"status": "done", "found": [["cat", None, 0.1]]},
         {"status": "failed", "reason": HOSTILE},

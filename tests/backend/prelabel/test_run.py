@@ -27,7 +27,7 @@ def test_rows_come_in_order_and_failures_are_rows() -> None:
             raise ZeroDivisionError("odd")
         return image(int(item.key))
 
-    def annotate(pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image) -> list[object]:
         if pixels[0, 0, 0] == 7:
             raise MemoryError("no room")
         return []
@@ -38,7 +38,7 @@ def test_rows_come_in_order_and_failures_are_rows() -> None:
         return {"shade": int(pixels[0, 0, 0])}
 
     saved: list[Row] = []
-    run(ITEMS, load=load, annotate=annotate, describe=describe, save=lambda item, row: saved.append(row))  # type: ignore[arg-type]
+    run(ITEMS, load=load, annotate=annotate, describe=describe, save=lambda item, row: saved.append(row))
     assert [row["key"] for row in saved] == [item.key for item in ITEMS]
     assert {row["key"]: row["reason"] for row in saved if row["status"] == "failed"} == {
         "5": "no image",
@@ -64,7 +64,7 @@ def test_reading_and_writing_go_on_while_the_models_work() -> None:
             meet()
         return image(int(item.key))
 
-    def annotate(pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image) -> list[object]:
         if pixels[0, 0, 0] == 1:
             meet()
         return []
@@ -74,7 +74,7 @@ def test_reading_and_writing_go_on_while_the_models_work() -> None:
             meet()
         return {}
 
-    run(ITEMS, load=load, annotate=annotate, describe=describe, save=lambda item, row: None)  # type: ignore[arg-type]
+    run(ITEMS, load=load, annotate=annotate, describe=describe, save=lambda item, row: None)
     assert met.is_set()
 
 
@@ -89,7 +89,7 @@ def test_images_in_memory_are_bounded() -> None:
             alive.add(pixels)
         return pixels
 
-    def annotate(pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image) -> list[object]:
         nonlocal most
         with lock:
             most = max(most, len(alive))
@@ -98,7 +98,7 @@ def test_images_in_memory_are_bounded() -> None:
     def save(item: Item, row: Row) -> None:
         time.sleep(0.002)
 
-    run(ITEMS * 3, load=load, annotate=annotate, describe=lambda *each: {}, save=save)  # type: ignore[arg-type]
+    run(ITEMS * 3, load=load, annotate=annotate, describe=lambda *each: {}, save=save)
     assert most <= AHEAD + BEHIND + 3
 
 
@@ -114,10 +114,10 @@ def test_when_rows_cannot_be_saved_the_run_ends() -> None:
     def save(item: Item, row: Row) -> None:
         raise OSError("disk full")
 
-    def annotate(pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image) -> list[object]:
         seen.append(1)
         return []
 
     with pytest.raises(OSError, match="disk full"):
-        run(ITEMS, load=lambda item: image(1), annotate=annotate, describe=lambda *each: {}, save=save)  # type: ignore[arg-type]
+        run(ITEMS, load=lambda item: image(1), annotate=annotate, describe=lambda *each: {}, save=save)
     assert len(seen) <= BEHIND + 2

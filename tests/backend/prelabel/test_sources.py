@@ -21,8 +21,8 @@ def items(source: str, prefix: str | None = None, key: str = "image") -> list[It
     return list(sources.choose(source, Settings(), image_key=key, prefix=prefix).items())
 
 
-def red(source: str, item: Item, **settings: int) -> int:
-    chosen = sources.choose(source, Settings(**settings), image_key="image", prefix=None)
+def red(source: str, item: Item, settings: Settings | None = None) -> int:
+    chosen = sources.choose(source, settings or Settings(), image_key="image", prefix=None)
     return int(chosen.load(item)[0, 0, 0])
 
 
@@ -203,4 +203,4 @@ def test_an_image_that_cannot_be_had_says_why(photos: Path) -> None:
         with pytest.raises(ImageError, match=reason):
             red(str(photos), Item("x", address, {}))
     with pytest.raises(ImageError, match="more than 20 bytes"):
-        red(str(photos), Item("x", str(photos / "a.png"), {}), max_image_bytes=20)
+        red(str(photos), Item("x", str(photos / "a.png"), {}), Settings(max_image_bytes=20))

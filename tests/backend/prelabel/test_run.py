@@ -105,7 +105,7 @@ def test_images_in_memory_are_bounded() -> None:
 class _Tracked(np.ndarray):  # type: ignore[type-arg]
     """Arrays of a subclass take weak references."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 def test_when_rows_cannot_be_saved_the_run_ends() -> None:

@@ -19,9 +19,9 @@ from backend.fetch import ImageError, Server, Target
 from backend.labels import Control, LabelConfig, TaskError
 from backend.memory import Key
 from backend.phrases import Wishes
+from backend.settings import Settings
 from backend.tasks import Region
 from model.clicks import Level
-from backend.settings import Settings
 from model.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
 

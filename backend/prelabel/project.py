@@ -15,7 +15,8 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from backend.images import Images, Server
+from backend.fetch import Server
+from backend.images import Images
 from backend.prelabel.sources import Item, SourceError
 from backend.prelabel.state import DONE, FAILED, Row, State
 from backend.settings import Settings
@@ -106,7 +107,7 @@ class Tasks:
 
     def load(self, item: Item) -> Image:
         # A task's data is not to be trusted: no files of this machine, and the token only for its server.
-        return self._images.load(item.address, self._server)
+        return self._images.load(item.address, self._server, task=item.task)
 
 
 class Importer:

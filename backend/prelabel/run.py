@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from backend.images import ImageError
+from backend.fetch import ImageError
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, Row
 from model.types import Image, VLSAMError

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import fsspec
 
-from backend.images import ImageError, Images, Server, decode
+from backend.fetch import ImageError, Server
+from backend.images import Images, decode
 from backend.settings import Settings
 from model.types import Image
 

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.images import ImageError
+from backend.fetch import ImageError
 from backend.prelabel import sources
 from backend.prelabel.sources import Item, SourceError
 from backend.settings import Settings
@@ -198,7 +198,7 @@ def test_an_image_that_cannot_be_had_says_why(photos: Path) -> None:
         (str(photos), "cannot be read .IsADirectoryError."),
         ("", "There is no image address"),
         ("odd://x/y.png", "Protocol not known: odd"),
-        ("http://127.0.0.1:9/x.png", "cannot be reached"),
+        ("http://127.0.0.1:9/x.png", "VLSAM_ALLOWED_HOSTS"),
     ):
         with pytest.raises(ImageError, match=reason):
             red(str(photos), Item("x", address, {}))

@@ -4,6 +4,7 @@ Nothing here depends on what the model finds by itself: the first region is made
 a prediction of the task by the API, as an import of predictions would.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def scene() -> Scene:
 @pytest.fixture(scope="module")
 def project(make_project: MakeProject, scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("clicks")
-    images = [folder / f"clicks-{number}.png" for number in range(2)]
+    images = [folder / f"clicks-{number}.png" for number in range(6)]
     for path in images:
         Image.fromarray(scene.image).save(path)
     return make_project("Clicks", label_config(NAMES), images)
@@ -61,17 +62,23 @@ def fresh(studio: Studio, project: Project) -> Annotator:
 
 
 @pytest.fixture(scope="module")
-def target(scene: Scene, fresh: Annotator, studio: Studio, project: Project) -> dict[str, Any]:
-    """A region in the only prediction of the second task."""
+def target(scene: Scene, fresh: Annotator) -> dict[str, Any]:
+    """A region."""
     thing = scene.objects[-1]
-    region = fresh.region(click(*deepest(thing.visible), SIZE, thing.name))
-    studio.add_prediction(project.tasks[1], [region], "earlier")
-    return region
+    return fresh.region(click(*deepest(thing.visible), SIZE, thing.name))
 
 
 @pytest.fixture(scope="module")
-def predicted(studio: Studio, project: Project, target: dict[str, Any]) -> Annotator:
-    return Annotator(studio, project, project.tasks[1])
+def others(project: Project) -> Iterator[int]:
+    return iter(project.tasks[1:])
+
+
+@pytest.fixture
+def predicted(studio: Studio, project: Project, target: dict[str, Any], others: Iterator[int]) -> Annotator:
+    """A task whose only prediction is the target, and where nobody clicked yet: clicks are remembered."""
+    task = next(others)
+    studio.add_prediction(task, [target], "earlier")
+    return Annotator(studio, project, task)
 
 
 def label_of(region: dict[str, Any]) -> str:

@@ -78,6 +78,21 @@ def test_regions_of_every_control_count(shape: str, shared: bool) -> None:
     assert left
 
 
+def test_a_rectangle_is_compared_with_the_masks_own() -> None:
+    config = labels.parse(
+        '<View><Image name="i" value="$i"/><RectangleLabels name="c" toName="i"><Label value="Cat"/>'
+        "</RectangleLabels></View>"
+    )
+    thin = [detection("cat", disc(15, 15, 6) | disc(60, 45, 6))]  # a tenth of its box
+    everything, _ = annotation(thin, config, "image", "v1")
+    assert (
+        annotation(
+            thin, config, "image", "v1", made=duplicates.made({"drafts": [{"result": everything}]}, config)
+        )[0]
+        == []
+    )
+
+
 def test_an_object_that_was_kept_without_a_label_may_have_got_any() -> None:
     config = labels.parse(CONFIG)
     found = [detection("zebra", CAT)]

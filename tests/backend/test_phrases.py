@@ -25,7 +25,6 @@ SETTINGS = """
   <TextArea name="caption" toName="image"/>
   <TextArea name="asked" toName="image" smart="true"/>
   <TextArea name="of_region" toName="image" perRegion="true" smart="true"/>
-  <TextArea name="vlsam_status" toName="image" smart="true"/>
   <Choices name="vlsam_level" toName="image"><Choice value="auto"/><Choice value="part"/></Choices>
   <Number name="vlsam_score" toName="image" min="0" max="1"/>
 </View>"""
@@ -77,7 +76,8 @@ def ask(ours: VLSAMBackend, *items: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_text_controls_are_prompts_by_name_or_where_they_say_so() -> None:
-    assert PARSED.phrases == {"vlsam_prompt", "asked"}
+    told = '<TextArea name="vlsam_status" toName="image" smart="true"/></View>'
+    assert labels.parse(TYPED.replace("</View>", told)).phrases == {"vlsam_prompt", "asked"}
 
 
 def test_the_text_submitted_last_counts() -> None:
@@ -96,6 +96,15 @@ def test_other_texts_are_no_prompts(make_engine: Make, name: str) -> None:
 @pytest.mark.parametrize("value", [None, 3, [], [None], [""], [" \n"], [{"text": "dog"}], ""])
 def test_what_is_no_text_is_none(value: Any) -> None:
     assert phrases.typed(context({**text(), "value": {"text": value}}), PARSED) is None
+
+
+def test_the_status_says_what_was_not_found(make_engine: Make) -> None:
+    ours = backend(
+        make_engine(), TYPED.replace("</View>", '<TextArea name="vlsam_status" toName="image"/></View>')
+    )
+    (told,) = ask(ours, text("zebra"))["result"]
+    assert (told["from_name"], "does not find 'zebra'" in told["value"]["text"][0]) == ("vlsam_status", True)
+    assert ask(ours, {**told, "id": "s"})["reason"].endswith("no text for the model.")
 
 
 # Level and score

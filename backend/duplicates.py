@@ -9,6 +9,7 @@ import numpy as np
 from backend import evidence, results, tasks
 from backend.labels import LabelConfig
 from backend.tasks import Region
+from model.merge import iou
 from model.types import Detection, Mask
 
 # A fresh mask that overlaps a region of the same label by this IoU is the same object.
@@ -70,4 +71,4 @@ def _is_of(mask: Mask, region: Region, drawn: Mask | None) -> bool:
     if region.control.shape in ("rectangle", "ellipse"):
         value = results.encode(mask, region.control.shape, compact=True) or {}
         alike = _mask_of(replace(region, result={"type": region.control.type, "value": value}), drawn.shape)
-    return alike is not None and results.iou(alike, drawn) >= SAME_OBJECT
+    return alike is not None and iou(alike, drawn) >= SAME_OBJECT

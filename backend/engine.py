@@ -139,7 +139,7 @@ class Engine:
         return cls(
             settings,
             version=version,
-            segmenter=segmenter_version_of(profile),
+            segmenter=segmenter_version_of(profile, options),
             load=lambda: VLSAM.load(profile, settings.device, options, version),
         )
 

@@ -180,12 +180,6 @@ def coco_rle(mask: Mask) -> dict[str, Any]:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
-def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union; 0 for two empty masks."""
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 0.0
-
-
 def mask_hash(mask: Mask) -> str:
     """16 hex digits that tell whether two masks are the same."""
     digest = hashlib.blake2b(repr(mask.shape).encode(), digest_size=8)

@@ -60,10 +60,16 @@ def _warm(
     config = labels.parse(project.label_config or "")
     tasks = studio.tasks.list(project=args.project, page_size=PAGE, fields="task_only")
     profile, images = settings.models(args.profile), Images(settings)
-    segmenter = Segmenter.load(profile.sam, device=settings.device, folder=profile.folder)
+    options = settings.options()
+    segmenter = Segmenter.load(
+        profile.sam,
+        device=settings.device,
+        folder=profile.folder,
+        concepts=options.localizer == "concept",
+    )
     room = settings.cache_disk_mb * 1e6
     disk = Disk(folder, room, Metrics())
-    identity, seen, done = segmenter_version_of(profile), set[str](), Counter[str]()
+    identity, seen, done = segmenter_version_of(profile, options), set[str](), Counter[str]()
     for task in tqdm(tasks, "warm", project.task_number, unit="image", file=sys.stderr, disable=None):
         try:
             image = images.load(config.source({"data": task.data}), server, task=task.id)

@@ -81,9 +81,13 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
 
 
-def segmenter_version_of(profile: Profile) -> str:
-    """The same for what decides an embedding: the segmenter alone, so that another VLM keeps them."""
-    return f"sam-{_identity(profile.sam).hex()[:16]}"
+def segmenter_version_of(profile: Profile, options: Options | None = None) -> str:
+    """The same for what decides an embedding: the segmenter alone, so that another VLM keeps them.
+
+    By concept an embedding holds more, which one made for clicks alone lacks.
+    """
+    concepts = options is not None and options.localizer == "concept"
+    return f"sam-{_identity(profile.sam).hex()[:16]}{'-concepts' if concepts else ''}"
 
 
 def _identity(name: str) -> bytes:

@@ -13,7 +13,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
 from backend import labels, results
-from backend.results import iou
+from model.merge import iou
 from model.types import Mask
 from tests.backend.conftest import CONFIG, disc
 

@@ -375,6 +375,8 @@ def test_the_segmenters_version_follows_its_files_alone(tmp_path: Path) -> None:
     profile = choose()
     other = replace(profile, vlm="another/vlm", quantization="4bit", name="other", demo=False)
     assert segmenter_version_of(other) == segmenter_version_of(profile)
+    by_concept = segmenter_version_of(profile, Options(localizer="concept"))
+    assert by_concept != segmenter_version_of(profile, Options()) == segmenter_version_of(profile)
     files = [replace(profile, sam=str(tmp_path / name)) for name in ("a.pth", "b.pth")]
     for each, content in zip(files, (b"0", b"0"), strict=True):
         Path(each.sam).write_bytes(content)

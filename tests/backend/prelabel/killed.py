@@ -1,6 +1,6 @@
 """Run by a test: `vlsam prelabel` on 12 images in child processes, killed at random again and again.
 
-    python tests/backend/prelabel/killed.py FOLDER
+    python -m tests.backend.prelabel.killed FOLDER
 
 A process of its own, for a child is a fork and the tests' process has threads. Prints figures as JSON.
 """

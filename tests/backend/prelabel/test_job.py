@@ -206,13 +206,13 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], prelabel: Run) -> None
     assert "out.coco.json" in out
 
 
-KILLED = ROOT / "tests" / "backend" / "prelabel" / "killed.py"
-
-
 def test_killed_at_any_moment_it_goes_on_with_nothing_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     """Kill -9 at random points of a run, again and again (killed.py)."""
     told = subprocess.run(
-        [sys.executable, str(KILLED), str(tmp_path)], cwd=ROOT, capture_output=True, timeout=240
+        [sys.executable, "-m", "tests.backend.prelabel.killed", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=240,
     )
     assert told.returncode == 0, told.stderr.decode()[-3000:]
     kills = json.loads(told.stdout.splitlines()[-1])

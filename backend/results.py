@@ -24,6 +24,7 @@ from pycocotools import mask as coco
 
 from backend import shapes
 from backend.labels import STATUS, Control, Naming
+from model.merge import iou
 from model.types import Mask, box_of
 
 Result = dict[str, Any]

@@ -29,6 +29,7 @@ class _Candidate:
 
 
 def iou(one: Mask, other: Mask) -> float:
+    """Intersection over union; 0 for two empty masks."""
     a, b = _cut(one), _cut(other)
     shared = _shared(a, b)
     union = a.area + b.area - shared

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from backend import shapes
-from backend.results import iou
+from model.merge import iou
 from model.types import Mask
 from tests.backend.conftest import disc
 

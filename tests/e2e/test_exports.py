@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from backend import labels, results, shapes
-from backend.results import iou
 from backend.studio import Studio
+from model.merge import iou
 from model.types import Mask, box_of
 from tests.e2e.conftest import MakeProject
 

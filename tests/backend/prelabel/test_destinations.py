@@ -10,7 +10,7 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from backend import shapes
-from backend.results import iou
+from model.merge import iou
 from tests.backend.conftest import CONFIG, disc
 
 Run = Callable[..., int]

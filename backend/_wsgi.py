@@ -6,9 +6,12 @@ python backend/_wsgi.py --port 9090        which is also what `label-studio-ml s
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # run as a script or from its own folder: `backend` and `model` lie one folder up
@@ -16,7 +19,9 @@ if not __package__:  # run as a script or from its own folder: `backend` and `mo
 
 from gunicorn.app.base import BaseApplication
 
+from backend import logs
 from backend.app import create_app
+from backend.engine import PROCESS
 from backend.settings import Settings, SettingsError
 from model.profiles import PROFILES
 from model.types import ModelLoadError
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("backend")
 
+GRACE_SECONDS = 8
+
 
 def serve(host: str, port: int, settings: Settings) -> None:
     """Serves until a signal ends it. Raises ModelLoadError for a profile that there is not.
@@ -33,7 +40,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
     Workers are forked before anything is loaded, for CUDA does not survive a fork. No worker is ever killed
     for being slow: predictions have their own deadline.
     """
-    configure_logging(settings)
+    logs.configure(settings)
     announce(settings)
     options = {
         "bind": f"{f'[{host}]' if ':' in host else host}:{port}",
@@ -41,6 +48,9 @@ def serve(host: str, port: int, settings: Settings) -> None:
         "worker_class": "gthread",
         "threads": settings.threads,
         "timeout": 0,
+        # Docker gives 10 s before it kills; one image of a large model may take some of them.
+        "graceful_timeout": GRACE_SECONDS,
+        "post_worker_init": _end_in_time,
         "preload_app": False,
         # It would be one socket for all servers of a user.
         "control_socket_disable": True,
@@ -73,12 +83,17 @@ def announce(settings: Settings) -> None:
         )
 
 
-def configure_logging(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    # These log each request's address, which may hold a signature.
-    logging.getLogger("urllib3").setLevel(logging.WARNING)
+def _end_in_time(_: Any) -> None:
+    """Has this worker's SIGTERM end what waits as well: a batch then answers with what is done."""
+    usual = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Not in this thread, which may hold the very locks.
+        threading.Thread(target=lambda: PROCESS.engine().stop(), name="stop", daemon=True).start()
+        if callable(usual):
+            usual(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
@@ -97,7 +112,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 @cache
 def _app() -> "Flask":
     settings = Settings.from_env()
-    configure_logging(settings)
+    logs.configure(settings)
     announce(settings)
     return create_app(settings)
 

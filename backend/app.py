@@ -3,28 +3,32 @@
 import hmac
 import json
 import logging
+import select
+import socket
 import threading
+import time
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from backend import labels
+from backend import labels, logs
 from backend.doctor import Watch
 from backend.engine import PROCESS, Engine, Unavailable
 from backend.fetch import Server
 from backend.labels import ConfigError
 from backend.metrics import MEDIA_TYPE
-from backend.predictor import VLSAMBackend
+from backend.predictor import UNEXPECTED, VLSAMBackend
 from backend.settings import Settings
 from backend.unlabelled import UnknownProject
 
 log = logging.getLogger(__name__)
 
-# Label Studio sends all drafts, annotations and predictions of a task with each click: 18 MB were seen.
-MAX_BODY = 256_000_000
 MAX_PROJECTS = 1000
+RETRY_SECONDS = "5"
+WITHOUT_PASSWORD = ("health", "ready", "webhook")
 
 Answer = tuple[Response, int]
 
@@ -65,15 +69,26 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     engine.start()
 
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     projects = Projects()
     watch = Watch(engine.images)
 
     @app.before_request
+    def _name() -> None:
+        g.since, g.id = time.perf_counter(), logs.begin_request(request.headers.get("X-Request-ID"))
+
+    @app.after_request
+    def _count(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.id
+        route = request.endpoint or "none"
+        engine.metrics.requests.labels(route, response.status_code).observe(time.perf_counter() - g.since)
+        return response
+
+    @app.before_request
     def _authorise() -> Answer | None:
         # Label Studio calls webhooks without the password, and health checks seldom have one.
-        if request.path in ("/health", "/webhook") or settings.basic_auth_user is None:
+        if request.endpoint in WITHOUT_PASSWORD or settings.basic_auth_user is None:
             return None
         if _may_enter(settings):
             return None
@@ -81,8 +96,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         response.headers["WWW-Authenticate"] = 'Basic realm="vlsam", charset="UTF-8"'
         return response, status
 
-    @app.get("/health")
-    @app.get("/")
+    @app.get("/health", endpoint="health")
+    @app.get("/", endpoint="root")
     def _health() -> Response:
         return jsonify(
             status="UP",
@@ -91,7 +106,18 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             model=engine.state,
         )
 
-    @app.post("/setup")
+    @app.get("/ready", endpoint="ready")
+    def _ready() -> Answer:
+        """Whether a prediction that is asked for now would be made, and if not why."""
+        checks = {
+            "models": engine.state,
+            "device": engine.probe() or "ok",
+            "disk": engine.disk_trouble() or "ok",
+        }
+        ready = checks == {"models": "ready", "device": "ok", "disk": "ok"}
+        return jsonify(ready=ready, checks=checks), 200 if ready else 503
+
+    @app.post("/setup", endpoint="setup")
     def _setup() -> Response:
         body = _body()
         project = _project(body)
@@ -118,16 +144,16 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             watch.begin(project, backend.server)  # not here: Label Studio waits for this answer
         return jsonify(model_version=engine.version)
 
-    @app.get("/versions")
+    @app.get("/versions", endpoint="versions")
     def _versions() -> Response:
         return jsonify(versions=[engine.version])
 
-    @app.get("/metrics")
+    @app.get("/metrics", endpoint="metrics")
     def _metrics() -> Response:
         # With several WORKERS: those of the worker that answers.
         return Response(engine.metrics.text(), content_type=MEDIA_TYPE)
 
-    @app.get("/terms")
+    @app.get("/terms", endpoint="terms")
     def _terms() -> Answer:
         # With several WORKERS: those of the worker that answers.
         try:
@@ -136,12 +162,17 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             return _error(str(error), 404)
         return jsonify(project=project, terms=[{"term": term, "images": n} for term, n in rows]), 200
 
-    @app.post("/webhook")
-    def _webhook() -> Answer:
+    @app.post("/webhook", endpoint="webhook")
+    @app.post("/webhook/<secret>", endpoint="webhook")
+    def _webhook(secret: str = "") -> Answer:
+        if settings.webhook_secret is not None:
+            given = secret or request.headers.get("X-Webhook-Secret")
+            if not hmac.compare_digest(_bytes(given), _bytes(settings.webhook_secret)):
+                return _error("This address asks for VLSAM_WEBHOOK_SECRET.", 401)
         # Corrections travel in the tasks themselves, so events have nothing to tell us.
         return jsonify(status="ok"), 201
 
-    @app.post("/predict")
+    @app.post("/predict", endpoint="predict")
     def _predict() -> Response:
         body = _body()
         tasks = body.get("tasks")
@@ -167,19 +198,24 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             hostname=server.url,
             access_token=server.token or "",
             caller=server.caller,
+            gone=partial(_hung_up, request.environ.get("gunicorn.socket")),
         )
         return jsonify(results=backend.predict(tasks, context=context))
 
     @app.errorhandler(BadRequest)
     @app.errorhandler(ConfigError)
     def _bad_request(error: Exception) -> Answer:
+        engine.metrics.errors.labels(type(error).__name__).inc()
         log.warning("%s %s: %s", request.method, request.path, error)
         return _error(str(error), 400)
 
     @app.errorhandler(Unavailable)
     def _unavailable(error: Unavailable) -> Answer:
+        engine.metrics.errors.labels(type(error).__name__).inc()
         log.warning("%s %s: %s", request.method, request.path, error)
-        return _error(str(error), 503)
+        response, status = _error(str(error), 503)
+        response.headers["Retry-After"] = RETRY_SECONDS
+        return response, status
 
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Answer:
@@ -187,8 +223,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     @app.errorhandler(Exception)
     def _failed(error: Exception) -> Answer:
+        engine.metrics.errors.labels(UNEXPECTED).inc()
         log.error("%s %s failed.", request.method, request.path, exc_info=error)
-        return _error("The server failed; its log says why.", 500)
+        return _error(f"The server failed; its log says why, at {g.id}.", 500)
 
     return app
 
@@ -209,6 +246,16 @@ def _may_enter(settings: Settings) -> bool:
 
 def _bytes(text: str | None) -> bytes:
     return (text or "").encode("utf-8", "surrogatepass")
+
+
+def _hung_up(connection: socket.socket | None) -> bool:
+    """Whether who asked has closed the connection; False where it is not shown, as gunicorn does."""
+    try:
+        if connection is None or not select.select([connection], [], [], 0)[0]:
+            return False
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError):
+        return True
 
 
 def _caller() -> str:

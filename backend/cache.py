@@ -150,6 +150,12 @@ class Embeddings:
                     self._remove(tier, key)
             self._keep(key, embedding)
 
+    def leave_device(self) -> None:
+        """Moves to the host whatever a device other than it holds, which needs the room."""
+        with self._lock:
+            for key in list(self._device.entries):
+                self._keep(key, self._remove(self._device, key).to("cpu"))
+
     def made(self, key: str, embedding: Embedding) -> None:
         """Adds what was encoded just now."""
         self._metrics.embedding_misses.inc()

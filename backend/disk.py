@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 import zlib
@@ -53,6 +54,15 @@ class Disk:
             self._make_room(0)
         except OSError as error:
             self._warn(error)
+
+    def trouble(self) -> str:
+        """Why nothing can be written now; "" where it can."""
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=TEMPORARY) as file:
+                file.write(bytes(4096))  # a full disk may still give names away
+        except OSError as error:
+            return f"VLSAM_CACHE_DIR cannot be written: {error.strerror or error}."
+        return ""
 
     def read(self, key: str) -> Embedding | None:
         """What is kept under `key`, on the CPU. A file that is broken or not ours is removed."""

@@ -1,34 +1,34 @@
 """The models of a process: loaded once, off the request path, and used by one job at a time."""
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from backend.cache import Embeddings, Encoder, Flights, Sources
+from backend.cache import Embeddings, Flights, Sources
 from backend.disk import Disk
 from backend.images import Images
 from backend.memory import Memory
 from backend.metrics import Metrics
+from backend.served import Model, Served
 from backend.settings import Settings
 from backend.unlabelled import Unlabelled
-from model.clicks import Level
 from model.pipeline import VLSAM
 from model.profiles import segmenter_version_of
-from model.segmenter import Embedding
-from model.types import Detection, Image, Prompt, VLSAMError
+from model.types import Detection, VLSAMError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CLICK, BATCH, AHEAD = 0, 1, 2  # the order in which the engine takes work
+KINDS = {"click": CLICK, "batch": BATCH, "ahead": AHEAD}
 # A batch waits for clicks at most this share of the deadline, so that they cannot starve it.
 PATIENCE = 0.1
 
@@ -70,31 +70,7 @@ class _Job:
     click: Click | None
     since: float = field(default_factory=time.monotonic)
     future: Future[Any] = field(default_factory=Future)
-
-
-class Model(Encoder, Protocol):
-    """What the engine needs of `model.pipeline.VLSAM`."""
-
-    def annotate(
-        self,
-        image: Image,
-        *,
-        encode: Callable[[Image], Embedding] | None = None,
-        vocabulary: Sequence[str] = (),
-    ) -> list[Detection]: ...
-
-    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
-
-    def find(
-        self,
-        image: Image,
-        phrase: str,
-        *,
-        encode: Callable[[Image], Embedding] | None = None,
-        level: Level = "auto",
-    ) -> list[Detection]: ...
-
-    def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection: ...
+    context: Context = field(default_factory=copy_context)  # for the log, which names the request
 
 
 class Engine:
@@ -115,10 +91,10 @@ class Engine:
         self.memory = Memory()
         self.metrics = Metrics()
         self.unlabelled = Unlabelled()
-        disk = None
+        self._disk = None
         if settings.cache_dir:
-            disk = Disk(settings.cache_dir, settings.cache_disk_mb * 1e6, self.metrics)
-        self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics, disk)
+            self._disk = Disk(settings.cache_dir, settings.cache_disk_mb * 1e6, self.metrics)
+        self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics, self._disk)
         self.sources = Sources()
         self.annotations: Flights[list[Detection]] = Flights()  # by content and vocabulary
         self._ahead: set[Hashable] = set()
@@ -128,8 +104,16 @@ class Engine:
         self._inside = 0
         self._jobs: list[_Job] = []  # as they came
         self._batch_ended = time.monotonic()
+        self._running: _Job | None = None
+        self._begun = 0.0  # when it was
+        self._stopping = False
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self.metrics.watch_queue(
+            lambda: self._inside,
+            **{kind: partial(self._waiting, priority) for kind, priority in KINDS.items()},
+        )
 
     @classmethod
     def of(cls, settings: Settings) -> "Engine":
@@ -146,7 +130,58 @@ class Engine:
     @property
     def state(self) -> str:
         """loading, ready or failed."""
-        return self._state
+        return "failed" if self._failed else self._state
+
+    @property
+    def _failed(self) -> str:
+        """Why there are no models and will be none; "" while there is hope."""
+        if os.getpid() != self._process:
+            # The thread that has the models is the parent's, and CUDA does not survive a fork.
+            return "This server was loaded before it forked: start gunicorn without --preload."
+        return self._failure
+
+    def _waiting(self, priority: int) -> int:
+        with self._changed:
+            return sum(job.priority == priority for job in self._jobs)
+
+    def probe(self, timeout: float = 1.0) -> str:
+        """Why the device cannot be relied on; "" where it computes, or is at work on something else in time.
+
+        Takes `timeout` seconds at most.
+        """
+        if self.state != "ready":
+            return f"The models are {'loading' if self.state == 'loading' else 'not loaded'}."
+        job = self._running
+        if job is not None:
+            since = time.monotonic() - self._begun
+            late = since > self.settings.deadline
+            return f"The device has been at one image for {since:.0f} s." if late else ""
+        try:
+            computes = self.run(
+                lambda model: model.answers(), priority=CLICK, deadline=time.monotonic() + timeout
+            )
+        except Late:
+            return "" if self._running is not None else "The device does not answer."
+        except Exception as error:
+            log.error("The device fails.", exc_info=error)
+            return "The device fails; the server's log says why."
+        return "" if computes else "The device computes wrongly."
+
+    def disk_trouble(self) -> str:
+        """Why embeddings cannot be written to the disk; "" where they can, or where there is none."""
+        return self._disk.trouble() if self._disk else ""
+
+    def stop(self) -> None:
+        """Ends what waits, as if its time were up, and lets nothing new begin: the process is to end.
+
+        Batches then answer with what is done.
+        """
+        with self._changed:
+            self._stopping = True
+            jobs, self._jobs = self._jobs, []
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(Late())
 
     def start(self) -> "Engine":
         """Begins to load, once, and returns at once."""
@@ -160,8 +195,8 @@ class Engine:
     def admitted(self) -> Iterator[None]:
         """A place for one request. Raises Unavailable where too many have one, or where loading failed."""
         with self._changed:
-            if self._state == "failed":
-                raise Unavailable(self._failure)
+            if self._failed:
+                raise Unavailable(self._failed)
             if self._inside >= self.settings.admitted:
                 raise Unavailable(f"{self._inside} predictions are waiting already; try again later.")
             self._inside += 1
@@ -191,7 +226,7 @@ class Engine:
         threading.Thread(target=begin, name="ahead", daemon=True).start()
 
     def run(
-        self, work: Callable[[Model], T], *, priority: int, deadline: float, click: Click | None = None
+        self, work: Callable[[Served], T], *, priority: int, deadline: float, click: Click | None = None
     ) -> T:
         """What `work` gives for the models, once they are loaded and it is its turn.
 
@@ -201,8 +236,10 @@ class Engine:
         """
         job = _Job(priority, work, click)
         with self._changed:
-            if self._state == "failed":
-                raise Unavailable(self._failure)
+            if self._failed:
+                raise Unavailable(self._failed)
+            if self._stopping:
+                raise Late
             if click is not None:
                 self._drop_superseded(click)
             self._jobs.append(job)
@@ -242,7 +279,7 @@ class Engine:
     def _work(self) -> None:
         started = time.monotonic()
         try:
-            model = self._load()
+            model = Served(self._load(), self.metrics, self.embeddings.leave_device)
         except Exception as error:
             self._fail(error)
             return
@@ -255,10 +292,13 @@ class Engine:
                     self._changed.wait()
                 job = self._next()
             if job.future.set_running_or_notify_cancel():
+                self._running, self._begun = job, time.monotonic()
+                self.metrics.stages.labels("wait").observe(self._begun - job.since)
                 try:
-                    job.future.set_result(job.work(model))
+                    job.future.set_result(job.context.run(job.work, model))
                 except Exception as error:
                     job.future.set_exception(error)
+                self._running = None
                 if job.priority != CLICK:
                     self._batch_ended = time.monotonic()
             # Else this thread would keep the last job and its image alive while it waits.

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,12 +13,13 @@ from label_studio_ml.model import LabelStudioMLBase
 from backend import corrections, duplicates, events, evidence, labels, phrases, results, tasks
 from backend.cache import Held, Known, source_key
 from backend.corrections import Correction, Unanswerable
-from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Model, Superseded, Unavailable
+from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.events import UnknownEvent
 from backend.fetch import ImageError, Server, Target
 from backend.labels import Control, LabelConfig, TaskError
 from backend.memory import Key
 from backend.phrases import Wishes
+from backend.served import Model
 from backend.settings import Settings
 from backend.tasks import Region
 from model.clicks import Level
@@ -28,6 +29,8 @@ from model.types import Detection, Image, VLSAMError
 log = logging.getLogger(__name__)
 
 Prediction = dict[str, Any]
+
+UNEXPECTED = "unexpected"  # the kind of errors that are ours, in /metrics
 
 
 class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
@@ -44,6 +47,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         engine: Engine | None = None,
         project: str = "",
         caller: str = "",
+        gone: Callable[[], bool] = lambda: False,
         **kwargs: Any,
     ) -> None:
         # The base class would parse the config with a parser that expands entities.
@@ -53,6 +57,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             project  # as Label Studio names it in its requests; label-studio-ml 1.0.9 does not tell
         )
         self.caller = caller  # the IP address that /setup came from
+        self.gone = gone  # whether nobody waits for the answer any longer
         self.engine = engine or PROCESS.engine()
         self.model_version = self.engine.version
 
@@ -98,23 +103,31 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _annotate_all(self, tasks: list[Any], config: LabelConfig, deadline: float) -> list[Prediction]:
         predictions: list[Prediction] = []
         longest = 0.0
+
+        def left() -> tuple[int, int]:
+            return len(tasks) - len(predictions), len(tasks)
+
         for task in tasks:
             started = time.monotonic()
             try:
                 if started + longest > deadline:
                     raise Late
+                if self.gone():
+                    log.warning("Nobody waits any longer: %d of %d tasks are left.", *left())
+                    break
                 predictions.append(self._annotate(task, config, deadline))
             except Late:
-                log.warning(
-                    "Out of time: %d of %d tasks are left.", len(tasks) - len(predictions), len(tasks)
-                )
+                self._count("Late")
+                log.warning("Out of time: %d of %d tasks are left.", *left())
                 break
             except (TaskError, ImageError, VLSAMError) as error:
+                self._count(type(error).__name__)
                 log.warning("Task %s failed: %s", _name(task), error)
                 predictions.append({})
             except Unavailable:
                 raise
             except Exception:
+                self._count(UNEXPECTED)
                 log.exception("Task %s failed.", _name(task))
                 predictions.append({})
             longest = max(longest, time.monotonic() - started)
@@ -131,8 +144,10 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             except Late:
                 log.warning("Task %s: its image could not be encoded ahead in time.", name)
             except (ImageError, VLSAMError, Unavailable) as error:
+                self._count(type(error).__name__)
                 log.warning("Task %s: its image is not encoded ahead: %s", name, error)
             except Exception:
+                self._count(UNEXPECTED)
                 log.exception("Task %s: its image is not encoded ahead.", name)
 
         try:
@@ -154,15 +169,20 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 priority=BATCH,
                 deadline=deadline,
             )
-        regions, unmatched = annotation(
-            found,
-            config,
-            known.content,
-            self.model_version,
-            names=likenesses,
-            leftover=settings.leftover,
-            made=duplicates.made(task, config),
-        )
+        metrics = self.engine.metrics
+        with metrics.stage("results"):
+            regions, unmatched = annotation(
+                found,
+                config,
+                known.content,
+                self.model_version,
+                names=likenesses,
+                leftover=settings.leftover,
+                made=duplicates.made(task, config),
+            )
+        dropped = unmatched.total() if settings.leftover == "drop" else 0
+        metrics.terms.labels("dropped").inc(dropped)
+        metrics.terms.labels("labelled").inc(len(found) - unmatched.total())
         self.engine.unlabelled.add(self.project, project_config, known.content, unmatched)
         log.info(
             "Task %s: %d detections, %d regions, %d terms without a label%s",
@@ -232,17 +252,21 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 regions = self._find(task, phrase, context, config, deadline)
             return self._prediction(regions, "" if regions else "The mask is empty.")
         except Late:
+            self._count("Late")
             reason = "The click could not be answered in time."
         except Superseded:
+            self._count("Superseded")
             # The editor shows the answer to its newest request only.
             reason = "A newer click came before its turn."
             log.info("Task %s: no answer to the click: %s", _name(task), reason)
             return self._prediction([], reason)
         except (Unanswerable, TaskError, ImageError, VLSAMError) as error:
+            self._count(type(error).__name__)
             reason = str(error)
         except Unavailable:
             raise
         except Exception:
+            self._count(UNEXPECTED)
             log.exception("Task %s: no answer to the click.", _name(task))
             return self._prediction([], "The server failed; its log says why.")
         log.warning("Task %s: no answer to the click: %s", _name(task), reason)
@@ -273,15 +297,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         wishes = phrases.wishes(context, task, config)
         asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked, wishes.level))
         _good_enough([detection], wishes)
-        region = describe(
-            replace(detection, term=asked.term),
-            control=asked.control,
-            label=asked.label,
-            region_id=asked.region_id or results.new_id(),
-            old_meta=asked.target.meta if asked.target else None,
-            notes=asked.notes,
-            compact=True,
-        )
+        with self.engine.metrics.stage("results"):
+            region = describe(
+                replace(detection, term=asked.term),
+                control=asked.control,
+                label=asked.label,
+                region_id=asked.region_id or results.new_id(),
+                old_meta=asked.target.meta if asked.target else None,
+                notes=asked.notes,
+                compact=True,
+            )
         if not region:
             return []
         if key:
@@ -385,10 +410,13 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         self, task: Mapping[str, Any], source: Any, key: bytes | None, deadline: float
     ) -> tuple[Image, Known]:
         engine, number = self.engine, task.get("id")
+
+        def fetch() -> Image:
+            with engine.metrics.stage("image"):
+                return engine.images.load(source, self.server, task=number, deadline=deadline)
+
         try:
-            return engine.sources.load(
-                key, lambda: engine.images.load(source, self.server, task=number, deadline=deadline), deadline
-            )
+            return engine.sources.load(key, fetch, deadline)
         except TimeoutError:
             raise Late from None
 
@@ -396,6 +424,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         """The value of the task's image field, and its key among the sources."""
         source = config.source(task)
         return source, source_key(self.server, self.project, task.get("id"), source)
+
+    def _count(self, error: str) -> None:
+        self.engine.metrics.errors.labels(error).inc()
 
     def _prediction(self, regions: list[results.Result], reason: str = "") -> Prediction:
         return {**prediction(regions, self.model_version), **({"reason": reason} if reason else {})}

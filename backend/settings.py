@@ -27,6 +27,12 @@ def _text(value: str) -> str:
     return value
 
 
+def _secret(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~-]{8,200}", value):  # what an address and a header can hold as it is
+        raise ValueError("8 to 200 letters, digits, dots, dashes, underscores and tildes")
+    return value
+
+
 def _url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
@@ -286,6 +292,13 @@ class Settings:
     basic_auth_pass: str | None = _setting(
         "BASIC_AUTH_PASS", None, _text, "The password of BASIC_AUTH_USER.", secret=True
     )
+    webhook_secret: str | None = _setting(
+        "VLSAM_WEBHOOK_SECRET",
+        None,
+        _secret,
+        "What /webhook asks for, as its address's last part or in the header X-Webhook-Secret.",
+        secret=True,
+    )
     port: int = _setting("PORT", 9090, _integer(1, 65535), "Where to listen.")
     workers: int = _setting(
         "WORKERS", 1, _integer(1, 64), "Processes; each loads the models again, so 1 per device is right."
@@ -331,6 +344,12 @@ class Settings:
     image_timeout: float = _setting(
         "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600), "Seconds to download one image, in all."
     )
+    max_body_bytes: int = _setting(
+        "VLSAM_MAX_BODY_BYTES",
+        128_000_000,
+        _integer(1, 2**31 - 1),
+        "Largest request that is read; a click brings its task's drafts along, 18 MB with 100 rough masks.",
+    )
     max_image_bytes: int = _setting(
         "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1), "Largest image file that is read."
     )
@@ -352,6 +371,12 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together or not at all.")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that nobody may read."""
+        held = (getattr(self, spec.name) for spec in fields(self) if not spec.repr)
+        return tuple(value for value in held if value)
 
     @property
     def admitted(self) -> int:

@@ -210,6 +210,16 @@ class VLSAM:
             self.vlm, self._segmenter, version=self.version, options=options, classifier=self._classifier
         )
 
+    def smaller(self) -> "VLSAM":
+        """The same models, which take less memory at a time and see less; the version stays as it is."""
+        return VLSAM(
+            self.vlm.smaller(),
+            self._segmenter.smaller(),
+            version=self.version,
+            options=self._options,
+            classifier=self._classifier,
+        )
+
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
         height, width = instance.mask.shape
         view: Box = (0.0, 0.0, float(width), float(height))

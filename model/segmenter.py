@@ -95,8 +95,14 @@ class Concept:
 
 
 class Segmenter:
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, chunk: int | None = None) -> None:
+        """`chunk` is how many prompts share a call of the decoder; by default what suits the device."""
         self._family = family
+        self._chunk = chunk or (CHUNK_CPU if family.device.type == "cpu" else CHUNK)
+
+    def smaller(self) -> "Segmenter":
+        """The same, with one prompt in a call: for want of memory."""
+        return Segmenter(self._family, 1)
 
     @classmethod
     def load(
@@ -140,10 +146,9 @@ class Segmenter:
         for index, row in enumerate(rows):
             groups.setdefault((row.labels.shape[1], row.masks is not None), []).append(index)
         found: dict[int, Masks] = {}
-        chunk = CHUNK_CPU if self._family.device.type == "cpu" else CHUNK
         for members in groups.values():
-            for start in range(0, len(members), chunk):
-                some = members[start : start + chunk]
+            for start in range(0, len(members), self._chunk):
+                some = members[start : start + self._chunk]
                 answers = self._decode_alike(embedding, [rows[i] for i in some], multimask)
                 found.update(zip(some, answers, strict=True))
         return [found[i] for i in range(len(prompts))]

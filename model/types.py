@@ -18,6 +18,7 @@ class VLSAMError(Exception):
      +- AttentionError     a model did not give what the attention flow needs
      +- GroundingError     a model was asked for boxes in a way it cannot answer
      +- PromptError        a prompt is empty, not finite or outside the image
+     +- OutOfMemory        the device has too little memory for an image
     """
 
 
@@ -34,6 +35,10 @@ class GroundingError(VLSAMError):
 
 
 class PromptError(VLSAMError, ValueError):
+    pass
+
+
+class OutOfMemory(VLSAMError):
     pass
 
 

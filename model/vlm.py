@@ -1,5 +1,6 @@
 """A vision-language model answers a question about an image, and says where it looked for each word."""
 
+import copy
 import logging
 import re
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ class VLM:
         model.set_attn_implementation(attention.implementations(model.config))
         self._model = model.eval()
         self._processor = processor
+        self._shrink = 1  # sides of images are divided by this
         processor.tokenizer.padding_side = "left"  # so that the last position of a batch is a token
 
     @classmethod
@@ -172,7 +174,7 @@ class VLM:
         # The last token (the end, as a rule) was never an input, so it has no row.
         tokens = generated.sequences[0, first:].tolist()
         decoded = [tokenizer.decode(tokens[: i + 1], skip_special_tokens=True) for i in range(len(tokens))]
-        grid = grids.grid_of(self._model, self._processor, inputs, image.shape[:2])
+        grid = grids.grid_of(self._model, self._processor, inputs, self._reduced(image).size[::-1])
         whole = decoded if said is None else decoded[:-1]
         return Answer(
             text=whole[-1] if whole else "",
@@ -184,9 +186,22 @@ class VLM:
             vision=tower_map(self._model, inputs, capture, grid) if vision else None,
         )
 
+    def smaller(self) -> "VLM":
+        """The same model, which sees images at half the size: for want of memory.
+
+        That is a quarter of the tokens where the family's processor lets their number follow the image.
+        """
+        other = copy.copy(self)
+        other._shrink = 2 * self._shrink
+        return other
+
+    def _reduced(self, image: Image) -> PILImage.Image:
+        picture = PILImage.fromarray(image)
+        return picture if self._shrink == 1 else picture.reduce(self._shrink)
+
     def _inputs(self, image: Image, questions: Sequence[str]) -> Any:
         """The processor's tensors for questions about one image, a row each."""
-        picture, padding = PILImage.fromarray(image), len(questions) > 1
+        picture, padding = self._reduced(image), len(questions) > 1
         questions = [self._plain(question) for question in questions]
         if self._processor.chat_template is None:  # as PaliGemma: its prompt is the image and a line of text
             prompts = [self._processor.image_token + question for question in questions]

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -153,6 +154,10 @@ class StandIn:
             mask[y0:y1, x0:x1] = True
         return detection("", mask, prompt)
 
+    def smaller(self) -> "StandIn":
+        self.order.append("smaller")
+        return self
+
     def _wait(self) -> None:
         if self.hold is not None:
             assert self.hold.wait(10)
@@ -213,9 +218,23 @@ def call(url: str, body: Any = None, *, timeout: float = 90) -> Any:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Starts a command in a folder and gives its address once /health answers; ends it after the test."""
-    started: list[subprocess.Popen[bytes]] = []
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that `start` started; whatever of them still runs after the test is ended."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+@pytest.fixture
+def start(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> Callable[..., str]:
+    """Starts a command in a folder and gives its address once /health answers."""
 
     def run(command: list[str], port: int, folder: Path = ROOT, **more: str) -> str:
         env = {
@@ -241,14 +260,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., str]]:
                 time.sleep(0.2)
         raise AssertionError((tmp_path / "log").read_text("utf-8"))
 
-    yield run
-    for process in started:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+    return run
 
 
 class Web:

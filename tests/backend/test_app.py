@@ -3,9 +3,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
@@ -13,7 +17,7 @@ from backend.app import MAX_PROJECTS, Projects, create_app
 from backend.engine import Engine
 from backend.fetch import Server
 from model.types import ModelLoadError
-from tests.backend.conftest import CONFIG, StandIn, Web, data_url, detection, disc
+from tests.backend.conftest import CONFIG, StandIn, Web, data_url, detection, disc, wait_for
 
 Make = Callable[..., Engine]
 Body = Callable[..., dict[str, Any]]
@@ -109,6 +113,156 @@ def test_the_figures_of_one_server(make_engine: Make, predict_body: Body) -> Non
     assert 'vlsam_embedding_hits_total{tier="host"} 2.0' in answers[0].text
     assert 'vlsam_embedding_bytes{tier="host"} 14400.0' in answers[0].text
     assert "vlsam_embedding_misses_total 0.0" in answers[1].text
+
+
+# Readiness, names of requests, figures
+
+
+def test_f5_ready_says_what_is_missing_while_health_is_alive(make_engine: Make, stand_in: StandIn) -> None:
+    go = threading.Event()
+
+    def load() -> StandIn:
+        go.wait(5)
+        return stand_in
+
+    engine = make_engine(load)
+    client = create_app(engine=engine).test_client()
+    answer = client.get("/ready")
+    assert answer.status_code == 503
+    assert said(answer) == {
+        "ready": False,
+        "checks": {"models": "loading", "device": "The models are loading.", "disk": "ok"},
+    }
+    assert client.get("/health").status_code == 200
+    go.set()
+    wait_for(lambda: engine.state == "ready")
+    answer = client.get("/ready")
+    assert (answer.status_code, said(answer)["ready"]) == (200, True)
+
+
+def test_f5_ready_where_loading_failed(make_engine: Make) -> None:
+    def load() -> StandIn:
+        raise ModelLoadError("The weights of the VLM are missing in /srv/private.")
+
+    engine = make_engine(load)
+    wait_for(lambda: engine.state == "failed")
+    answer = create_app(engine=engine).test_client().get("/ready")
+    assert (answer.status_code, said(answer)["checks"]["models"]) == (503, "failed")
+    assert "private" not in answer.text  # it needs no password
+
+
+def test_ready_where_the_device_fails(make_engine: Make, stand_in: StandIn) -> None:
+    engine = make_engine()
+    wait_for(lambda: engine.state == "ready")
+    client = create_app(engine=engine).test_client()
+    stand_in.device = torch.device("cuda")  # which this machine has not
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, which answers")
+    answer = client.get("/ready")
+    assert answer.status_code == 503
+    assert said(answer)["checks"]["device"] == "The device fails; the server's log says why."
+
+
+def test_ready_while_the_device_is_at_work_and_until_that_takes_too_long(
+    make_engine: Make, stand_in: StandIn
+) -> None:
+    stand_in.hold = threading.Event()
+    engine = make_engine(deadline=0.3)
+    wait_for(lambda: engine.state == "ready")
+    client = create_app(engine=engine).test_client()
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(
+            engine.run,
+            lambda model: model.annotate(np.zeros((4, 4, 3), np.uint8)),
+            priority=0,
+            deadline=time.monotonic() + 5,
+        )
+        wait_for(lambda: "batch" in stand_in.order)
+        assert client.get("/ready").status_code == 200
+        time.sleep(0.35)
+        answer = client.get("/ready")
+        assert answer.status_code == 503
+        assert "has been at one image for" in said(answer)["checks"]["device"]
+        stand_in.hold.set()
+        job.result()
+
+
+def test_f28_ready_where_the_disk_cannot_be_written(
+    make_engine: Make, predict_body: Body, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    engine = make_engine(cache_dir=tmp_path / "file" / "cache")
+    wait_for(lambda: engine.state == "ready")
+    client = create_app(engine=engine).test_client()
+    answer = client.get("/ready")
+    assert answer.status_code == 503
+    assert said(answer)["checks"]["disk"].startswith("VLSAM_CACHE_DIR cannot be written: ")
+    assert said(client.post("/predict", json=predict_body(data_url())))["results"][0]["result"]
+    writable = make_engine(cache_dir=tmp_path / "cache")
+    wait_for(lambda: writable.state == "ready")
+    assert create_app(engine=writable).test_client().get("/ready").status_code == 200
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_every_answer_names_its_request(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    for path in ("/health", "/nowhere", "/predict"):
+        names = {client.get(path).headers["X-Request-ID"] for _ in range(3)}
+        assert len(names) == 3
+    assert client.get("/health", headers={"X-Request-ID": "mine-1"}).headers["X-Request-ID"] == "mine-1"
+    assert client.get("/health", headers={"X-Request-ID": "<b>"}).headers["X-Request-ID"] != "<b>"
+    unknown = client.post("/predict", data=b"{", content_type="application/json")
+    assert unknown.headers["X-Request-ID"]
+
+
+def test_metrics_tell_stages_requests_the_queue_terms_and_errors(
+    client: FlaskClient, stand_in: StandIn, predict_body: Body
+) -> None:
+    stand_in.found.append(detection("unicorn", disc(40, 30, 5)))
+    client.post("/predict", json=predict_body(data_url(), "data:,"))
+    client.post("/predict", json=predict_body(data_url(), context=CLICK))
+    client.post("/predict", json={})
+    client.get("/nowhere")
+    text = client.get("/metrics").text
+    for line in (
+        *(f'vlsam_stage_seconds_count{{stage="{stage}"}} 1.0' for stage in ("annotate", "encode", "refine")),
+        'vlsam_stage_seconds_count{stage="image"} 2.0',
+        'vlsam_stage_seconds_count{stage="results"} 2.0',
+        'vlsam_stage_seconds_count{stage="wait"} 2.0',
+        'vlsam_request_seconds_count{route="predict",status="200"} 2.0',
+        'vlsam_request_seconds_count{route="predict",status="400"} 1.0',
+        'vlsam_request_seconds_count{route="none",status="404"} 1.0',
+        *(f'vlsam_queue_depth{{kind="{kind}"}} 0.0' for kind in ("click", "batch", "ahead")),
+        "vlsam_predictions_inside 0.0",
+        'vlsam_terms_total{fate="labelled"} 2.0',
+        'vlsam_terms_total{fate="dropped"} 1.0',
+        'vlsam_errors_total{kind="BadRequest"} 1.0',
+        'vlsam_errors_total{kind="Refused"} 1.0',
+    ):
+        assert line in text.splitlines()
+
+
+# The secret of webhooks
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/webhook/open-sesame", {}, 201),
+        ("/webhook", {"X-Webhook-Secret": "open-sesame"}, 201),
+        ("/webhook", {"X-Webhook-Secret": "open-sesamf"}, 401),
+        ("/webhook", {"X-Webhook-Secret": "\xff"}, 401),
+        ("/webhook", {"Authorization": "Bearer open-sesame"}, 401),
+        ("/webhook", {}, 401),
+        ("/webhook/open", {}, 401),
+        ("/webhook/%FF%00", {}, 401),
+        ("/webhook/open-sesame/b", {}, 404),
+    ],
+)
+def test_f17_webhooks_bring_their_secret(
+    make_engine: Make, path: str, headers: dict[str, str], status: int
+) -> None:
+    client = create_app(engine=make_engine(webhook_secret="open-sesame")).test_client()
+    assert client.post(path, json={}, headers=headers).status_code == status
 
 
 # Predictions

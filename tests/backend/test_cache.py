@@ -39,7 +39,7 @@ def figures(metrics: Metrics) -> dict[str, float]:
         ): sample.value
         for family in text_string_to_metric_families(metrics.text().decode())
         for sample in family.samples
-        if not sample.name.endswith("_created")
+        if sample.name.startswith("vlsam_embedding_") and not sample.name.endswith("_created")
     }
 
 
@@ -221,6 +221,16 @@ def test_what_is_too_large_for_the_device_tier_is_kept_by_the_host() -> None:
     assert ask(embeddings, encoder, "a").device.type == "cuda"
     assert (figures(m)["bytes device"], figures(m)["bytes host"]) == (0, 21)
     assert encoder.encoded == ["a"]
+
+
+def test_f4_a_device_without_memory_keeps_no_embedding() -> None:
+    embeddings, encoder = Embeddings("sam", 160, m := Metrics()), gpu()
+    for name in "ab":
+        ask(embeddings, encoder, name)
+    embeddings.leave_device()
+    assert (figures(m)["bytes device"], figures(m)["bytes host"]) == (0, 20)
+    assert ask(embeddings, encoder, "a").device.type == "cuda"
+    assert encoder.encoded == ["a", "b"]
 
 
 @given(

@@ -2,9 +2,14 @@
 
 import json
 import logging
+import os
+import signal
+import socket
+import subprocess
 import sys
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
@@ -19,7 +24,7 @@ from backend.engine import Engine
 from backend.predictor import VLSAMBackend
 from backend.settings import Settings
 from model.types import ModelLoadError
-from tests.backend.conftest import BIN, CONFIG, ROOT, call, data_url, free_port
+from tests.backend.conftest import BIN, CONFIG, ROOT, call, data_url, free_port, wait_for
 
 
 def test_as_a_script(start: Callable[..., str], tmp_path: Path) -> None:
@@ -94,6 +99,98 @@ def test_label_studio_ml_instantiates_our_class(
 class NoJobs:
     def get_result(self, model_version: str | None) -> dict[str, Any]:
         return {}
+
+
+def test_f26_a_server_that_forked_after_loading_says_so(start: Callable[..., str]) -> None:
+    port = free_port()
+    command = [str(BIN / "gunicorn"), "--preload", "--bind", f"127.0.0.1:{port}", "--threads", "4"]
+    url = start([*command, "backend._wsgi:app"], port)
+    assert call(url + "/health")["model"] == "failed"
+    for path, body in (("/predict", {"tasks": [], "label_config": CONFIG}), ("/ready", None)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            call(url + path, body)
+        with caught.value as answer:
+            assert answer.code == 503
+            assert ("start gunicorn without --preload" in answer.read().decode()) == (path == "/predict")
+
+
+LONG = {"tasks": [{"data": {"image": data_url()}}] * 5000, "label_config": CONFIG}
+
+
+def ready(url: str) -> None:
+    until = time.monotonic() + 60
+    while call(url + "/health")["model"] != "ready":
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_f27_sigterm_in_the_midst_of_a_batch_answers_with_what_is_done(
+    start: Callable[..., str], started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    port = free_port()
+    url = start([sys.executable, "-m", "backend._wsgi", "--host", "127.0.0.1", "--port", str(port)], port)
+    ready(url)
+    process = started[-1]
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(call, url + "/predict", LONG)
+        wait_for(lambda: figure(url, ANNOTATED) >= 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_wsgi.GRACE_SECONDS + 10) == 0
+        predictions = asked.result()["results"]
+    assert len(predictions) == 5000
+    assert predictions[0]
+    assert predictions[-1] == {}
+    assert "Traceback" not in (tmp_path / "log").read_text("utf-8")
+
+
+def figure(url: str, name: str) -> float:
+    """One of /metrics; 0 for one that is not there yet."""
+    with urllib.request.urlopen(url + "/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return next((float(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
+
+
+ANNOTATED = 'vlsam_stage_seconds_count{stage="results"}'
+INSIDE = "vlsam_predictions_inside"
+
+
+def test_f27_for_a_client_that_is_gone_no_more_images_are_annotated(
+    start: Callable[..., str], tmp_path: Path
+) -> None:
+    port = free_port()
+    url = start([sys.executable, "-m", "backend._wsgi", "--host", "127.0.0.1", "--port", str(port)], port)
+    ready(url)
+    body = json.dumps(LONG).encode()
+    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode() + b"\r\n" + body)
+        wait_for(lambda: figure(url, INSIDE) == 1)
+    wait_for(lambda: figure(url, INSIDE) == 0)
+    log = (tmp_path / "log").read_text("utf-8")
+    assert "Nobody waits any longer" in log
+    (prediction,) = call(url + "/predict", {**LONG, "tasks": LONG["tasks"][:1]})["results"]
+    assert prediction
+
+
+def test_a_killed_server_serves_at_once_when_it_is_started_again(
+    start: Callable[..., str], started: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """And has the embeddings that the one before had written."""
+    cache = tmp_path / "cache"
+    for hits in (0, 1):
+        port = free_port()
+        command = [sys.executable, "-m", "backend._wsgi", "--host", "127.0.0.1", "--port", str(port)]
+        url = start(command, port, VLSAM_CACHE_DIR=str(cache))
+        click = {"id": "a", "type": "keypointlabels", "value": {"x": 25, "y": 50, "keypointlabels": ["Cat"]}}
+        task = {"id": 1, "data": {"image": data_url()}}
+        body = {"tasks": [task], "label_config": CONFIG, "project": "1.1"}
+        call(url + "/predict", {**body, "params": {"context": {"result": [click]}}})
+        assert figure(url, 'vlsam_embedding_hits_total{tier="disk"}') == hits
+        wait_for(lambda: any(cache.glob("*.embedding")))
+        process = started[-1]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
 
 # What is said at the start

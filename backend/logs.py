@@ -1,0 +1,71 @@
+"""What the log says: of each line which request it belongs to, and of no secret anything."""
+
+import logging
+import re
+import secrets
+import sys
+from collections.abc import Iterable
+from contextvars import ContextVar
+
+from backend.settings import Settings
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request)s]: %(message)s"
+HIDDEN = "[hidden]"
+
+# Work that another thread does for a request must be run in a copy of its context.
+_request: ContextVar[str] = ContextVar("request", default="-")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAMES = (
+    "x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|awsaccesskeyid|signature"
+    "|sig|(?:access_|refresh_|api_|hf_)?(?:token|key)|password|secret"
+)
+# Where secrets stand: in headers, in addresses, in JSON and in the repr of Python's objects.
+_SECRETS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"authorization\W{1,5}(?:\w+ +)?(?P<secret>[^\s\"',}]{4,})",
+        r"\b(?:bearer|token|basic) +(?P<secret>(?=\S*\d)[\w.~+/=-]{16,})",
+        rf"[?&\s(;](?:{_NAMES})=[\"']?(?P<secret>[^\s\"'&,)]+)",
+        rf"[\"'](?:{_NAMES})[\"']\s*:\s*[\"'](?P<secret>[^\"']+)",
+        r"://[^/\s:@]*:(?P<secret>[^/\s@]+)@",
+        r"\b(?P<secret>eyJ[\w-]{5,}\.[\w-]+\.[\w-]*)",  # tokens of Label Studio
+    )
+)
+
+
+def begin_request(given: str | None) -> str:
+    """Names the request that this thread answers from here on: as its sender does, or by a new name."""
+    name = given if given and _ID.fullmatch(given) else secrets.token_hex(8)
+    _request.set(name)
+    return name
+
+
+def redacted(text: str, known: Iterable[str] = ()) -> str:
+    """The text without the `known` secrets and without what stands where secrets do."""
+    for secret in known:
+        text = text.replace(secret, HIDDEN)
+    for pattern in _SECRETS:
+        text = pattern.sub(lambda found: found[0].replace(found["secret"], HIDDEN), text)
+    return text
+
+
+class Formatter(logging.Formatter):
+    """Redacts the whole entry, traceback and all."""
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        super().__init__(FORMAT)
+        self._known = tuple(known)
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.request = _request.get()
+        return redacted(super().format(record), self._known)
+
+
+def configure(settings: Settings) -> None:
+    """Everything that is logged goes to stderr, with its request and without secrets."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter(settings.secrets))
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    # These log the address and more of each request.
+    for name in ("urllib3", "httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)

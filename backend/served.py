@@ -1,0 +1,128 @@
+"""The models as a server uses them: what they do is timed, and tried again where memory ran out."""
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backend.cache import Encoder
+from backend.metrics import Metrics
+from model.clicks import Level
+from model.segmenter import Embedding
+from model.types import Detection, Image, OutOfMemory, Prompt
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Model(Encoder, Protocol):
+    """What a server needs of `model.pipeline.VLSAM`."""
+
+    def annotate(
+        self,
+        image: Image,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        vocabulary: Sequence[str] = (),
+    ) -> list[Detection]: ...
+
+    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
+
+    def find(
+        self,
+        image: Image,
+        phrase: str,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        level: Level = "auto",
+    ) -> list[Detection]: ...
+
+    def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection: ...
+
+    def smaller(self) -> "Model": ...
+
+
+class Served:
+    """A `Model` whose methods, where memory runs out, free what they can and try once with less.
+
+    `free` gives back what of the device's memory can be made again. Its methods raise OutOfMemory where that
+    was not enough.
+    """
+
+    def __init__(self, model: Model, metrics: Metrics, free: Callable[[], None]) -> None:
+        self._model, self._metrics, self._free = model, metrics, free
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
+    def encode(self, image: Image) -> Embedding:
+        return self._twice("encode", lambda model: model.encode(image))
+
+    def annotate(
+        self,
+        image: Image,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        vocabulary: Sequence[str] = (),
+    ) -> list[Detection]:
+        encode = encode or self.encode
+        return self._twice(
+            "annotate", lambda model: model.annotate(image, encode=encode, vocabulary=vocabulary)
+        )
+
+    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
+        return self._twice("similarity", lambda model: model.similarity(terms, names))
+
+    def find(
+        self,
+        image: Image,
+        phrase: str,
+        *,
+        encode: Callable[[Image], Embedding] | None = None,
+        level: Level = "auto",
+    ) -> list[Detection]:
+        encode = encode or self.encode
+        return self._twice("find", lambda model: model.find(image, phrase, encode=encode, level=level))
+
+    def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection:
+        return self._twice("refine", lambda model: model.refine(embedding, prompt, level))
+
+    def smaller(self) -> Model:
+        return self._model.smaller()
+
+    def answers(self) -> bool:
+        """Whether the device computes; raises what it raises where it does not."""
+        return bool((torch.ones(8, device=self.device) * 2).sum().item() == 16)
+
+    def _twice(self, stage: str, work: Callable[[Model], T]) -> T:
+        with self._metrics.stage(stage):
+            try:
+                return work(self._model)
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                log.warning("Out of memory (%s): %s", stage, str(error).partition("\n")[0][:200])
+            # The error is gone by now, and with it what its frames held.
+            self._metrics.errors.labels("OutOfMemory").inc()
+            self._free()
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                return work(self._model.smaller())
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+            raise OutOfMemory("The device has too little memory for this image, also in half its size.")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On a CPU torch has no class of its own for it.
+    cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -1,0 +1,111 @@
+import logging
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend import logs
+from backend.engine import CLICK, Engine
+from backend.settings import Settings
+from tests.backend.conftest import StandIn
+from tests.backend.test_engine import soon
+
+JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.sIgNaTuRe-_09"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Authorization: Token {secret}",
+        "{{'Authorization': 'Bearer {secret}', 'Accept': '*/*'}}",
+        "authorization=Basic {secret}",
+        "GET /data?X-Amz-Credential=a%2Fb&X-Amz-Signature={secret}&X-Amz-Expires=300",
+        "https://account.blob/container/dog.png?sv=2024&sig={secret}",
+        '{{"access_token": "{secret}", "project": "1.1"}}',
+        "{{'refresh_token': '{secret}'}}",
+        "Server(url='http://one', token='{secret}')",
+        "https://joe:{secret}@host/dog.png",
+    ],
+)
+def test_f29_secrets_are_hidden_wherever_they_stand(line: str) -> None:
+    secret = "d0c5a1f0e7b34c1b9d2e"
+    shown = logs.redacted(line.format(secret=secret))
+    assert secret not in shown
+    assert logs.HIDDEN in shown
+
+
+def test_f29_a_token_of_label_studio_is_known_by_its_form() -> None:
+    assert JWT not in logs.redacted(f"refused: {JWT}")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Task 7: 3 detections, 3 regions, 0 terms without a label",
+        "token: Legacy tokens are disabled in this Label Studio, as they are by default.",
+        "LABEL_STUDIO_API_KEY is not used without LABEL_STUDIO_URL: it is sent to no other address.",
+        "Loaded vlsam-builtin-0123456789 in 1.2 s.",
+        "http://studio:8080/data/upload/1/dog.png?page=2",
+    ],
+)
+def test_other_lines_stay_as_they_are(line: str) -> None:
+    assert logs.redacted(line) == line
+
+
+@given(st.text(max_size=200))
+def test_any_text_can_be_logged(text: str) -> None:
+    assert isinstance(logs.redacted(text, ("sesame",)), str)
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
+def test_f29_what_the_settings_keep_secret_is_in_no_line_and_no_traceback(level: str) -> None:
+    settings = Settings(
+        label_studio_url="http://studio",
+        label_studio_api_key="sesame",
+        basic_auth_user="joe",
+        basic_auth_pass="open up",
+        webhook_secret="psst!",
+    )
+    assert set(settings.secrets) == {"sesame", "open up", "psst!"}
+    assert not any(secret in repr(settings) for secret in settings.secrets)
+    try:
+        raise ValueError("a library says: sesame, open up, psst!")
+    except ValueError as error:
+        info = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("x", getattr(logging, level), "f", 1, "with %s", ("sesame",), info)
+    text = logs.Formatter(settings.secrets).format(record)
+    assert "Traceback" in text
+    assert not any(secret in text for secret in settings.secrets)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1.2_3", True), (None, False), ("", False), ("a\nb", False), ("x" * 65, False), ("<b>", False)],
+)
+def test_a_request_keeps_the_name_that_its_sender_gave_it_if_it_is_one(given: str | None, kept: bool) -> None:
+    name = logs.begin_request(given)
+    assert (name == given) == kept
+    assert name.isascii()
+    assert len(name) >= 5
+
+
+def test_what_the_models_log_names_the_request_that_they_work_for(stand_in: StandIn) -> None:
+    engine = Engine(Settings(), version="v1", load=lambda: stand_in).start()
+    seen: dict[str, str] = {}
+
+    def ask(name: str) -> None:
+        logs.begin_request(name)
+        seen[name] = engine.run(lambda model: _line(), priority=CLICK, deadline=soon())
+
+    threads = [threading.Thread(target=ask, args=(f"request-{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 8
+    assert all(f"[{name}]" in line for name, line in seen.items())
+
+
+def _line() -> str:
+    return logs.Formatter().format(logging.LogRecord("x", logging.INFO, "f", 1, "done", (), None))

@@ -1,0 +1,82 @@
+"""Out of memory, as torch says it on a GPU and on a CPU."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from backend.engine import Engine
+from backend.metrics import Metrics
+from backend.predictor import VLSAMBackend
+from backend.served import Served
+from model.types import Detection, Image, OutOfMemory
+from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
+
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation ...")
+CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: ...")
+
+
+class Tight(StandIn):
+    """Has no memory, until it is to take less; or not even then."""
+
+    error: Exception = GPU
+    hopeless = False
+    tight = True
+
+    def smaller(self) -> StandIn:
+        other = type(self)(self.found, order=self.order, encoded=self.encoded)
+        other.error, other.hopeless, other.tight = self.error, self.hopeless, self.hopeless
+        self.order.append("smaller")
+        return other
+
+    def annotate(self, image: Image, **options: object) -> list[Detection]:
+        if self.tight:
+            raise self.error
+        return super().annotate(image, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tight() -> Tight:
+    return Tight([detection("cat", disc(20, 30, 12))])
+
+
+IMAGE = np.zeros((60, 80, 3), np.uint8)
+
+
+@pytest.mark.parametrize("error", [GPU, CPU, MemoryError()])
+def test_f4_what_has_too_little_memory_frees_it_and_is_tried_smaller(tight: Tight, error: Exception) -> None:
+    freed, tight.error, metrics = list[int](), error, Metrics()
+    served = Served(tight, metrics, lambda: freed.append(1))
+    assert served.annotate(IMAGE) == tight.found
+    assert freed == [1]
+    assert tight.order == ["smaller", "batch"]
+    assert 'vlsam_errors_total{kind="OutOfMemory"} 1.0' in metrics.text().decode()
+
+
+def test_f4_once(tight: Tight) -> None:
+    tight.hopeless = True
+    with pytest.raises(OutOfMemory, match="too little memory"):
+        Served(tight, Metrics(), lambda: None).annotate(IMAGE)
+    assert tight.order == ["smaller"]
+
+
+def test_f4_other_errors_are_not_tried_again(tight: Tight) -> None:
+    tight.error = RuntimeError("a defect")
+    with pytest.raises(RuntimeError, match="a defect"):
+        Served(tight, Metrics(), lambda: None).annotate(IMAGE)
+    assert tight.order == []
+
+
+def test_f4_a_task_without_memory_is_empty_and_the_next_is_not(
+    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture, tight: Tight
+) -> None:
+    tight.hopeless = True
+    engine = make_engine(lambda: tight)
+    task = {"id": 1, "data": {"image": data_url()}}
+    assert VLSAMBackend(CONFIG, engine=engine).predict([task]) == [{}]
+    assert "too little memory for this image" in caplog.text
+    assert engine.probe() == ""
+    tight.tight = False
+    (prediction,) = VLSAMBackend(CONFIG, engine=engine).predict([task])
+    assert prediction["result"]

@@ -8,22 +8,24 @@ ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
 
 # Libraries first, against empty packages, so that a change of our code does not install them again.
-COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 RUN mkdir -p backend model/builtin && touch backend/__init__.py model/__init__.py model/builtin/__init__.py
-RUN --mount=type=cache,target=/root/.cache/pip pip install .
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt .
 # Without its dependencies: see `install` in the Makefile.
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps label-studio-ml==1.0.9
 
 COPY backend backend
 COPY model model
-RUN pip install --no-deps --force-reinstall .
+RUN pip install --no-deps --force-reinstall . && pip uninstall --yes pip setuptools
 
 
 FROM python:3.11-slim
-RUN useradd --create-home --uid 1000 vlsam && install --directory --owner=vlsam /models
+# Nothing that installs or builds; the server writes to /models and /tmp alone.
+RUN useradd --create-home --uid 1000 vlsam && install --directory --owner=vlsam /models \
+    && python -m pip uninstall --yes pip setuptools wheel
 COPY --from=build /opt/venv /opt/venv
 # Weights that are fetched by name land in the volume.
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/models MODEL_DIR=/models
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HOME=/models MODEL_DIR=/models
 USER vlsam
 WORKDIR /home/vlsam
 VOLUME /models

@@ -512,7 +512,7 @@ def annotation(
             placed = [(control, None) for control in config.predicted]
         elif not named:
             unmatched[term] += 1
-            placed, notes = _left(config, leftover), (term,)
+            placed, notes = _left(config, leftover), (term[: evidence.MAX_TEXT],)
         plans.append((detection, placed, notes, bool(named)))
     fresh = duplicates.without([(d, {label for _, label in places}) for d, places, _, _ in plans], made)
     for detection, placed, notes, has_label in plans:

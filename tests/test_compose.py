@@ -60,6 +60,15 @@ def test_backend_environment_is_known_to_the_settings(services: dict[str, Any], 
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+def test_backends_have_no_rights(services: dict[str, Any], name: str) -> None:
+    service = services[name]
+    assert service["read_only"] is True
+    assert service["tmpfs"] == ["/tmp"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
 def test_backend_ports_are_only_for_this_machine(services: dict[str, Any], name: str) -> None:
     for port in services[name]["ports"]:
         address, _, inside = port.split(":")
@@ -115,6 +124,13 @@ def test_image_serves_as_an_ordinary_user() -> None:
     assert "USER vlsam" in final
     assert 'CMD ["vlsam", "serve", "--host", "0.0.0.0", "--port", "9090"]' in final
     assert any(line.startswith("HEALTHCHECK") for line in final)
+
+
+def test_image_holds_nothing_that_builds_or_installs() -> None:
+    build, final = (ROOT / "Dockerfile").read_text().split("\nFROM ")[1:]
+    assert not re.search(r"pip install|apt|gcc|make", final)
+    assert "pip uninstall --yes pip" in final
+    assert "pip uninstall --yes pip" in build  # of the environment that is copied
 
 
 def test_build_context_is_an_allow_list_of_what_the_dockerfile_copies() -> None:

@@ -133,7 +133,7 @@ def test_f27_sigterm_in_the_midst_of_a_batch_answers_with_what_is_done(
     process = started[-1]
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(call, url + "/predict", LONG)
-        wait_for(lambda: figure(url, ANNOTATED) >= 1)
+        wait_for(lambda: figure(url, ANNOTATED) >= 1, 60)
         process.send_signal(signal.SIGTERM)
         assert process.wait(_wsgi.GRACE_SECONDS + 10) == 0
         predictions = asked.result()["results"]
@@ -165,8 +165,8 @@ def test_f27_for_a_client_that_is_gone_no_more_images_are_annotated(
     head += f"Content-Length: {len(body)}\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head.encode() + b"\r\n" + body)
-        wait_for(lambda: figure(url, INSIDE) == 1)
-    wait_for(lambda: figure(url, INSIDE) == 0)
+        wait_for(lambda: figure(url, INSIDE) == 1, 60)
+    wait_for(lambda: figure(url, INSIDE) == 0, 60)
     log = (tmp_path / "log").read_text("utf-8")
     assert "Nobody waits any longer" in log
     (prediction,) = call(url + "/predict", {**LONG, "tasks": LONG["tasks"][:1]})["results"]
@@ -187,10 +187,42 @@ def test_a_killed_server_serves_at_once_when_it_is_started_again(
         body = {"tasks": [task], "label_config": CONFIG, "project": "1.1"}
         call(url + "/predict", {**body, "params": {"context": {"result": [click]}}})
         assert figure(url, 'vlsam_embedding_hits_total{tier="disk"}') == hits
-        wait_for(lambda: any(cache.glob("*.embedding")))
+        wait_for(lambda: any(cache.glob("*.embedding")), 60)
         process = started[-1]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
+
+
+# Whatever is mounted goes with the process.
+READ_ONLY = """
+mount --make-rprivate / && mount --bind / "$1" && mount -o remount,ro,bind "$1" &&
+mount -t tmpfs tmpfs "$1/tmp" && mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" && shift && exec chroot "$@"
+"""
+
+
+def test_it_serves_where_all_but_tmp_is_read_only(start: Callable[..., str], tmp_path: Path) -> None:
+    """As in its container."""
+    (tmp_path / "root").mkdir()
+    alone = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        READ_ONLY,
+        "sh",
+        str(tmp_path / "root"),
+        str(tmp_path / "root"),
+    ]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    assert subprocess.run([*alone, "touch", str(ROOT / "x")], capture_output=True).returncode
+    port = free_port()
+    serve = f"cd {ROOT} && exec {sys.executable} -m backend._wsgi --host 127.0.0.1 --port {port}"
+    url = start([*alone, "sh", "-c", serve], port, HOME="/nonexistent", VLSAM_CACHE_DIR="/tmp/cache")
+    ready(url)
+    body = {"tasks": [{"data": {"image": data_url()}}], "label_config": CONFIG}
+    assert call(url + "/predict", body)["results"][0]["model_version"]
+    assert call(url + "/ready")["ready"]
 
 
 # What is said at the start

@@ -196,7 +196,8 @@ def test_a_killed_server_serves_at_once_when_it_is_started_again(
 # Whatever is mounted goes with the process.
 READ_ONLY = """
 mount --make-rprivate / && mount --bind / "$1" && mount -o remount,ro,bind "$1" &&
-mount -t tmpfs tmpfs "$1/tmp" && mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" && shift && exec chroot "$@"
+mount -t tmpfs tmpfs "$1/tmp" && mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" &&
+shift && exec chroot "$@"
 """
 
 

@@ -131,3 +131,14 @@ def test_a_corrupt_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot be loaded") as error:
         VLM.load(str(tmp_path), device="cpu")
     assert "\n" not in str(error.value)
+
+
+def test_f4_a_smaller_one_sees_fewer_tokens_of_the_same_image(vlm: VLM, scene: Scene) -> None:
+    whole, half = vlm.answer(scene.image, QUESTION), vlm.smaller().answer(scene.image, QUESTION)
+    assert half.grid.shape < whole.grid.shape
+    assert half.first < whole.first
+    assert {term.text for term in parse(half.text)} & {each.name for each in scene.objects}
+    spans = [(term.start, term.end) for term in parse(half.text)]
+    assert vlm.attention_maps(half, spans, PAPER).shape == (len(spans), *half.grid.shape)
+    odd = scene.image[:201, :301]
+    assert vlm.smaller().smaller().answer(odd, QUESTION).grid.shape

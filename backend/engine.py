@@ -223,7 +223,7 @@ class Engine:
                 with self._changed:
                     self._ahead.remove(key)
 
-        threading.Thread(target=begin, name="ahead", daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(begin,), name="ahead", daemon=True).start()
 
     def run(
         self, work: Callable[[Served], T], *, priority: int, deadline: float, click: Click | None = None

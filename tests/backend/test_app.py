@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -347,12 +348,19 @@ def test_malformed_json(client: FlaskClient, path: str, data: bytes) -> None:
     assert "JSON" in said(answer)["error"]
 
 
-def test_other_errors_are_json_sentences(client: FlaskClient, predict_body: Body) -> None:
+def test_other_errors_are_json_sentences(make_engine: Make, predict_body: Body) -> None:
+    client = create_app(engine=make_engine(max_body_bytes=100)).test_client()
     assert client.get("/nowhere").status_code == 404
     assert client.get("/predict").status_code == 405
     assert client.post("/predict", data=b"{}", content_type="text/plain").status_code == 415
-    client.application.config["MAX_CONTENT_LENGTH"] = 100
     assert client.post("/predict", json=predict_body(data_url())).status_code == 413
+    chunks = client.post(  # without a Content-Length, as gunicorn hands them on
+        "/predict",
+        input_stream=BytesIO(b"x" * 101),
+        content_type="application/json",
+        environ_base={"wsgi.input_terminated": True},
+    )
+    assert chunks.status_code == 413
     for answer in (client.get("/nowhere"), client.get("/predict"), client.post("/setup", data=b"x" * 101)):
         assert isinstance(said(answer)["error"], str)
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ examples:
   VLSAM_CACHE_DIR=/data/vlsam vlsam warm --project 7
   vlsam warm --project 7 --label-studio-url http://studio:8080 --profile gpu-24g
 """
+
+_LARGEST = 1e9  # coordinate; no image has as many pixels, and float32 holds it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,6 +236,11 @@ def _segment(args: argparse.Namespace) -> int:
     xs, ys = prompt.points[:, 0], prompt.points[:, 1]
     if ((xs < 0) | (ys < 0) | (xs > width) | (ys > height)).any():
         raise ValueError(f"a point lies outside the image of {width} x {height} pixels")
+    if prompt.box is not None:
+        x0, y0, x1, y1 = np.clip(prompt.box, 0, (width, height) * 2).tolist()
+        if x0 == x1 or y0 == y1:
+            raise ValueError(f"the box lies outside the image of {width} x {height} pixels")
+        prompt = replace(prompt, box=(x0, y0, x1, y1))
     item = _show(args, args.image, image, [vlsam.refine(vlsam.encode(image), prompt, args.level)])
     _print(args, [item])
     return 0
@@ -304,7 +312,7 @@ def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) not in counts or not np.isfinite(values).all():
+    if len(values) not in counts or not all(abs(value) < _LARGEST for value in values):
         raise ValueError(f"{option} {text!r} is not {' or '.join(map(str, counts))} numbers with commas")
     return values
 

@@ -275,7 +275,8 @@ def _check(prompt: Prompt) -> None:
         raise PromptError("a prompt needs at least one point or a box")
     if prompt.points.shape != (len(prompt.labels), 2):
         raise PromptError(f"{prompt.points.shape} points do not fit {len(prompt.labels)} labels")
-    if not np.isfinite(prompt.points).all() or not np.isfinite(prompt.box or (0.0,)).all():
+    given = (prompt.points, prompt.logits, prompt.box)
+    if not all(each is None or (np.abs(each) <= np.finfo(np.float32).max).all() for each in given):
         raise PromptError("a prompt holds a number that is not finite")
     if not np.isin(prompt.labels, (0, 1)).all():
         raise PromptError("point labels are 1 (inside) or 0 (outside)")

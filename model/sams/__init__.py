@@ -36,6 +36,8 @@ def load(path: Path, device: str, *, concepts: bool = False) -> Family:
         return hub.load(path, config["model_type"], device, concepts=concepts)
     except ModelLoadError:
         raise
+    except KeyError as error:
+        raise ModelLoadError(f"{path} is no checkpoint of {library}: it has no {error}") from error
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelLoadError(f"{path} is no checkpoint of {library}: {reason}") from error

@@ -29,6 +29,7 @@ _PUBLISHED: dict[int, dict[str, Any]] = {
     1024: {"depth": 24, "num_heads": 16, "global_attn_indexes": [5, 11, 17, 23]},
     1280: {"depth": 32, "num_heads": 16, "global_attn_indexes": [7, 15, 23, 31]},
 }
+_PATCHES = "image_encoder.patch_embed.proj.weight"  # every SAM of the package has it
 PUBLISHED_REST = {
     "image_size": 1024, "patch_size": 16, "window_size": 14, "use_rel_pos": True,
     "prompt_embed_dim": 256, "decoder_mlp_dim": 2048, "decoder_heads": 8, "iou_head_hidden_dim": 256,
@@ -83,20 +84,43 @@ def load(file: Path, config: Mapping[str, Any], device: str) -> "OriginalSam":
             f"{', '.join(download.CHECKPOINTS)}, a hub id, a file of that kind, or a folder with "
             "config.json and model.safetensors"
         )
-    if file.suffix == ".safetensors":
-        weights = load_file(file)
-    else:
-        download.check(file)
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+    weights = _weights(file)
     encoder = None
     if mobile.MARK in weights:
         weights, encoder, config = mobile.renamed(weights), mobile.Encoder(), PUBLISHED_REST
     elif not config:
-        width = int(weights["image_encoder.patch_embed.proj.weight"].shape[0])
+        width = len(weights[_PATCHES])
+        if width not in _PUBLISHED:
+            raise ModelLoadError(
+                f"the image encoder in {file} is {width} wide, those of SAM ViT-B, L and H are "
+                f"{', '.join(map(str, _PUBLISHED))}: give it a folder with config.json"
+            )
         config = {**PUBLISHED_REST, **_PUBLISHED[width], "embed_dim": width}
     sam = build_sam(config, encoder)
     sam.load_state_dict({key: value.float() for key, value in weights.items()})
     return OriginalSam(sam.to(device))
+
+
+def _weights(file: Path) -> Mapping[str, Tensor]:
+    if file.suffix == ".safetensors":
+        weights = load_file(file)
+    else:
+        download.check(file)
+        try:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # torch's own sentence tells to load it with code and all
+            raise ModelLoadError(
+                f"{file} is no checkpoint of segment-anything: PyTorch finds no weights in it, or more than "
+                "weights, such as code"
+            ) from error
+    if not isinstance(weights, Mapping) or not {_PATCHES, mobile.MARK} & weights.keys():
+        raise ModelLoadError(
+            f"{file} is no checkpoint of segment-anything: it has no {_PATCHES}; SAM-HQ, SAM 2, SAM 3 and "
+            "EdgeTAM are loaded by hub id, such as facebook/sam2.1-hiera-tiny, or from transformers' folder"
+        )
+    return weights
 
 
 class OriginalSam:

@@ -76,6 +76,15 @@ def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[st
     assert detection["evidence"]["points"] == [[120, 80, 1], [5, 5, 0]]
 
 
+def test_segment_cuts_a_box_at_the_images_edge(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for box in ("-90,-9,200,2000", "0,0,200,549"):
+        assert main(["segment", SAMPLE, f"--box={box}", "--json"]) == 0
+        found += json.loads(capsys.readouterr().out)[0]["detections"]
+    assert found[0] == found[1]
+    assert found[0]["evidence"]["box"] == [0, 0, 200, 549]
+
+
 def test_segment_takes_a_level_and_tells_what_contradicts(capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for level in ("whole", "subpart"):
@@ -97,7 +106,10 @@ def test_segment_takes_a_level_and_tells_what_contradicts(capsys: pytest.Capture
         (["segment", SAMPLE, "--point", "5,nan"], "numbers"),
         (["segment", SAMPLE, "--point", "5,5,7"], "1 .inside. or 0 .outside."),
         (["segment", SAMPLE, "--point", "5000,5"], "outside the image"),
+        (["segment", SAMPLE, "--point", "1e39,5"], "numbers"),
         (["segment", SAMPLE, "--box", "9,9,3,3"], "x0 < x1"),
+        (["segment", SAMPLE, "--box", "5000,5,6000,9"], "box lies outside the image of 427 x 549"),
+        (["segment", SAMPLE, "--box=-1e300,0,1e300,9"], "numbers"),
         (["segment", "nowhere.jpg", "--point", "5,5"], "nowhere.jpg"),
     ],
 )

@@ -103,6 +103,8 @@ def test_a_mask_prompt_changes_the_answer(segmenter: Segmenter, scene: Scene) ->
     [
         (Prompt(), "at least one point"),
         (Prompt.of((np.nan, 1, 1)), "not finite"),
+        (Prompt(box=(0, 0, 1e300, 5)), "not finite"),
+        (replace(Prompt.of((1, 1, 1)), logits=np.full((128, 128), np.nan, np.float32)), "not finite"),
         (Prompt.of((1, 1, 2)), "1 .inside. or 0"),
         (Prompt(np.ones((1, 2), np.float32), np.array([1, 1])), "do not fit"),
         (Prompt(box=(0, 0, 5, 5), mask=np.ones((3, 3), bool)), "mask is"),

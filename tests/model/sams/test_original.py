@@ -1,11 +1,15 @@
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from model.builtin import train_segmenter
+from model.profiles import BUILTIN
 from model.sams.family import Tokens
 from model.sams.original import build_sam, decode, embed
 from model.segmenter import Segmenter
+from model.types import ModelLoadError
 
 
 def test_the_decoder_without_copies_equals_the_librarys() -> None:
@@ -36,3 +40,29 @@ def test_a_published_checkpoint_is_recognised_by_its_width(tmp_path: Path) -> No
     file = tmp_path / "sam_vit_b.pth"
     torch.save({k: v.half() for k, v in build_sam(config).state_dict().items()}, file)
     assert Segmenter.load(str(file), device="cpu")._family.side == 1024
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"model": {"image_encoder.trunk": torch.zeros(2)}}, "SAM 2, SAM 3 and EdgeTAM are loaded by hub id"),
+        ([torch.zeros(2)], "it has no image_encoder.patch_embed.proj.weight"),
+        ({"image_encoder.patch_embed.proj.weight": torch.zeros(96, 3, 16, 16)}, "96 wide.* 768, 1024, 1280"),
+        ({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 3, 16, 16)}, "Missing key.*pos_embed"),
+        ({"code": Path}, "or more than weights, such as code"),
+    ],
+    ids=["SAM 2", "a list", "another width", "a part", "code"],
+)
+def test_what_is_no_sam_is_told_in_a_sentence(tmp_path: Path, content: object, reason: str) -> None:
+    torch.save(content, tmp_path / "own.pth")
+    with pytest.raises(ModelLoadError, match=reason) as caught:
+        Segmenter.load(str(tmp_path / "own.pth"), device="cpu")
+    assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_config_that_lacks_a_size_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"image_size": 256}')
+    shutil.copy(BUILTIN / "segmenter" / "model.safetensors", tmp_path)
+    with pytest.raises(ModelLoadError, match="it has no 'patch_size'"):
+        Segmenter.load(str(tmp_path), device="cpu")

@@ -97,8 +97,8 @@ class Disk:
         data = _bytes(key, embedding)
         if len(data) > self._capacity:
             return
-        self._make_room(len(data))
         path = self._path(key)
+        self._make_room(len(data), replaced=path)
         temporary = self._folder / f"{key}-{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
         try:
             temporary.write_bytes(data)
@@ -120,13 +120,13 @@ class Disk:
             del embedding  # else it would stay until the next one
             self._waiting.task_done()
 
-    def _make_room(self, size: int) -> None:
-        """Remove what is longest unused until `size` bytes more are within the cap."""
+    def _make_room(self, size: int, replaced: Path | None = None) -> None:
+        """Remove what is longest unused until `size` bytes more, for `replaced`, are within the cap."""
         files = []
         for entry in os.scandir(self._folder):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
                 status = entry.stat()
-                if entry.name.endswith(SUFFIX):
+                if entry.name.endswith(SUFFIX) and Path(entry.path) != replaced:
                     files.append((status.st_mtime, status.st_size, entry.path))
                 elif entry.name.endswith(TEMPORARY) and status.st_mtime < time.time() - STALE_SECONDS:
                     os.unlink(entry.path)

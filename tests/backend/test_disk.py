@@ -162,6 +162,16 @@ def test_the_longest_unused_is_removed_beyond_the_cap(tmp_path: Path) -> None:
     assert size <= 3 * FILE
 
 
+def test_what_is_written_again_takes_its_own_room(tmp_path: Path) -> None:
+    """As two processes do that meet the same new image."""
+    disk = Disk(tmp_path, 2 * FILE, m := Metrics())
+    for key in ("a", "b", "b"):
+        disk.write(key, embedding())
+    assert (shade(disk.read("a")), shade(disk.read("b"))) == (1, 1)
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert (figures(m)["bytes disk"], figures(m)["evictions disk"]) == (size, 0)
+
+
 def test_a_smaller_cap_holds_from_the_next_start(tmp_path: Path) -> None:
     for key in "abc":
         Disk(tmp_path, 1e6, Metrics()).write(key, embedding())

@@ -1,11 +1,14 @@
 import re
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from segment_anything import SamPredictor
 
 from model.sams import mobile, original
 from model.segmenter import Segmenter
+from model.types import Prompt
 
 # Names of the encoder in mobile_sam.pt, and in timm's TinyVit or the neck; three stay out.
 NAMES = {
@@ -38,13 +41,38 @@ def test_published_names_find_their_place() -> None:
         assert list(found) == ([f"image_encoder.{to}"] if to else [])
 
 
-def test_mobile_sam_is_recognised(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
     torch.manual_seed(0)
-    made = original.build_sam(original.PUBLISHED_REST, mobile.Encoder()).state_dict()
-    torch.save(published(made), tmp_path / "own.pt")
-    family: Any = Segmenter.load(str(tmp_path / "own.pt"), device="cpu")._family
-    loaded = family.sam.state_dict()
-    assert loaded.keys() == made.keys()
-    assert all(torch.equal(weight, made[name]) for name, weight in loaded.items())
+    weights: dict[str, Any] = original.build_sam(original.PUBLISHED_REST, mobile.Encoder()).state_dict()
+    return weights
+
+
+@pytest.fixture(scope="module")
+def loaded(made: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    file = tmp_path_factory.mktemp("mobile") / "own.pt"
+    torch.save(published(made), file)
+    return Segmenter.load(str(file), device="cpu")
+
+
+def test_mobile_sam_is_recognised(made: dict[str, Any], loaded: Segmenter) -> None:
+    family: Any = loaded._family
+    weights = family.sam.state_dict()
+    assert weights.keys() == made.keys()
+    assert all(torch.equal(weight, made[name]) for name, weight in weights.items())
     with torch.inference_mode():
         assert family.sam.image_encoder(torch.zeros(1, 3, 128, 128)).shape == (1, 256, 8, 8)
+
+
+def test_decode_equals_segment_anythings_predictor(loaded: Segmenter) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    family: Any = loaded._family
+    predictor = SamPredictor(family.sam)
+    predictor.set_image(image)
+    prompt = Prompt.of((70, 40, 1), (25, 70.5, 0), box=(20.0, 10.0, 100.5, 80.0))
+    masks, quality, logits = predictor.predict(prompt.points, prompt.labels, np.array(prompt.box))
+    (ours,) = loaded.decode(loaded.encode(image), [prompt], multimask=True)
+    assert ours.logits.std() > 0.01  # weights that answer, not a flat sheet
+    np.testing.assert_allclose(ours.logits, logits, atol=1e-5)
+    np.testing.assert_allclose(ours.predicted_iou, quality.clip(0, 1), atol=1e-5)
+    np.testing.assert_array_equal(ours.masks, masks)

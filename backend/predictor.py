@@ -23,6 +23,8 @@ from backend.served import Model
 from backend.settings import Settings
 from backend.tasks import Region
 from model.clicks import Level
+from model.looks import Said
+from model.pipeline import ask_ahead
 from model.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
 
@@ -211,17 +213,20 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         engine = self.engine
         held = engine.embeddings.hold(content)
 
-        def work(model: Model) -> list[Detection]:
+        def work(model: Model, said: list[list[Said]] | None) -> list[Detection]:
             def encode(view: Image) -> Embedding:
                 # Clicks need the whole image's; a part's embedding would only take their room.
                 return held.get(model, view) if view.shape == image.shape else model.encode(view)
 
-            return model.annotate(image, encode=encode, vocabulary=vocabulary)
+            return model.annotate(image, encode=encode, vocabulary=vocabulary, said=said)
+
+        def find() -> list[Detection]:
+            # Before its turn, for clicks must not wait for another machine.
+            said = ask_ahead(image, engine.settings.options(), vocabulary, deadline)
+            return engine.run(lambda model: work(model, said), priority=BATCH, deadline=deadline)
 
         try:
-            return engine.annotations.of((content, vocabulary))(
-                lambda: engine.run(work, priority=BATCH, deadline=deadline), deadline
-            )
+            return engine.annotations.of((content, vocabulary))(find, deadline)
         except TimeoutError:
             raise Late from None
 

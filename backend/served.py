@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from backend.cache import Encoder
 from backend.metrics import Metrics
 from model.clicks import Level
+from model.looks import Said
 from model.segmenter import Embedding
 from model.types import Detection, Image, OutOfMemory, Prompt
 
@@ -29,6 +30,7 @@ class Model(Encoder, Protocol):
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
+        said: Sequence[Sequence[Said]] | None = None,
     ) -> list[Detection]: ...
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
@@ -70,10 +72,11 @@ class Served:
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
+        said: Sequence[Sequence[Said]] | None = None,
     ) -> list[Detection]:
         encode = encode or self.encode
         return self._twice(
-            "annotate", lambda model: model.annotate(image, encode=encode, vocabulary=vocabulary)
+            "annotate", lambda model: model.annotate(image, encode=encode, vocabulary=vocabulary, said=said)
         )
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from model.download import FOLDER
+from model.listing import Endpoint
 from model.points import METHODS
 from model.profiles import Dtype, Profile, Quantization, choose, version_of
 from model.recipes import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
@@ -227,6 +228,23 @@ class Settings:
         _questions,
         "What the VLM is asked, several with | between; `ask` lets it propose ten itself.",
     )
+    listing_url: str | None = _setting(
+        "VLSAM_LISTING_URL",
+        None,
+        _url,
+        "An OpenAI-compatible endpoint whose VLM lists the objects, as in `http://vllm:8000/v1`; "
+        "where they are, the VLM here says.",
+    )
+    listing_model: str | None = _setting(
+        "VLSAM_LISTING_MODEL", None, _text, "The model at VLSAM_LISTING_URL, by its name there."
+    )
+    listing_key: str | None = _setting(
+        "VLSAM_LISTING_KEY",
+        None,
+        _text,
+        "The key of VLSAM_LISTING_URL, sent there and nowhere else.",
+        secret=True,
+    )
     vocabulary: str = _setting(
         "VLSAM_VOCABULARY",
         "open",
@@ -371,6 +389,12 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together or not at all.")
+        if (self.listing_url is None) != (self.listing_model is None):
+            raise SettingsError("VLSAM_LISTING_URL and VLSAM_LISTING_MODEL go together: set both or none.")
+        if self.listing_key is not None and self.listing_url is None:
+            raise SettingsError("VLSAM_LISTING_KEY is of no use without VLSAM_LISTING_URL.")
+        if self.listing_url is not None and self.localizer == "boxes":
+            raise SettingsError("VLSAM_LISTING_URL is of no use with VLSAM_LOCALIZER=boxes: take both.")
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -406,6 +430,7 @@ class Settings:
         points = dict(self.points)
         return Options(
             questions=self.questions,
+            listing=self._endpoint(),
             views=self.views,
             recipe=RECIPES[self.attention],
             points=points.pop("", None),
@@ -416,6 +441,11 @@ class Settings:
             presence=self.presence,
             classifier=self.classifier,
         )
+
+    def _endpoint(self) -> Endpoint | None:
+        if self.listing_url is None or self.listing_model is None:
+            return None
+        return Endpoint(self.listing_model, self.listing_url, self.listing_key)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":

@@ -1,7 +1,7 @@
 """The VLM's half of VL-SAM: questions, the terms of their answers, and where the model looked for each."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from model import maps
 from model.boxes import NamedBox
+from model.listing import Endpoint
 from model.maps import Maps
 from model.recipes import ASK, Options, Recipe
 from model.terms import Term, bare, named, parse
@@ -44,12 +45,34 @@ class Look:
     single: bool = False  # the person means one of them
 
 
-def questions(vlm: VLM, image: Image, options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
+Said = tuple[str, str | None]  # a question, and the answer where it is another VLM's
+
+
+def listed(
+    endpoint: Endpoint,
+    image: Image,
+    options: Options,
+    vocabulary: Sequence[str] = (),
+    deadline: float | None = None,
+) -> list[Said]:
+    """The questions about an image, and what an endpoint answers; it needs no VLM at hand.
+
+    Raises ListingError, also where answers are not there at `deadline` (of time.monotonic).
+    """
+
+    def ask(question: str) -> str:
+        return endpoint.answer(image, question, deadline)
+
+    return [(question, ask(question)) for question in questions(ask, options, vocabulary)]
+
+
+def questions(ask: Callable[[str], str], options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
     """What to ask about an image, with the names of a vocabulary as the options want it.
 
-    Raises AttentionError if the VLM was to propose its questions and does not.
+    `ask` is how a VLM answers a question about it. Raises AttentionError if it was to propose its questions
+    and does not.
     """
-    asked = _questions(vlm, image, options)
+    asked = _questions(ask, options)
     listed = _listed(vocabulary)
     if options.vocabulary == "open" or not listed:
         return asked
@@ -63,10 +86,10 @@ def _listed(vocabulary: Sequence[str]) -> str:
     return ", ".join([name for name in dict.fromkeys(names) if name][:MAX_NAMES])
 
 
-def _questions(vlm: VLM, image: Image, options: Options) -> tuple[str, ...]:
+def _questions(ask: Callable[[str], str], options: Options) -> tuple[str, ...]:
     if options.questions != ASK:
         return options.questions
-    lines = vlm.answer(image, ASK_FOR_QUESTIONS).text.splitlines()
+    lines = ask(ASK_FOR_QUESTIONS).splitlines()
     asked = tuple(line.lstrip("0123456789.)-* ") for line in lines if line.rstrip().endswith("?"))[:10]
     if not asked:
         raise AttentionError("the VLM was asked for questions and proposed none: give questions yourself")
@@ -80,10 +103,14 @@ def look(
     options: Options,
     classifier: Classifier | None = None,
     *,
+    said: str | None = None,
     layers: bool = False,
 ) -> list[Look]:
-    """One answer, its terms, and from the same pass of the model the attention map of each."""
-    answer = _answer(vlm, image, question, options.recipe)
+    """One answer, its terms, and from the same pass of the model the attention map of each.
+
+    `said` is another VLM's answer, which this one is made to say.
+    """
+    answer = _answer(vlm, image, question, options.recipe, said)
     terms = parse(answer.text)
     present = _presence(vlm, image, terms, options)
     terms = [term for term in terms if present.get(term.text, 1.0) >= options.presence]

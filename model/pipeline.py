@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model import clicks, merge
 from model.boxes import NamedBox
 from model.instances import Instance, in_boxes, instances, of_concepts
-from model.looks import Look, boxes, look, questions, seek
+from model.looks import Look, Said, boxes, listed, look, questions, seek
 from model.masks import unmet
 from model.profiles import Profile, version_of
 from model.recipes import Options
@@ -19,6 +19,26 @@ from model.types import Box, Detection, Evidence, Image, Prompt
 from model.views import corner_views, crop, to_image
 from model.vision import Classifier
 from model.vlm import VLM
+
+
+def ask_ahead(
+    image: Image, options: Options, vocabulary: Sequence[str] = (), deadline: float | None = None
+) -> list[list[Said]] | None:
+    """What the options' endpoint says about each view of an image, for `VLSAM.annotate`, which else asks
+    itself: so that the models at hand need not wait for it. None without an endpoint.
+
+    Raises ListingError, also where answers are not there at `deadline` (of time.monotonic).
+    """
+    endpoint = options.listing
+    if endpoint is None:
+        return None
+    views = [crop(image, view) for view in _views(image, options)]
+    return [listed(endpoint, part, options, vocabulary, deadline) for part in views]
+
+
+def _views(image: Image, options: Options) -> tuple[Box, ...]:
+    views = corner_views(image.shape[1], image.shape[0])
+    return views if options.views == "corners" else views[:1]
 
 
 class VLSAM:
@@ -83,26 +103,33 @@ class VLSAM:
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
+        said: Sequence[Sequence[Said]] | None = None,
     ) -> list[Detection]:
         """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3).
 
         `encode` is asked for the embedding of each view in place of `self.encode`. The VLM is asked for the
-        names of `vocabulary` as `Options.vocabulary` says: with "open" it is not.
+        names of `vocabulary` as `Options.vocabulary` says: with "open" it is not. `said` is what `ask_ahead`
+        gave for this image.
         """
-        options, encode = self._options, encode or self.encode
+        encode = encode or self.encode
         size = (image.shape[0], image.shape[1])
-        views = corner_views(size[1], size[0])
         found: list[Detection] = []
-        for view in views if options.views == "corners" else views[:1]:
-            found += [to_image(d, view, size) for d in self._in_view(crop(image, view), encode, vocabulary)]
+        for number, view in enumerate(_views(image, self._options)):
+            answers = said[number] if said is not None else None
+            part = crop(image, view)
+            found += [to_image(d, view, size) for d in self._in_view(part, encode, vocabulary, answers)]
         return self._best(found)
 
     def _in_view(
-        self, image: Image, encode: Callable[[Image], Embedding], vocabulary: Sequence[str]
+        self,
+        image: Image,
+        encode: Callable[[Image], Embedding],
+        vocabulary: Sequence[str],
+        said: Sequence[Said] | None,
     ) -> list[Detection]:
         """Terms and their maps or boxes, and of each the masks, in pixels of the view."""
         options = self._options
-        seen = self.maps(image, vocabulary=vocabulary) if options.localizer != "boxes" else []
+        seen = self.maps(image, vocabulary=vocabulary, said=said) if options.localizer != "boxes" else []
         boxed: list[NamedBox] = []
         if options.localizer in ("boxes", "both"):
             boxed = boxes(self.vlm, image, [look.term for look in seen], options)
@@ -166,18 +193,36 @@ class VLSAM:
         kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
         return merge.suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
-    def maps(self, image: Image, *, layers: bool = False, vocabulary: Sequence[str] = ()) -> list[Look]:
+    def maps(
+        self,
+        image: Image,
+        *,
+        layers: bool = False,
+        vocabulary: Sequence[str] = (),
+        said: Sequence[Said] | None = None,
+    ) -> list[Look]:
         """The terms of every question's answer, each with its attention map."""
+        options = self._options
         return [
             each
-            for question in questions(self.vlm, image, self._options, vocabulary)
-            for each in look(self.vlm, image, question, self._options, self._classifier, layers=layers)
+            for question, text in (said if said is not None else self._asked(image, vocabulary))
+            for each in look(self.vlm, image, question, options, self._classifier, said=text, layers=layers)
         ]
 
     def listing(self, image: Image, *, vocabulary: Sequence[str] = ()) -> str:
-        """The VLM's own words for what it sees, an answer per line."""
-        asked = questions(self.vlm, image, self._options, vocabulary)
-        return "\n".join(self.vlm.answer(image, question).text for question in asked)
+        """The words of the VLM that lists for what it sees, an answer per line."""
+        asked = self._asked(image, vocabulary)
+        return "\n".join(self._answer(image, q) if said is None else said for q, said in asked)
+
+    def _asked(self, image: Image, vocabulary: Sequence[str]) -> list[Said]:
+        """The questions about an image, with an answer where another VLM gives it."""
+        if self._options.listing is not None:
+            return listed(self._options.listing, image, self._options, vocabulary)
+        asked = questions(lambda question: self._answer(image, question), self._options, vocabulary)
+        return [(question, None) for question in asked]
+
+    def _answer(self, image: Image, question: str) -> str:
+        return self.vlm.answer(image, question).text
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
         """How alike names are to the VLM as it reads them, before any context: (terms, names), -1 to 1.

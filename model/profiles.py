@@ -1,7 +1,7 @@
 """Which weights to load and how: named choices, a person's own, and a name for what they give."""
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +74,7 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
     `more` is what else decides them. Trained anew, weights keep their name and size, so the end of each file
     counts as well.
     """
-    digest = hashlib.sha256(repr(sorted(asdict(options or Options()).items())).encode())
+    digest = hashlib.sha256(repr(options or Options()).encode())
     digest.update(repr((profile.dtype, profile.quantization, *more)).encode())
     for name in (profile.vlm, profile.sam):
         digest.update(_identity(name))

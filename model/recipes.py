@@ -6,6 +6,8 @@ Each switch says where it comes from.
 from dataclasses import dataclass
 from typing import Literal
 
+from model.listing import Endpoint
+
 Source = Literal["flow", "last-layer", "decoder-mean", "vision", "cosine", "vit-rollout"]
 
 
@@ -74,6 +76,8 @@ class Options:
     # Of names that `annotate` is given the questions say nothing ("open"), or that only these are wanted
     # ("closed"), or each is asked both ways ("both").
     vocabulary: Vocabulary = "open"
+    # Another VLM that answers the questions. Its words are then put into the mouth of the one at hand.
+    listing: Endpoint | None = None
     views: Views = "whole"  # "corners": four corner views as well
     recipe: Recipe = RECIPES["best"]
     points: str | None = None  # a method of model/points.py instead of the recipe's

@@ -17,6 +17,7 @@ class VLSAMError(Exception):
      +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
      +- AttentionError     a model did not give what the attention flow needs
      +- GroundingError     a model was asked for boxes in a way it cannot answer
+     +- ListingError       an endpoint that was to list the objects did not
      +- PromptError        a prompt is empty, not finite or outside the image
      +- OutOfMemory        the device has too little memory for an image
     """
@@ -31,6 +32,10 @@ class AttentionError(VLSAMError):
 
 
 class GroundingError(VLSAMError):
+    pass
+
+
+class ListingError(VLSAMError):
     pass
 
 

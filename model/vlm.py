@@ -160,7 +160,7 @@ class VLM:
             script = tokenizer(self._plain(said), add_special_tokens=False)["input_ids"]
             max_new_tokens = len(script) + 1  # the last token is never an input
             forced["prefix_allowed_tokens_fn"] = lambda _, seen: (
-                script[len(seen) - first :][:1] or script[-1:]
+                script[len(seen) - first :][:1] or script[-1:] or [tokenizer.eos_token_id]
             )
         with attention.capturing(vision=vision) as capture:
             generated = self._model.generate(

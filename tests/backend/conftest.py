@@ -29,6 +29,7 @@ from backend.app import create_app
 from backend.engine import PROCESS, Engine
 from backend.settings import Settings
 from model.clicks import Level
+from model.looks import Said
 from model.segmenter import Embedding
 from model.types import Detection, Evidence, Image, Mask, Prompt
 
@@ -90,6 +91,7 @@ class StandIn:
     levels: list[Level] = field(default_factory=list)
     hold: threading.Event | None = None
     vocabularies: list[tuple[str, ...]] = field(default_factory=list)
+    said: list[Sequence[Sequence[Said]] | None] = field(default_factory=list)
     encoded: list[int] = field(default_factory=list)  # the first number of each encoded image
     fail_to_encode: int = 0  # so many times
     device: torch.device = torch.device("cpu")  # noqa: RUF009
@@ -108,8 +110,10 @@ class StandIn:
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
+        said: Sequence[Sequence[Said]] | None = None,
     ) -> list[Detection]:
         self.order.append("batch")
+        self.said.append(said)
         self.vocabularies.append(tuple(vocabulary))
         self.images.append(image)
         self._wait()

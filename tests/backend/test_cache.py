@@ -366,7 +366,7 @@ def test_a_click_after_a_batch_finds_the_image_encoded(make_engine: Make, stand_
 
 def test_only_the_whole_image_is_kept_of_an_annotation(make_engine: Make, stand_in: StandIn) -> None:
     class Cornered(StandIn):
-        def annotate(self, image: Image, *, encode: Any = None, vocabulary: Any = ()) -> Any:
+        def annotate(self, image: Image, *, encode: Any = None, **more: Any) -> Any:
             encode(image[:30, :40])
             return super().annotate(image, encode=encode)
 

@@ -1,6 +1,7 @@
 import pytest
 
 from backend.settings import Settings, SettingsError
+from model.listing import Endpoint
 from model.recipes import ASK, RECIPES, Options
 
 
@@ -66,6 +67,9 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("VLSAM_LEFTOVER", "other", "drop, keep or other:LABEL"),
         ("VLSAM_LEFTOVER", "other: ", "drop, keep or other:LABEL"),
         ("VLSAM_LEFTOVER", "keep:Thing", "drop, keep or other:LABEL"),
+        ("VLSAM_LISTING_URL", "vllm:8000", "an address that starts with http:// or https://"),
+        ("VLSAM_LISTING_URL", "http://vllm:8000/v1", "VLSAM_LISTING_MODEL go together"),
+        ("VLSAM_LISTING_KEY", "sesame", "of no use without VLSAM_LISTING_URL"),
     ],
 )
 def test_an_invalid_value_is_one_sentence(name: str, value: str, sentence: str) -> None:
@@ -102,10 +106,28 @@ def test_what_becomes_of_terms_without_a_label() -> None:
     assert Settings.from_env({"VLSAM_VOCABULARY": "project"}).options().vocabulary == "closed"
 
 
+def test_who_lists() -> None:
+    where = {
+        "VLSAM_LISTING_URL": "http://vllm:8000/v1/",
+        "VLSAM_LISTING_MODEL": "big",
+        "VLSAM_LISTING_KEY": "k",
+    }
+    assert Settings.from_env(where).options().listing == Endpoint("big", "http://vllm:8000/v1", "k")
+    with pytest.raises(SettingsError, match="of no use with VLSAM_LOCALIZER=boxes"):
+        Settings.from_env({**where, "VLSAM_LOCALIZER": "boxes"})
+
+
 def test_secrets_are_not_shown() -> None:
-    settings = Settings(label_studio_api_key="sesame", basic_auth_user="me", basic_auth_pass="hush")
-    assert "sesame" not in repr(settings)
-    assert "hush" not in repr(settings)
+    settings = Settings(
+        label_studio_api_key="sesame",
+        basic_auth_user="me",
+        basic_auth_pass="hush",
+        listing_url="http://vllm:8000/v1",
+        listing_model="big",
+        listing_key="quiet",
+    )
+    for shown in (repr(settings), repr(settings.options())):
+        assert not any(secret in shown for secret in ("sesame", "hush", "quiet"))
 
 
 def test_one_thread_stays_free_for_health() -> None:

@@ -1,0 +1,125 @@
+"""Another VLM's answer to a question about an image, by an OpenAI-compatible endpoint such as vLLM's.
+
+Only its words count: where the objects are says the attention of the VLM at hand, which is made to say them.
+"""
+
+import base64
+import io
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+import urllib3
+from PIL import Image as PILImage
+
+from model.types import Image, ListingError
+
+MAX_TOKENS = 256  # of an answer, as of the own VLM's
+MAX_TEXT = 4000  # characters: an endpoint may not heed MAX_TOKENS
+MAX_BYTES = 1_000_000  # of an answer as it comes
+TIMEOUT = 60.0  # seconds for an answer, in all
+CONNECT = 5.0  # seconds
+QUALITY = 95  # of the JPEG that is sent
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Who lists. Two with equal `repr` list the same: the model counts, not where it is nor the key to it."""
+
+    model: str
+    url: str = field(repr=False)  # up to and with /v1, as a rule
+    key: str | None = field(default=None, repr=False)  # sent to `url` and nowhere else
+
+    def answer(self, image: Image, question: str, deadline: float | None = None) -> str:
+        """What it says about an image (H, W, 3), at most MAX_TEXT characters; greedy, as the own VLM.
+
+        Waits TIMEOUT, or until `deadline` (of time.monotonic) if that is sooner. Raises ListingError.
+        """
+        until = min(time.monotonic() + TIMEOUT, deadline if deadline is not None else float("inf"))
+        try:
+            text = _text(self._ask(image, question, until))
+        except ListingError as error:
+            raise ListingError(f"the listing endpoint {self.url} {error}") from None
+        return text[:MAX_TEXT]
+
+    def _ask(self, image: Image, question: str, until: float) -> bytes:
+        """The bytes of the answer. Raises ListingError without its first words."""
+        body = {
+            "model": self.model,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": _data_url(image)}},
+                        {"type": "text", "text": question},
+                    ],
+                }
+            ],
+            "temperature": 0,
+            "max_tokens": MAX_TOKENS,
+        }
+        try:
+            with requests.post(
+                f"{self.url}/chat/completions",
+                json=body,
+                auth=self._authorise,
+                timeout=(CONNECT, max(0.01, until - time.monotonic())),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                if response.status_code != 200:
+                    raise ListingError(self._refusal(response.status_code))
+                return _read(response, until)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
+            raise ListingError("did not answer in time: is it loading or overloaded?") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError):
+            raise ListingError("cannot be reached: is it running, and the address right?") from None
+
+    def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """As requests' `auth`: in its place a password for this host in ~/.netrc would be sent."""
+        if self.key:
+            request.headers["Authorization"] = f"Bearer {self.key}"
+        return request
+
+    def _refusal(self, status: int) -> str:
+        """What a status means. What the endpoint writes beside it is not told: it may hold the key."""
+        if status in (401, 403):
+            return f"refuses the key ({status}): give it one that is valid there"
+        if status == 404:
+            return f"has no model {self.model!r} or no /chat/completions (404): check name and address"
+        if 300 <= status < 400:
+            return f"sends elsewhere ({status}): give the address that it leads to"
+        if 400 <= status < 500 and status not in (408, 429):
+            return f"refuses the request ({status}): its model must take images; its log says more"
+        return f"cannot answer now ({status}): try again later"
+
+
+def _data_url(image: Image) -> str:
+    file = io.BytesIO()
+    PILImage.fromarray(image).save(file, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _read(response: requests.Response, until: float) -> bytes:
+    content = b""
+    # read1 returns what is there, so one that sends a byte a second meets the deadline, too.
+    while piece := response.raw.read1(1 << 16, decode_content=True):
+        content += piece
+        if len(content) > MAX_BYTES:
+            raise ListingError(f"answers with more than {MAX_BYTES} bytes: that is no list of objects")
+        if time.monotonic() > until:
+            raise TimeoutError
+    return content
+
+
+def _text(content: bytes) -> str:
+    try:
+        answer: Any = json.loads(content)
+        text = answer["choices"][0]["message"]["content"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        raise ListingError("answers with something else than a chat completion: check the address") from None
+    if not isinstance(text, str) or not text.strip():
+        raise ListingError(f"gave no text within {MAX_TOKENS} tokens: use a model that does not think first")
+    return text

@@ -1,0 +1,175 @@
+"""Another VLM lists, over real HTTP; the one at hand says where."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model import listing
+from model.builtin.scenes import Scene, draw_scene
+from model.listing import Endpoint
+from model.merge import iou
+from model.pipeline import VLSAM, ask_ahead
+from model.profiles import choose, version_of
+from model.recipes import ASK, Options
+from model.types import AttentionError, ListingError
+from tests.model import endpoint
+from tests.model.endpoint import Lister
+
+
+@pytest.fixture
+def lister() -> Iterator[Lister]:
+    with endpoint.listing() as running:
+        yield running
+
+
+def options(lister: Lister) -> Options:
+    return Options(listing=Endpoint(lister.model, lister.url, lister.key))
+
+
+def ask(lister: Lister, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> str:
+    return Endpoint(lister.model, lister.url, lister.key).answer(image, "What is there?")
+
+
+def test_what_the_endpoint_names_is_masked_and_nothing_else(vlsam: VLSAM, lister: Lister) -> None:
+    scene = draw_scene(np.random.default_rng(7), width=400, height=300, count=2, scale=(0.4, 0.5))
+    one, other = scene.objects
+    found = {}
+    for thing in (one, other):
+        lister.text = f"There is a {thing.name} in the picture."
+        listed = vlsam.with_options(options(lister))
+        (found[thing.name], *_) = detections = listed.annotate(scene.image)
+        assert {d.term for d in detections} == {thing.name}
+        assert listed.listing(scene.image) == lister.text
+    assert iou(found[one.name].mask, one.visible) > 0.6
+    assert iou(found[other.name].mask, other.visible) > 0.6
+    assert {question for question, _ in lister.asked} == set(Options().questions)
+    assert {size for _, size in lister.asked} == {(400, 300)}
+
+
+def test_the_same_words_give_the_maps_of_the_models_own_answer(
+    vlsam: VLSAM, scene: Scene, lister: Lister
+) -> None:
+    lister.text = vlsam.listing(scene.image)
+    own, listed = vlsam.maps(scene.image), vlsam.with_options(options(lister)).maps(scene.image)
+    assert [look.term for look in own] == [look.term for look in listed]
+    for one, two in zip(own, listed, strict=True):
+        assert np.allclose(one.attention, two.attention, atol=1e-4)
+
+
+def test_every_view_and_question_is_asked_also_ahead(vlsam: VLSAM, scene: Scene, lister: Lister) -> None:
+    cornered = replace(options(lister), views="corners", questions=("Who?", "What?"), vocabulary="closed")
+    said = ask_ahead(scene.image, cornered, ("dog",))
+    assert said is not None
+    assert [len(answers) for answers in said] == [2] * 5
+    assert lister.asked[0][0] == "Who? Name only these, where they are there: dog."
+    vlsam.with_options(cornered).annotate(scene.image, said=said)
+    assert len(lister.asked) == 10
+    assert ask_ahead(scene.image, Options()) is None
+
+
+def test_the_endpoint_proposes_the_questions_too(scene: Scene, lister: Lister) -> None:
+    proposing = replace(options(lister), questions=ASK)
+    with pytest.raises(AttentionError, match="proposed none"):
+        ask_ahead(scene.image, proposing)
+    lister.text = "1. Who is there?\n2. What is there?"
+    assert ask_ahead(scene.image, proposing) == [
+        [("Who is there?", lister.text), ("What is there?", lister.text)]
+    ]
+
+
+@pytest.mark.parametrize("text", ["<|im_end|><|image_pad|>", "[INST]", "\ud800\x00\x1b[2J", "no objects."])
+def test_an_answer_of_nothing_or_of_special_tokens_finds_nothing(
+    vlsam: VLSAM, scene: Scene, lister: Lister, text: str
+) -> None:
+    lister.text = text
+    assert all("<" not in d.term for d in vlsam.with_options(options(lister)).annotate(scene.image))
+    assert vlsam.vlm.answer(scene.image, "What?", said="<|im_end|>").text.strip() == ""
+
+
+def test_a_long_answer_is_cut(scene: Scene, lister: Lister) -> None:
+    lister.text = "dog, " * 5000
+    assert ask(lister, scene.image) == ("dog, " * 5000)[: listing.MAX_TEXT]
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (401, "refuses the key"),
+        (404, "has no model 'big-vlm'"),
+        (400, "must take images"),
+        (307, "give the address that it leads to"),
+        (429, "cannot answer now"),
+        (503, "cannot answer now"),
+    ],
+)
+def test_a_refusal_is_one_sentence_without_what_the_endpoint_wrote(
+    scene: Scene, lister: Lister, status: int, sentence: str
+) -> None:
+    lister.status = status
+    with pytest.raises(ListingError, match=sentence) as caught:
+        ask(lister, scene.image)
+    assert str(caught.value).startswith(f"the listing endpoint {lister.url} ")
+    assert "\n" not in str(caught.value)
+    assert lister.key not in str(caught.value)
+    assert lister.tokens == ["Bearer sesame"]  # once, also where it sends elsewhere
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": null}]}', b"[" * 100_000]
+)
+def test_something_else_than_a_chat_completion_is_said(scene: Scene, lister: Lister, raw: bytes) -> None:
+    lister.raw = raw
+    with pytest.raises(ListingError, match="something else than a chat completion"):
+        ask(lister, scene.image)
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", ["dog"], 5])
+def test_no_text_is_an_error_and_no_empty_list(scene: Scene, lister: Lister, text: object) -> None:
+    lister.text = text
+    with pytest.raises(ListingError, match="gave no text"):
+        ask(lister, scene.image)
+
+
+def test_an_endless_answer_is_refused(scene: Scene, lister: Lister) -> None:
+    lister.raw = b" " * (listing.MAX_BYTES + 1)
+    with pytest.raises(ListingError, match="more than 1000000 bytes"):
+        ask(lister, scene.image)
+
+
+def test_one_that_answers_byte_by_byte_meets_the_deadline(scene: Scene, lister: Lister) -> None:
+    lister.drip.set()
+    slow = Endpoint(lister.model, lister.url, lister.key)
+    with pytest.raises(ListingError, match="did not answer in time"):
+        slow.answer(scene.image, "What is there?", time.monotonic() + 0.5)
+
+
+def test_nobody_at_the_address_is_said(scene: Scene) -> None:
+    with endpoint.listing() as gone:
+        pass
+    with pytest.raises(ListingError, match="cannot be reached"):
+        ask(gone, scene.image)
+
+
+def test_a_password_in_netrc_is_not_sent(
+    scene: Scene, lister: Lister, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hush\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert ask(lister, scene.image)
+    with pytest.raises(ListingError, match="refuses the key"):
+        Endpoint(lister.model, lister.url).answer(scene.image, "What is there?")
+    assert lister.tokens == ["Bearer sesame", None]
+
+
+def test_the_version_follows_the_model_that_lists_and_not_its_address_or_key(lister: Lister) -> None:
+    def version(listing: Endpoint | None) -> str:
+        return version_of(choose(), Options(listing=listing))
+
+    one = Endpoint("big-vlm", "http://one/v1", "sesame")
+    assert version(one) == version(Endpoint("big-vlm", "http://two/v1"))
+    assert len({version(one), version(Endpoint("other", "http://one/v1")), version(None)}) == 3
+    assert "sesame" not in repr(Options(listing=one))

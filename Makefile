@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 STUDIO_INSTALLED := $(STUDIO_VENV)/.installed-$(STUDIO_VERSION)
 
-.PHONY: help install studio browser demo serve test test-long e2e bench audit pin lint
+.PHONY: help install studio browser haproxy demo serve test test-long e2e bench audit pin lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,13 +53,20 @@ browser: ## Chromium for the tests in a browser: CI installs it, elsewhere they 
 	    exit 1; }; \
 	  apt-get update -q && apt-get install -yq chromium; }
 
-test: lint studio browser ## lint, then all tests but the long ones, against a real Label Studio too
+haproxy: ## HAProxy for the tests with replicas: CI installs it, elsewhere they are skipped without it
+	@PATH="$$PATH:/usr/sbin" command -v haproxy >/dev/null || test "$$CI" != true || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+	    echo "The tests with replicas need HAProxy: install it as root (on Debian: apt-get install haproxy)." >&2; \
+	    exit 1; }; \
+	  apt-get update -q && apt-get install -yq haproxy; }
+
+test: lint studio browser haproxy ## lint, then all tests but the long ones, against a real Label Studio too
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
 test-long: install studio ## only the long tests
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-e2e: install studio browser ## only the tests against a real Label Studio
+e2e: install studio browser haproxy ## only the tests against a real Label Studio
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 bench: install ## how good the built-in models are, as one JSON object; ARGS='--scenes 200'

@@ -26,7 +26,7 @@ def services() -> dict[str, Any]:
     return loaded
 
 
-BACKENDS = ("vlsam", "vlsam-gpu")
+BACKENDS = ("vlsam", "vlsam-gpu", "vlsam-1", "vlsam-2")
 
 
 def test_label_studio_accepts_a_backend_on_a_private_network(services: dict[str, Any]) -> None:
@@ -118,6 +118,27 @@ def test_gpu_service_starts_only_when_asked_for(services: dict[str, Any]) -> Non
     assert not services["vlsam"].get("profiles")
 
 
+def test_replicas_and_their_balancer_start_together_when_asked_for(services: dict[str, Any]) -> None:
+    balancer = services["balancer"]
+    replicas = [name for name, service in services.items() if service.get("profiles") == ["replicas"]]
+    assert sorted(replicas) == ["balancer", "vlsam-1", "vlsam-2"]
+    assert balancer["depends_on"] == ["vlsam-1", "vlsam-2"]
+    # Replicas differ in nothing that decides results, or a task's predictions would depend on who answers.
+    assert services["vlsam-1"]["environment"] == services["vlsam-2"]["environment"]
+
+
+def test_the_balancer_has_what_its_configuration_asks_for(services: dict[str, Any]) -> None:
+    balancer = services["balancer"]
+    (mount,) = balancer["volumes"]
+    source, target, mode = mount.split(":")
+    assert (target, mode) == ("/usr/local/etc/haproxy/haproxy.cfg", "ro")
+    configuration = (ROOT / source).read_text()
+    assert set(re.findall(r'"\$\{(\w+)\}"', configuration)) == balancer["environment"].keys()
+    places = [balancer["environment"][name] for name in ("REPLICA_1", "REPLICA_2")]
+    assert places == ["vlsam-1:9090", "vlsam-2:9090"]
+    assert balancer["environment"]["BIND"] == ":" + balancer["ports"][0].rpartition(":")[2]
+
+
 def test_image_serves_as_an_ordinary_user() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     final = lines[max(i for i, line in enumerate(lines) if line.startswith("FROM")) :]
@@ -150,6 +171,6 @@ def test_docker_compose_accepts_the_file() -> None:
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
         pytest.skip("`docker compose` is not installed")
     environment = {**os.environ, "LABEL_STUDIO_API_KEY": "0" * 40, "LABEL_STUDIO_PASSWORD": "0" * 16}
-    command = [docker, "compose", "--file", str(COMPOSE), "--profile", "gpu", "config", "--quiet"]
+    command = [docker, "compose", "--file", str(COMPOSE), "--profile", "*", "config", "--quiet"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

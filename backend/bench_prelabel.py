@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image as Pillow
 from tqdm import tqdm
 
+import backend.prelabel.job  # noqa: F401  the command loads it, and the SDK with it, when it is first called
 from backend.cli import main
 from backend.images import decode
 from backend.prelabel.state import State

@@ -68,6 +68,19 @@ def add_to(commands: Any) -> None:
     part.add_argument(
         "--merge", type=int, metavar="N", help="write DEST from the N shards that were run with this command"
     )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="by the workers of the Ray cluster at HOST:PORT; without an address by those of this machine",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="with --ray: how many load the models (default: one for each GPU, or 1)",
+    )
     parser.add_argument("--restart", action="store_true", help="throw away what is done, and begin again")
     parser.add_argument(
         "--profile", choices=PROFILES, help="models to use (default: $VLSAM_PROFILE or builtin)"
@@ -80,6 +93,8 @@ def _prelabel(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ValueError("--limit must be 1 or more")
+    if args.workers is not None and (args.workers < 1 or not args.ray):
+        raise ValueError("--workers must be 1 or more, and goes with --ray")
     return main(args)
 
 

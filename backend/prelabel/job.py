@@ -1,12 +1,13 @@
 """What `vlsam prelabel` does: a source, the models and a destination, and the state between them."""
 
 import argparse
+import base64
 import heapq
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,17 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from backend import labels, results
-from backend.labels import LabelConfig
-from backend.predictor import alike, unnamed_terms, vocabulary
-from backend.prelabel import destinations, project, report, sources
-from backend.prelabel.destinations import Destination, Found
+from backend import labels
+from backend.prelabel import cluster, destinations, project, report, sources
+from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item, Source
 from backend.prelabel.state import Row, State, StateError, write
 from backend.settings import Settings
-from model.pipeline import VLSAM
-from model.types import Image
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
@@ -34,7 +31,10 @@ def main(args: argparse.Namespace) -> int:
     try:
         with ExitStack() as stack:
             job = Job.of(args, settings, stack)
-            return _merge(args, job) if args.merge is not None else _run(args, job, settings)
+            return _merge(args, job) if args.merge is not None else _run(args, job)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"vlsam: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -44,15 +44,11 @@ def main(args: argparse.Namespace) -> int:
 class Job:
     """What a command means."""
 
-    settings: Settings
     source: Source
-    destination: Destination
-    config: LabelConfig
-    version: str
+    annotator: Annotator
     identity: dict[str, Any]  # what must be the same for a state to be gone on from
     target: Path  # DEST, or for a project a name like one
     importer: project.Importer | None  # where DEST is a project
-    load: Callable[[], VLSAM]
 
     @classmethod
     def of(cls, args: argparse.Namespace, settings: Settings, stack: ExitStack) -> "Job":
@@ -60,7 +56,7 @@ class Job:
 
         Raises SourceError, ConfigError, SettingsError, ModelLoadError and ProjectError.
         """
-        profile, options = settings.models(args.profile), settings.options()
+        profile = settings.models(args.profile)
         version = settings.version(profile)
         given, wanted = project.number(args.source), project.number(args.to)
         client = None
@@ -92,15 +88,11 @@ class Job:
         if client is not None and wanted is not None:
             importer = project.Importer(client, wanted, version, replace=args.all)
         target = Path(f"labelstudio-{wanted}" if wanted is not None else args.to)
+        # What a project gets is what the list for an import holds.
+        choose = destinations.ImportList if importer else destinations.choose
         return cls(
-            settings=settings,
             source=source,
-            # What a project gets is what the list for an import holds.
-            destination=destinations.ImportList(target, version)
-            if importer
-            else destinations.choose(target, version),
-            config=config,
-            version=version,
+            annotator=Annotator(settings, profile, version, config, choose(target, version)),
             identity={
                 "source": args.source,
                 "to": args.to,
@@ -112,29 +104,14 @@ class Job:
             },
             target=target,
             importer=importer,
-            load=lambda: VLSAM.load(profile, settings.device, options, version),
         )
 
     def state(self, shard: tuple[int, int] = (1, 1)) -> State:
         part = "" if shard[1] == 1 else f".{shard[0]}-of-{shard[1]}"
         return State(self.target.with_name(f"{self.target.name}{part}.state"))
 
-    def annotate(self, model: VLSAM, item: Item, image: Image) -> Found:
-        """What the server would find in a task of this data."""
-        config, settings = self.config.of(item.data), self.settings
-        detections = model.annotate(image, vocabulary=vocabulary(config, settings))
-        names: dict[str, str] = {}
-        if unnamed := unnamed_terms(detections, config, settings):
-            names = alike(model, unnamed, config.names, settings.similarity)
-        return Found(detections, config, names, settings.leftover)
 
-    def describe(self, image: Image, found: Found) -> Row:
-        """What the summary needs, and what DEST needs."""
-        labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
-        return {"found": labelled, **self.destination.describe(image, found)}
-
-
-def _run(args: argparse.Namespace, job: Job, settings: Settings) -> int:
+def _run(args: argparse.Namespace, job: Job) -> int:
     shard = args.shard or (1, 1)
     state = job.state(shard)
     known = (state.folder / "run.json").exists()
@@ -145,11 +122,12 @@ def _run(args: argparse.Namespace, job: Job, settings: Settings) -> int:
             job.source.items(), shard=shard, limit=args.limit, samples=report.SAMPLES
         )
         if done < total:
-            if settings.models(args.profile).demo:
+            if job.annotator.profile.demo:
                 print(
                     "vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr
                 )
-            label(job, state, job.load(), total=total, done=done, sampled=sampled)
+            with cluster.workers(args.ray, args.workers) if args.ray else nullcontext() as workers:
+                label(job, state, workers, total=total, done=done, sampled=sampled)
         if job.importer:
             job.importer.finish(state)
         if shard == (1, 1):
@@ -160,24 +138,19 @@ def _run(args: argparse.Namespace, job: Job, settings: Settings) -> int:
 
 
 def label(
-    job: Job, state: State, model: VLSAM, *, total: int, done: int = 0, sampled: frozenset[str] = frozenset()
+    job: Job, state: State, workers: cluster.Workers | None, *, total: int, done: int, sampled: frozenset[str]
 ) -> None:
-    """Annotate all that is pending in a state, with a bar on stderr."""
+    """Annotate all that is pending in a state, by this process or a cluster's, with a bar on stderr."""
+    annotator, loader = job.annotator, job.source.loader
     tqdm.set_lock(threading.RLock())  # its own kind of lock starts a process
     interval = 0.5 if sys.stderr.isatty() else 30.0  # a line now and then in the log of a job
     with tqdm(
         total=total, initial=done, desc="prelabel", unit="image", file=sys.stderr, mininterval=interval
     ) as bar:
 
-        def describe(item: Item, image: Image, found: Found) -> Row:
-            row = job.describe(image, found)
-            if item.key in sampled:
-                write(
-                    state.sample(item.key), lambda file: file.write(report.thumbnail(image, found.detections))
-                )
-            return row
-
         def save(item: Item, row: Row) -> None:
+            if picture := row.pop(PICTURE, None):
+                write(state.sample(item.key), lambda file: file.write(base64.b64decode(picture)))
             state.save(row)
             if job.importer:
                 job.importer.add(item, row, state)
@@ -185,13 +158,16 @@ def label(
 
         if job.importer:
             job.importer.resume(state)
-        run(
-            state.pending(),
-            load=job.source.load,
-            annotate=partial(job.annotate, model),
-            describe=describe,
-            save=save,
-        )
+        if workers:
+            workers.run(state.pending(), annotator=annotator, loader=loader, sampled=sampled, save=save)
+        else:
+            run(
+                state.pending(),
+                load=loader.load,
+                annotate=partial(annotator.annotate, annotator.load()),
+                describe=partial(annotator.describe, sampled=sampled),
+                save=save,
+            )
 
 
 def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> None:
@@ -204,11 +180,11 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Non
     summary = report.Summary.of(rows())
     folder = job.state().folder if len(states) > 1 else states[0].folder
     folder.mkdir(parents=True, exist_ok=True)
-    is_open = any(control.open for control in job.config.predicted)
+    is_open = any(control.open for control in job.annotator.config.predicted)
     if write_destination:
-        known = [each.value for control in job.config.predicted for each in control.labels]
+        known = [each.value for control in job.annotator.config.predicted for each in control.labels]
         # Further ones are from the data of tasks, or are terms.
-        job.destination.write(rows, list(dict.fromkeys([*known, *sorted(summary.labels)])))
+        job.annotator.destination.write(rows, list(dict.fromkeys([*known, *sorted(summary.labels)])))
     _save(folder / SUMMARY, json.dumps(summary.as_json(), indent=1))
     _save(folder / SHEET, report.page(f"Samples of {job.target.name}", summary, _samples(states)))
     if is_open:

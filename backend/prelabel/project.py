@@ -66,9 +66,8 @@ class Tasks:
     def __init__(
         self, client: LabelStudio, project: int, settings: Settings, image_key: str, *, without: str | None
     ) -> None:
+        self.loader = TaskImages(settings)
         self._client, self._project, self._image_key = client, project, image_key
-        self._images = Images(settings)
-        self._server = Server(settings.label_studio_url or "", settings.label_studio_api_key)
         self._query: dict[str, Any] = {"ordering": ["tasks:id"]}
         if without is not None:
             having = {
@@ -105,8 +104,18 @@ class Tasks:
             raise
         return list(pager.items or ())
 
+
+class TaskImages:
+    """Reads the images of tasks, whose data is not to be trusted: no files of this machine."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._images = settings, Images(settings)
+        self._server = Server(settings.label_studio_url or "", settings.label_studio_api_key)
+
+    def __reduce__(self) -> tuple[type["TaskImages"], tuple[Settings]]:
+        return TaskImages, (self._settings,)  # its locks stay here
+
     def load(self, item: Item) -> Image:
-        # A task's data is not to be trusted: no files of this machine, and the token only for its server.
         return self._images.load(item.address, self._server, task=item.task)
 
 

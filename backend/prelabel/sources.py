@@ -39,13 +39,18 @@ class Item:
     task: int | None = None  # the id, where the task exists already
 
 
-class Source(Protocol):
-    def items(self) -> Iterator[Item]:
-        """All images in an order that does not change by itself. Raises SourceError."""
+class Loader(Protocol):
+    def load(self, item: Item) -> Image:
+        """uint8 (H, W, 3) RGB. Raises ImageError. From several threads; pickles for other processes."""
         ...
 
-    def load(self, item: Item) -> Image:
-        """uint8 (H, W, 3) RGB. Raises ImageError. Called from several threads."""
+
+class Source(Protocol):
+    @property
+    def loader(self) -> Loader: ...
+
+    def items(self) -> Iterator[Item]:
+        """All images in an order that does not change by itself. Raises SourceError."""
         ...
 
 
@@ -67,7 +72,11 @@ class Files:
         url = settings.label_studio_url  # whose files want its token, which goes nowhere else
         self._server = Server(url, settings.label_studio_api_key) if url else None
 
-    def load(self, address: str) -> Image:
+    def __reduce__(self) -> tuple[type["Files"], tuple[Settings]]:
+        return Files, (self._settings,)  # its locks stay here
+
+    def load(self, item: Item) -> Image:
+        address = item.address
         if re.match(r"(?i)https?://|data:", address):
             return self._images.load(address, self._server)
         if not address:
@@ -89,8 +98,9 @@ class Files:
 class Folder:
     """The images below a folder or its URI, or those that a glob names; other files are skipped."""
 
-    def __init__(self, source: str, files: Files, image_key: str, prefix: str | None) -> None:
-        self._source, self._files, self._image_key, self._prefix = source, files, image_key, prefix
+    def __init__(self, source: str, loader: Loader, image_key: str, prefix: str | None) -> None:
+        self.loader = loader
+        self._source, self._image_key, self._prefix = source, image_key, prefix
 
     def items(self) -> Iterator[Item]:
         fs, path = _file_system(self._source)
@@ -118,9 +128,6 @@ class Folder:
             shown = address if self._prefix is None else self._prefix + quote(relative)
             yield Item(relative, address, {self._image_key: shown})
 
-    def load(self, item: Item) -> Image:
-        return self._files.load(item.address)
-
 
 class Manifest:
     """A table with an image address in each row; further columns go into the task's data.
@@ -128,8 +135,9 @@ class Manifest:
     `id`, where there is such a column, names a row; otherwise its address does.
     """
 
-    def __init__(self, source: str, files: Files, image_key: str) -> None:
-        self._source, self._files, self._image_key = source, files, image_key
+    def __init__(self, source: str, loader: Loader, image_key: str) -> None:
+        self.loader = loader
+        self._source, self._image_key = source, image_key
         self._folder = posixpath.dirname(source)
 
     def items(self) -> Iterator[Item]:
@@ -151,9 +159,6 @@ class Manifest:
                 key = f"{key}#{times[key]}"
             yield Item(key, self._absolute(address), row)
 
-    def load(self, item: Item) -> Image:
-        return self._files.load(item.address)
-
     def _absolute(self, address: str) -> str:
         """A relative path is meant from the manifest's folder."""
         if not address or address.startswith("/") or re.match(r"(?i)[a-z][a-z0-9+.-]*://|data:", address):
@@ -170,6 +175,7 @@ class Manifest:
 
 
 def _csv(source: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(2**31 - 1)  # a cell may hold an image, as a data address
     with fsspec.open(source, "rt", encoding="utf-8-sig", newline="") as file:
         for row in csv.DictReader(file, restkey="", strict=True):
             row.pop("", None)  # more cells than columns, or a column without a name
@@ -182,7 +188,7 @@ def _jsonl(source: str) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_no_number)
             except ValueError:
                 row = None
             if not isinstance(row, dict):
@@ -196,7 +202,11 @@ def _parquet(source: str) -> Iterator[dict[str, Any]]:
         for batch in pyarrow.ParquetFile(file).iter_batches(batch_size=1000):
             for row in batch.to_pylist():
                 # Times, decimals and bytes are no JSON, which a task's data is.
-                yield json.loads(json.dumps(row, default=str))
+                yield json.loads(json.dumps(row, default=str), parse_constant=_no_number)
+
+
+def _no_number(name: str) -> None:
+    """In place of NaN and infinities, which Python reads and writes, and JSON does not know."""
 
 
 _READERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

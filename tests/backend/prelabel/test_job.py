@@ -74,7 +74,7 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     settings = Settings()
     version = settings.version(settings.models())
     source = sources.choose(str(photos / "c.png"), settings, image_key="image", prefix=None)
-    pixels = source.load(*source.items())
+    pixels = source.loader.load(*source.items())
     found_in_it = Model().annotate(pixels)
     regions, unmatched = annotation(found_in_it, labels.parse(CONFIG), image_hash(pixels), version)
     assert found[2]["predictions"] == json.loads(json.dumps([prediction(regions, version)]))
@@ -183,6 +183,7 @@ def test_a_shard_that_was_stopped_is_not_merged(
         (["{photos}", "--to", "labelstudio://7"], "needs LABEL_STUDIO_URL"),
         (["labelstudio://seven", "--to", "out.json"], "named by its number"),
         (["list.csv", "--to", "out.json", "--image-prefix", "x"], "--image-prefix goes with a folder"),
+        (["{photos}", "--to", "taken.json/out.json"], "Not a directory"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(

@@ -23,7 +23,7 @@ def items(source: str, prefix: str | None = None, key: str = "image") -> list[It
 
 def red(source: str, item: Item, settings: Settings | None = None) -> int:
     chosen = sources.choose(source, settings or Settings(), image_key="image", prefix=None)
-    return int(chosen.load(item)[0, 0, 0])
+    return int(chosen.loader.load(item)[0, 0, 0])
 
 
 def test_a_folder_as_it_was_given(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +142,16 @@ def test_manifests_of_three_kinds_say_the_same(photos: Path, tmp_path: Path) -> 
         assert [item.data for item in found] == rows
         assert [item.key for item in found][:3] == ["photos/a.png", str(photos / "b.png"), "photos/a.png#2"]
         assert [red(source, item) for item in found] == [1, 2, 1, 9]
+
+
+def test_what_json_does_not_know_is_null_and_cells_may_hold_images(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "weight": float("nan")}, {"image": "b.png", "weight": float("inf")}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "list.parquet")
+    for kind in ("jsonl", "parquet"):
+        assert [item.data["weight"] for item in items(str(tmp_path / f"list.{kind}"))] == [None, None]
+    (tmp_path / "list.csv").write_text(f'image\n"data:{"x" * 200_000}"\n')
+    assert len(items(str(tmp_path / "list.csv"))[0].address) == 200_005
 
 
 def test_the_config_names_the_column_and_an_id_the_row(tmp_path: Path) -> None:

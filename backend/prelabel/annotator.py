@@ -1,0 +1,54 @@
+"""An image to its row: what of `vlsam prelabel` runs beside the models, here or on another machine."""
+
+import base64
+from collections.abc import Container
+from dataclasses import dataclass
+
+from backend import results
+from backend.labels import LabelConfig
+from backend.predictor import alike, unnamed_terms, vocabulary
+from backend.prelabel import report
+from backend.prelabel.destinations import Destination, Found
+from backend.prelabel.sources import Item
+from backend.prelabel.state import Row
+from backend.settings import Settings
+from model.pipeline import VLSAM
+from model.profiles import Profile
+from model.types import Image, ModelLoadError
+
+PICTURE = "picture"  # in a row on its way; in the state it is a file
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """What is found in an image, and what its row keeps of that. Small and picklable: no weights."""
+
+    settings: Settings
+    profile: Profile
+    version: str  # of the models that it must find wherever it is
+    config: LabelConfig
+    destination: Destination
+
+    def load(self) -> VLSAM:
+        """The models. Raises ModelLoadError, also where this machine has other weights."""
+        here = self.settings.version(self.profile)
+        if here != self.version:
+            raise ModelLoadError(f"the weights differ: {here} here, {self.version} where the run began")
+        return VLSAM.load(self.profile, self.settings.device, self.settings.options(), self.version)
+
+    def annotate(self, model: VLSAM, item: Item, image: Image) -> Found:
+        """What the server would find in a task of this data."""
+        config, settings = self.config.of(item.data), self.settings
+        detections = model.annotate(image, vocabulary=vocabulary(config, settings))
+        names: dict[str, str] = {}
+        if unnamed := unnamed_terms(detections, config, settings):
+            names = alike(model, unnamed, config.names, settings.similarity)
+        return Found(detections, config, names, settings.leftover)
+
+    def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
+        """What the summary needs, and what DEST needs; of the keys in `sampled` also a picture, as text."""
+        labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
+        row = {"found": labelled, **self.destination.describe(image, found)}
+        if item.key in sampled:
+            row[PICTURE] = base64.b64encode(report.thumbnail(image, found.detections)).decode()
+        return row

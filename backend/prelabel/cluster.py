@@ -1,0 +1,218 @@
+"""The stages of run.py over a Ray cluster: CPUs fetch, actors with the models annotate, this process saves.
+
+Ray Data streams blocks of a few images from stage to stage, and holds the earlier ones back while the later
+ones are busy. What is done is in the state of this process alone: workers keep nothing.
+"""
+
+import importlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.fetch import ImageError
+from backend.prelabel.run import FETCHERS, failed, run
+from backend.prelabel.sources import Item, Loader
+from backend.prelabel.state import Row
+from model.types import Image, VLSAMError
+
+if TYPE_CHECKING:  # those that fetch do without torch: a twelfth of the memory
+    from backend.prelabel.annotator import Annotator
+
+# Images that travel together: what a worker that dies begins again.
+BLOCK = 8
+# Images of one dataset: Ray keeps a note of each block as long as its dataset lives, and millions add up.
+ROUND = 20_000
+# So often a worker may die over a block, and then over one image.
+TRIES = 2
+DIED = VLSAMError(f"{TRIES} workers died over this image.")
+
+
+class ClusterError(ValueError):
+    """The cluster cannot be used. The message is for the person who named it."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Actors to be, each with the models: how many, and on how much of a machine."""
+
+    ray: Any
+    count: int
+    gpus: int  # of each
+
+    def run(
+        self,
+        items: Iterable[Item],
+        *,
+        annotator: "Annotator",
+        loader: Loader,
+        sampled: Container[str],
+        save: Callable[[Item, Row], None],
+    ) -> None:
+        """Annotate all items; `save` gets a row of each, in any order, from this thread.
+
+        What goes wrong with an image becomes its row, as in run.run, also when workers die of it. Raises
+        ClusterError where models cannot be loaded or the cluster is lost, and what `items` and `save` raise.
+        """
+        if self.gpus:
+            annotator = replace(annotator, settings=replace(annotator.settings, device="cuda"))
+        items = iter(items)
+        while some := {item.key: item for item in islice(items, ROUND)}:
+            # What kills workers is tried again without its neighbours.
+            for block in (BLOCK, 1):
+                for row in self._rows(list(some.values()), block, annotator, loader, sampled):
+                    if item := some.pop(row["key"], None):
+                        save(item, row)
+            for item in some.values():
+                save(item, failed(item, DIED))
+
+    def _rows(
+        self,
+        items: Sequence[Item],
+        block: int,
+        annotator: "Annotator",
+        loader: Loader,
+        sampled: Container[str],
+    ) -> Iterator[Row]:
+        if not items:
+            return
+        data, arrow = self.ray.data, importlib.import_module("pyarrow")
+        blocks = [
+            arrow.table({"item": [json.dumps(asdict(item)) for item in items[begin : begin + block]]})
+            for begin in range(0, len(items), block)
+        ]
+        # Ray 2.64 will know no retries but endless ones, so pyproject.toml stops before it.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", DeprecationWarning)
+        found = (
+            data.from_arrow(blocks)
+            .map_batches(partial(fetch, loader=loader), batch_size=block, batch_format="pyarrow")
+            .map_batches(
+                Actor,
+                fn_constructor_args=(annotator, sampled),
+                compute=data.ActorPoolStrategy(size=self.count, max_tasks_in_flight_per_actor=2),
+                batch_size=block,
+                batch_format="pyarrow",
+                num_cpus=1,
+                num_gpus=self.gpus,
+                max_task_retries=TRIES - 1,
+            )
+        )
+        try:
+            for row in found.iter_rows():
+                yield json.loads(row["row"])
+        except self.ray.exceptions.RayError as error:
+            raise ClusterError(f"{_told(error)}; the same command goes on from here") from None
+
+
+def fetch(batch: Any, *, loader: Loader) -> Iterator[Any]:
+    """Tables of `item`, each with the pixels or the reason why there are none."""
+    arrow = importlib.import_module("pyarrow")
+    schema = arrow.schema(
+        [
+            ("item", arrow.string()),
+            ("pixels", arrow.large_binary()),
+            ("height", arrow.int32()),
+            ("width", arrow.int32()),
+            ("reason", arrow.string()),
+        ]
+    )
+
+    def load(text: str) -> Any:
+        item = Item(**json.loads(text))
+        row: dict[str, Any] = {"item": text}
+        try:
+            image = loader.load(item)
+        except Exception as error:
+            row["reason"] = failed(item, error)["reason"]
+        else:
+            row |= {"pixels": image.tobytes(), "height": image.shape[0], "width": image.shape[1]}
+        return arrow.Table.from_pylist([row], schema)
+
+    with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
+        yield from fetchers.map(load, batch.column("item").to_pylist())
+
+
+class Actor:
+    """The models, in a process of their own."""
+
+    def __init__(self, annotator: "Annotator", sampled: Container[str]) -> None:
+        self._annotate = partial(annotator.annotate, annotator.load())
+        self._describe = partial(annotator.describe, sampled=sampled)
+
+    def __call__(self, batch: Any) -> Any:
+        """A table of rows as JSON, for one of `fetch`."""
+        fetched = {(item := Item(**json.loads(row["item"]))).key: (item, row) for row in batch.to_pylist()}
+
+        def load(item: Item) -> Image:
+            row = fetched.pop(item.key)[1]
+            if row["reason"] is not None:
+                raise ImageError(row["reason"])
+            return np.frombuffer(row["pixels"], np.uint8).reshape(row["height"], row["width"], 3).copy()
+
+        rows: list[str] = []
+        run(
+            [item for item, _ in fetched.values()],
+            load=load,
+            annotate=self._annotate,
+            describe=self._describe,
+            save=lambda item, row: rows.append(json.dumps(row)),
+        )
+        return importlib.import_module("pyarrow").table({"row": rows})
+
+
+@contextmanager
+def workers(address: str, count: int | None) -> Iterator[Workers]:
+    """Workers of the cluster at an address; "local" starts one that ends with this process.
+
+    Raises ClusterError where there is no such cluster, or too small a one.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "local":
+        # What Ray does on macOS: the node's address, where it listens, is the loopback's.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.data")
+    except ImportError:
+        raise ClusterError("for --ray install the extra: pip install 'vlsam[ray]'") from None
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"num_cpus": max(os.cpu_count() or 1, (count or 1) + 1), "include_dashboard": False}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
+    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(f"--ray {address}: {_told(error)}") from None
+    try:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it writes all else to its own files
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.max_errored_blocks = -1  # their items have no rows afterwards, and so are found
+        yield _sized(ray, count)
+    finally:
+        ray.shutdown()
+
+
+def _sized(ray: Any, count: int | None) -> Workers:
+    there = ray.cluster_resources()
+    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    count = count or gpus or 1
+    if gpus and count > gpus:
+        raise ClusterError(f"{count} workers want a GPU each; the cluster has {gpus}")
+    if cpus <= count:
+        raise ClusterError(f"{count} workers want a CPU each, and fetching one; the cluster has {cpus}")
+    return Workers(ray, count, gpus=1 if gpus else 0)
+
+
+def _told(error: Exception) -> str:
+    """The last line of what Ray tells, which is at the root of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:500]

@@ -1,0 +1,110 @@
+"""`vlsam prelabel --ray`, on a real cluster of two nodes (two_nodes.py)."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image as Pillow
+
+from backend.prelabel.cluster import BLOCK, ClusterError, _sized
+from model.builtin.scenes import draw_scene
+from tests.backend.conftest import ROOT
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With photos of a drawn object each, three blocks of them, and a file that is none."""
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(5)
+    for number in range(3 * BLOCK - 1):
+        scene = draw_scene(rng, width=160, height=120, count=1, scale=(0.5, 0.7), degrade=False)
+        Pillow.fromarray(scene.image).save(tmp_path / "photos" / f"{number:02}.png")
+    (tmp_path / "photos" / "text.png").write_text("text")
+    return tmp_path
+
+
+def on_two_nodes(what: str, folder: Path) -> Any:
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.backend.prelabel.two_nodes", what, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=900,
+    )
+    assert told.returncode == 0, told.stderr.decode()[-3000:]
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def test_a_worker_killed_in_mid_run_changes_no_byte(folder: Path) -> None:
+    told = on_two_nodes("killed", folder)
+    assert len(told["killed"]) == 1
+    assert told["listening"] == []
+    one, other = ((folder / f"{name}.json").read_bytes() for name in ("ray", "alone"))
+    assert one == other
+    assert b"There is text where an image should be." in one
+    rows = (folder / "ray.json.state" / "rows.jsonl").read_text().splitlines()
+    assert sorted(json.loads(row)["key"] for row in rows) == sorted(
+        path.name for path in (folder / "photos").iterdir()
+    )
+    sheets = [(folder / f"{name}.json.state" / "sheet.html").read_text() for name in ("ray", "alone")]
+    assert sheets[0].replace("ray.json", "alone.json") == sheets[1]
+    left = [
+        each
+        for each in psutil.process_iter(["cmdline"])
+        if str(folder) in " ".join(each.info["cmdline"] or [])
+    ]
+    assert left == []
+
+
+@pytest.mark.long
+def test_an_image_that_ends_its_workers_is_a_failure_and_spoils_no_other(folder: Path) -> None:
+    told = on_two_nodes("poison", folder)
+    assert told == {"a": "done", "b": "done", "c": "done", "poison": "2 workers died over this image."}
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "workers"),
+    [
+        ({"CPU": 8.0, "GPU": 2.0}, None, (2, 1)),
+        ({"CPU": 8.0, "GPU": 2.0}, 1, (1, 1)),
+        ({"CPU": 8.0}, None, (1, 0)),
+        ({"CPU": 8.0}, 7, (7, 0)),
+        ({"CPU": 8.0}, 8, "8 workers want a CPU each, and fetching one; the cluster has 8"),
+        ({"CPU": 8.0, "GPU": 2.0}, 3, "3 workers want a GPU each; the cluster has 2"),
+    ],
+)
+def test_workers_fit_the_cluster(there: dict[str, float], asked: int | None, workers: Any) -> None:
+    ray = SimpleNamespace(cluster_resources=lambda: there)
+    if isinstance(workers, str):
+        with pytest.raises(ClusterError, match=workers):
+            _sized(ray, asked)
+    else:
+        found = _sized(ray, asked)
+        assert (found.count, found.gpus) == workers
+
+
+def test_without_the_extra(
+    prelabel: Run,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert prelabel(photos, "--to", tmp_path / "out.json", "--ray") == 2
+    assert "pip install 'vlsam[ray]'" in capsys.readouterr().err
+
+
+def test_workers_go_with_ray(
+    prelabel: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prelabel(photos, "--to", tmp_path / "out.json", "--workers", "2") == 2
+    assert "goes with --ray" in capsys.readouterr().err

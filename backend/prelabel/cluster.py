@@ -196,6 +196,7 @@ def workers(address: str, count: int | None) -> Iterator[Workers]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.max_errored_blocks = -1  # their items have no rows afterwards, and so are found
+        context.max_consecutive_actor_init_deaths = TRIES  # as of a node that goes while models load
         yield _sized(ray, count)
     finally:
         ray.shutdown()

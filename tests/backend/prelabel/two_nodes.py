@@ -92,7 +92,7 @@ def killed(folder: Path, address: str) -> Any:
 
 
 def poison(folder: Path, address: str) -> Any:
-    """What is told of each of some images, one of which ends every process that sees it."""
+    """What is told of images, one of which ends all who see it; then, why nodes with other weights refuse."""
     items = [Item(name, str(next((folder / "photos").iterdir())), {}) for name in ("a", "b", "poison", "c")]
     fragile = Fragile(Settings(), Settings().models(), "v", labels.OPEN, ImportList(folder / "x.json", "v"))
     told: dict[str, str] = {}
@@ -102,7 +102,11 @@ def poison(folder: Path, address: str) -> Any:
 
     with cluster.workers(address, 2) as workers:
         workers.run(items, annotator=fragile, loader=Files(Settings()), sampled=(), save=save)
-    return told
+        other = Annotator(**{**vars(fragile), "version": "of others"})
+        try:
+            workers.run(items, annotator=other, loader=Files(Settings()), sampled=(), save=save)
+        except cluster.ClusterError as error:
+            return {"images": told, "weights": str(error)}
 
 
 def scale(folder: Path, address: str) -> Any:

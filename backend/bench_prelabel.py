@@ -22,7 +22,7 @@ from model.builtin.measure import paste_scene
 from model.pipeline import VLSAM
 from model.profiles import choose
 
-TIMED, LEGS = 200, 4
+TIMED, LEGS = 200, 10
 
 
 def measure(images: int, seed: int, device: str) -> dict[str, Any]:
@@ -43,8 +43,9 @@ def measure(images: int, seed: int, device: str) -> dict[str, Any]:
         timed = min(images, TIMED)
         wall = pipeline = own = 0.0
         memory: list[float] = []
-        for leg in range(LEGS):
-            begin, end = timed * leg // LEGS, timed * (leg + 1) // LEGS
+        legs = min(LEGS, timed)
+        for leg in range(legs):
+            begin, end = timed * leg // legs, timed * (leg + 1) // legs
             pixels = [decode(path.read_bytes(), max_pixels=10**8) for path in paths[begin:end]]
             with _own_time(model) as spent:
                 since = time.perf_counter()

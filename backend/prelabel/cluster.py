@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,12 @@ def workers(address: str, count: int | None) -> Iterator[Workers]:
     except ImportError:
         raise ClusterError("for --ray install the extra: pip install 'vlsam[ray]'") from None
     own: dict[str, Any] = {}
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise ClusterError(f"--ray {address}: no cluster answers there ({error})") from None
     if address == "local":
         own = {"num_cpus": max(os.cpu_count() or 1, (count or 1) + 1), "include_dashboard": False}
     try:

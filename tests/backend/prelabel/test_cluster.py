@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from backend.prelabel.cluster import BLOCK, ClusterError, _sized
 from model.builtin.scenes import draw_scene
-from tests.backend.conftest import ROOT
+from tests.backend.conftest import ROOT, free_port
 
 Run = Callable[..., int]
 
@@ -107,6 +107,13 @@ def test_without_the_extra(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert prelabel(photos, "--to", tmp_path / "out.json", "--ray") == 2
     assert "pip install 'vlsam[ray]'" in capsys.readouterr().err
+
+
+def test_where_no_cluster_is(
+    prelabel: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prelabel(photos, "--to", tmp_path / "out.json", "--ray", f"127.0.0.1:{free_port()}") == 2
+    assert "no cluster answers there" in capsys.readouterr().err
 
 
 def test_workers_go_with_ray(

@@ -68,7 +68,7 @@ class Workers:
             annotator = replace(annotator, settings=replace(annotator.settings, device="cuda"))
         items = iter(items)
         while some := {item.key: item for item in islice(items, ROUND)}:
-            # What kills workers is tried again without its neighbours.
+            # What kills workers is tried again without its neighbours, and with none waiting at the same worker.
             for block in (BLOCK, 1):
                 for row in self._rows(list(some.values()), block, annotator, loader, sampled):
                     if item := some.pop(row["key"], None):
@@ -99,7 +99,7 @@ class Workers:
             .map_batches(
                 Actor,
                 fn_constructor_args=(annotator, sampled),
-                compute=data.ActorPoolStrategy(size=self.count, max_tasks_in_flight_per_actor=2),
+                compute=data.ActorPoolStrategy(size=self.count, max_tasks_in_flight_per_actor=min(2, block)),
                 batch_size=block,
                 batch_format="pyarrow",
                 num_cpus=1,

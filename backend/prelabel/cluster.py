@@ -68,7 +68,7 @@ class Workers:
             annotator = replace(annotator, settings=replace(annotator.settings, device="cuda"))
         items = iter(items)
         while some := {item.key: item for item in islice(items, ROUND)}:
-            # What kills workers is tried again without its neighbours, and with none waiting at the same worker.
+            # What kills workers is tried again without neighbours, and with nothing waiting at its worker.
             for block in (BLOCK, 1):
                 for row in self._rows(list(some.values()), block, annotator, loader, sampled):
                     if item := some.pop(row["key"], None):

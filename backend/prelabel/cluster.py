@@ -99,7 +99,9 @@ class Workers:
             .map_batches(
                 Actor,
                 fn_constructor_args=(annotator, sampled),
-                compute=data.ActorPoolStrategy(size=self.count, max_tasks_in_flight_per_actor=min(2, block)),
+                compute=data.ActorPoolStrategy(
+                    size=min(self.count, len(blocks)), max_tasks_in_flight_per_actor=min(2, block)
+                ),
                 batch_size=block,
                 batch_format="pyarrow",
                 num_cpus=1,
@@ -199,7 +201,9 @@ def workers(address: str, count: int | None) -> Iterator[Workers]:
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(f"--ray {address}: {_told(error)}") from None
     try:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it writes all else to its own files
+        logging.getLogger("ray.data").setLevel(
+            logging.CRITICAL
+        )  # what fails is told in rows; it has own files
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.max_errored_blocks = -1  # their items have no rows afterwards, and so are found

@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 STUDIO_INSTALLED := $(STUDIO_VENV)/.installed-$(STUDIO_VERSION)
 
-.PHONY: help install studio browser haproxy demo serve test test-long e2e bench audit pin lint
+.PHONY: help install studio browser haproxy demo serve test test-long e2e bench fuzz load audit pin lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -82,6 +82,12 @@ audit: install ## the pinned versions against known holes (OSV); skipped where t
 
 pin: ## writes constraints.txt anew, from what .venv holds
 	$(BIN)/python -m pip freeze --exclude-editable --exclude vlsam | grep '==' >constraints.txt
+
+fuzz: install ## 20 000 hostile inputs and more, with the count of each status; half an hour
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz $(ARGS)
+
+load: install ## 8 annotators beside a batch of 200 tasks, for minutes, as one JSON object; ARGS='--seconds 60'
+	@$(BIN)/python -m tests.bench.load $(ARGS)
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

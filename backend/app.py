@@ -20,6 +20,7 @@ from backend.engine import PROCESS, Engine, Unavailable
 from backend.fetch import Server
 from backend.labels import ConfigError
 from backend.metrics import MEDIA_TYPE
+from backend.openapi import DESCRIPTION
 from backend.predictor import UNEXPECTED, VLSAMBackend
 from backend.settings import Settings
 from backend.unlabelled import UnknownProject
@@ -68,7 +69,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     PROCESS.install(engine)
     engine.start()
 
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     projects = Projects()
@@ -162,6 +163,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             return _error(str(error), 404)
         return jsonify(project=project, terms=[{"term": term, "images": n} for term, n in rows]), 200
 
+    @app.get("/openapi.json", endpoint="openapi")
+    def _openapi() -> Response:
+        return jsonify(DESCRIPTION)
+
     @app.post("/webhook", endpoint="webhook")
     @app.post("/webhook/<secret>", endpoint="webhook")
     def _webhook(secret: str = "") -> Answer:
@@ -219,7 +224,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     @app.errorhandler(HTTPException)
     def _http_error(error: HTTPException) -> Answer:
-        return _error(error.description or error.name, error.code or 500)
+        response, status = _error(error.description or error.name, error.code or 500)
+        allowed = getattr(error, "valid_methods", None)
+        if allowed:  # without which a 405 is none
+            response.headers["Allow"] = ", ".join(sorted(allowed))
+        return response, status
 
     @app.errorhandler(Exception)
     def _failed(error: Exception) -> Answer:

@@ -435,7 +435,7 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
         ids = {
             tasks.id_of(item)
             for item in items
-            if "is_positive" in item or item.get("from_name") in config.prompt_boxes
+            if "is_positive" in item or tasks.control_of(item) in config.prompt_boxes
         }
         items = [item for item in items if (item_id := tasks.id_of(item)) is not None and item_id in ids]
     merged: dict[Any, _Gesture] = {}

@@ -24,6 +24,7 @@ SHAPES = {
 }
 PROMPT_SHAPES = ("keypoint", "rectangle")  # of smart tools, the only ones that send prompts
 MAX_CONFIG = 1_000_000  # characters
+MAX_DEPTH = 100  # of tags in tags
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
 STATUS = "vlsam_status"  # the TextArea that failures of clicks are written into; never a prompt
@@ -252,10 +253,24 @@ def parse(xml: str) -> LabelConfig:
     )
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
+class _Builder(ElementTree.TreeBuilder):
+    """Builds the tree of a config, and stops at once where it is none that anybody needs."""
+
+    depth = 0
+
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         """Called before the entities that a DOCTYPE may declare; a config never needs one."""
         raise ConfigError("The labeling config has a DOCTYPE, which Label Studio configs never need.")
+
+    def start(self, tag: Any, attrs: Any) -> Any:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ConfigError(f"The labeling config has more than {MAX_DEPTH} tags in each other.")
+        return super().start(tag, attrs)
+
+    def end(self, tag: Any) -> Any:
+        self.depth -= 1
+        return super().end(tag)
 
 
 def _read(xml: str) -> ElementTree.Element:
@@ -264,7 +279,7 @@ def _read(xml: str) -> ElementTree.Element:
     if not xml.strip():
         raise ConfigError("The labeling config is empty.")
     try:
-        parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314 (without DOCTYPE no entities)
+        parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314 (without DOCTYPE no entities)
         return ElementTree.fromstring(xml.strip(), parser)  # noqa: S314
     except ConfigError:
         raise

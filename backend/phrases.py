@@ -27,7 +27,7 @@ class Wishes:
 def typed(context: Mapping[str, Any], config: LabelConfig) -> str | None:
     """The text submitted last in a TextArea that is a prompt (labels.parse); None where there is none."""
     for item in reversed(_items(context)):
-        if item.get("type") == "textarea" and item.get("from_name") in config.phrases:
+        if item.get("type") == "textarea" and tasks.control_of(item) in config.phrases:
             text = tasks.value_of(item).get("text")
             texts = text if isinstance(text, list) else [text]
             if texts and isinstance(texts[-1], str) and texts[-1].strip():

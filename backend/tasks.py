@@ -26,8 +26,8 @@ def regions(items: list[Any], config: LabelConfig) -> Iterator[Region]:
     labels = {region_id(item): label_of(item) for item in found if item.get("type") == "labels"}
     outputs = {(control.name, control.type): control for control in config.outputs}
     for item in found:
-        name, kind = item.get("from_name"), item.get("type")
-        control = outputs.get((name, kind)) if isinstance(name, str) and isinstance(kind, str) else None
+        name, kind = control_of(item), item.get("type")
+        control = outputs.get((name, kind)) if name is not None and isinstance(kind, str) else None
         number = region_id(item)
         if control is None or number is None:
             continue
@@ -87,6 +87,12 @@ def result_of(entry: Mapping[str, Any] | None) -> list[Any]:
 def value_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
     value = item.get("value")
     return value if isinstance(value, Mapping) else {}
+
+
+def control_of(item: Mapping[str, Any]) -> str | None:
+    """The name of the control that a result is of."""
+    name = item.get("from_name")
+    return name if isinstance(name, str) else None
 
 
 def label_of(item: Mapping[str, Any]) -> str | None:

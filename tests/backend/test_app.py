@@ -353,6 +353,7 @@ def test_other_errors_are_json_sentences(make_engine: Make, predict_body: Body) 
     client = create_app(engine=make_engine(max_body_bytes=100)).test_client()
     assert client.get("/nowhere").status_code == 404
     assert client.get("/predict").status_code == 405
+    assert client.get("/predict").headers["Allow"] == "OPTIONS, POST"
     assert client.post("/predict", data=b"{}", content_type="text/plain").status_code == 415
     assert client.post("/predict", json=predict_body(data_url())).status_code == 413
     chunks = client.post(  # without a Content-Length, as gunicorn hands them on

@@ -274,6 +274,12 @@ def test_entities_are_not_expanded() -> None:
         parse(f'<!DOCTYPE v [<!ENTITY l0 "lol">{bomb}]><View>&l11;</View>')
 
 
+def test_tags_are_not_nested_without_end() -> None:
+    deep = "<Choice value='a'>" * 3000 + "</Choice>" * 3000
+    with pytest.raises(ConfigError, match="more than 100 tags in each other"):
+        parse(f"<View><Image name='i' value='$i'/><Taxonomy name='t' toName='i' perRegion='true'>{deep}")
+
+
 @given(st.text(max_size=200))
 def test_hostile_text_is_a_config_error(xml: str) -> None:
     with pytest.raises(ConfigError):

@@ -85,8 +85,8 @@ def test_the_text_submitted_last_counts() -> None:
     assert phrases.typed(context(text("dog"), score(0.5), text("cat", name="asked")), PARSED) == "cat"
 
 
-@pytest.mark.parametrize("name", ["caption", "vlsam_status", "of_region", "nowhere"])
-def test_other_texts_are_no_prompts(make_engine: Make, name: str) -> None:
+@pytest.mark.parametrize("name", ["caption", "vlsam_status", "of_region", "nowhere", [], {}, None])
+def test_other_texts_are_no_prompts(make_engine: Make, name: Any) -> None:
     assert phrases.typed(context(text("dog", name=name)), PARSED) is None
     answer = ask(backend(make_engine()), text("dog", name=name))
     assert answer["result"] == []

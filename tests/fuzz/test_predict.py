@@ -1,0 +1,90 @@
+"""Whole requests against a server with a real segmenter, and models' answers in place of real ones."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from backend.engine import PROCESS
+from model.segmenter import Embedding
+from model.types import Detection, Prompt
+from tests.backend.conftest import StandIn
+from tests.fuzz import strategies
+from tests.fuzz.conftest import Door, Said, counted
+from tests.fuzz.strategies import SEEDS, written
+
+
+@given(sent=st.lists(strategies.bodies(), min_size=1, max_size=3))
+def test_any_body_is_answered(door: Door, sent: list[bytes]) -> None:
+    """Several in a row, for a click goes on from what the last ones left."""
+    door.forget()
+    for body in sent:
+        counted("bodies")
+        door.predict(body)
+
+
+@given(config=strategies.configs, seed=st.sampled_from(SEEDS))
+def test_any_labeling_config_is_used_or_refused(door: Door, config: str, seed: dict[str, Any]) -> None:
+    counted("configs")
+    door.forget()
+    door.predict(written({**seed, "label_config": config}))
+
+
+@given(
+    text=strategies.answers,
+    attention=strategies.attentions,
+    seed=st.sampled_from(SEEDS),
+    typed=strategies.answers,
+)
+def test_whatever_the_vlm_says_and_wherever_it_looks(
+    door: Door,
+    said: Said,
+    text: str,
+    attention: NDArray[np.float32],
+    seed: dict[str, Any],
+    typed: str,
+) -> None:
+    counted("VLM answers")
+    door.forget()
+    said.text, said.attention = text, attention
+    phrase = {"type": "textarea", "from_name": "vlsam_prompt", "value": {"text": [typed]}}
+    params = {"context": seed["params"]["context"] and {"result": [phrase]}}
+    door.predict(written({**seed, "label_config": strategies.EVERY_CONTROL, "params": params}))
+
+
+class Puppet(StandIn):
+    """In place of both models: finds what it is told to, and answers each click with the first of it."""
+
+    def refine(self, embedding: Embedding, prompt: Prompt, level: Any = "auto") -> Detection:
+        return self.found[0]
+
+
+@pytest.fixture(scope="module")
+def puppet() -> Puppet:
+    return Puppet()
+
+
+@pytest.fixture(scope="module")
+def puppets(puppet: Puppet) -> Iterator[Door]:
+    yield Door(puppet)
+    PROCESS.install(None)
+
+
+CLEAN = [seed for seed in SEEDS if "kinds" in seed["tasks"][0]["data"]]
+
+
+@given(found=st.lists(strategies.detections, min_size=1, max_size=4), seed=st.sampled_from(CLEAN))
+def test_whatever_the_models_find(
+    puppets: Door, puppet: Puppet, found: list[Detection], seed: dict[str, Any]
+) -> None:
+    counted("detections")
+    puppets.forget()
+    puppet.found = found
+    for item in puppets.predict(written(seed)):
+        assert item, "no task is at fault here"
+        for region in item["result"]:
+            assert 0 <= region.get("score", 0) <= 1

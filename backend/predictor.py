@@ -607,5 +607,4 @@ def describe(
 
 def _name(task: Any) -> str:
     """A task's id for the log; as ASCII, so that no task writes lines of its own."""
-    number = task.get("id") if isinstance(task, Mapping) else None
-    return ascii(number)[:40] if isinstance(number, int | str) else "?"
+    return ascii(task.get("id"))[:40] if isinstance(task, Mapping) else "?"

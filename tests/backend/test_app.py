@@ -336,6 +336,16 @@ def test_a_bad_field_is_named(
     assert client.post("/predict", json=predict_body(data_url())).status_code == 200
 
 
+def test_names_and_ids_may_be_of_any_type(
+    client: FlaskClient, predict_body: Body, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = {"from_name": [], "to_name": {}, "type": "rectanglelabels", "id": ["a"], "value": {"x": 1, "y": 1}}
+    task = {"id": {}, "data": {"image": data_url()}, "drafts": [{"id": [], "result": [odd]}]}
+    answer = client.post("/predict", json=predict_body(task, context=CLICK))
+    assert len(said(answer)["results"][0]["result"]) == 1
+    assert "Traceback" not in caplog.text
+
+
 def test_fields_that_are_not_needed_may_be_missing(client: FlaskClient) -> None:
     body = {"tasks": [{"data": {"image": data_url()}}], "label_config": CONFIG}
     assert len(said(client.post("/predict", json=body))["results"][0]["result"]) == 4

@@ -256,6 +256,14 @@ def _about(config: labels.LabelConfig) -> Iterator[Finding]:
         )
         return
     yield Finding("config", OK, f"Clicks and boxes come from {prompts}.")
+    idle = ", ".join(f"{control.tag} {control.name!r}" for control in config.idle)
+    if idle:
+        yield Finding(
+            "config",
+            NOTE,
+            f"Auto-Detect offers {idle}, too, whose smart tool sends nothing.",
+            'give it smart="false"',
+        )
     clickable = {label.value: None for control in config.prompts for label in control.labels}
     lost = [label for label in clickable if config.label_control(label) is None]
     if lost and not own:

@@ -23,6 +23,7 @@ SHAPES = {
     "keypoint": "KeyPoint",
 }
 PROMPT_SHAPES = ("keypoint", "rectangle")  # of smart tools, the only ones that send prompts
+SILENT_SHAPES = ("brush", "bitmask")  # of smart tools that Label Studio 1.23.2 has but that send nothing
 MAX_CONFIG = 1_000_000  # characters
 MAX_DEPTH = 100  # of tags in tags
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
@@ -131,6 +132,7 @@ class LabelConfig:
     namings: tuple[Naming, ...] = ()
     phrases: frozenset[str] = frozenset()  # names of text controls that only prompt
     prompts: tuple[Control, ...] = ()  # those that only prompt
+    idle: tuple[Control, ...] = ()  # outputs that Auto-Detect offers and whose smart tool sends nothing
     status_of: str | None = None  # the object that the <TextArea> named STATUS belongs to
 
     def source(self, task: Any) -> Any:
@@ -248,6 +250,11 @@ def parse(xml: str) -> LabelConfig:
         phrases=frozenset(_phrases(root, image)) - {STATUS},
         prompts=tuple(
             control for tag, control in found if _is_prompt_tool(tag) and control.shape in PROMPT_SHAPES
+        ),
+        idle=tuple(
+            control
+            for tag, control in found
+            if control in outputs and control.shape in SILENT_SHAPES and not _is_plain_tool(tag)
         ),
         status_of=next(_status_of(root), None),
     )
@@ -399,9 +406,13 @@ def _plain(found: Iterable[tuple[ElementTree.Element, Control]]) -> list[Control
 
 
 def _is_prompt_tool(tag: ElementTree.Element) -> bool:
-    if _kind(tag).startswith("keypoint") and tag.get("smart", "").strip().lower() != "false":
+    if _kind(tag).startswith("keypoint") and not _is_plain_tool(tag):
         return True
     return _is_set(tag, "smart") or _is_set(tag, "smartOnly")
+
+
+def _is_plain_tool(tag: ElementTree.Element) -> bool:
+    return tag.get("smart", "").strip().lower() == "false"
 
 
 def _prompt_boxes(root: ElementTree.Element) -> Iterator[str]:

@@ -30,6 +30,9 @@ DISABLED = (
 )
 PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 
+# Smart brushes send nothing.
+GOOD = CONFIG.replace("<BrushLabels ", '<BrushLabels smart="false" ')
+
 Answer = tuple[int, Any]
 
 
@@ -96,7 +99,7 @@ def studio() -> Iterator[Studio]:
         studio.answers = {
             "GET /api/version/": (200, {"release": "1.23.2"}),
             "GET /api/current-user/whoami": (200, {"id": 1, "email": "ann@example.com"}),
-            "GET /api/projects/3": (200, {"title": "Pets", "label_config": CONFIG}),
+            "GET /api/projects/3": (200, {"title": "Pets", "label_config": GOOD}),
             "GET /api/tasks": (200, {"total": 1, "tasks": [{"id": 5, "data": {"image": data_url()}}]}),
             "GET /api/ml": (200, [backend]),
             "POST /api/ml": (400, {"detail": "Validation error"}),
@@ -275,7 +278,11 @@ CLICK = """<KeyPointLabels name="click" toName="image" smart="true">
 
 @pytest.mark.parametrize(
     ("controls", "said"),
-    [(BRUSH, "nothing to click with"), (BRUSH + CLICK, "A click with Dog is not answered")],
+    [
+        (BRUSH, "nothing to click with"),
+        (BRUSH.replace("<BrushLabels ", '<BrushLabels smart="false" ') + CLICK, "with Dog is not answered"),
+        (BRUSH + CLICK, "Auto-Detect offers BrushLabels 'mask', too, whose smart tool sends nothing"),
+    ],
 )
 def test_notes_on_the_config(studio: Studio, controls: str, said: str) -> None:
     config = f'<View><Image name="image" value="$image"/>{controls}</View>'

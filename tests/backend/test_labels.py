@@ -54,6 +54,14 @@ def test_a_keypoint_control_is_a_tool_to_click_with_unless_it_says_otherwise() -
     assert names(view(tag("KeyPointLabels"))) == ["KeyPointLabels"]
 
 
+def test_outputs_whose_smart_tool_sends_nothing_unless_they_have_none() -> None:
+    tags = [f"{shape}Labels" for shape in SHAPES.values()]
+    assert [c.tag for c in view("".join(tag(kind) for kind in tags)).idle] == ["BrushLabels", "BitmaskLabels"]
+    assert view("".join(tag(kind, 'smart="false"') for kind in tags)).idle == ()
+    shared = '<Labels name="l" toName="image"><Label value="Cat"/></Labels>'
+    assert [c.tag for c in view(shared + '<Brush name="b" toName="image"/>').idle] == ["Brush"]
+
+
 def test_every_control_that_draws() -> None:
     tags = [f"{shape}Labels" for shape in SHAPES.values()]
     config = view("".join(tag(kind, 'smart="false"') for kind in tags))

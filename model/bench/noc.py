@@ -1,11 +1,13 @@
 """Number of clicks (NoC) that a segmenter needs until its mask is good: RITM's protocol (arXiv 2102.06583).
 
 The first click goes to the middle of the object, each further one to the middle of the largest error.
+Beside it: how many of these clicks are left where an object was predicted.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,11 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from model.builtin.measure import corrective_click, paste_scene
-from model.clicks import obey
+from model.clicks import Answer, obey
 from model.merge import iou
-from model.segmenter import Embedding, Segmenter
-from model.types import Image, Mask, Prompt
+from model.pipeline import VLSAM
+from model.segmenter import Segmenter
+from model.types import Detection, Image, Mask, Prompt
 
 CAP = 20  # clicks on an object, then it has failed
 GOALS = (0.85, 0.90)
@@ -29,6 +32,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 class Sample:
     image: Image
     objects: tuple[Mask, ...]  # (H, W) each, none empty
+    names: tuple[str, ...] = ()  # of the objects, where they are known
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,19 @@ class Figures:
     iou1: float  # mean IoU after 1, 3 and 5 clicks
     iou3: float
     iou5: float
+
+
+@dataclass(frozen=True)
+class Help:
+    """Clicks until IoU 0.90, of a scene's objects together and of one; an object that fails counts CAP."""
+
+    images: int
+    objects: int
+    predicted: int  # objects with a prediction of their name
+    median_scene_from_prediction: float
+    median_scene_from_nothing: float
+    mean_object_from_prediction: float
+    mean_object_from_nothing: float
 
 
 class Folder:
@@ -72,7 +89,8 @@ def drawn(scenes: int, seed: int) -> Iterator[Sample]:
     rng = np.random.default_rng(seed)
     for _ in range(scenes):
         scene = paste_scene(rng)
-        yield Sample(scene.image, tuple(thing.visible for thing in scene.objects if thing.visible.any()))
+        seen = [thing for thing in scene.objects if thing.visible.any()]
+        yield Sample(scene.image, tuple(t.visible for t in seen), tuple(t.name for t in seen))
 
 
 def read(image_path: Path, mask_path: Path) -> Sample:
@@ -94,16 +112,82 @@ def read(image_path: Path, mask_path: Path) -> Sample:
     return Sample(image, tuple(values == value for value in np.unique(values) if value))
 
 
-def play(segmenter: Segmenter, embedding: Embedding, truth: Mask) -> list[float]:
-    """IoU after each click, until the highest goal is reached and all that is shown was played, or CAP."""
-    made, reached = [corrective_click(np.zeros_like(truth), truth)], list[float]()
-    prompt = Prompt.of(*made)
+def play(
+    refine: Callable[[Prompt], Answer | Detection], truth: Mask, start: Prompt | None = None
+) -> list[float]:
+    """IoU of `refine`'s mask after each click, until the highest goal and all that is shown, or CAP.
+
+    With a `start`, the prompt of a region and its mask, the clicks correct that region.
+    """
+    start = start or Prompt()
+    mask = np.zeros_like(truth) if start.mask is None else start.mask
+    made, reached = [corrective_click(mask, truth)], list[float]()
+    prompt = _joined(start, made)
     while len(reached) < CAP and (len(reached) < max(SHOWN) or max(reached) < max(GOALS)):
-        answer = obey(segmenter, embedding, prompt)
+        answer = refine(prompt)
         reached.append(iou(answer.mask, truth))
         made.append(corrective_click(answer.mask, truth))
-        prompt = replace(Prompt.of(*made, mask=answer.mask), logits=answer.logits)
+        prompt = _joined(replace(start, mask=answer.mask, logits=answer.logits), made)
     return reached
+
+
+def _joined(start: Prompt, made: Sequence[tuple[float, float, int]]) -> Prompt:
+    """As clicks join a region's prompt in the editor: its box goes where one is outside of it."""
+    clicks = Prompt.of(*made)
+    inside = clicks.points[clicks.labels == 1]
+    box = start.box
+    if box is not None and not ((inside >= box[:2]).all() and (inside <= box[2:]).all()):
+        box = None
+    points = np.concatenate([start.points, clicks.points])
+    return replace(start, points=points, labels=np.concatenate([start.labels, clicks.labels]), box=box)
+
+
+def needed(game: Sequence[float], goal: float) -> int:
+    """The clicks of a game until the goal, or CAP."""
+    return next((k for k, value in enumerate(game, 1) if value >= goal), CAP)
+
+
+def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> Help:
+    """Play the objects of `total` samples with names twice, from what is predicted and from nothing.
+
+    Of the predictions of an object's name, the one that overlaps it most is the object's; an object without
+    one starts from nothing, and one that is predicted well needs no click. A bar goes to stderr.
+    """
+    goal, predicted = max(GOALS), 0
+    scenes: list[list[tuple[int, int]]] = []  # clicks of each object, from the prediction and from nothing
+    for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
+        refine = partial(vlsam.refine, vlsam.encode(sample.image))
+        found = _predictions(sample, vlsam.annotate(sample.image))
+        predicted += len(found)
+        scenes.append([])
+        for number, truth in enumerate(sample.objects):
+            clicks = from_nothing = needed(play(refine, truth), goal)
+            if number in found:
+                mask = found[number].mask
+                start = replace(found[number].evidence.prompt, mask=mask, logits=None)
+                clicks = 0 if iou(mask, truth) >= goal else needed(play(refine, truth, start), goal)
+            scenes[-1].append((clicks, from_nothing))
+    medians = np.median([np.sum(rows, axis=0) for rows in scenes], axis=0)
+    means = np.mean([row for rows in scenes for row in rows], axis=0)
+    objects = sum(map(len, scenes))
+    return Help(total, objects, predicted, *(round(float(value), 4) for value in (*medians, *means)))
+
+
+def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detection]:
+    """For each object that has one its prediction, by the object's number."""
+    best: dict[int, tuple[float, Detection]] = {}
+    for detection in found:
+        shared, number = max(
+            (
+                (iou(detection.mask, truth), i)
+                for i, truth in enumerate(sample.objects)
+                if sample.names[i] == detection.term
+            ),
+            default=(0.0, -1),
+        )
+        if shared > best.get(number, (0.0,))[0]:
+            best[number] = (shared, detection)
+    return {number: detection for number, (_, detection) in best.items()}
 
 
 def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> Figures:
@@ -111,14 +195,10 @@ def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> Figures:
     games: list[list[float]] = []
     for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
         embedding = segmenter.encode(sample.image)
-        games += [play(segmenter, embedding, truth) for truth in sample.objects]
+        games += [play(partial(obey, segmenter, embedding), truth) for truth in sample.objects]
     if not games:
         raise ValueError("the masks hold no object: every pixel is 0")
-    needed = {
-        goal: [next((k for k, reached in enumerate(game, 1) if reached >= goal), None) for game in games]
-        for goal in GOALS
-    }
-    figures = [float(np.mean([k or CAP for k in needed[goal]])) for goal in GOALS]
-    figures += [float(np.mean([k is None for k in needed[goal]])) for goal in GOALS]
+    figures = [float(np.mean([needed(game, goal) for game in games])) for goal in GOALS]
+    figures += [float(np.mean([max(game) < goal for game in games])) for goal in GOALS]
     figures += [float(np.mean([game[k - 1] for game in games])) for k in SHOWN]
     return Figures(total, len(games), *(round(value, 4) for value in figures))

@@ -97,6 +97,15 @@ def test_bench_noc_plays_on_a_folder_or_on_drawn_scenes(
     assert "noc85" in capsys.readouterr().out
 
 
+def test_bench_noc_counts_what_predictions_save(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "noc", "--scenes", "1", "--seed", "6", "--predictions", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 0 <= figures["median_scene_from_prediction"] <= 20 * figures["objects"]
+    assert figures["objects"] <= figures["median_scene_from_nothing"] <= 20 * figures["objects"]
+    assert main(["bench", "noc", str(tmp_path), "--predictions"]) == 2
+    assert "names" in capsys.readouterr().err
+
+
 def test_bench_noc_says_what_a_folder_must_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "noc", str(tmp_path)]) == 2
     assert "masks/*.png" in capsys.readouterr().err

@@ -1,13 +1,18 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from model.bench.noc import CAP, Folder, drawn, noc, play
+from model.bench.noc import CAP, Folder, Help, drawn, helped, needed, noc, play
 from model.builtin.scenes import Scene
+from model.clicks import Answer, obey
+from model.pipeline import VLSAM
 from model.segmenter import Segmenter
-from model.types import Mask
+from model.types import Detection, Evidence, Mask, Prompt, box_of
+
+PERSON = Evidence("", (0.0, 0.0, 1.0, 1.0), Prompt(), {}, "")
 
 
 def saved(folder: Path, name: str, image: object, mask: object, mode: str | None = None) -> None:
@@ -66,22 +71,25 @@ def test_what_does_not_fit_is_told_by_name(tmp_path: Path) -> None:
 
 
 def test_a_game_ends_when_the_mask_is_good_or_at_the_cap(segmenter: Segmenter, scene: Scene) -> None:
-    embedding = segmenter.encode(scene.image)
+    refine = partial(obey, segmenter, segmenter.encode(scene.image))
     thing: Mask = max((each.visible for each in scene.objects), key=np.count_nonzero)
-    good = play(segmenter, embedding, thing)
+    good = play(refine, thing)
     assert len(good) == 5
     assert max(good) >= 0.9
     unlikely = np.random.default_rng(0).random(thing.shape) < 0.5
-    assert len(play(segmenter, embedding, unlikely)) == CAP
+    assert len(play(refine, unlikely)) == CAP
 
 
 def test_figures_are_means_over_objects(segmenter: Segmenter) -> None:
     samples = list(drawn(2, seed=3))
     figures = noc(segmenter, samples, 2)
-    games = [play(segmenter, segmenter.encode(s.image), truth) for s in samples for truth in s.objects]
-    needed = [next((n for n, value in enumerate(game, 1) if value >= 0.85), CAP) for game in games]
+    games = [
+        play(partial(obey, segmenter, segmenter.encode(s.image)), truth)
+        for s in samples
+        for truth in s.objects
+    ]
     assert (figures.images, figures.objects) == (2, len(games))
-    assert figures.noc85 == pytest.approx(np.mean(needed), abs=1e-4)
+    assert figures.noc85 == pytest.approx(np.mean([needed(game, 0.85) for game in games]), abs=1e-4)
     assert figures.noc85 <= figures.noc90
     assert figures.iou3 == pytest.approx(np.mean([game[2] for game in games]), abs=1e-4)
 
@@ -90,3 +98,52 @@ def test_masks_without_an_object_give_no_figures(segmenter: Segmenter, tmp_path:
     saved(tmp_path, "a", np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8))
     with pytest.raises(ValueError, match="hold no object"):
         noc(segmenter, Folder(tmp_path), 1)
+
+
+def test_clicks_on_a_region_join_its_prompt_and_start_from_its_mask(
+    segmenter: Segmenter, scene: Scene
+) -> None:
+    refine = partial(obey, segmenter, segmenter.encode(scene.image))
+    thing: Mask = max((each.visible for each in scene.objects), key=np.count_nonzero)
+    prompts: list[Prompt] = []
+
+    def noted(prompt: Prompt) -> Answer:
+        prompts.append(prompt)
+        return refine(prompt)
+
+    x0, _, x1, _ = box_of(thing)
+    left = thing.copy()
+    left[:, int((x0 + x1) / 2) :] = False
+    row, column = np.argwhere(left)[0]
+    start = Prompt.of((column + 0.5, row + 0.5, 1), box=box_of(left), mask=left)
+    assert max(play(noted, thing, start)) >= 0.9
+    first, second = prompts[:2]
+    assert first.points[0].tolist() == second.points[0].tolist() == [column + 0.5, row + 0.5]
+    x, y = first.points[1]
+    assert (thing & ~left)[int(y), int(x)]
+    assert first.box is None  # for this click is outside
+    assert first.mask is left
+    assert second.mask is not None
+    assert (second.mask == refine(first).mask).all()
+    assert len(second.points) == 3
+
+
+def test_help_is_the_clicks_that_predictions_leave(builtin: VLSAM, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sample,) = drawn(1, seed=6)
+    one, other = sample.objects
+    games = [play(partial(builtin.refine, builtin.encode(sample.image)), truth) for truth in (one, other)]
+    alone = [needed(game, 0.9) for game in games]
+
+    def predicted(**masks: Mask) -> Help:
+        found = [Detection(term, mask, 0.5, PERSON) for term, mask in masks.items()]
+        monkeypatch.setattr(builtin, "annotate", lambda image: found)
+        return helped(builtin, [sample], 1)
+
+    name = sample.names[0]
+    assert predicted() == Help(1, 2, 0, sum(alone), sum(alone), sum(alone) / 2, sum(alone) / 2)
+    assert predicted(elephant=one, **{name: other & ~one}).predicted == 0  # another's name, another's place
+    good = predicted(**{name: one})
+    assert (good.predicted, good.median_scene_from_prediction) == (1, alone[1])  # nothing left to do
+    bad = predicted(**{name: one & (np.arange(one.shape[1]) < np.median(np.nonzero(one)[1]))})
+    assert bad.median_scene_from_prediction > alone[1]
+    assert bad.median_scene_from_nothing == sum(alone)

@@ -223,6 +223,15 @@ def test_a_region_that_was_deleted_in_the_draft_does_not_come_back() -> None:
     assert ask(click(60, 30), predictions=task["predictions"]).region_id == "right"
 
 
+def test_a_draft_that_shares_nothing_with_the_prediction_does_not_hide_it() -> None:
+    """It may be one of prompts alone, or the person may have deleted the only region: nothing tells."""
+    task = {
+        "drafts": [drafts(click(60, 30, id="p"))],
+        "predictions": [drafts(region(disc(20, 30, 12), "only"))],
+    }
+    assert ask(click(60, 30, id="p"), click(20, 30, id="q"), **task).region_id == "only"
+
+
 def test_a_cancelled_annotation_does_not_count() -> None:
     skipped = {**drafts(region(disc(20, 30, 12), "a")), "was_cancelled": True}
     assert ask(click(20, 30), annotations=[skipped]).target is None

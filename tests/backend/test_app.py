@@ -68,7 +68,7 @@ def test_setup_takes_what_it_gets(client: FlaskClient, body: Any) -> None:
     assert (answer.status_code, answer.json) == (200, {"model_version": "v1"})
 
 
-def test_setup_says_in_one_sentence_what_is_wrong_with_a_config(
+def test_f19_setup_says_in_one_sentence_what_is_wrong_with_a_config(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = client.post(
@@ -278,7 +278,7 @@ def test_a_recorded_batch_without_its_label_studio(
     assert "set LABEL_STUDIO_URL" in caplog.text
 
 
-def test_a_batch(client: FlaskClient, predict_body: Body) -> None:
+def test_f8_a_batch(client: FlaskClient, predict_body: Body) -> None:
     answer = client.post("/predict", json=predict_body(data_url(), "data:,", data_url(shade=3)))
     assert answer.status_code == 200
     first, bad, last = said(answer)["results"]
@@ -327,7 +327,7 @@ def test_a_context_without_a_click_has_an_empty_answer(
         ({"params": {"context": {}}, "tasks": []}, "tasks"),
     ],
 )
-def test_a_bad_field_is_named(
+def test_f18_a_bad_field_is_named(
     client: FlaskClient, predict_body: Body, change: dict[str, Any], field: str
 ) -> None:
     answer = client.post("/predict", json={**predict_body(data_url()), **change})
@@ -353,13 +353,13 @@ def test_fields_that_are_not_needed_may_be_missing(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("path", ["/predict", "/setup"])
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"[" * 100_000])
-def test_malformed_json(client: FlaskClient, path: str, data: bytes) -> None:
+def test_f18_malformed_json(client: FlaskClient, path: str, data: bytes) -> None:
     answer = client.post(path, data=data, content_type="application/json")
     assert answer.status_code == 400
     assert "JSON" in said(answer)["error"]
 
 
-def test_other_errors_are_json_sentences(make_engine: Make, predict_body: Body) -> None:
+def test_f18_other_errors_are_json_sentences(make_engine: Make, predict_body: Body) -> None:
     client = create_app(engine=make_engine(max_body_bytes=100)).test_client()
     assert client.get("/nowhere").status_code == 404
     assert client.get("/predict").status_code == 405
@@ -377,7 +377,9 @@ def test_other_errors_are_json_sentences(make_engine: Make, predict_body: Body) 
         assert isinstance(said(answer)["error"], str)
 
 
-def test_an_error_of_ours_shows_no_traceback(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f29_an_error_of_ours_shows_no_traceback(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def boom(*_: Any) -> None:
         raise RuntimeError("/srv/private")
 
@@ -388,7 +390,7 @@ def test_an_error_of_ours_shows_no_traceback(client: FlaskClient, monkeypatch: p
     assert "Traceback" not in answer.text
 
 
-def test_failed_loading_is_a_503_with_its_reason(make_engine: Make, predict_body: Body) -> None:
+def test_f5_failed_loading_is_a_503_with_its_reason(make_engine: Make, predict_body: Body) -> None:
     def load() -> StandIn:
         raise ModelLoadError("The weights of the segmenter are corrupt.")
 
@@ -400,7 +402,9 @@ def test_failed_loading_is_a_503_with_its_reason(make_engine: Make, predict_body
     assert client.post("/setup", json={}).json == {"model_version": "v1"}
 
 
-def test_a_prediction_waits_for_the_weights(make_engine: Make, stand_in: StandIn, predict_body: Body) -> None:
+def test_f5_a_prediction_waits_for_the_weights(
+    make_engine: Make, stand_in: StandIn, predict_body: Body
+) -> None:
     def load() -> StandIn:
         time.sleep(0.2)
         return stand_in
@@ -409,7 +413,7 @@ def test_a_prediction_waits_for_the_weights(make_engine: Make, stand_in: StandIn
     assert len(said(client.post("/predict", json=predict_body(data_url())))["results"][0]["result"]) == 4
 
 
-def test_a_full_queue_is_a_503(make_engine: Make, predict_body: Body) -> None:
+def test_f7_a_full_queue_is_a_503(make_engine: Make, predict_body: Body) -> None:
     engine = make_engine(queue=1)
     client = create_app(engine=engine).test_client()
     with engine.admitted():
@@ -441,7 +445,7 @@ def test_only_so_many_projects_are_remembered() -> None:
     assert projects.server("5") == Server("http://5")
 
 
-def test_secrets_are_not_logged(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_f29_secrets_are_not_logged(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         client.post("/setup", json={"project": "1.1", "access_token": "sesame", "schema": "<View"})
     assert "sesame" not in caplog.text
@@ -481,7 +485,7 @@ def basic(text: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
 
 
-def test_the_right_password_enters(guarded: FlaskClient) -> None:
+def test_f17_the_right_password_enters(guarded: FlaskClient) -> None:
     headers = basic("jürgen:pässword:1")
     assert guarded.get("/versions", headers=headers).status_code == 200
     assert guarded.get("/metrics", headers=headers).status_code == 200
@@ -503,7 +507,7 @@ def test_the_right_password_enters(guarded: FlaskClient) -> None:
         {"Authorization": 'Digest username="x"'},
     ],
 )
-def test_anything_else_is_401(guarded: FlaskClient, headers: dict[str, str]) -> None:
+def test_f17_anything_else_is_401(guarded: FlaskClient, headers: dict[str, str]) -> None:
     for path in ("/", "/setup", "/predict", "/versions", "/metrics", "/terms", "/nowhere"):
         answer = guarded.open(
             path, method="POST" if path in ("/setup", "/predict") else "GET", headers=headers

@@ -182,7 +182,7 @@ def test_an_image_is_encoded_once() -> None:
     }  # fmt: skip
 
 
-def test_the_longest_unused_goes_first_when_bytes_run_out() -> None:
+def test_f3_the_longest_unused_goes_first_when_bytes_run_out() -> None:
     embeddings, encoder = Embeddings("sam", 30, m := Metrics()), cpu()
     for name in ("a", "b", "c", "a", "d"):
         ask(embeddings, encoder, name)
@@ -190,7 +190,7 @@ def test_the_longest_unused_goes_first_when_bytes_run_out() -> None:
     assert (figures(m)["evictions host"], figures(m)["bytes host"]) == (1, 30)
 
 
-def test_what_is_larger_than_the_cache_drives_nothing_out() -> None:
+def test_f3_what_is_larger_than_the_cache_drives_nothing_out() -> None:
     embeddings, encoder = Embeddings("sam", 30, Metrics()), Encoder(torch.device("cpu"), {"huge": 31})
     for name in ("a", "b", "huge"):
         ask(embeddings, encoder, name)
@@ -239,7 +239,7 @@ def test_f4_a_device_without_memory_keeps_no_embedding() -> None:
     st.integers(0, 100),
     st.booleans(),
 )
-def test_whatever_is_asked_the_bytes_stay_below_the_cap_and_are_counted(
+def test_f3_whatever_is_asked_the_bytes_stay_below_the_cap_and_are_counted(
     asked: list[tuple[str, bool]], sizes: dict[str, int], capacity: int, on_gpu: bool
 ) -> None:
     embeddings = Embeddings("sam", capacity, m := Metrics())
@@ -330,7 +330,7 @@ def eight_clicks(ours: VLSAMBackend, source: str) -> Iterator[list[Future[list[A
         yield answers
 
 
-def test_eight_clicks_on_a_new_image_encode_it_once(make_engine: Make, stand_in: StandIn) -> None:
+def test_f2_eight_clicks_on_a_new_image_encode_it_once(make_engine: Make, stand_in: StandIn) -> None:
     ours = VLSAMBackend(CONFIG, engine=make_engine(), project="1.1")
     with eight_clicks(ours, data_url(shade=5)) as answers:
         assert [len(answer.result()) for answer in answers] == [1] * 8
@@ -338,7 +338,7 @@ def test_eight_clicks_on_a_new_image_encode_it_once(make_engine: Make, stand_in:
     assert figures(ours.engine.metrics)["misses"] == 1
 
 
-def test_eight_clicks_share_an_encode_that_fails_and_the_ninth_tries_again(
+def test_f2_eight_clicks_share_an_encode_that_fails_and_the_ninth_tries_again(
     make_engine: Make, stand_in: StandIn
 ) -> None:
     stand_in.fail_to_encode = 1

@@ -667,7 +667,7 @@ json_values = st.recursive(
 
 
 @given(json_values, json_values)
-def test_odd_contexts_and_tasks_are_answered_or_refused(item: Any, regions: Any) -> None:
+def test_f18_odd_contexts_and_tasks_are_answered_or_refused(item: Any, regions: Any) -> None:
     task = {"drafts": [{"result": [regions]}], "annotations": regions, "predictions": [regions]}
     odd = copy.deepcopy(click(10, 20))
     if isinstance(item, dict):

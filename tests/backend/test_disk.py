@@ -149,7 +149,7 @@ def test_a_reader_never_sees_a_file_half_written(tmp_path: Path, caplog: pytest.
 # Room
 
 
-def test_the_longest_unused_is_removed_beyond_the_cap(tmp_path: Path) -> None:
+def test_f3_the_longest_unused_is_removed_beyond_the_cap(tmp_path: Path) -> None:
     disk = Disk(tmp_path, 3 * FILE, m := Metrics())
     for number, key in enumerate("abc"):
         disk.write(key, embedding(number))
@@ -180,7 +180,7 @@ def test_a_smaller_cap_holds_from_the_next_start(tmp_path: Path) -> None:
     assert figures(m)["bytes disk"] == only(tmp_path).stat().st_size
 
 
-def test_what_is_larger_than_the_cap_drives_nothing_out(tmp_path: Path) -> None:
+def test_f3_what_is_larger_than_the_cap_drives_nothing_out(tmp_path: Path) -> None:
     disk = Disk(tmp_path, FILE, Metrics())
     disk.write("a", embedding())
     disk.write("huge", embedding(2, 1000))
@@ -219,7 +219,7 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_told_once_until_it_works_again(
+def test_f28_a_full_disk_is_told_once_until_it_works_again(
     disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings() -> int:
@@ -240,7 +240,7 @@ def test_a_full_disk_is_told_once_until_it_works_again(
         wait_for(lambda: warnings() == 2)
 
 
-def test_a_folder_that_cannot_be_fails_no_click(
+def test_f28_a_folder_that_cannot_be_fails_no_click(
     make_engine: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")

@@ -88,7 +88,7 @@ def resident(pid: int) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_2000_clicks_on_50_images_by_8_annotators(
+def test_f1_2000_clicks_on_50_images_by_8_annotators(
     start: Callable[..., str], segmenter: Path, tmp_path: Path
 ) -> None:
     threads = torch.get_num_threads()

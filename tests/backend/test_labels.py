@@ -271,7 +271,7 @@ def test_any_term_finds_a_label_or_none(term: str) -> None:
         ("<View>" + "x" * 1_000_000, "longer"),
     ],
 )
-def test_a_config_that_cannot_be_used_is_one_sentence(xml: str, sentence: str) -> None:
+def test_f19_a_config_that_cannot_be_used_is_one_sentence(xml: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence.replace("$", r"\$")):
         parse(xml)
 
@@ -289,6 +289,6 @@ def test_tags_are_not_nested_without_end() -> None:
 
 
 @given(st.text(max_size=200))
-def test_hostile_text_is_a_config_error(xml: str) -> None:
+def test_f19_hostile_text_is_a_config_error(xml: str) -> None:
     with pytest.raises(ConfigError):
         parse(xml)

@@ -44,7 +44,7 @@ def backend(engine: Engine, config: str = CONFIG, **more: Any) -> VLSAMBackend:
 # Batches
 
 
-def test_a_batch_has_one_prediction_per_task_in_order(make_engine: Make, stand_in: StandIn) -> None:
+def test_f8_a_batch_has_one_prediction_per_task_in_order(make_engine: Make, stand_in: StandIn) -> None:
     predictions = backend(make_engine()).predict([task(1), task(2), task(3)])
     assert [image[0, 0, 0] for image in stand_in.images] == [1, 2, 3]
     assert [p["model_version"] for p in predictions] == ["v1"] * 3
@@ -95,7 +95,7 @@ def test_an_ellipse_is_predicted_where_it_fits_and_drawn_where_it_was_asked_for(
     assert len(answer["result"]) == 1
 
 
-def test_ids_are_the_same_for_the_same_image_and_unique_otherwise(make_engine: Make) -> None:
+def test_f30_ids_are_the_same_for_the_same_image_and_unique_otherwise(make_engine: Make) -> None:
     ours = backend(make_engine())
     one, again, other = ours.predict([task(1), task(1), task(2)])
     ids = [[r["id"] for r in prediction["result"]] for prediction in (one, again, other)]
@@ -337,7 +337,7 @@ def test_an_image_that_holds_nothing_is_not_a_failure(make_engine: Make, stand_i
         ({"id": 7, "data": {"image": "data:image/png;base64,aGVsbG8="}}, "text where an image should be"),
     ],
 )
-def test_one_bad_task_never_fails_the_batch(
+def test_f8_one_bad_task_never_fails_the_batch(
     make_engine: Make, caplog: pytest.LogCaptureFixture, bad: Any, reason: str
 ) -> None:
     first, failed, last = backend(make_engine()).predict([task(1), bad, task(2)])
@@ -355,7 +355,7 @@ def test_a_model_that_fails_on_one_image(
     assert "Task 2 failed" in caplog.text
 
 
-def test_a_batch_that_runs_out_of_time_returns_what_is_done(make_engine: Make, stand_in: StandIn) -> None:
+def test_f6_a_batch_that_runs_out_of_time_returns_what_is_done(make_engine: Make, stand_in: StandIn) -> None:
     stand_in.seconds = 0.2
     predictions = backend(make_engine(deadline=0.7)).predict([task(n) for n in range(10)])
     done = [bool(prediction) for prediction in predictions]
@@ -395,7 +395,9 @@ def busy(engine: Engine) -> Iterator[None]:
             go.set()
 
 
-def test_the_two_requests_for_an_opened_task_are_annotated_once(make_engine: Make, stand_in: StandIn) -> None:
+def test_f30_the_two_requests_for_an_opened_task_are_annotated_once(
+    make_engine: Make, stand_in: StandIn
+) -> None:
     stand_in.hold = threading.Event()
     engine = make_engine()
     ours, strict = backend(engine, project="1.1"), backend(engine, SPLIT, project="2.2")
@@ -665,7 +667,7 @@ def test_the_status_is_never_a_prompt(make_engine: Make, stand_in: StandIn) -> N
     assert shown(answer) == []
 
 
-def test_a_click_that_takes_too_long_is_an_empty_answer(make_engine: Make, stand_in: StandIn) -> None:
+def test_f6_a_click_that_takes_too_long_is_an_empty_answer(make_engine: Make, stand_in: StandIn) -> None:
     stand_in.hold = threading.Event()
     (answer,) = backend(make_engine(deadline=0.1)).predict([task()], context=click(20, 30))
     assert answer["result"] == []

@@ -74,7 +74,7 @@ def test_an_outline_comes_back_alike(shape: str) -> None:
 @given(
     masks.filter(lambda mask: bool(mask.any())), st.sampled_from(["polygon", "vector", "ellipse", "keypoint"])
 )
-def test_coordinates_are_plain_numbers_within_what_label_studio_takes(mask: Mask, shape: str) -> None:
+def test_f23_coordinates_are_plain_numbers_within_what_label_studio_takes(mask: Mask, shape: str) -> None:
     value = results.encode(mask, shape, compact=True)
     assert value is not None
     points = value.get("points") or [[v["x"], v["y"]] for v in value.get("vertices", [value])]
@@ -83,7 +83,7 @@ def test_coordinates_are_plain_numbers_within_what_label_studio_takes(mask: Mask
     assert value.get("radiusY", 50.0) <= 50
 
 
-def test_a_mask_of_several_parts_with_a_hole_is_one_ring() -> None:
+def test_f22_a_mask_of_several_parts_with_a_hole_is_one_ring() -> None:
     mask = (disc(25, 30, 20) & ~disc(25, 30, 8)) | disc(65, 30, 8)
     for shape in ("polygon", "vector"):
         assert iou(there_and_back(mask, shape), mask) > 0.95
@@ -102,7 +102,7 @@ def test_a_keypoint_is_the_deepest_pixel_and_reads_as_no_mask() -> None:
 
 
 @pytest.mark.parametrize("shape", labels.SHAPES)
-def test_an_empty_mask_is_no_region(shape: str) -> None:
+def test_f22_an_empty_mask_is_no_region(shape: str) -> None:
     assert results.encode(np.zeros((6, 8), bool), shape) is None
 
 
@@ -130,7 +130,7 @@ def test_label_studio_accepts_every_region(tag: str, tags: str) -> None:
 
 
 @pytest.mark.parametrize("score", [0.5, 1.0000001, -1, float("nan"), float("inf"), np.float32(0.3)])
-def test_a_score_is_a_plain_number_from_0_to_1(score: float) -> None:
+def test_f23_a_score_is_a_plain_number_from_0_to_1(score: float) -> None:
     control = labels.parse(CONFIG).outputs[0]
     (made,) = results.region(disc(9, 9, 5), control=control, label="Cat", region_id="r" * 20, score=score)
     assert type(made["score"]) is float

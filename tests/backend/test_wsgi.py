@@ -40,7 +40,7 @@ def test_as_a_script(start: Callable[..., str], tmp_path: Path) -> None:
     assert "VLSAM_PROFILE=gpu-8g" in log
 
 
-def test_a_full_queue_holds_up_nothing_but_predictions(start: Callable[..., str]) -> None:
+def test_f7_a_full_queue_holds_up_nothing_but_predictions(start: Callable[..., str]) -> None:
     port, few = free_port(), {"THREADS": "4", "VLSAM_DEADLINE": "5"}
     command = [sys.executable, "-m", "backend._wsgi", "--host", "127.0.0.1", "--port", str(port)]
     url = start(command, port, **few)
@@ -238,7 +238,7 @@ def test_demo_weights_say_so(caplog: pytest.LogCaptureFixture) -> None:
     assert "demo weights" not in caplog.text
 
 
-def test_settings_that_deserve_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_f26_settings_that_deserve_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     _wsgi.announce(Settings(workers=2, label_studio_api_key="sesame"))
     assert "each worker loads the models again" in caplog.text
     assert "LABEL_STUDIO_API_KEY is not used without LABEL_STUDIO_URL" in caplog.text

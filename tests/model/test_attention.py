@@ -171,14 +171,14 @@ def test_without_regularisation_the_flow_collapses_into_the_first_tokens() -> No
     assert int(regular[:199].argmax()) > 10
 
 
-def test_nothing_captured_is_an_error_that_says_so() -> None:
+def test_f24_nothing_captured_is_an_error_that_says_so() -> None:
     with capturing() as capture:
         pass
     with pytest.raises(AttentionError, match="no attention was captured"):
         flow(capture, [0], PAPER)
 
 
-def test_rows_outside_the_sequence_are_refused() -> None:
+def test_f24_rows_outside_the_sequence_are_refused() -> None:
     capture, _ = captured(layers=1, heads=1, key_heads=1, count=5, seed=0)
     with pytest.raises(AttentionError, match="outside"):
         flow(capture, [5], PAPER)

@@ -183,7 +183,7 @@ def test_a_negative_click_takes_no_more_than_its_side_of_a_contradiction() -> No
         assert not unmet(mask, prompt)
 
 
-def test_a_mask_is_never_lost_to_a_click() -> None:
+def test_f22_a_mask_is_never_lost_to_a_click() -> None:
     mask = answered(Prompt.of((*IN_LEFT, 0), mask=LEFT), np.zeros((64, 64), bool)).mask
     assert iou(mask, LEFT) > 0.95
     assert not mask[32, 16]

@@ -102,7 +102,7 @@ def test_a_server_without_ranges_sends_it_all_again(site: Site, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT * 2, b""])
-def test_other_bytes_never_get_the_name(site: Site, tmp_path: Path, other: bytes) -> None:
+def test_f25_other_bytes_never_get_the_name(site: Site, tmp_path: Path, other: bytes) -> None:
     remote = site.remote("weights.pth", CONTENT)
     site.files["/weights.pth"] = other
     with pytest.raises(ModelLoadError, match=r"another checksum|nothing came"):
@@ -166,7 +166,7 @@ def test_what_the_server_lacks_is_said(site: Site, tmp_path: Path) -> None:
         download.fetch([remote], tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(site: Site, tmp_path: Path) -> None:
+def test_f28_a_folder_that_cannot_be_written_is_one_sentence(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ModelLoadError, match="cannot be used for weights"):
         download.fetch([site.remote("weights.pth", CONTENT)], tmp_path / "file" / "folder")
@@ -261,7 +261,9 @@ def test_a_model_that_is_not_there_or_not_for_you_is_said(hub: Site, tmp_path: P
         download.hub(NAME, tmp_path)
 
 
-def test_checkpoints_are_compared_when_they_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_f25_checkpoints_are_compared_when_they_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     published = tmp_path / "sam_vit_b_01ec64.pth"
     published.write_bytes(CONTENT)
     with pytest.raises(ModelLoadError, match=r"the published file ec2df627.*another name"):

@@ -95,14 +95,14 @@ def test_a_device_that_is_not_there_is_one_sentence() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_attention_that_cannot_be_read_fails_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f24_attention_that_cannot_be_read_fails_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """What transformers does for a model whose code computes attention itself: it warns, and goes on."""
     monkeypatch.setattr(Qwen2_5_VLTextModel, "_can_set_attn_implementation", lambda *_: False)
     with pytest.raises(ModelLoadError, match="attention of 0 of its 6 layers"):
         VLM.load(str(BUILTIN), device="cpu")
 
 
-def test_weights_in_pickle_are_not_loaded(tmp_path: Path) -> None:
+def test_f25_weights_in_pickle_are_not_loaded(tmp_path: Path) -> None:
     for file in BUILTIN.iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -155,7 +155,7 @@ def test_a_profile_is_chosen_with_what_is_given_in_place_of_its_own(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("kind", "successor"), [("phi3_v", "Phi-4-multimodal"), ("qwen", "Qwen2.5-VL")])
-def test_a_family_with_code_of_its_own_is_refused_and_its_code_never_offered(
+def test_f25_a_family_with_code_of_its_own_is_refused_and_its_code_never_offered(
     tmp_path: Path, kind: str, successor: str
 ) -> None:
     config = {"model_type": kind, "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}

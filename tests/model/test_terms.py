@@ -226,18 +226,18 @@ def test_a_term_knows_the_characters_that_spell_its_first_mention(answer: str, s
         "1. dog\n" * 1000,
     ],
 )
-def test_an_endless_loop_is_one_term(answer: str) -> None:
+def test_f20_an_endless_loop_is_one_term(answer: str) -> None:
     assert names(answer) == ["dog"]
 
 
-def test_an_endless_answer_is_cut() -> None:
+def test_f6_f20_an_endless_answer_is_cut() -> None:
     assert (
         len(parse(", ".join("dog" + chr(97 + i // 26 % 26) + chr(97 + i % 26) for i in range(600))))
         == MAX_TERMS
     )
 
 
-def test_what_is_too_long_for_a_name_is_left_out() -> None:
+def test_f20_what_is_too_long_for_a_name_is_left_out() -> None:
     assert names(f"dog, {'x' * (MAX_LENGTH + 1)}, cat tree bird horse lamp, {'狗' * (MAX_HAN + 1)}, cat") == [
         "dog",
         "cat",
@@ -260,7 +260,7 @@ ANSWERS = st.one_of(
 
 
 @given(ANSWERS)
-def test_any_text_gives_terms_within_the_limits(answer: str) -> None:
+def test_f20_any_text_gives_terms_within_the_limits(answer: str) -> None:
     terms = parse(answer)
     assert len(terms) <= MAX_TERMS
     assert len({term.text for term in terms}) == len(terms)

@@ -43,7 +43,9 @@ def on_two_nodes(what: str, folder: Path) -> Any:
     return json.loads(told.stdout.splitlines()[-1])
 
 
-def test_a_worker_killed_in_mid_run_changes_no_byte(folder: Path) -> None:
+def test_f31_f32_a_worker_killed_in_mid_run_changes_no_byte_and_nobody_else_is_listened_to(
+    folder: Path,
+) -> None:
     told = on_two_nodes("killed", folder)
     assert len(told["killed"]) == 1
     assert told["listening"] == []
@@ -65,7 +67,7 @@ def test_a_worker_killed_in_mid_run_changes_no_byte(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_an_image_that_ends_workers_spoils_no_other_and_other_weights_end_the_run(folder: Path) -> None:
+def test_f31_an_image_that_ends_workers_spoils_no_other_and_other_weights_end_the_run(folder: Path) -> None:
     told = on_two_nodes("poison", folder)
     assert told["images"] == {
         "a": "done",

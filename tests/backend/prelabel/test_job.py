@@ -207,7 +207,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], prelabel: Run) -> None
     assert "out.coco.json" in out
 
 
-def test_killed_at_any_moment_it_goes_on_with_nothing_lost_and_nothing_done_twice(tmp_path: Path) -> None:
+def test_f31_killed_at_any_moment_it_goes_on_with_nothing_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     """Kill -9 at random points of a run, again and again (killed.py)."""
     told = subprocess.run(
         [sys.executable, "-m", "tests.backend.prelabel.killed", str(tmp_path)],

@@ -18,7 +18,7 @@ def image(number: int) -> Image:
     return np.full((4, 6, 3), number, np.uint8)
 
 
-def test_rows_come_in_order_and_failures_are_rows() -> None:
+def test_f31_rows_come_in_order_and_failures_are_rows() -> None:
     def load(item: Item) -> Image:
         time.sleep(0.001 * (int(item.key) % 3))
         if item.key == "5":

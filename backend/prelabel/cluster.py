@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import socket
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -225,6 +226,6 @@ def _sized(ray: Any, count: int | None) -> Workers:
 
 
 def _told(error: Exception) -> str:
-    """The last line of what Ray tells, which is at the root of it."""
+    """The last line of what Ray tells, which is at the root of it, without the error's name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:500]
+    return re.sub(r"^[\w.]+Error: ", "", lines[-1] if lines else type(error).__name__)[:500]

@@ -75,7 +75,7 @@ def test_f31_an_image_that_ends_workers_spoils_no_other_and_other_weights_end_th
         "c": "done",
         "poison": "2 workers died over this image.",
     }
-    assert "the weights differ" in told["weights"]
+    assert told["weights"].startswith("the weights differ: ")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What `vlsam bench prelabel` measures: a run of `vlsam prelabel` beside the models alone, and its memory."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -15,8 +16,8 @@ from PIL import Image as Pillow
 from tqdm import tqdm
 
 import backend.prelabel.job  # noqa: F401  the command loads it, and the SDK with it, when it is first called
-from backend.cli import main
 from backend.images import decode
+from backend.prelabel import command
 from backend.prelabel.state import State
 from model.builtin.measure import paste_scene
 from model.pipeline import VLSAM
@@ -85,7 +86,10 @@ def _prelabel(folder: Path, target: Path, model: VLSAM, limit: int, memory: list
         patch.object(State, "save", noting),
         contextlib.redirect_stderr(io.StringIO()) as told,
     ):
-        status = main(arguments)
+        parser = argparse.ArgumentParser()
+        command.add_to(parser.add_subparsers())
+        args = parser.parse_args(arguments)
+        status = args.run(args)
     if status:
         raise ValueError(f"the run failed: {told.getvalue()[-500:]}")
 

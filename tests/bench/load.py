@@ -37,8 +37,8 @@ from model.types import Image, Mask, Prompt
 from tests.backend.conftest import free_port
 
 WIDTH, HEIGHT, SPOTS = 480, 360, 3
-CLICKED = 40  # pictures that annotators click on
-COMPARED = 20  # pictures of the batch whose masks are compared; of all others the ids, which hash the pixels
+CLICKED = 24  # pictures that annotators click on
+COMPARED = 10  # pictures of the batch whose masks are compared; of all others the ids, which hash the pixels
 ALIKE = 0.95  # IoU with the models' own answer: another number of threads moves a pixel or two
 DISTINCT = 0.8  # IoU that no two pictures' answers have
 CACHE_MB = 64  # full within seconds, so that it is not its filling that makes memory grow

@@ -367,14 +367,14 @@ def mutated(draw: st.DrawFn, seed: Any) -> Any:
         where, key, name = draw(st.sampled_from(aimed or places))
         match draw(st.sampled_from(["replace", "replace", "replace", "remove", "repeat", "twice", "wrap"])):
             case "replace":
-                where[key] = draw(AIMED.get(name, junk) | junk)
+                where[key] = copy.deepcopy(draw(AIMED.get(name, junk) | junk))  # to be mutated itself
             case "remove":
                 del where[key]
             case "repeat" if isinstance(where, list):
                 times = draw(st.sampled_from([2, 30, 10_000]))
                 where[key:key] = [where[key]] * min(times, 3_000_000 // (1 + len(str(where[key]))))
             case "twice" if isinstance(where, dict):
-                where[_Key(key)] = draw(AIMED.get(name, junk))
+                where[_Key(key)] = copy.deepcopy(draw(AIMED.get(name, junk)))
             case _:
                 where[key] = [where[key]]
     return body

@@ -5,7 +5,6 @@ and shows them to nobody, so a later click brings its region's own prompt along 
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -129,7 +128,7 @@ def _share(pixels: float, side: int) -> float:
 
 
 def _is_percent(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 100
+    return type(value) in (int, float) and 0 <= value <= 100  # nor NaN
 
 
 def _is_point(point: Any) -> bool:

@@ -91,6 +91,8 @@ def test_good_evidence_is_read() -> None:
         {"points": [[1, 100.1, 1]]},
         {"points": [[float("nan"), 2, 1]]},
         {"points": [[float("inf"), 2, 1]]},
+        {"points": [[10**400, 2, 1]]},
+        {"box": [1, 2, 3, 10**400]},
         {"points": [[1, 2, 1]] * 65},
         {"box": [1, 2, 3]},
         {"box": [1, 2, 1, 9]},

@@ -78,7 +78,7 @@ def test_a_control_that_shares_its_labels_gets_two_results_of_one_id(make_engine
     assert cat["id"] == cats_label["id"] != dog["id"] == dogs_label["id"]
     assert cat["meta"]["vlsam"]["term"] == "cat"
     (answer,) = backend(make_engine(), config).predict([task()], context=click(20, 30))
-    assert [set(result["value"]) for result in answer["result"]] == [{"format", "maskDataURL"}, {"labels"}]
+    assert [set(result["value"]) for result in answer["result"]] == [{"format", "rle"}, {"labels"}]
 
 
 def test_an_ellipse_is_predicted_where_it_fits_and_drawn_where_it_was_asked_for(
@@ -301,7 +301,7 @@ def test_names_of_a_tools_labels_are_no_labels_where_regions_have_none(make_engi
     clicks = '<KeyPointLabels name="kp" toName="image" smart="true"><Label value="This"/></KeyPointLabels>'
     config = OPEN.replace('<KeyPoint name="kp" toName="image" smart="true"/>', clicks)
     (answer,) = backend(make_engine(), config).predict([task()], context=click(70, 10, "This"))
-    assert [(r["type"], set(r["value"])) for r in answer["result"]] == [("brush", {"format", "maskDataURL"})]
+    assert [(r["type"], set(r["value"])) for r in answer["result"]] == [("brush", {"format", "rle"})]
     ours = backend(make_engine(labels_in_place=True), config)
     (prediction,) = ours.predict([task()])
     saved = {"result": prediction["result"], "created_at": "2026-01-01"}

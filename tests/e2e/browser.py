@@ -35,7 +35,7 @@ def config(labels: str, outputs: str, *, width: int) -> str:
     """A labeling config whose labels stand above an image that is shown `width` pixels wide.
 
     `outputs` is the XML of the output controls, with {labels} where the labels go. They are not smart, for
-    the smart brush and polygon tools of 1.23.2 send nothing, and would be the first that Auto-Detect offers.
+    the smart brush and bitmask tools of 1.23.2 send nothing, and would be the first that Auto-Detect offers.
     """
     return (
         f"<View>{outputs.format(labels=labels)}"
@@ -73,9 +73,17 @@ class Editor:
         self.page.wait_for_url(lambda address: "/login" not in address)
         self._tools: dict[str, tuple[str, int]] = {}  # by control: its tag, and which list of labels it has
         self._size = (0, 0)
+        self._keep_label = False  # as a new browser has it
 
     def open(
-        self, project: int, task: int, label_config: str, *, regions: int, auto_accept: bool = False
+        self,
+        project: int,
+        task: int,
+        label_config: str,
+        *,
+        regions: int,
+        auto_accept: bool = False,
+        keep_label: bool = False,
     ) -> None:
         """Open a task, in which so many regions are to be seen, with Auto-Annotation on.
 
@@ -101,14 +109,28 @@ class Editor:
         expect(self._items).to_have_count(regions)
         self._toggle("bottombar-auto-annotation-toggle", True)
         self._toggle("bottombar-auto-accept-toggle", auto_accept)
+        if keep_label != self._keep_label:
+            self._set_keep_label(keep_label)
 
     def click(
         self, x: float, y: float, control: str, label: str, *, negative: bool = False, inside: bool = False
     ) -> list[dict[str, Any]]:
         """A smart click, and the regions of its answer. `inside` a region a click needs Ctrl held."""
-        held = [key for key, pressed in (("Control", inside), ("Alt", negative)) if pressed]
         self._pick(control, label)
+        return self.click_again(x, y, negative=negative, inside=inside)
+
+    def click_again(
+        self, x: float, y: float, *, negative: bool = False, inside: bool = False
+    ) -> list[dict[str, Any]]:
+        """A click with the tool and the label that are selected."""
+        held = [key for key, pressed in (("Control", inside), ("Alt", negative)) if pressed]
         return self._answered(lambda: self._press(held, lambda: self.page.mouse.click(*self._at(x, y))))
+
+    def type(self, text: str, placeholder: str) -> list[dict[str, Any]]:
+        """Submit a text in the TextArea with this placeholder, and the regions of its answer."""
+        field = self.page.get_by_placeholder(placeholder)
+        field.fill(text)
+        return self._answered(lambda: field.press("Enter"))
 
     def drag(
         self, x0: float, y0: float, x1: float, y1: float, control: str, label: str
@@ -232,6 +254,18 @@ class Editor:
         switch = self.page.get_by_test_id(test_id)
         switch.set_checked(on, force=True)
         expect(switch).to_be_checked(checked=on)
+
+    def _set_keep_label(self, on: bool) -> None:
+        """Through the settings, which the browser remembers."""
+        self.page.get_by_test_id("bottombar-settings-button").click()
+        settings = self.page.locator(".ant-modal", has_text="Labeling Interface Settings")
+        field = settings.locator("label", has_text="Keep label selected after creating a region")
+        switch = field.locator("input[type=checkbox]")
+        switch.set_checked(on, force=True)
+        expect(switch).to_be_checked(checked=on)
+        settings.get_by_role("button", name="Close").click()
+        settings.wait_for(state="hidden")
+        self._keep_label = on
 
     def _screenshot(self) -> NDArray[np.uint8]:
         png = self._stage.screenshot(animations="disabled")

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import cv2
 import numpy as np
-from label_studio_sdk.converter.brush import decode_rle, mask2rle
+from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -60,12 +60,6 @@ def mask_of(region: Mapping[str, Any]) -> Mask:
     assert set(np.unique(alpha)) <= {0, 255}
     mask: Mask = alpha == 255
     return mask
-
-
-def saved(region: Mapping[str, Any]) -> dict[str, Any]:
-    """A brush region as the editor saves it: with run lengths, however it was painted."""
-    value = {key: held for key, held in region["value"].items() if key != "maskDataURL"}
-    return {**region, "value": {**value, "rle": mask2rle(mask_of(region).astype(np.uint8) * 255)}}
 
 
 def deepest(mask: Mask) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from backend.services import Service
 from backend.studio import Studio
 from model.builtin.scenes import NAMES, draw_scene
 from tests.e2e.conftest import OWNER, START_TIMEOUT_S, Servers, start_backend
-from tests.e2e.editor import click, context, deepest, mask_of, saved
+from tests.e2e.editor import click, context, deepest, mask_of
 from tests.test_replicas import start_balancer
 
 SIZE = (400, 300)
@@ -88,8 +88,9 @@ def test_a_replica_is_killed_in_mid_session_and_nothing_saved_is_lost(
         gesture = click(x, y, SIZE, thing.name, positive=positive)
         answer = studio.interactive(backend, task, context(gesture))
         assert not answer.get("errors"), answer
+        region: dict[str, Any]
         (region,) = answer["data"]["result"]
-        return saved(region)
+        return region
 
     # A region, and a correction of it: one replica gets both, for it has the image.
     x, y = deepest(thing.visible)

@@ -155,7 +155,7 @@ class Load:
         """Has all of a batch predicted, as often as there is time; asks again for what was not reached."""
         while time.monotonic() < self.end:
             since, left = time.monotonic(), list(batch)
-            while left and time.monotonic() < self.end + 120:
+            while left:
                 found = self._ask([self._task(number, each.name) for number, each in enumerate(left)], None)
                 if len(found) != len(left):
                     self.tally.lost.append(f"{len(left)} tasks had {len(found)} answers")

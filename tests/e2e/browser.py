@@ -261,7 +261,8 @@ class Editor:
         settings = self.page.locator(".ant-modal", has_text="Labeling Interface Settings")
         field = settings.locator("label", has_text="Keep label selected after creating a region")
         switch = field.locator("input[type=checkbox]")
-        switch.set_checked(on, force=True)
+        if switch.is_checked() != on:
+            field.get_by_text("Allows continuous region creation").click()  # once the window stands still
         expect(switch).to_be_checked(checked=on)
         settings.get_by_role("button", name="Close").click()
         settings.wait_for(state="hidden")

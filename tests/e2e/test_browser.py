@@ -255,7 +255,7 @@ def test_with_auto_accept_each_click_goes_on_with_the_same_region(
 def test_two_clicks_make_one_region_whatever_the_settings(
     editor: Editor, tasks: Tasks, studio: Studio, shoe: Mask, auto_accept: bool, keep_label: bool
 ) -> None:
-    """Either setting has the editor store a ghost beside the region: its pixels as a keypoint's."""
+    """A label that is kept has the editor store a ghost beside the region: its pixels as a keypoint's."""
     task, _ = tasks.open_next(editor, auto_accept=auto_accept, keep_label=keep_label)
     x, y = deepest(shoe)
     (first,) = editor.click(x, y, "click", "boot")
@@ -280,7 +280,7 @@ def test_two_clicks_make_one_region_whatever_the_settings(
     kept = labelled([region for region in saved if region["type"] == "brushlabels"], "boot")
     assert (mask_of(kept) == mask_of(second)).all()
     ghosts = [region for region in saved if region["type"] != "brushlabels"]
-    assert {ghost["type"] for ghost in ghosts} == ({"keypointlabels"} if auto_accept or keep_label else set())
+    assert {ghost["type"] for ghost in ghosts} == ({"keypointlabels"} if keep_label else set())
     answer = studio.interactive(tasks.project.backend, task, context(click(x, y, SIZE, "boot")))
     (corrected,) = answer["data"]["result"]
     assert (corrected["id"], corrected["type"]) == (kept["id"], "brushlabels")

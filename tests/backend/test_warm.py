@@ -136,6 +136,15 @@ def test_the_key_goes_to_the_address_that_is_given(
     assert {token for _, _, token in web.seen} == {"Token sesame"}
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl+C, and these tests may be started there."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_half_way_it_goes_on_from_there(
     web: Web, kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

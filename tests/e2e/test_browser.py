@@ -102,8 +102,13 @@ class Tasks:
 
     def __init__(self, studio: Studio, project: Project, label_config: str) -> None:
         self.project, self.label_config = project, label_config
-        studio.retrieve_predictions(project.id)
-        self._predicted = {int(p["task"]): p["result"] for p in studio.predictions(project.id)}
+        self._predicted: dict[int, list[dict[str, Any]]] = {}
+        # What a slow machine does not reach within the deadline is to be asked for again.
+        while left := [task for task in project.tasks if task not in self._predicted]:
+            studio.retrieve_predictions(project.id, left)
+            found = {int(p["task"]): p["result"] for p in studio.predictions(project.id)}
+            assert len(found) > len(self._predicted)
+            self._predicted = found
         self._unused = iter(project.tasks)
 
     def open_next(self, editor: Editor, **settings: bool) -> tuple[int, list[dict[str, Any]]]:

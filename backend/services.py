@@ -124,6 +124,8 @@ def start_label_studio(
         "LABEL_STUDIO_SENTRY_DSN": "",
         "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
         "PYTHONUNBUFFERED": "1",
+        # Label Studio and a browser want the same cores: PyTorch's threads are not to spin while they wait.
+        "OMP_WAIT_POLICY": "PASSIVE",
         **(settings or {}),
     }
     command = [

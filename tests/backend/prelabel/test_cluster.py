@@ -22,10 +22,10 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With photos of a drawn object each, three blocks of them, and a file that is none."""
+    """With photos of a drawn object each, seven blocks of them, and a file that is none."""
     (tmp_path / "photos").mkdir()
     rng = np.random.default_rng(5)
-    for number in range(3 * BLOCK - 1):
+    for number in range(7 * BLOCK - 1):
         scene = draw_scene(rng, width=160, height=120, count=1, scale=(0.5, 0.7), degrade=False)
         Pillow.fromarray(scene.image).save(tmp_path / "photos" / f"{number:02}.png")
     (tmp_path / "photos" / "text.png").write_text("text")

@@ -196,13 +196,15 @@ def test_a_killed_server_serves_at_once_when_it_is_started_again(
 # Whatever is mounted goes with the process.
 READ_ONLY = """
 mount --make-rprivate / && mount --bind / "$1" && mount -o remount,ro,bind "$1" &&
-mount -t tmpfs tmpfs "$1/tmp" && mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" &&
+mount -t tmpfs tmpfs "$1/mnt" && mount --bind /proc "$1/proc" && mount --bind /dev "$1/dev" &&
 shift && exec chroot "$@"
 """
 
 
-def test_it_serves_where_all_but_tmp_is_read_only(start: Callable[..., str], tmp_path: Path) -> None:
-    """As in its container."""
+def test_it_serves_where_all_but_a_temporary_folder_is_read_only(
+    start: Callable[..., str], tmp_path: Path
+) -> None:
+    """As in its container, whose folder is /tmp; here a checkout may lie below that."""
     (tmp_path / "root").mkdir()
     alone = [
         "unshare",
@@ -219,7 +221,9 @@ def test_it_serves_where_all_but_tmp_is_read_only(start: Callable[..., str], tmp
     assert subprocess.run([*alone, "touch", str(ROOT / "x")], capture_output=True).returncode
     port = free_port()
     serve = f"cd {ROOT} && exec {sys.executable} -m backend._wsgi --host 127.0.0.1 --port {port}"
-    url = start([*alone, "sh", "-c", serve], port, HOME="/nonexistent", VLSAM_CACHE_DIR="/tmp/cache")
+    url = start(
+        [*alone, "sh", "-c", serve], port, HOME="/nonexistent", TMPDIR="/mnt", VLSAM_CACHE_DIR="/mnt/cache"
+    )
     ready(url)
     body = {"tasks": [{"data": {"image": data_url()}}], "label_config": CONFIG}
     assert call(url + "/predict", body)["results"][0]["model_version"]

@@ -62,7 +62,7 @@ and the queue. VLSAM_DEVICE says where the models run.
 
 ABOUT_PRELABEL = """\
 `vlsam prelabel` with the built-in models on drawn scenes, JPEG files in a folder, to a list for Label Studio.
-The first 200 take turns in four legs: the models alone on images in memory, then the command, which goes on
+The first 200 take turns in ten legs: the models alone on images in memory, then the command, which goes on
 from its own state. Where there are more, the rest is for the memory.
 
   overhead                wall time of the command, all but loading the models, over the models' own time: the

@@ -78,7 +78,7 @@ def _prelabel(folder: Path, target: Path, model: VLSAM, limit: int, memory: list
 
     def noting(state: State, row: Any) -> None:
         save(state, row)
-        memory.append(_resident_mb())
+        memory.append(resident_mb())
 
     arguments = ["prelabel", str(folder), "--to", str(target), "--limit", str(limit)]
     with (
@@ -123,7 +123,7 @@ def _own_time(model: VLSAM) -> Iterator[list[float]]:
         yield spent
 
 
-def _resident_mb() -> float:
+def resident_mb() -> float:
     """This process's memory; Linux tells."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

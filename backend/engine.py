@@ -1,5 +1,6 @@
 """The models of a process: loaded once, off the request path, and used by one job at a time."""
 
+import itertools
 import logging
 import os
 import threading
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from backend import heap
 from backend.cache import Embeddings, Flights, Sources
 from backend.disk import Disk
 from backend.images import Images
@@ -286,7 +288,7 @@ class Engine:
         log.info("Loaded %s in %.1f s.", self.version, time.monotonic() - started)
         with self._changed:
             self._state = "ready"
-        while True:
+        for count in itertools.count(1):
             with self._changed:
                 while not self._jobs:
                     self._changed.wait()
@@ -303,6 +305,8 @@ class Engine:
                     self._batch_ended = time.monotonic()
             # Else this thread would keep the last job and its image alive while it waits.
             del job
+            if count % heap.EVERY == 0:
+                heap.trim()
 
     def _fail(self, error: Exception) -> None:
         known = isinstance(error, VLSAMError)

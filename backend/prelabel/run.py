@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from backend import heap
 from backend.fetch import ImageError
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, Row
@@ -40,7 +41,7 @@ def run(
     ):
         behind: deque[Future[None]] = deque()
         try:
-            for item, fetched in _ahead(items, load, fetchers):
+            for count, (item, fetched) in enumerate(_ahead(items, load, fetchers), 1):
                 image: Image | None = None
                 try:
                     image = fetched.result()
@@ -51,10 +52,13 @@ def run(
                 else:
                     behind.append(encoder.submit(_finish, item, image, found, describe, save))
                 del fetched, image  # else they would stay until the next ones are there
+                if count % heap.EVERY == 0:
+                    heap.trim()
                 while len(behind) > BEHIND or (behind and behind[0].done()):
                     behind.popleft().result()
             while behind:
                 behind.popleft().result()
+            heap.trim()  # a block of a cluster's may have fewer
         finally:
             # After an error nothing more begins; what is being saved is saved.
             fetchers.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,80 @@
+"""A heap full of holes, as tensors of many sizes leave it, and who gives it back."""
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from backend import heap
+from backend.bench_prelabel import resident_mb
+from backend.engine import CLICK
+from backend.prelabel.run import run
+from backend.prelabel.sources import Item
+from tests.backend.test_engine import Make, soon
+
+HOLES = 100  # MB
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+pytestmark = pytest.mark.skipif(not hasattr(libc, "malloc_trim"), reason="this C library keeps nothing back")
+
+
+@pytest.fixture
+def digging() -> Iterator[Callable[[], float]]:
+    """Frees all but each tenth piece of memory, which stay to the end; gives what is resident in MB then."""
+    kept: list[int] = []
+
+    def dig() -> float:
+        pieces = [libc.malloc(50_000) for _ in range(HOLES * 20)]
+        for piece in pieces:
+            ctypes.memset(piece, 1, 50_000)
+        for number, piece in enumerate(pieces):
+            if number % 10:
+                libc.free(piece)
+            else:
+                kept.append(piece)
+        return resident_mb()
+
+    yield dig
+    for piece in kept:
+        libc.free(piece)
+
+
+def test_free_pages_between_used_ones_go_back(digging: Callable[[], float]) -> None:
+    before = digging()
+    heap.trim()
+    assert resident_mb() < before - 0.6 * HOLES
+
+
+def test_a_run_gives_memory_back(digging: Callable[[], float]) -> None:
+    items = [Item(str(number), "", {}) for number in range(heap.EVERY + 3)]
+    resident: list[float] = []
+
+    def annotate(item: Item, image: object) -> None:
+        if item.key == "0":
+            resident.append(digging())
+        if item.key == items[-1].key:
+            resident.append(resident_mb())
+
+    run(
+        items,
+        load=lambda item: np.zeros((4, 6, 3), np.uint8),
+        annotate=annotate,
+        describe=lambda *each: {},
+        save=lambda item, row: None,
+    )
+    full, later = resident
+    assert later < full - 0.6 * HOLES
+
+
+def test_a_server_gives_memory_back(digging: Callable[[], float], make_engine: Make) -> None:
+    engine = make_engine()
+    full = engine.run(lambda model: digging(), priority=CLICK, deadline=soon())
+    for _ in range(heap.EVERY):
+        engine.run(lambda model: time.sleep(0), priority=CLICK, deadline=soon())
+    later = engine.run(lambda model: resident_mb(), priority=CLICK, deadline=soon())
+    assert later < full - 0.6 * HOLES

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,6 +34,7 @@ class Noted(ThreadingHTTPServer):
         self.number = number
         self.seen: list[tuple[int, str | None]] = []
         self.ends = False  # with the next request, without an answer
+        self.models = "ready"
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self.thread.start()
 
@@ -50,17 +52,22 @@ class _Handler(BaseHTTPRequestHandler):
     server: Noted
 
     def do_GET(self) -> None:
-        self._answer()
+        if self.path == "/ready":  # as tests/backend/test_app.py has it from a real one
+            models = self.server.models
+            ready = {"checks": {"device": "ok", "disk": "ok", "models": models}, "ready": models == "ready"}
+            self._answer(ready, 200 if models == "ready" else 503)
+        else:
+            self._answer(self.server.number)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.seen.append((len(body), self.headers["X-Forwarded-For"]))
         if not self.server.ends:
-            self._answer()
+            self._answer(self.server.number)
 
-    def _answer(self) -> None:
-        content = json.dumps(self.server.number).encode()
-        self.send_response(200)
+    def _answer(self, told: Any, status: int = 200) -> None:
+        content = json.dumps(told, separators=(",", ":")).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
@@ -77,6 +84,14 @@ def start_balancer(log: Path, *replicas: str) -> Service:
     environment = {"BIND": f"127.0.0.1:{port}", "REPLICA_1": replicas[0], "REPLICA_2": replicas[1]}
     command = [haproxy, "-db", "-f", str(CONFIG)]
     return services.start("HAProxy", command, f"http://127.0.0.1:{port}", log, environment)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Waits for HAProxy's checks, which are seconds apart."""
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -167,6 +182,22 @@ def test_only_the_tasks_of_a_replica_that_is_gone_move(balancer: str, replicas: 
     replicas[0].close()
     assert {task: ask(balancer, body(task)) for task in TASKS} == dict.fromkeys(TASKS, 1)
     assert 0 in places.values()
+
+
+def test_while_a_replica_loads_its_models_the_other_has_its_tasks(
+    balancer: str, replicas: list[Noted]
+) -> None:
+    def places() -> set[int]:
+        return {ask(balancer, body(task)) for task in TASKS}
+
+    replicas[0].models = "loading"
+    eventually(lambda: places() == {1})
+    replicas[0].models = "failed"  # it says so itself
+    eventually(lambda: places() == {0, 1})
+    for replica in replicas:
+        replica.models = "loading"
+    time.sleep(10)  # three checks, 2 s apart
+    assert places() == {0, 1}  # where clicks wait, and /setup is answered
 
 
 def test_a_request_that_ends_a_replica_is_not_given_to_the_next(balancer: str, replicas: list[Noted]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import requests
 
 from backend import labels
@@ -24,6 +25,8 @@ from backend.images import Images
 from backend.labels import ConfigError, TaskError
 from backend.settings import Settings
 from model.download import at_hand
+from model.listing import Endpoint
+from model.types import ListingError
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +179,8 @@ def diagnose(
         yield Finding("backend", SKIPPED, "Which backend the project has cannot be asked.")
     url = backend_url or connected.get("url") or f"http://localhost:{settings.port}"
     yield from _model(url, connected, settings)
+    if (endpoint := settings.options().listing) is not None:
+        yield _listing(endpoint)
     if connected and not empty:
         try:
             yield _trial(api, connected)
@@ -431,6 +436,16 @@ def _weights(settings: Settings) -> Finding:
             "run `vlsam download`, or correct VLSAM_VLM and VLSAM_SAM",
         )
     return Finding("model", OK, f"The weights of {profile.name} are on this machine.")
+
+
+def _listing(endpoint: Endpoint) -> Finding:
+    """Have whoever lists look at a grey picture: does it answer, know the model, take the key and images?"""
+    try:
+        endpoint.answer(np.full((64, 64, 3), 128, np.uint8), "What is in this picture?")
+    except ListingError as error:
+        what, _, cure = str(error).rpartition(": ")
+        return Finding("listing", FAILED, f"{what}.", f"{cure} (VLSAM_LISTING_URL, _MODEL, _KEY)")
+    return Finding("listing", OK, f"{endpoint.model} answers at {endpoint.url}.")
 
 
 class Watch:

@@ -20,6 +20,7 @@ from backend.fetch import Server
 from backend.images import Images
 from backend.settings import Settings
 from tests.backend.conftest import CONFIG, data_url
+from tests.model.endpoint import listing
 
 LEGACY = "e2e0" * 10
 ACCESS = "h.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.s"  # {"token_type":"access"}
@@ -316,6 +317,30 @@ def test_a_server_that_only_label_studio_reaches(studio: Studio) -> None:
     found = studio.find("server")
     assert found.status == SKIPPED
     assert "Label Studio reaches it" in found.message
+
+
+def test_the_endpoint_that_lists(studio: Studio) -> None:
+    assert all(finding.check != "listing" for finding in studio.findings())
+    with listing() as lister:
+        settings = replace(
+            allowed(studio.url), listing_url=lister.url, listing_model=lister.model, listing_key=lister.key
+        )
+        images = Images(settings)
+
+        def look() -> Finding:
+            findings = diagnose(Api(Server(studio.url, LEGACY), images), 3, images, settings)
+            return next(finding for finding in findings if finding.check == "listing")
+
+        assert look() == Finding("listing", OK, f"big-vlm answers at {lister.url}.")
+        assert [size for _, size in lister.asked] == [(64, 64)]
+        lister.status = 401
+        assert look() == Finding(
+            "listing",
+            FAILED,
+            f"the listing endpoint {lister.url} refuses the key (401).",
+            "give it one that is valid there (VLSAM_LISTING_URL, _MODEL, _KEY)",
+        )
+    assert "cannot be reached" in look().message
 
 
 def test_weights_that_are_not_here(tmp_path: Path) -> None:

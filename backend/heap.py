@@ -3,6 +3,7 @@
 import ctypes
 
 EVERY = 20  # images, or other jobs of the models, between two calls
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def trim() -> None:
@@ -14,3 +15,12 @@ def trim() -> None:
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def share() -> None:
+    """Let threads that begin from now on share one heap (glibc), so that one has holes and not each.
+
+    For few threads with large pieces: they wait for each other.
+    """
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

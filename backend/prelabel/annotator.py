@@ -1,7 +1,7 @@
 """An image to its row: what of `vlsam prelabel` runs beside the models, here or on another machine."""
 
 import base64
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from backend import results
@@ -12,10 +12,12 @@ from backend.prelabel.destinations import Destination, Found
 from backend.prelabel.sources import Item
 from backend.prelabel.state import Row
 from backend.settings import Settings
-from model.pipeline import VLSAM
+from model.looks import Said
+from model.pipeline import VLSAM, ask_ahead
 from model.profiles import Profile
 from model.types import Image, ModelLoadError
 
+Asked = list[list[Said]] | None
 PICTURE = "picture"  # in a row on its way; in the state it is a file
 
 
@@ -36,10 +38,16 @@ class Annotator:
             raise ModelLoadError(f"the weights differ: {here} here, {self.version} where the run began")
         return VLSAM.load(self.profile, self.settings.device, self.settings.options(), self.version)
 
-    def annotate(self, model: VLSAM, item: Item, image: Image) -> Found:
+    def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, Asked]:
+        """An item's image, and what an endpoint that lists says of it: no model waits for either."""
+        image = load(item)
+        words = vocabulary(self.config.of(item.data), self.settings)
+        return image, ask_ahead(image, self.settings.options(), words)
+
+    def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
         """What the server would find in a task of this data."""
         config, settings = self.config.of(item.data), self.settings
-        detections = model.annotate(image, vocabulary=vocabulary(config, settings))
+        detections = model.annotate(image, vocabulary=vocabulary(config, settings), said=said)
         names: dict[str, str] = {}
         if unnamed := unnamed_terms(detections, config, settings):
             names = alike(model, unnamed, config.names, settings.similarity)

@@ -149,6 +149,7 @@ class Actor:
     """The models, in a process of their own."""
 
     def __init__(self, annotator: "Annotator", sampled: Container[str]) -> None:
+        self._fetch = annotator.fetch
         self._annotate = partial(annotator.annotate, annotator.load())
         self._describe = partial(annotator.describe, sampled=sampled)
 
@@ -165,7 +166,7 @@ class Actor:
         rows: list[str] = []
         run(
             [item for item, _ in fetched.values()],
-            load=load,
+            load=partial(self._fetch, load),
             annotate=self._annotate,
             describe=self._describe,
             save=lambda item, row: rows.append(json.dumps(row)),

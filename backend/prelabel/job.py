@@ -163,7 +163,7 @@ def label(
         else:
             run(
                 state.pending(),
-                load=loader.load,
+                load=partial(annotator.fetch, loader.load),
                 annotate=partial(annotator.annotate, annotator.load()),
                 describe=partial(annotator.describe, sampled=sampled),
                 save=save,

@@ -19,22 +19,25 @@ log = logging.getLogger(__name__)
 FETCHERS, AHEAD, BEHIND = 4, 6, 4
 
 T = TypeVar("T")
+A = TypeVar("A")
 
 
 def run(
     items: Iterable[Item],
     *,
-    load: Callable[[Item], Image],
-    annotate: Callable[[Item, Image], T],
+    load: Callable[[Item], tuple[Image, A]],
+    annotate: Callable[[Item, Image, A], T],
     describe: Callable[[Item, Image, T], Row],
     save: Callable[[Item, Row], None],
 ) -> None:
     """Annotate all items; `save` gets a row of each, in their order, from one thread.
 
-    `annotate` runs in the caller's thread, and `describe` makes a row of what it gives in another. Whatever
+    `load`, in threads of its own, gives an image and whatever else comes from afar, which `annotate` gets,
+    too. That runs in the caller's thread, and `describe` makes a row of what it gives in another. Whatever
     goes wrong with an image becomes its row, of status "failed" with a reason. Raises only what `items` and
     `save` raise.
     """
+    heap.share()
     with (
         ThreadPoolExecutor(FETCHERS, "fetch") as fetchers,
         ThreadPoolExecutor(1, "encode") as encoder,
@@ -44,8 +47,8 @@ def run(
             for count, (item, fetched) in enumerate(_ahead(items, load, fetchers), 1):
                 image: Image | None = None
                 try:
-                    image = fetched.result()
-                    found = annotate(item, image)
+                    image, asked = fetched.result()
+                    found = annotate(item, image, asked)
                 except Exception as error:
                     row = failed(item, error)
                     behind.append(encoder.submit(save, item, row))
@@ -75,9 +78,9 @@ def failed(item: Item, error: Exception) -> Row:
 
 
 def _ahead(
-    items: Iterable[Item], load: Callable[[Item], Image], fetchers: ThreadPoolExecutor
-) -> Iterator[tuple[Item, Future[Image]]]:
-    loading: deque[tuple[Item, Future[Image]]] = deque()
+    items: Iterable[Item], load: Callable[[Item], tuple[Image, A]], fetchers: ThreadPoolExecutor
+) -> Iterator[tuple[Item, Future[tuple[Image, A]]]]:
+    loading: deque[tuple[Item, Future[tuple[Image, A]]]] = deque()
     for item in items:
         loading.append((item, fetchers.submit(load, item)))
         if len(loading) > AHEAD:

@@ -1,8 +1,11 @@
 """A heap full of holes, as tensors of many sizes leave it, and who gives it back."""
 
 import ctypes
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from backend.bench_prelabel import resident_mb
 from backend.engine import CLICK
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item
+from tests.backend.conftest import ROOT
 from tests.backend.test_engine import Make, soon
 
 HOLES = 100  # MB
@@ -50,11 +54,44 @@ def test_free_pages_between_used_ones_go_back(digging: Callable[[], float]) -> N
     assert resident_mb() < before - 0.6 * HOLES
 
 
+def test_threads_share_one_heap(tmp_path: Path) -> None:
+    """In a process of its own, for it cannot be undone."""
+    script = """if True:
+        import ctypes, sys, threading
+        from backend import heap
+        libc = ctypes.CDLL(None)
+        libc.fopen.restype, libc.malloc.restype = ctypes.c_void_p, ctypes.c_void_p
+        def heaps():
+            together = threading.Barrier(4)
+            def work():
+                together.wait()
+                libc.malloc(50_000)
+                together.wait()
+            threads = [threading.Thread(target=work) for _ in range(4)]
+            [each.start() for each in threads]
+            [each.join() for each in threads]
+            file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+            libc.malloc_info(0, file)
+            libc.fclose(file)
+            return open(sys.argv[1]).read().count("<heap nr=")
+        if sys.argv[2] == "share":
+            heap.share()
+        print(heaps())
+    """
+
+    def heaps(how: str) -> int:
+        command = [sys.executable, "-c", script, str(tmp_path / "heaps.xml"), how]
+        return int(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
+
+    assert heaps("share") == 1
+    assert heaps("leave") > 1
+
+
 def test_a_run_gives_memory_back(digging: Callable[[], float]) -> None:
     items = [Item(str(number), "", {}) for number in range(heap.EVERY + 3)]
     resident: list[float] = []
 
-    def annotate(item: Item, image: object) -> None:
+    def annotate(item: Item, image: object, asked: None) -> None:
         if item.key == "0":
             resident.append(digging())
         if item.key == items[-1].key:
@@ -62,7 +99,7 @@ def test_a_run_gives_memory_back(digging: Callable[[], float]) -> None:
 
     run(
         items,
-        load=lambda item: np.zeros((4, 6, 3), np.uint8),
+        load=lambda item: (np.zeros((4, 6, 3), np.uint8), None),
         annotate=annotate,
         describe=lambda *each: {},
         save=lambda item, row: None,

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image as Pillow
 
 from backend.cli import main
+from model.looks import Said
 from model.pipeline import VLSAM
 from model.types import Detection, Image
 from tests.backend.conftest import detection, disc
@@ -20,7 +21,9 @@ class Model:
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def annotate(self, image: Image, vocabulary: Sequence[str] = ()) -> list[Detection]:
+    def annotate(
+        self, image: Image, vocabulary: Sequence[str] = (), said: Sequence[Sequence[Said]] | None = None
+    ) -> list[Detection]:
         red, green = (int(value) for value in image[0, 0, :2])
         self.seen.append(red)
         if green == 255:

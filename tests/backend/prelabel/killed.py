@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.cli import main
+from model.looks import Said
 from model.pipeline import VLSAM
 from model.types import Detection, Image
 from tests.backend.prelabel.conftest import Model, save_image
@@ -31,7 +32,9 @@ class Slow(Model):
         super().__init__()
         self._log = log
 
-    def annotate(self, image: Image, vocabulary: Sequence[str] = ()) -> list[Detection]:
+    def annotate(
+        self, image: Image, vocabulary: Sequence[str] = (), said: Sequence[Sequence[Said]] | None = None
+    ) -> list[Detection]:
         time.sleep(0.004)
         with self._log.open("a") as file:
             file.write(f"{os.getpid()} {int(image[0, 0, 0])}\n")

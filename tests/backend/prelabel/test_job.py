@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from backend.prelabel import sources
 from backend.prelabel.state import State
 from backend.results import decode, image_hash
 from backend.settings import Settings
+from model.types import Detection, Image
 from tests.backend.conftest import CONFIG, ROOT
 from tests.backend.prelabel.conftest import Model, save_image
+from tests.model.endpoint import listing
 
 Run = Callable[..., int]
 
@@ -83,6 +86,35 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     assert summary["dropped_terms"] == {"<b>mouse</b>": 2}
     assert summary["labels"] == {"Cat": 6, "Dog": 4}
     assert summary["scores"]["0.9"] == 6
+
+
+def test_an_endpoint_lists_ahead_of_the_models(
+    prelabel: Run, model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+
+    def annotate(image: Image, vocabulary: Sequence[str], said: Any) -> list[Detection]:
+        until = time.monotonic() + 20
+        while len(lister.asked) < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        heard.append((len(lister.asked), said))
+        return []
+
+    monkeypatch.setattr(model, "annotate", annotate)
+    with listing() as lister:
+        for name, value in lister.environment.items():
+            monkeypatch.setenv(name, value)
+        assert prelabel(photos, "--to", tmp_path / "out.json") == 0
+        assert heard[0][0] >= 4
+        assert [said for _, said in heard] == [[[("List all objects in the image.", "dog, bus.")]]] * 7
+        assert len(lister.asked) == 7
+
+        lister.status = 401
+        assert prelabel(photos, "--to", tmp_path / "refused.json") == 0
+        summary = json.loads((tmp_path / "refused.json.state" / "summary.json").read_text())
+        assert summary["failed"] == 7
+        assert "refuses the key (401)" in str(summary["failures"])
+        assert len(heard) == 7
 
 
 def test_what_fails_is_a_row_with_its_reason_and_is_tried_again(

@@ -19,15 +19,15 @@ def image(number: int) -> Image:
 
 
 def test_f31_rows_come_in_order_and_failures_are_rows() -> None:
-    def load(item: Item) -> Image:
+    def load(item: Item) -> tuple[Image, int]:
         time.sleep(0.001 * (int(item.key) % 3))
         if item.key == "5":
             raise ImageError("no\nimage")
         if item.key == "6":
             raise ZeroDivisionError("odd")
-        return image(int(item.key))
+        return image(int(item.key)), 10 * int(item.key)
 
-    def annotate(item: Item, pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image, asked: int) -> list[object]:
         if pixels[0, 0, 0] == 7:
             raise MemoryError("no room")
         return []
@@ -59,12 +59,12 @@ def test_reading_and_writing_go_on_while_the_models_work() -> None:
             together.wait()
             met.set()
 
-    def load(item: Item) -> Image:
+    def load(item: Item) -> tuple[Image, int]:
         if item.key == "3":
             meet()
-        return image(int(item.key))
+        return image(int(item.key)), 0
 
-    def annotate(item: Item, pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image, asked: int) -> list[object]:
         if pixels[0, 0, 0] == 1:
             meet()
         return []
@@ -83,13 +83,13 @@ def test_images_in_memory_are_bounded() -> None:
     most = 0
     lock = threading.Lock()
 
-    def load(item: Item) -> Image:
+    def load(item: Item) -> tuple[Image, int]:
         pixels = image(1).view(_Tracked)
         with lock:
             alive.add(pixels)
-        return pixels
+        return pixels, 0
 
-    def annotate(item: Item, pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image, asked: int) -> list[object]:
         nonlocal most
         with lock:
             most = max(most, len(alive))
@@ -114,10 +114,10 @@ def test_when_rows_cannot_be_saved_the_run_ends() -> None:
     def save(item: Item, row: Row) -> None:
         raise OSError("disk full")
 
-    def annotate(item: Item, pixels: Image) -> list[object]:
+    def annotate(item: Item, pixels: Image, asked: int) -> list[object]:
         seen.append(1)
         return []
 
     with pytest.raises(OSError, match="disk full"):
-        run(ITEMS, load=lambda item: image(1), annotate=annotate, describe=lambda *each: {}, save=save)
+        run(ITEMS, load=lambda item: (image(1), 0), annotate=annotate, describe=lambda *each: {}, save=save)
     assert len(seen) <= BEHIND + 2

@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster
 from backend import labels
 from backend.cli import main
 from backend.prelabel import cluster
-from backend.prelabel.annotator import Annotator
+from backend.prelabel.annotator import Annotator, Asked
 from backend.prelabel.destinations import Found, ImportList
 from backend.prelabel.sources import Files, Item
 from backend.prelabel.state import Row
@@ -41,7 +41,7 @@ class Fragile(Annotator):
     def load(self) -> VLSAM:
         return None  # type: ignore[return-value]
 
-    def annotate(self, model: VLSAM, item: Item, image: Image) -> Found:
+    def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
         if item.key == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
         return Found([], self.config, {}, "drop")

@@ -68,7 +68,8 @@ from its own state. Where there are more, the rest is for the memory.
   overhead                wall time of the command, all but loading the models, over the models' own time: the
                           seconds inside the VLM and the segmenter when nothing else is done
   overhead_over_pipeline  the same over all of VLSAM.annotate: also maps, points and merging
-  rss_mb_per_1000_images  growth of the process's memory, a line through all rows but the first quarter
+  rss_mb_per_1000_images  growth of the process's memory, a line through all rows but the first quarter;
+                          null for the first 200 alone, in which it fills
 """
 
 

@@ -61,14 +61,14 @@ def measure(images: int, seed: int, device: str) -> dict[str, Any]:
         if images > timed:
             _prelabel(folder, target, model, images, memory)
     later = memory[len(memory) // 4 :]
-    slope = float(np.polyfit(np.arange(len(later)), later, 1)[0]) if len(later) > 1 else 0.0
+    slope = float(np.polyfit(np.arange(len(later)), later, 1)[0]) if images > timed else None
     return {
         "images": images,
         "overhead": round(wall / own, 3),
         "overhead_over_pipeline": round(wall / pipeline, 3),
         "images_per_second": round(timed / wall, 3),
         "rss_mb": round(memory[-1]),
-        "rss_mb_per_1000_images": round(1000 * slope, 2),
+        "rss_mb_per_1000_images": None if slope is None else round(1000 * slope, 2),
     }
 
 

@@ -70,7 +70,7 @@ def test_bench_prelabel_compares_a_run_with_the_bare_models(capsys: pytest.Captu
     assert figures["overhead"] > figures["overhead_over_pipeline"] > 0.5
     assert figures["images_per_second"] > 0
     assert figures["rss_mb"] > 50
-    assert "rss_mb_per_1000_images" in figures
+    assert figures["rss_mb_per_1000_images"] is None  # too few to tell
 
 
 def test_help_says_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:

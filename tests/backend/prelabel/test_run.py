@@ -28,6 +28,7 @@ def test_f31_rows_come_in_order_and_failures_are_rows() -> None:
         return image(int(item.key)), 10 * int(item.key)
 
     def annotate(item: Item, pixels: Image, asked: int) -> list[object]:
+        assert asked == 10 * int(item.key)
         if pixels[0, 0, 0] == 7:
             raise MemoryError("no room")
         return []

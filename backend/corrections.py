@@ -31,6 +31,7 @@ class Target:
 
     region_id: str  # as Label Studio knows it
     control: Control
+    labels: tuple[str, ...]
     patch: Patch
     meta: Any  # untrusted
     answer: Answer | None = None
@@ -50,7 +51,7 @@ class Correction:
     """What to segment, and where the answer goes."""
 
     prompt: Prompt
-    label: str | None  # None where regions have no labels
+    labels: tuple[str, ...]  # none where regions have no labels
     control: Control
     target: Target | None
     term: str  # of the corrected region, "" for a new one
@@ -77,12 +78,13 @@ class _Seen:
 class _Gesture:
     """What a person drew, in percent of the image: a click or a rectangle."""
 
-    label: str | None
+    labels: tuple[str, ...]
     point: tuple[float, float] | None = None
     positive: bool = True
     rectangle: tuple[float, float, float, float, float] | None = None  # x, y, width, height, rotation
     prompt_id: str | None = None
     bound: bool = True  # to a control of the config
+    image: str | None = None  # the name of the <Image> that it was drawn on, where the browser says it
 
     @property
     def spot(self) -> Spot:
@@ -103,27 +105,31 @@ def read(
 
     Label Studio 1.23.2 sends the points or the rectangles of one label, all that were not accepted yet, the
     newest last, and nothing about the region that they are meant for. Prompts of the other kind come from
-    the newest draft. `answers` are the remembered ones of this task and label, the newest first, and `now`
-    is their clock's time. Whatever else a context holds is skipped.
+    the newest draft. `answers` are the remembered ones of this task, the newest first, and `now` is their
+    clock's time. Whatever else a context holds is skipped.
+
+    A click with several labels is about a region that has one of them, and a region that is corrected keeps
+    all of its own.
 
     A correction with `rivals` is not settled: segment its prompt, then call `settle`. Raises Unanswerable.
     """
     gestures = list(_gestures(context.get("result"), config))
     if not gestures:
-        raise Unanswerable("The context holds no click and no rectangle, and no text for the model.")
-    drawn = gestures[-1].label
-    control = config.label_control(drawn)
-    if control is None and drawn is None:
+        raise Unanswerable(_nothing(context, config))
+    drawn = gestures[-1].labels
+    control = config.control_of(drawn)
+    if control is None and not drawn:
         raise Unanswerable("The click has no label.")
     if control is None:
-        raise Unanswerable(f"No output control has the label {str(drawn)[:80]!r}.")
-    label = drawn if control.takes_labels else None
+        raise Unanswerable(f"No output control has the label {' or '.join(drawn)[:80]!r}.")
+    # Of several labels those that the control knows: Label Studio refuses regions with others.
+    labels = tuple(filter(control.knows, drawn)) if control.takes_labels else ()
     draft = tasks.newest(task.get("drafts"))
-    gestures = [gesture for gesture in gestures if gesture.label == drawn]
+    gestures = [gesture for gesture in gestures if tasks.alike(gesture.labels, drawn)]
     drafted = [
         gesture
         for gesture in _gestures(tasks.result_of(draft), config, drafts=True)
-        if gesture.label == drawn
+        if tasks.alike(gesture.labels, drawn)
     ]
     gestures = _with_drafted(gestures, drafted, shape)
     clicks = _prompt(gestures, shape)
@@ -132,7 +138,13 @@ def read(
     marker = None if draft is None else (str(draft.get("id")), tasks.changed(draft))
     drafted_ids = {item_id for item in tasks.result_of(draft) if (item_id := tasks.id_of(item)) is not None}
     sources = [*tasks.own(task), *tasks.predicted(task)]
-    answers = [a for a in answers if a.patch.shape == shape and not _arrived(a, sources)]
+    answers = [
+        answer
+        for answer in answers
+        if tasks.alike(answer.labels, labels)
+        and answer.patch.shape == shape
+        and not _arrived(answer, sources)
+    ]
     same = [answer for answer in answers if answer.lineage.keys() & prompts.keys()]
     ancestors = {prompt_id for answer in same for prompt_id in answer.lineage}
     theirs = [
@@ -149,10 +161,10 @@ def read(
         labels_in_place or (control.takes_labels and control.labels_name is None),
         tuple(same),
     )
-    found, others = _search(sources, theirs, label, clicks, config, shape)
+    found, others = _search(sources, theirs, labels, clicks, config, shape)
     if found is None and not positive:
         raise Unanswerable("There are negative clicks only, and no region of their label is below them.")
-    asked = Correction(clicks, label, control, None, "", None, (), others if positive else (), clicks, seen)
+    asked = Correction(clicks, labels, control, None, "", None, (), others if positive else (), clicks, seen)
     return asked if found is None and asked.rivals else _aimed(asked, found)
 
 
@@ -183,6 +195,7 @@ def remembered(asked: Correction, region: Mapping[str, Any], detection: Detectio
     return Answer(
         region_id=region["id"],
         control=region["from_name"],
+        labels=asked.labels,
         meta=region["meta"],
         patch=Patch.of(detection.mask),
         logits=detection.logits,
@@ -197,11 +210,6 @@ def remembered(asked: Correction, region: Mapping[str, Any], detection: Detectio
 def is_click(context: Mapping[str, Any], config: LabelConfig) -> bool:
     """Whether a context holds a click or a rectangle."""
     return any(True for _ in _gestures(context.get("result"), config))
-
-
-def label_of(context: Mapping[str, Any], config: LabelConfig) -> str | None:
-    """The label that a context is about, where it has one."""
-    return next((g.label for g in reversed(list(_gestures(context.get("result"), config)))), None)
 
 
 def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
@@ -242,12 +250,12 @@ def _words(held: Any) -> list[Any]:
 def _search(
     sources: Sequence[list[Any]],
     answers: Sequence[Answer],
-    label: str | None,
+    labels: tuple[str, ...],
     clicks: Prompt,
     config: LabelConfig,
     shape: tuple[int, int],
 ) -> tuple[Target | None, tuple[Target, ...]]:
-    """The topmost region of `label` that holds any of the clicks; without one, those of our own making.
+    """The topmost region with one of `labels` that holds any of the clicks; else those of our own making.
 
     Topmost is the newest answer, else the last region of the first source. Of several output controls
     the first one with such a region wins, rectangles come last, for they hold much that is not theirs.
@@ -259,7 +267,7 @@ def _search(
         if control is None or answer.region_id in taken:
             continue
         taken.add(answer.region_id)
-        target = Target(answer.region_id, control, answer.patch, answer.meta, answer)
+        target = Target(answer.region_id, control, answer.labels, answer.patch, answer.meta, answer)
         if evidence.contains(target.mask, clicks.points).any():
             return target, ()
         rivals.append(target)
@@ -272,12 +280,13 @@ def _search(
             continue
         # Stable, so of one control the topmost comes first.
         for region in sorted(regions, key=lambda region: _turn(region.control, config)):
-            if region.id in taken or region.label != label:
+            if region.id in taken or not tasks.alike(region.labels, labels):
                 continue
             mask = results.decode(region.result, shape)
             if mask is None:
                 continue
-            target = Target(region.id, region.control, Patch.of(mask), region.result.get("meta"))
+            meta = region.result.get("meta")
+            target = Target(region.id, region.control, region.labels, Patch.of(mask), meta)
             if evidence.contains(mask, clicks.points).any():
                 return target, ()
             if evidence.read(target.meta, shape) is not None:
@@ -309,11 +318,11 @@ def _aimed(asked: Correction, target: Target | None) -> Correction:
         # Replacing it would break the editor.
         notes = (f"{_SUPERSEDES}{region_id}",) if target else ()
         region_id = None
-    control = target.control if target else asked.control
     return replace(
         asked,
         prompt=prompt,
-        control=control,
+        labels=target.labels if target else asked.labels,
+        control=target.control if target else asked.control,
         target=target,
         term=term,
         region_id=region_id,
@@ -441,13 +450,13 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
     merged: dict[Any, _Gesture] = {}
     for number, item in enumerate(items):
         gesture = _gesture(item)
-        if gesture is None or item.get("to_name", config.image_name) != config.image_name:
+        if gesture is None or gesture.image not in (None, config.image_name):
             continue
         # With <Labels> each prompt comes as two results of one id, and the label may be in either.
         key = gesture.prompt_id or number
         before = merged.pop(key, None)
-        if before is not None and gesture.label is None:
-            gesture = replace(gesture, label=before.label)
+        if before is not None and not gesture.labels:
+            gesture = replace(gesture, labels=before.labels)
         merged[key] = gesture
     yield from merged.values()
 
@@ -457,21 +466,34 @@ def _gesture(item: Mapping[str, Any]) -> _Gesture | None:
     x, y, width, height = (_number(value.get(key)) for key in ("x", "y", "width", "height"))
     if x is None or y is None:
         return None
-    kind = str(item.get("type")).lower()
-    label, prompt_id = tasks.label_of(item), tasks.id_of(item)
+    kind, to_name = str(item.get("type")).lower(), item.get("to_name")
+    image = to_name if isinstance(to_name, str) else None
+    labels, prompt_id = tasks.labels_of(item), tasks.id_of(item)
     # Label Studio's next protocol sends prompts that belong to no control; the label is the browser's.
-    bound = prompt_id is not None or "from_name" in item
+    bound = prompt_id is not None or "from_name" in item or bool(labels)
     if width is not None and height is not None and kind not in ("keypoint", "keypointlabels"):
         if kind not in ("rectangle", "rectanglelabels", "labels"):
             return None
         rotation = _number(value.get("rotation")) or 0.0
         rectangle = (x, y, width, height, rotation)
-        return _Gesture(label, rectangle=rectangle, prompt_id=prompt_id, bound=bound)
+        return _Gesture(labels, rectangle=rectangle, prompt_id=prompt_id, bound=bound, image=image)
     if kind not in ("keypoint", "keypointlabels", "labels"):
         return None
     positive = item.get("is_positive", value.get("positive", True))
     positive = positive is not False and positive != 0
-    return _Gesture(label, point=(x, y), positive=positive, prompt_id=prompt_id, bound=bound)
+    return _Gesture(labels, (x, y), positive, prompt_id=prompt_id, bound=bound, image=image)
+
+
+def _nothing(context: Mapping[str, Any], config: LabelConfig) -> str:
+    """Why a context has nothing to segment."""
+    drawn = [_gesture(item) for item in tasks.entries(context.get("result"))]
+    other = next((gesture.image for gesture in drawn if gesture is not None and gesture.image), None)
+    if other is None:
+        return "The context holds no click and no rectangle, and no text for the model."
+    return (
+        f"The prompt is on {other[:80]!r}, and regions are made on <Image name={config.image_name!r}> alone, "
+        "the one whose controls have labels."
+    )
 
 
 def _number(value: Any) -> float | None:

@@ -39,14 +39,15 @@ def without(
 def of(detection: Detection, label: str | None, known: Iterable[Region]) -> Region | None:
     """The first of the known regions that is of a detection's object."""
     for region in known:
-        if region.label == label and _is_of(detection.mask, region, _mask_of(region, detection.mask.shape)):
+        mine = tasks.alike(region.labels, () if label is None else (label,))
+        if mine and _is_of(detection.mask, region, _mask_of(region, detection.mask.shape)):
             return region
     return None
 
 
 def _may_be(region: Region, labels: Collection[str | None]) -> bool:
     """Whether an object with these labels may have become a region; to one without, people give any label."""
-    return None in labels or region.label in labels
+    return None in labels or any(label in labels for label in region.labels)
 
 
 def _mask_of(region: Region, shape: tuple[int, ...]) -> Mask | None:

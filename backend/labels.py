@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -161,6 +161,11 @@ class LabelConfig:
         return next(
             (c for c in self.outputs if not c.takes_labels or (label is not None and c.knows(label))), None
         )
+
+    def control_of(self, labels: Collection[str]) -> Control | None:
+        """The first output control that knows most of the labels, or that has regions without labels."""
+        best = max(self.outputs, key=lambda control: sum(map(control.knows, labels)))
+        return best if any(map(best.knows, labels)) else self.label_control(None)
 
     def named(self, term: str) -> list[tuple[Control, str]]:
         """The predicted controls that have a label for a term, and that label.

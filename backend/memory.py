@@ -21,7 +21,7 @@ MAX_BYTES = 64_000_000
 # A draft is saved 5 s after the first change at the latest; one more for the way.
 DRAFT_SECONDS = 6.0
 
-Key = tuple[str, ...]  # server, project, task, image, label
+Key = tuple[str, ...]  # server, project, task, image
 Spot = tuple[float | bool, ...]  # where a prompt is and what it says
 Draft = tuple[str, str]  # id and time of change
 
@@ -63,6 +63,7 @@ class Answer:
 
     region_id: str
     control: str
+    labels: tuple[str, ...]
     meta: Mapping[str, Any]  # as answered; the prompt is in it
     patch: Patch
     logits: NDArray[np.float32] | None

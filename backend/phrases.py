@@ -64,9 +64,9 @@ def label_of(phrase: str, term: str, context: Mapping[str, Any], config: LabelCo
         for _, label in config.named(name):
             return label
     for item in _items(context):
-        selected = tasks.label_of(item)
-        if selected is not None and any(control.knows(selected) for control in config.outputs):
-            return selected
+        for selected in tasks.labels_of(item):
+            if any(control.knows(selected) for control in config.outputs):
+                return selected
     known = {label.value for control in config.outputs for label in control.labels}
     return known.pop() if len(known) == 1 else None
 

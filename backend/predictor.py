@@ -289,7 +289,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             detection = run(lambda model: model.refine(seen.embedding(model), bare))
             return events.mask(detection.mask, detection.score)
         memory = self.engine.memory
-        key = self._memory_key(task, seen.known.content, corrections.label_of(context, config))
+        key = self._memory_key(task, seen.known.content)
         asked = corrections.read(
             context,
             task,
@@ -306,7 +306,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             region = describe(
                 replace(detection, term=asked.term),
                 control=asked.control,
-                label=asked.label,
+                labels=asked.labels,
                 region_id=asked.region_id or results.new_id(),
                 old_meta=asked.target.meta if asked.target else None,
                 notes=asked.notes,
@@ -357,7 +357,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             region = describe(
                 detection,
                 control=control,
-                label=label,
+                labels=old.labels if old else () if label is None else (label,),
                 region_id=old.id if old else results.new_id(),
                 old_meta=old.result.get("meta") if old else None,
                 compact=True,
@@ -378,13 +378,13 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         in_place = region.control.labels_name is None or self.engine.settings.labels_in_place
         return in_place and region.id not in corrections.related([items])
 
-    def _memory_key(self, task: Any, image: str, label: str | None) -> Key | None:
+    def _memory_key(self, task: Any, image: str) -> Key | None:
         """Whose answers may help; None where the task has no id."""
         task_id = task.get("id")
         if not isinstance(task_id, str | int):
             return None
         server = self.server.url if self.server else ""
-        return (server, str(self.project or task.get("project")), str(task_id), image, label or "")
+        return (server, str(self.project or task.get("project")), str(task_id), image)
 
     def _click(self, task: Any, context: Mapping[str, Any]) -> Click | None:
         """What the click is about; None where the request does not say so of the task and every prompt."""
@@ -527,7 +527,7 @@ def annotation(
             region = describe(
                 detection,
                 control=control,
-                label=label,
+                labels=() if label is None else (label,),
                 region_id=results.prediction_id(image, model_version, *key, numbers[key]),
                 notes=notes,
             )
@@ -579,7 +579,7 @@ def describe(
     detection: Detection,
     *,
     control: Control,
-    label: str | None,
+    labels: Sequence[str],
     region_id: str,
     old_meta: Any = None,
     notes: Sequence[str] = (),
@@ -593,7 +593,7 @@ def describe(
     region = results.region(
         detection.mask,
         control=control,
-        label=label,
+        labels=labels,
         region_id=region_id,
         score=detection.score,
         compact=compact,

@@ -36,13 +36,19 @@ PNG = "data:image/png;base64,"
 
 
 def region(
-    mask: Mask, *, control: Control, label: str | None, region_id: str, score: float, compact: bool = False
+    mask: Mask,
+    *,
+    control: Control,
+    labels: Sequence[str],
+    region_id: str,
+    score: float,
+    compact: bool = False,
 ) -> list[Result]:
     """The results of one region of `control` for a mask of the whole image: none where `encode` has none.
 
     One result, or for a control that takes its labels from a <Labels> tag two of one id: the geometry, and
-    the label with the geometry again, which Label Studio's validation and exports want. `label` None gives a
-    region without a label: an empty list where the control has labels.
+    the labels with the geometry again, which Label Studio's validation and exports want. No `labels` give a
+    region without one: an empty list where the control has labels of its own.
     """
     value = encode(mask, control.shape, compact=compact)
     if value is None:
@@ -59,12 +65,11 @@ def region(
         "image_rotation": 0,
         "score": unit(score),
     }
-    if not control.takes_labels or (control.labels_name is not None and label is None):
+    if not control.takes_labels or (control.labels_name is not None and not labels):
         return [{**result, "value": value}]
-    labels = [] if label is None else [label]
     if control.labels_name is None:
-        return [{**result, "value": {**value, control.type: labels}}]
-    named = {"labels": labels} if compact else {**value, "labels": labels}
+        return [{**result, "value": {**value, control.type: list(labels)}}]
+    named = {"labels": list(labels)} if compact else {**value, "labels": list(labels)}
     return [
         {**result, "value": value},
         {**result, "from_name": control.labels_name, "type": "labels", "value": named},

@@ -1,10 +1,10 @@
 """What Label Studio says of a task: drafts, annotations, predictions and their regions, all untrusted."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.labels import Control, LabelConfig
+from backend.labels import MAX_LABELS, Control, LabelConfig
 
 MAX_REGIONS = 1000  # of a result list that are looked at
 MAX_ID = 100  # characters
@@ -16,14 +16,14 @@ class Region:
 
     id: str  # as Label Studio knows it
     control: Control
-    label: str | None  # None where it has none
+    labels: tuple[str, ...]  # several where a control has choice="multiple"; none where it has none
     result: Mapping[str, Any]
 
 
 def regions(items: list[Any], config: LabelConfig) -> Iterator[Region]:
     """The regions of a result list that belong to an output control, the topmost first."""
     found = _newest_items(items)
-    labels = {region_id(item): label_of(item) for item in found if item.get("type") == "labels"}
+    labels = {region_id(item): labels_of(item) for item in found if item.get("type") == "labels"}
     outputs = {(control.name, control.type): control for control in config.outputs}
     for item in found:
         name, kind = control_of(item), item.get("type")
@@ -31,8 +31,8 @@ def regions(items: list[Any], config: LabelConfig) -> Iterator[Region]:
         number = region_id(item)
         if control is None or number is None:
             continue
-        label = label_of(item) if control.type in value_of(item) else labels.get(number)
-        yield Region(number, control, label, item)
+        own = labels_of(item) if control.type in value_of(item) else labels.get(number, ())
+        yield Region(number, control, own, item)
 
 
 def ids(items: list[Any]) -> set[str]:
@@ -95,13 +95,20 @@ def control_of(item: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def label_of(item: Mapping[str, Any]) -> str | None:
+def labels_of(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a region or a prompt, each once, in their order."""
     value = value_of(item)
     for key in (item.get("type"), "labels"):
-        labels = value.get(key) if isinstance(key, str) else None
-        if isinstance(labels, list) and labels and isinstance(labels[0], str):
-            return labels[0]
-    return None
+        given = value.get(key) if isinstance(key, str) else None
+        labels = [label for label in given if isinstance(label, str)] if isinstance(given, list) else []
+        if labels:
+            return tuple(dict.fromkeys(labels))[:MAX_LABELS]
+    return ()
+
+
+def alike(one: Collection[str], other: Collection[str]) -> bool:
+    """Whether two regions, or a prompt and a region, share a label or both have none."""
+    return not set(one).isdisjoint(other) or not (one or other)
 
 
 def id_of(item: Any) -> str | None:

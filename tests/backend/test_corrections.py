@@ -52,7 +52,7 @@ def region(
 ) -> dict[str, Any]:
     output = parse(SPLIT).output(control)
     assert output is not None
-    (made,) = results.region(mask, control=output, label=label, region_id=region_id, score=0.5)
+    (made,) = results.region(mask, control=output, labels=[label], region_id=region_id, score=0.5)
     return {**made, "meta": evidence.write(detection("tabby", mask, prompt), made)}
 
 
@@ -76,7 +76,7 @@ def drafts(*regions: Any, at: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
 def test_a_click_beside_everything_makes_a_new_region() -> None:
     asked = ask(click(10, 20), predictions=[drafts(region(disc(60, 30, 9), "a"))])
     assert asked.target is None
-    assert (asked.label, asked.control.name) == ("Cat", "brush")
+    assert (asked.labels, asked.control.name) == (("Cat",), "brush")
     assert asked.prompt.points.tolist() == [[10, 20]]
     assert asked.prompt.labels.tolist() == [1]
     assert asked.prompt.mask is None
@@ -348,6 +348,58 @@ def test_a_ghost_of_a_prompt_tool_is_no_region() -> None:
     assert ask(click(20, 30), drafts=[drafts(ghost)]).target is None
 
 
+# Regions with several labels, where a control has choice="multiple"
+
+
+def labelled(item: dict[str, Any], *labels: Any) -> dict[str, Any]:
+    return {**item, "value": {**item["value"], "labels": list(labels), item["type"]: list(labels)}}
+
+
+BOTH = labelled(region(disc(20, 30, 12), "both", control="poly"), "Cat", "Dog")
+
+
+@pytest.mark.parametrize("clicked", [["Cat"], ["Dog"], ["Dog", "Cat"], ["Unicorn", "Dog"]])
+def test_a_click_with_one_of_a_regions_labels_corrects_it_and_keeps_them_all(clicked: list[str]) -> None:
+    asked = ask(labelled(click(20, 30), *clicked), annotations=[drafts(BOTH)])
+    assert (asked.region_id, asked.control.name, asked.labels) == ("both", "poly", ("Cat", "Dog"))
+
+
+def test_a_click_with_several_labels_corrects_a_region_with_one_of_them() -> None:
+    cat, dog = region(disc(20, 30, 12), "cat"), region(disc(60, 30, 9), "dog", control="poly", label="Dog")
+    for x, found, labels in ((20, "cat", ("Cat",)), (60, "dog", ("Dog",))):
+        asked = ask(labelled(click(x, 30), "Dog", "Cat"), predictions=[drafts(cat, dog)])
+        assert (asked.region_id, asked.labels) == (found, labels)
+    assert ask(labelled(click(20, 30), "Dog"), predictions=[drafts(cat, dog)]).target is None
+
+
+def test_a_rival_keeps_its_labels_too() -> None:
+    asked = ask(labelled(click(33, 30), "Dog"), predictions=[drafts(BOTH)])
+    assert (asked.target, asked.labels) == (None, ("Dog",))
+    settled = corrections.settle(asked, disc(22, 30, 14))
+    assert (settled.region_id, settled.labels) == ("both", ("Cat", "Dog"))
+
+
+@pytest.mark.parametrize(
+    ("clicked", "control", "labels"),
+    [
+        (["Cat", "Dog"], "poly", ("Cat", "Dog")),  # the only one that knows both
+        (["Unicorn", "Cat"], "brush", ("Cat",)),
+        (["Cat", "Cat", 3, None], "brush", ("Cat",)),
+    ],
+)
+def test_a_new_region_has_the_labels_that_its_control_knows(
+    clicked: list[Any], control: str, labels: tuple[str, ...]
+) -> None:
+    asked = ask(labelled(click(10, 20), *clicked))
+    assert (asked.target, asked.control.name, asked.labels) == (None, control, labels)
+
+
+def test_prompts_that_share_a_label_belong_together() -> None:
+    """Label Studio sends those with the same first label."""
+    asked = ask(labelled(click(10, 20), "Cat", "Dog"), click(30, 20, label="Unicorn"), click(50, 20))
+    assert asked.prompt.points.round(3).tolist() == [[10, 20], [50, 20]]
+
+
 # Clicks and boxes together, from the draft
 
 
@@ -411,8 +463,13 @@ def test_a_rectangle_that_is_a_region_is_no_prompt() -> None:
 
 
 def test_a_click_on_another_image_of_the_config_is_not_ours() -> None:
-    with pytest.raises(Unanswerable, match="no click"):
-        ask(click(20, 25, to_name="other"))
+    for drawn in (click(20, 25), box(10, 20, 30, 15)):
+        with pytest.raises(
+            Unanswerable, match=r"prompt is on 'other', and regions are made on <Image name='image'> alone"
+        ):
+            ask({**drawn, "to_name": "other"})
+    assert ask(click(20, 25, to_name="image")).prompt.points.tolist() == [[20, 25]]
+    assert ask(click(20, 25, to_name=None)).prompt.points.tolist() == [[20, 25]]
 
 
 # What would break the editor
@@ -447,7 +504,7 @@ def test_with_a_labels_config_a_region_is_replaced_only_where_that_is_wanted(in_
     config = parse(LABELS)
     (brush,) = config.outputs
     found = detection("tabby", disc(20, 30, 12))
-    region = results.region(found.mask, control=brush, label="Cat", region_id="a", score=0.5)
+    region = results.region(found.mask, control=brush, labels=["Cat"], region_id="a", score=0.5)
     task = {"drafts": [drafts({**region[0], "meta": evidence.write(found, region[0])}, *region[1:])]}
 
     def asked(label: str) -> Correction:
@@ -461,6 +518,17 @@ def test_with_a_labels_config_a_region_is_replaced_only_where_that_is_wanted(in_
     assert asked("Dog").target is None
 
 
+def test_with_a_labels_config_too_a_region_keeps_all_its_labels() -> None:
+    config = parse(LABELS)
+    (brush,) = config.outputs
+    found = disc(20, 30, 12)
+    made = results.region(found, control=brush, labels=["Cat", "Dog"], region_id="a", score=0.5)
+    assert [item["value"].get("labels") for item in made] == [None, ["Cat", "Dog"]]
+    context = {"result": [click(22, 30, label="Dog", id="p")]}
+    asked = corrections.read(context, {"drafts": [drafts(*made)]}, config, SHAPE, labels_in_place=True)
+    assert (asked.region_id, asked.labels) == ("a", ("Cat", "Dog"))
+
+
 def test_recorded_labels_config_joins_the_box_around_a_click(capture: Callable[..., Any]) -> None:
     """Both as two results of one id: the tool's and the label's."""
     click_body, box_body = capture("ui_47_labels_rect", 0), capture("ui_47_labels_rect", 1)
@@ -471,7 +539,7 @@ def test_recorded_labels_config_joins_the_box_around_a_click(capture: Callable[.
     for item in clicked:
         item["value"] |= {"x": prompt[0]["value"]["x"] + 1, "y": prompt[0]["value"]["y"] + 1}
     asked = corrections.read({"result": clicked}, task, config, (600, 800))
-    assert asked.label == "Cat"
+    assert asked.labels == ("Cat",)
     assert asked.prompt.box is not None
     assert len(asked.prompt.points) == 1
 
@@ -525,7 +593,7 @@ def recorded(capture: Callable[..., Any], name: str) -> tuple[Correction, dict[s
 
 def test_recorded_first_click(capture: Callable[..., Any]) -> None:
     asked, _ = recorded(capture, "ui_01_first_positive_click")
-    assert (asked.label, asked.control.name, asked.target) == ("Cat", "brush", None)
+    assert (asked.labels, asked.control.name, asked.target) == (("Cat",), "brush", None)
     assert asked.prompt.points.round().tolist() == [[305, 253]]
 
 
@@ -566,14 +634,14 @@ def test_recorded_exif_image(capture: Callable[..., Any]) -> None:
 def test_recorded_labels_config_counts_each_prompt_once(capture: Callable[..., Any]) -> None:
     body = capture("ui_42_labels_config")
     asked = corrections.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
-    assert asked.label == "Cat"
+    assert asked.labels == ("Cat",)
     assert asked.prompt.points.round().tolist() == [[305, 253]]
 
 
 def test_recorded_labels_config_takes_the_label_from_either_result(capture: Callable[..., Any]) -> None:
     body = capture("ui_47_labels_rect", 1)
     asked = corrections.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
-    assert asked.label == "Cat"
+    assert asked.labels == ("Cat",)
     assert asked.prompt.box is not None
 
 
@@ -606,6 +674,10 @@ def test_prompts_without_id_and_label_ask_for_a_mask_alone(config: LabelConfig) 
 
 def test_todays_prompts_are_not_bare(config: LabelConfig) -> None:
     assert corrections.bare({"result": [click(20, 30)]}, config, SHAPE) is None
+    for drawn in (click(20, 30), box(10, 20, 30, 15)):
+        del drawn["from_name"]  # as scripts send them: the label is all that says where the region goes
+        assert corrections.bare({"result": [drawn]}, config, SHAPE) is None
+        assert ask(drawn).control.name == "brush"
     assert corrections.bare({"result": []}, config, SHAPE) is None
 
 
@@ -678,4 +750,4 @@ def test_f18_odd_contexts_and_tasks_are_answered_or_refused(item: Any, regions: 
         except Unanswerable:
             continue
         assert np.isfinite(asked.prompt.points).all()
-        json.dumps(asked.label)
+        json.dumps(asked.labels)

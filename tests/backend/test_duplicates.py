@@ -1,13 +1,13 @@
 """Predictions beside what people made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from backend import duplicates, labels, results
+from backend import duplicates, results
 from backend.engine import Engine
-from backend.labels import SHAPES
+from backend.labels import SHAPES, parse
 from backend.predictor import VLSAMBackend, annotation
 from model.types import Mask
 from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
@@ -16,10 +16,10 @@ Make = Callable[..., Engine]
 CAT, DOG = disc(20, 30, 12), disc(60, 30, 9)
 
 
-def region(mask: Mask, *, name: str = "brush", label: str = "Cat") -> list[results.Result]:
-    control = labels.parse(CONFIG).output(name)
+def region(mask: Mask, *, name: str = "brush", labels: Sequence[str] = ("Cat",)) -> list[results.Result]:
+    control = parse(CONFIG).output(name)
     assert control is not None
-    return results.region(mask, control=control, label=label, region_id="made", score=1)
+    return results.region(mask, control=control, labels=labels, region_id="made", score=1)
 
 
 def predicted(engine: Engine, **task: Any) -> list[tuple[str, str]]:
@@ -45,8 +45,9 @@ def test_what_people_have_a_region_of_is_not_predicted(make_engine: Make, kind: 
         (region(disc(23, 30, 12)), DOGS),  # moved by hand
         (region(CAT, name="poly"), DOGS),  # one object is one region in every control
         (region(disc(20, 30, 6)), BOTH),  # a quarter of it
-        (region(CAT, label="Dog"), BOTH),
-        (region(DOG, label="Dog") + region(CAT), []),
+        (region(CAT, labels=["Dog"]), BOTH),
+        (region(CAT, labels=["Dog", "Cat"]), DOGS),  # choice="multiple": any of them is what it is
+        (region(DOG, labels=["Dog"]) + region(CAT), []),
         ([{"id": "made", "type": "choices", "from_name": "brush", "value": {"choices": ["Cat"]}}], BOTH),
         (["junk", None, {"from_name": {}, "type": []}], BOTH),
         ("junk", BOTH),
@@ -67,7 +68,7 @@ def test_regions_of_every_control_count(shape: str, shared: bool) -> None:
         if shared
         else f'<{tag}Labels name="c" toName="i" smart="false">{both}</{tag}Labels>'
     )
-    config = labels.parse(f'<View><Image name="i" value="$i"/>{drawn}</View>')
+    config = parse(f'<View><Image name="i" value="$i"/>{drawn}</View>')
     found = [detection("cat", disc(20, 30, 12) | disc(30, 30, 12)), detection("dog", DOG)]
     everything, _ = annotation(found, config, "image", "v1")
     cats = [r for r in everything if r["id"] == everything[0]["id"]]
@@ -79,7 +80,7 @@ def test_regions_of_every_control_count(shape: str, shared: bool) -> None:
 
 
 def test_a_rectangle_is_compared_with_the_masks_own() -> None:
-    config = labels.parse(
+    config = parse(
         '<View><Image name="i" value="$i"/><RectangleLabels name="c" toName="i"><Label value="Cat"/>'
         "</RectangleLabels></View>"
     )
@@ -94,10 +95,10 @@ def test_a_rectangle_is_compared_with_the_masks_own() -> None:
 
 
 def test_an_object_that_was_kept_without_a_label_may_have_got_any() -> None:
-    config = labels.parse(CONFIG)
+    config = parse(CONFIG)
     found = [detection("zebra", CAT)]
     assert len(annotation(found, config, "image", "v1", leftover="keep")[0]) == 1
-    known = duplicates.made({"annotations": [{"result": region(CAT, label="Dog")}]}, config)
+    known = duplicates.made({"annotations": [{"result": region(CAT, labels=["Dog"])}]}, config)
     assert annotation(found, config, "image", "v1", leftover="keep", made=known)[0] == []
 
 

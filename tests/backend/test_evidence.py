@@ -16,7 +16,7 @@ SHAPE = (60, 80)
 
 def result_of(found: Detection, tag: str = "BrushLabels") -> dict[str, Any]:
     control = Control("c", tag, "image", (Label("Cat", ("Cat",)),))
-    (result,) = results.region(found.mask, control=control, label="Cat", region_id="x" * 20, score=0.5)
+    (result,) = results.region(found.mask, control=control, labels=["Cat"], region_id="x" * 20, score=0.5)
     return json.loads(json.dumps({**result, "meta": evidence.write(found, result)}))  # type: ignore[no-any-return]
 
 

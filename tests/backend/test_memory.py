@@ -1,7 +1,7 @@
 """The memory by itself, and what an annotator has of it: click after click, as the browser sends them."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ def clock() -> Clock:
 def answer(region_id: str, *prompts: str, at: float = 1000.0, mask: Mask | None = None) -> Answer:
     spots = dict.fromkeys(prompts, (1.0, 2.0, True))
     patch = Patch.of(disc(20, 30, 5) if mask is None else mask)
-    return Answer(region_id, "brush", {}, patch, None, spots, spots, "", None, at)
+    return Answer(region_id, "brush", ("Cat",), {}, patch, None, spots, spots, "", None, at)
 
 
 # By itself
@@ -122,9 +122,15 @@ class Annotator:
     reason: str = ""
 
     def click(
-        self, x: float, y: float, *, positive: bool = True, prompt: str | None = None
+        self,
+        x: float,
+        y: float,
+        *,
+        positive: bool = True,
+        prompt: str | None = None,
+        labels: Sequence[str] = ("Cat",),
     ) -> dict[str, Any]:
-        value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": ["Cat"]}
+        value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": list(labels)}
         return self._draw("keypointlabels", "kp", value, prompt, {"is_positive": positive})
 
     def box(
@@ -202,6 +208,15 @@ def test_auto_accept_one_region_grows_click_by_click(person: Annotator, stand_in
     assert points(stand_in) == [[20, 30], [23, 30], [24, 33]]
     assert stand_in.prompts[-1].labels.tolist() == [1, 1, 0]
     assert len(person.regions) == 1
+
+
+def test_auto_accept_a_region_with_several_labels_is_gone_on_from_by_any_of_them(person: Annotator) -> None:
+    person.auto_accept = True
+    first = person.click(20, 30, labels=["Cat", "Dog"])
+    second = person.click(22, 30, labels=["Dog"])
+    assert (second["id"], second["value"]["brushlabels"]) == (first["id"], ["Cat", "Dog"])
+    cat = person.click(60, 30, labels=["Cat"])
+    assert person.click(62, 30, labels=["Dog"])["id"] != cat["id"]
 
 
 def test_auto_accept_a_click_elsewhere_makes_another_region(person: Annotator, stand_in: StandIn) -> None:

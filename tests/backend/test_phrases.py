@@ -266,6 +266,9 @@ def test_a_prediction_that_nobody_has_touched_is_replaced_in_its_place(make_engi
     (region,) = ask(ours, text("cat"), predictions=[predicted])["result"]
     assert region["id"] == predicted["result"][0]["id"]
     assert region["meta"]["text"] == ["mind the tail"]
+    predicted["result"][0]["value"]["brushlabels"] = ["Dog", "Cat"]
+    (region,) = ask(ours, text("cat"), predictions=[predicted])["result"]
+    assert region["value"]["brushlabels"] == ["Dog", "Cat"]
     relation = {"type": "relation", "from_id": region["id"], "to_id": "x", "direction": "right"}
     predicted["result"].append(relation)
     assert ask(ours, text("cat"), predictions=[predicted])["result"] == []

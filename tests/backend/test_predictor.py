@@ -526,6 +526,54 @@ def test_a_click_makes_a_new_region(make_engine: Make, stand_in: StandIn) -> Non
     assert one["model_version"] == "v1"
 
 
+def test_a_click_keeps_all_labels_of_the_region_below_it(make_engine: Make) -> None:
+    ours = backend(make_engine(), CONFIG.replace('name="brush"', 'name="brush" choice="multiple"'))
+    predicted = ours.predict([task()])[0]
+    predicted["result"][0]["value"]["brushlabels"] = ["Dog", "Cat"]
+    (answer,) = ours.predict([task(predictions=[predicted])], context=click(25, 30))
+    (region,) = answer["result"]
+    assert region["id"] == predicted["result"][0]["id"]
+    assert region["value"]["brushlabels"] == ["Dog", "Cat"]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {
+            "type": "rectanglelabels",
+            "value": {"x": 12.5, "y": 25, "width": 25, "height": 50, "rectanglelabels": ["Dog"]},
+            "original_width": 1080,
+            "original_height": 1080,
+        },
+        {
+            "type": "keypointlabels",
+            "value": {"x": 25, "y": 50, "keypointlabels": ["Dog"]},
+            "is_positive": True,
+        },
+        {"type": "keypointlabels", "value": {"x": 25, "y": 50, "labels": ["Dog"]}, "to_name": None},
+    ],
+)
+@pytest.mark.parametrize(("config", "control"), [(CONFIG, "brush"), (SPLIT, "poly")])
+def test_a_prompt_of_no_control_goes_to_the_first_that_knows_its_label(
+    make_engine: Make, prompt: dict[str, Any], config: str, control: str
+) -> None:
+    """As scripts send it, for which an id and `from_name` mean nothing."""
+    (answer,) = backend(make_engine(), config).predict([task()], context={"result": [prompt]})
+    (region,) = answer["result"]
+    assert (region["from_name"], region["value"][region["type"]]) == (control, ["Dog"])
+    mask = decode(region, (60, 80))
+    assert mask is not None
+    assert mask[30, 20]
+    assert LabelInterface(config).validate_prediction(answer, return_errors=True) == []
+
+
+def test_a_prompt_of_no_control_with_an_unknown_label_is_told_so(make_engine: Make) -> None:
+    prompt = {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 50, "height": 50}}
+    prompt["value"] |= {"rectanglelabels": ["Banana"]}  # type: ignore[operator]
+    (answer,) = backend(make_engine()).predict([task()], context={"result": [prompt]})
+    assert (answer["result"], answer["reason"]) == ([], "No output control has the label 'Banana'.")
+
+
 def test_a_click_corrects_the_predicted_region_below_it(make_engine: Make, stand_in: StandIn) -> None:
     ours = backend(make_engine())
     predicted = ours.predict([task()])[0]

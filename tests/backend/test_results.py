@@ -128,7 +128,7 @@ def test_label_studio_accepts_every_region(tag: str, tags: str) -> None:
     xml = f'<View><Image name="i" value="$i"/>{tags.format(tag=tag)}</View>'
     (control,) = labels.parse(xml).outputs
     # At the edge, where a rounded percentage might come out above 100.
-    made = results.region(disc(70, 50, 12), control=control, label="Cat", region_id="r" * 20, score=0.5)
+    made = results.region(disc(70, 50, 12), control=control, labels=["Cat"], region_id="r" * 20, score=0.5)
     made = json.loads(json.dumps(made))
     assert len(made) == (1 if tags == OWN_LABELS else 2)
     prediction = {"result": made, "score": made[0]["score"], "model_version": "v1"}
@@ -142,7 +142,7 @@ def test_label_studio_accepts_every_region(tag: str, tags: str) -> None:
 @pytest.mark.parametrize("score", [0.5, 1.0000001, -1, float("nan"), float("inf"), np.float32(0.3)])
 def test_f23_a_score_is_a_plain_number_from_0_to_1(score: float) -> None:
     control = labels.parse(CONFIG).outputs[0]
-    (made,) = results.region(disc(9, 9, 5), control=control, label="Cat", region_id="r" * 20, score=score)
+    (made,) = results.region(disc(9, 9, 5), control=control, labels=["Cat"], region_id="r" * 20, score=score)
     assert type(made["score"]) is float
     assert 0 <= made["score"] <= 1
 

@@ -26,7 +26,7 @@ def test_swapped_answers_would_be_seen(builtin: VLSAM, tmp_path: Path) -> None:
     one, other = draw(builtin, tmp_path, 2)
     for spot in range(SPOTS):
         (answer,) = results.region(
-            one.masks[spot], control=BRUSH, label=NAMES[spot], region_id="a", score=1, compact=True
+            one.masks[spot], control=BRUSH, labels=[NAMES[spot]], region_id="a", score=1, compact=True
         )
         assert is_answer(answer, one, spot)
         assert not is_answer(answer, other, spot)
@@ -37,7 +37,7 @@ def test_swapped_predictions_would_be_seen(builtin: VLSAM, tmp_path: Path) -> No
     (drawn,) = draw_batch(builtin, tmp_path, 1)
     assert drawn.masks
     number = results.prediction_id(drawn.content, "v1", "brush", "dog", 0)
-    (region,) = results.region(drawn.masks[0][1], control=BRUSH, label="dog", region_id=number, score=1)
+    (region,) = results.region(drawn.masks[0][1], control=BRUSH, labels=["dog"], region_id=number, score=1)
     region["meta"] = {"vlsam": {"term": "dog"}}
     assert Expected("a", drawn.content, None).fits([region], "v1")
     assert not Expected("a", "another", None).fits([region], "v1")

@@ -47,7 +47,11 @@ class Exported:
             for control in labels.parse(self.config).outputs
             for label, mask in (("Cat", CAT), ("Dog", DOG))
             for result in results.region(
-                mask, control=control, label=label, region_id=f"{control.name}-{label}-{'0' * 12}", score=0.5
+                mask,
+                control=control,
+                labels=[label],
+                region_id=f"{control.name}-{label}-{'0' * 12}",
+                score=0.5,
             )
         ]
         self.studio = studio

@@ -245,7 +245,7 @@ def _regions() -> list[dict[str, Any]]:
     found = [detection("cat", disc(20, 30, 12)), detection("dog", disc(60, 30, 9))]
     made, _ = annotation(found, config, "image", "v1")
     brush = config.outputs[0]
-    return made + describe(found[0], control=brush, label="Cat", region_id="clicked", compact=True)
+    return made + describe(found[0], control=brush, labels=["Cat"], region_id="clicked", compact=True)
 
 
 def _rich_body() -> dict[str, Any]:

@@ -1,20 +1,37 @@
+import base64
 import struct
+import sys
 import zlib
 from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from backend.fetch import ImageError, Refused
-from backend.images import Images, decode
+from backend.images import Images, decode, eight_bits, formats
 from backend.settings import Settings
 from tests.backend.conftest import data_url
 
 MAX = 10_000_000
+
+# 16 x 12, orange, the upper left quarter (8 x 6) white; turned by its EXIF orientation, so upright 12 x 16.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAcdtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRp"
+    "bG9jAAAAAERAAAIAAQAAAAAB6wABAAAAAAAAAFEAAgAAAAACPAABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAABBmlwcnAAAADlaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA"
+    "/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyA"
+    "AAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAEAAAAAEAAAAMAAAA"
+    "Af///9AAAAAC////zAAAAAIAAAAQcGl4aQAAAAADCAgIAAAACWlyb3QDAAAAGWlwbWEAAAAAAAAAAQABBoECAwWEhgAAABppcmVmAAAA"
+    "AAAAAA5jZHNjAAIAAQABAAAAfW1kYXQAAABNKAGvEyGsKGjlMikXf8A8sKijIdlFDXPNr/OhQbXW5q/8ire1MTn7twjhOxlo6flDpSJp"
+    "9Gj2rHxK0jhPbZnIUNUZr9+0wlCWClNoDs4AAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA="
+)
 
 
 def png(mode: str = "RGB", size: tuple[int, int] = (8, 6), color: Any = None) -> bytes:
@@ -37,10 +54,36 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
+def tiff(values: NDArray[Any], orientation: int = 1) -> bytes:
+    """Plain TIFF of any kind of number, (height, width) or (height, width, channels)."""
+    height, width = values.shape[:2]
+    channels = 1 if values.ndim == 2 else values.shape[2]
+    body = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    tags = {
+        256: ("I", [width]), 257: ("I", [height]), 258: ("H", [values.dtype.itemsize * 8] * channels),
+        259: ("H", [1]), 262: ("H", [1 if channels == 1 else 2]), 273: ("I", [8]), 274: ("H", [orientation]),
+        277: ("H", [channels]), 278: ("I", [height]), 279: ("I", [len(body)]),
+        339: ("H", [{"u": 1, "i": 2, "f": 3}[values.dtype.kind]] * channels),
+    }  # fmt: skip
+    entries, beyond, start = b"", b"", 8 + len(body) + 2 + 12 * len(tags) + 4
+    for tag, (kind, numbers) in tags.items():
+        packed = struct.pack(f"<{len(numbers)}{kind}", *numbers)
+        entries += struct.pack("<HHI", tag, {"H": 3, "I": 4}[kind], len(numbers))
+        entries += packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", start + len(beyond))
+        beyond += packed if len(packed) > 4 else b""
+    head = b"II*\0" + struct.pack("<I", 8 + len(body))
+    return head + body + struct.pack("<H", len(tags)) + entries + bytes(4) + beyond
+
+
+def slope(low: float, high: float, kind: Any) -> NDArray[Any]:
+    """From `low`, on the left, to `high`."""
+    return np.tile(np.linspace(low, high, 60), (40, 1)).astype(kind)
+
+
 # Decoding
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO", "AVIF"])
 def test_f11_formats(kind: str) -> None:
     pixels = decode(file(Pillow.new("RGB", (8, 6), (250, 0, 0)), kind), max_pixels=MAX)
     assert pixels.shape == (6, 8, 3)
@@ -76,6 +119,129 @@ def test_f11_the_first_frame_of_an_animation() -> None:
     frames = [Pillow.new("RGB", (8, 6), (shade, 0, 0)) for shade in (250, 10)]
     animated = file(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(animated, max_pixels=MAX)[0, 0, 0] > 240
+
+
+def test_heic_is_read_upright_where_its_library_is() -> None:
+    pixels = decode(HEIC, max_pixels=MAX)
+    assert pixels.shape == (16, 12, 3)
+    assert pixels[3, 9].min() > 230
+    assert pixels[3, 3].tolist() == pytest.approx([200, 40, 0], abs=12)
+    with pytest.raises(ImageError, match=r"more than 100 pixels.*: 1[26] x 1[26]"):
+        decode(HEIC, max_pixels=100)
+    with pytest.raises(ImageError, match="broken"):
+        decode(HEIC[:-150], max_pixels=MAX)
+
+
+def test_heic_without_its_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("pi_heif", "pillow_heif"):
+        monkeypatch.setitem(sys.modules, library, None)
+    formats.cache_clear()
+    try:
+        with pytest.raises(ImageError, match=r"pip install 'vlsam\[heic\]'"):
+            decode(HEIC, max_pixels=MAX)
+    finally:
+        formats.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("values", "black", "white"),
+    [
+        (slope(0, 4095, np.uint16), 0, 4095),  # 12 bits in 16
+        (slope(0, 3000, np.uint16), 0, 4095),
+        (slope(100, 900, np.uint16), 0, 1023),
+        (slope(0, 65535, np.uint16), 0, 65535),  # a photograph of 16 bits
+        (slope(2000, 50000, np.uint16), 0, 65535),
+        (slope(27315, 31000, np.uint16), 27315, 31000),  # temperatures of a thermal camera
+        (slope(0, 1, np.uint16), 0, 1),
+        (slope(-1024, 3071, np.int16), -1024, 3071),  # a CT's
+        (slope(-30, -10, np.int16), -30, -10),
+        (slope(0, 4095, np.int32), 0, 4095),
+        (slope(0, 4e9, np.uint32), 0, 4e9),
+        (slope(0, 1, np.float32), 0, 1),
+        (slope(0.1, 0.9, np.float32), 0, 1),
+        (slope(0.5, 8.5, np.float32), 0.5, 8.5),  # metres
+        (slope(-1e30, 1e30, np.float32), -1e30, 1e30),
+    ],
+)  # fmt: skip
+def test_more_than_8_bits_are_scaled_by_what_the_image_holds(
+    values: NDArray[Any], black: float, white: float
+) -> None:
+    pixels = decode(tiff(values), max_pixels=MAX)
+    expected = (values.astype(np.float64) - black) * 255 / (white - black)
+    assert np.abs(pixels - expected[..., None]).max() <= 1
+    if values.dtype == np.uint16:
+        png = file(Pillow.fromarray(values), "PNG")
+        assert np.array_equal(decode(png, max_pixels=MAX), pixels)
+
+
+@pytest.mark.parametrize("scale", [16, 257])
+def test_a_photograph_of_12_or_16_bits_is_the_one_of_8(scale: int) -> None:
+    with Pillow.open("model/builtin/samples/scene-04.jpg") as opened:
+        photo = np.asarray(opened.convert("RGB"))
+    deep = photo.astype(np.uint16) * scale
+    written = cv2.imencode(".png", deep[..., ::-1])[1].tobytes()
+    for data in (written, tiff(deep)):
+        assert np.abs(decode(data, max_pixels=MAX).astype(int) - photo).max() <= 1
+    grey = decode(tiff(deep[..., 1]), max_pixels=MAX)
+    assert np.abs(grey[..., 0].astype(int) - photo[..., 1]).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_f12_colours_of_16_bits_are_upright(orientation: int) -> None:
+    values = np.zeros((40, 60, 3), np.uint16)
+    values[:20, :30] = 4095  # white upper left
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    png = cv2.imencode(".png", values)[1].tobytes()
+    place = png.index(b"IDAT") - 4
+    png = (
+        png[:place]
+        + struct.pack(">I", len(chunk) - 4)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + png[place:]
+    )
+    corner = {1: (5, 5), 3: (-5, -5), 6: (5, -5), 8: (-5, 5)}[orientation]
+    for data in (png, tiff(values, orientation)):
+        pixels = decode(data, max_pixels=MAX)
+        assert pixels.shape == ((40, 60, 3) if orientation in (1, 3) else (60, 40, 3))
+        assert pixels[corner].tolist() == [255, 255, 255]
+        assert pixels.mean() == pytest.approx(255 / 4)
+
+
+def test_see_through_colours_of_16_bits_show_white() -> None:
+    values = np.zeros((8, 8, 4), np.uint16)
+    values[:4, :, 3] = 4095
+    values[0, 0] = 4095
+    pixels = decode(cv2.imencode(".png", values)[1].tobytes(), max_pixels=MAX)
+    assert pixels[2, 2].tolist() == [0, 0, 0]
+    assert pixels[6, 6].tolist() == [255, 255, 255]
+
+
+def test_single_pixels_do_not_set_the_scale() -> None:
+    values = slope(0, 3000, np.uint16)
+    values[7, 7] = 65535
+    assert eight_bits(values)[0, -1] == round(3000 * 255 / 4095)
+    odd = slope(0, 1, np.float32)
+    odd[0, :3] = (np.nan, np.inf, -np.inf)
+    assert eight_bits(odd)[0, :3].tolist() == [0, 255, 0]
+    assert eight_bits(odd)[1, -1] == 255
+
+
+@given(
+    st.sampled_from([np.uint16, np.int16, np.int32, np.uint32, np.float32]).flatmap(
+        lambda kind: arrays(kind, array_shapes(min_dims=2, max_dims=2, max_side=40))
+    )
+)
+def test_brighter_stays_brighter_whatever_the_numbers(values: NDArray[Any]) -> None:
+    shades = eight_bits(values)
+    assert shades.shape == values.shape
+    known = np.isfinite(values)
+    order = np.argsort(values[known], kind="stable")
+    assert (np.diff(shades[known][order].astype(int)) >= 0).all()
+    if known.any() and values[known].min() < values[known].max() and values.dtype.kind != "f":
+        assert shades.min() < shades.max()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -118,7 +284,7 @@ def test_f12_exif_orientation_is_applied(orientation: int) -> None:
         (png_of_size(30000, 30000), "more than 10000000 pixels"),
         (png_of_size(10_000, 10_000), "more than 10000000 pixels"),
         (png_of_size(4000, 2501), "more than 10000000 pixels.*4000 x 2501"),
-        (file(Pillow.new("F", (8, 6)), "TIFF"), "floating point"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X" + b"\0" * 60, "what macOS keeps beside another file"),
     ],
 )
 def test_f11_what_is_no_image(data: bytes, reason: str) -> None:

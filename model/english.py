@@ -22,15 +22,16 @@ _KINDS = {
         "function": """of in on at under with without near by behind beside between over above below
             from to into onto around across along through inside outside for off up down out like as within
             toward against among during next atop about than or but while where which what who that when if
-            because so also too very well however only except such und et y и 및 i you he she it they we me
-            him them us there here am be been being has have had do does did could may might must will
+            because so also too very well however only just except such und et y и 및 i you he she it they we
+            me him them us there here am be been being has have had do does did could may might must will
             would should yes sure certainly okay etc see seen say show shown contain include feature depict
             sit sat stood lie lay wear wore hold held carry ride rode eat ate make made give create add
             suggest indicate provide consist capture set follow hang hung identify detect describe help
             hope someone""",
         "is": "is are was were look appear seem",
         "and": "and",
-        "negation": "no not cannot never nothing none unable sorry unfortunately please apologize ai let",
+        "negation": """no not cannot never nothing none zero 0 unable sorry unfortunately please apologize ai
+            let kein keine keinen aucun aucune ningún ninguna nessun nessuna нет""",
         "adjective": """red green blue yellow black white brown gray grey pink purple beige golden dark
             bright pale blond blonde large small big tiny huge little tall short long wide narrow thick
             thin old young new modern vintage round square flat empty full open closed clean dirty clear

@@ -6,6 +6,7 @@ Only its words count: where the objects are says the attention of the VLM at han
 import base64
 import io
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import requests
 import urllib3
 from PIL import Image as PILImage
 
+from model.terms import without_cut_name, without_thoughts
 from model.types import Image, ListingError
 
 MAX_TOKENS = 256  # of an answer, as of the own VLM's
@@ -22,6 +24,7 @@ MAX_BYTES = 1_000_000  # of an answer as it comes
 TIMEOUT = 60.0  # seconds for an answer, in all
 CONNECT = 5.0  # seconds
 QUALITY = 95  # of the JPEG that is sent
+_NO_THOUGHTS = "use a model that does not think first, or switch its thinking off"
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,14 @@ class Endpoint:
     def answer(self, image: Image, question: str, deadline: float | None = None) -> str:
         """What it says about an image (H, W, 3), at most MAX_TEXT characters; greedy, as the own VLM.
 
-        Waits TIMEOUT, or until `deadline` (of time.monotonic) if that is sooner. Raises ListingError.
+        Thoughts are left out, and so is a name that was cut at a limit. Waits TIMEOUT, or until `deadline`
+        (of time.monotonic) if that is sooner. Raises ListingError.
         """
         until = min(time.monotonic() + TIMEOUT, deadline if deadline is not None else float("inf"))
         try:
-            text = _text(self._ask(image, question, until))
+            return _text(self._ask(image, question, until))
         except ListingError as error:
             raise ListingError(f"the listing endpoint {self.url} {error}") from None
-        return text[:MAX_TEXT]
 
     def _ask(self, image: Image, question: str, until: float) -> bytes:
         """The bytes of the answer. Raises ListingError without its first words."""
@@ -116,10 +119,18 @@ def _read(response: requests.Response, until: float) -> bytes:
 
 def _text(content: bytes) -> str:
     try:
-        answer: Any = json.loads(content)
-        text = answer["choices"][0]["message"]["content"]
-    except (ValueError, RecursionError, LookupError, TypeError):
+        choice: Any = json.loads(content)["choices"][0]
+        text, ended = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         raise ListingError("answers with something else than a chat completion: check the address") from None
     if not isinstance(text, str) or not text.strip():
-        raise ListingError(f"gave no text within {MAX_TOKENS} tokens: use a model that does not think first")
-    return text
+        raise ListingError(f"gave no text within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
+    # Blanks in their place would be read by the own VLM, a token each.
+    said = re.sub(r"\n{3,}", "\n\n", without_thoughts(text)).strip("\n")
+    if not said.strip():
+        raise ListingError(f"gave nothing but thoughts within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
+    if ended == "length" or len(said) > MAX_TEXT:
+        said = without_cut_name(said[:MAX_TEXT])
+        if not said.strip():
+            raise ListingError(f"was cut after {MAX_TOKENS} tokens, before the end of the first name")
+    return said

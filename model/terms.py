@@ -3,10 +3,11 @@
 Sentences are read in English (model/english.py); other languages are read as lists.
 """
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 from model.english import kind_of, singular, word_set
@@ -24,7 +25,8 @@ _EMPTY = word_set(
     center centre middle top bottom front back corner edge part area section distance list answer name
     label type kind color colour size shape position location way addition total number count variety
     couple atmosphere moment day time sense feeling mood style setting detail element content subject pair
-    set group piece caption description 物体 物品 图片 图像 照片 背景 旁边 물체"""
+    set group piece caption description detection result annotation prediction instance output response
+    assistant user 物体 物品 图片 图像 照片 背景 旁边 列表 物体列表 物品列表 答案 回答 输出 结果 助手 물체"""
 )
 _MEASURES = word_set("bunch slice row stack pile crowd herd flock sheet line bit body lot family")
 _MADE = word_set("made full sense feeling touch")
@@ -33,6 +35,10 @@ _GROUPS = word_set("animals vehicles people plants furniture food clothing acces
 _PROPERTIES = word_set("color colour size shape position location material action condition count number")
 _NAME = frozenset({"noun", "material", "adjective", "determiner"})  # the kinds of word in a mere name
 _KEYS = ("name", "label", "object", "item", "category", "class")
+# Keys that tell of an object how often it is there, or of what is there how it is.
+_COUNTS = word_set("count number quantity amount total present presence visible detected exist found")
+_PLACES = word_set("bbox box bounding-box coordinate point polygon segmentation mask position location")
+_FIGURES = word_set("confidence score probability id index width height area size x y w h x1 y1 x2 y2 age")
 
 # Accents and vowel signs, which are no letters to `re`.
 _MARKS = "".join(c for c in map(chr, range(0x300, 0x3100)) if unicodedata.category(c)[0] == "M")
@@ -48,6 +54,7 @@ _HAN, _KATAKANA = "\u3400-\u9fff", "\u30a0-\u30ff"
 _ASIDE = re.compile(
     rf"""<[^<>\n]{{0,80}}> | (?<=\S)[ ]?[(（][^()（）\n]{{0,200}}[)）]
     | (?:^|(?<=[.!?]\s))[^.!?\n]{{1,200}}[?？]
+    | [只仅僅]有
     | (?:[这這]|[图圖][中片像里]|画面|照片)\w{{0,8}}?(?:有|包括|包含|是|示了?) | 正?在[{_HAN}]{{1,40}} | \w着
     | (?:画像|写真)\w{{0,3}}?には? | が\w{{0,8}}ます | (?:이미지|사진)에는? | [이가][ ]\w{{1,4}}니다
     | (?:以及|还有|和|及|与)?(?:(?<=\d)|[一二两三四五六七八九十几多])
@@ -60,11 +67,50 @@ _ASIDE = re.compile(
 )
 _REFERENCE = re.compile(r"<\|?(?:ref|object_ref_start|phrase|p)\|?>([^<\n]{1,200})")
 _JSON = re.compile(r"[\[{]\s{0,40}[\[{\"']")
-_STRING = re.compile(
-    r"""(:?)\s{0,9}(?:"([^"\\\n]{0,400})"|'([^\\\n]{0,60}?)')(?=\s{0,9}(?:(:)\s{0,9}([\d{]?)|[,\]}]|$))"""
+_JSON_DEPTH = 50  # of brackets in brackets
+_JSON_TOKEN = re.compile(
+    r"""(?P<sign>[\[\]{},:]) | "(?P<string>(?:[^"\\\n]|\\.){0,400})"
+    | '(?P<quoted>[^\\\n]{0,60}?)'(?=\s{0,9}(?:[:,\]}]|$)) | (?P<scalar>[^\s\[\]{},:"']{1,400})
+    | (?P<open>["'])""",
+    re.VERBOSE,
 )
-_LINE_END = re.compile(r"[\n\r]+|(?<=\S)[ \t]{1,4}(?=\d{1,2}[.)]\s)")
-_ITEM = re.compile(r"([ \t]*+)(?:[#*_>]\s?){0,6}(?:[-+•·▪◦●○■–—]|\*(?=\s)|\d{1,3}[.):、](?!\d))(?=[\s*_]*\w)")
+# Also escapes that were escaped once more, as by a model that quotes JSON in JSON.
+_ESCAPE = re.compile(r"\\{1,2}u[dD][89abAB]\w\w\\{1,2}u[dD][c-fC-F]\w\w|\\{1,2}u\w{4}|\\.|.", re.DOTALL)
+# A mark that opens a model's thoughts, or closes them.
+_THOUGHTS = re.compile(
+    r"""[<\[◁]\|?(?P<end>/)?(?:\w{1,20}:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)\|?[>\]▷]
+    | <\|channel\|>(?:analysis|(?P<final>final))(?:<\|message\|>)?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+# "Not there", where it is the answer about a name.
+_ABSENT = (
+    r"(?:0+(?:\.0+)?(?![.\d]*\d)|zero\b|false\b|null\b|nil\b|n/a|absent\b|missing\b|\[\s?\]|\{\s?\}|[❌✗✘]|"
+    r"(?:no|not|none)(?:\s(?:present|visible|detected|found|seen|there|shown))?\b|没有|无|なし|없음)"
+)
+_NOT_THERE = re.compile(rf"\s*{_ABSENT}[\s.!]*", re.IGNORECASE)
+_THERE = re.compile(r"\s*(?:yes|true|present|visible|detected|found|[1-9]\d{0,5})[\s.!]*", re.IGNORECASE)
+# A name of which the answer says so: "cat: 0", "cats (0)", "| cat | no |", "❌ cat".
+_DENIED = re.compile(
+    rf"""(?:^|(?<=[\n,;|:，；：、]))[^\n,;|:，；：、()（）]{{1,80}}
+    (?:[:：=|(（]|\s[-–—x×]\s?|\s(?=[0❌✗✘]|없음|なし))[\s*_`"']{{0,8}}{_ABSENT}
+    (?=[\s*_`"']{{0,8}}(?:[-–—,.;|()（），；。、\n]|in\b|$))
+    | ^[\s*-]{{0,8}}[❌✗✘][^\n,;|]{{1,80}}""",
+    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+# What begins an item of a list also amid a line: numbers in circles and the like (① ⑴ ❶ ㈠ Ⅰ 1️⃣), and 二、.
+_NUMBERED = re.compile(
+    "[\u2460-\u24ff\u2776-\u2793\u3220-\u3229\u3280-\u3289\u2160-\u217f]|\\d\ufe0f?\u20e3"
+    "|[ \t\u3000](?=[一二三四五六七八九十]{1,3}、)"
+)
+_NUMBER = r"[(（]?(?:\d{1,3}|[一二三四五六七八九十]{1,3})[.):、．）：](?!\d)"
+_LETTER = r"(?:[ivxIVX]{1,4}|[^\W\d_])[.)．）](?=\s)"
+_BULLET = r"[-+•·▪◦●○■□–—・‣⁃►▶◆◇★☆※✓✔☑✅→➤]|\*(?=\s)"
+_LINE_END = re.compile(r"[\n\r]+|(?<=\S)[ \t　]{1,4}(?=\d{1,2}[.)．）]\s|[・•●✓✔✅])")
+_ITEM = re.compile(rf"([ \t　]*+)(?:[#*_>]\s?){{0,6}}(?:{_BULLET}|{_NUMBER}|{_LETTER})(?=[\s*_]*\w)")
+_COMMAS = frozenset(",，;；،")  # not "、", which stands between what is denied together
+_INSTEAD = word_set("but however only just instead")  # what is not denied comes after them
+_NUMBERS = word_set("a an one two three four five six seven eight nine ten several some many")
+_OR = word_set("or nor oder ou или 或 或者 または")
 _COLON = re.compile(r":(?=[\s*_]|$)(?!\s*\d)|：")
 _DASH = re.compile(r"(?<=[\s*])[-–—]+\s|—")
 
@@ -105,14 +151,51 @@ def named(phrase: str) -> list[Term]:
     return _label(text, 0, len(text)) or [Term(phrase.lower(), 0, len(phrase))]
 
 
+def without_thoughts(answer: str) -> str:
+    """Put line ends in place of what a model thought before it answered; the length stays.
+
+    Thoughts end at their mark, else with the answer. Where only the end is marked, all before it is thought.
+    """
+    begin: int | None = None
+    for mark in _THOUGHTS.finditer(answer):
+        if mark["end"] or mark["final"]:
+            answer = _blanked(answer, begin or 0, mark.end(), "\n")
+            begin = None
+        elif begin is None:
+            begin = mark.start()
+    return answer if begin is None else _blanked(answer, begin, len(answer), "\n")
+
+
+def without_cut_name(answer: str) -> str:
+    """Leave out the name at the end of an answer that stopped at a limit, for it may lack its own end."""
+    end = len(answer.rstrip(" \t*_`"))
+    cuts = [term.start for term in _mentions(answer) if term.end >= end]
+    if begin := _JSON.search(answer):
+        quotes = (token for token in _JSON_TOKEN.finditer(answer, begin.start()) if token["open"])
+        cuts += [quote.start() for quote in quotes if quote[0] not in answer[quote.end() :]]
+    return answer[: min([*cuts, len(answer)])]
+
+
+def _blanked(text: str, start: int, end: int, sign: str = "|") -> str:
+    return text[:start] + sign * (end - start) + text[end:]
+
+
 def _mentions(answer: str) -> Iterator[Term]:
-    """Every name in an answer as often as it is said; a model's thoughts before the answer are left out."""
-    thought, mark, _ = answer.rpartition("</think>")
-    text = "\n" * len(thought + mark) + answer[len(thought + mark) :]
-    labels = [match.span(1) for match in _REFERENCE.finditer(text)]
-    text = _ASIDE.sub(lambda match: "|" * len(match[0]), text)
-    labels = labels or _json(text)
-    return chain.from_iterable(_label(text, *span) for span in labels) if labels else _lines(text)
+    """Every name in an answer as often as it is said; a model's thoughts are left out."""
+    text = without_thoughts(answer)
+    if references := [match.span(1) for match in _REFERENCE.finditer(text)]:
+        text = _without_asides(text)
+        return chain.from_iterable(_label(text, *span) for span in references)
+    strings = _json(text)
+    if strings is not None:
+        return chain.from_iterable(map(_named_in, strings))
+    text = _DENIED.sub(lambda match: "|" * len(match[0]), text)
+    text = _NUMBERED.sub(lambda match: "\n" + " " * (len(match[0]) - 1), text)
+    return _lines(_without_asides(text))
+
+
+def _without_asides(text: str) -> str:
+    return _ASIDE.sub(lambda match: "|" * len(match[0]), text)
 
 
 def _label(text: str, start: int, end: int) -> list[Term]:
@@ -121,20 +204,181 @@ def _label(text: str, start: int, end: int) -> list[Term]:
     return names if "," in text[start:end] else names[:1]
 
 
-def _json(text: str) -> list[tuple[int, int]]:
-    """Where the labels of a JSON answer stand, also if fenced, cut short or in Python's quotes."""
-    begin = _JSON.search(text)
-    found: dict[str, list[tuple[int, int]]] = {}
-    key = ""
-    for match in _STRING.finditer(text, begin.start()) if begin else ():
-        group = 2 if match[2] is not None else 3
-        if match[4]:
-            key = singular(re.sub(r"[_\d]+$", "", match[group].lower()).rpartition("_")[2])
-            slot = "counted" if match[5] else ""
-        else:
-            slot = key if key in _KEYS else "" if match[1] and key else "listed"
-        found.setdefault(slot, []).append(match.span(group))
+@dataclass(frozen=True)
+class _String:
+    """A string of a JSON answer."""
+
+    value: str
+    places: Sequence[int]  # in the answer: of each character, and of the end
+
+    def __getitem__(self, part: slice) -> "_String":
+        start, stop, _ = part.indices(len(self.value))
+        return _String(self.value[start:stop], self.places[start : stop + 1])
+
+
+@dataclass
+class _Container:
+    """A list or an object of a JSON answer; in a list the keys are None."""
+
+    items: list[tuple[_String | None, "_Node"]] = field(default_factory=list)
+
+
+_Node = _String | _Container | str  # str: a number, true, false or null
+
+
+def _named_in(string: _String) -> list[Term]:
+    text = _without_asides(string.value)
+    places = string.places
+    return [Term(t.text, places[t.start], places[t.end]) for t in _label(text, 0, len(text))]
+
+
+def _json(text: str) -> list[_String] | None:
+    """The labels of a JSON answer, in their order; None where the answer is none.
+
+    Also fenced, cut short, in Python's quotes, or one object a line. The standard library's reader takes none
+    of these and tells no positions; it is what escapes are read with.
+    """
+    root, at = _Container(), 0
+    while begin := _JSON.search(text, at):
+        value, at = _json_value(text, begin.start())
+        root.items.append((None, value))
+    if not any(isinstance(node, _String) for node in _every(root)):
+        return None
+    found: dict[str, list[_String]] = {}
+    _sort(root, "", found, counting=True)
     return next((found[slot] for slot in (*_KEYS, "listed", "counted", "") if slot in found), [])
+
+
+def _json_value(text: str, start: int) -> tuple[_Container, int]:
+    """The list or object that begins at `start`, and where it ends, or breaks off."""
+    opened: list[_Container] = []
+    key: _String | None = None
+    for token in _JSON_TOKEN.finditer(text, start):
+        sign = token["sign"]
+        if token["open"]:
+            continue
+        if sign is None or sign in "[{":
+            node: _Node = _Container() if sign else _scalar(token)
+            if opened:
+                opened[-1].items.append((key, node))
+            key = None
+            if isinstance(node, _Container):
+                opened.append(node)
+        elif sign == ":":
+            last = opened[-1].items[-1:]
+            if last and last[0][0] is None and isinstance(last[0][1], _String):
+                key = last[0][1]
+                opened[-1].items.pop()
+        elif sign == ",":
+            key = None
+        else:
+            top = opened.pop()
+            if not opened:
+                return top, token.end()
+        if len(opened) > _JSON_DEPTH:
+            break
+    return opened[0], len(text)
+
+
+def _scalar(token: re.Match[str]) -> _String | str:
+    if token["string"] is not None:
+        start, end = token.span("string")
+        if "\\" not in token["string"]:
+            return _String(token["string"], range(start, end + 1))
+        parts = [*_ESCAPE.finditer(token.string, start, end)]
+        return _String("".join(map(_unescaped, parts)), [*(part.start() for part in parts), end])
+    if token["quoted"] is not None:
+        start, end = token.span("quoted")
+        return _String(token["quoted"], range(start, end + 1))
+    return token["scalar"]
+
+
+def _unescaped(part: re.Match[str]) -> str:
+    """One character that a character or an escape stands for; what no escape of JSON is, as it is."""
+    try:
+        escape = part[0].replace("\\\\u", "\\u")
+        character: str = json.loads(f'"{escape}"') if escape.startswith("\\") else escape
+    except ValueError:
+        character = part[0][-1]
+    return character if len(character) == 1 and character >= " " else " "
+
+
+def _every(node: _Node) -> Iterator[_Node]:
+    yield node
+    if isinstance(node, _Container):
+        for key, value in node.items:
+            if key is not None:
+                yield key
+            yield from _every(value)
+
+
+def _sort(node: _Container, key: str, found: dict[str, list[_String]], *, counting: bool) -> None:
+    """Sort the strings of a container by what they are: values of _KEYS, listed, counted, or told ("").
+
+    `key` is the nearest one above. With `counting` the names of objects may be keys themselves.
+    """
+    keys = [_key(name) if name else key for name, _ in node.items]
+    counts = zip(keys, node.items, strict=True)
+    absent = any(name in _COUNTS | _PLACES and _is_absent(value) for name, (_, value) in counts)
+    for name, (string, value) in zip(keys, node.items, strict=True):
+        if string is None:
+            if isinstance(value, _String):
+                found.setdefault(name if name in _KEYS else "listed", []).append(value)
+            elif isinstance(value, _Container):
+                _sort(value, name, found, counting=counting)
+            continue
+        if _is_absent(value) or (absent and name in _KEYS) or _denies(string.value):
+            continue
+        counted = counting and name not in _FIGURES and _counts(name, value)
+        if counted:
+            found.setdefault("counted", []).append(_counted(string))
+        if isinstance(value, _Container):
+            _sort(value, name, found, counting=counting and not (counted and _is_named(string)))
+        elif isinstance(value, _String) and not (counted and name not in _KEYS):
+            found.setdefault(name if name in _KEYS else "", []).append(value)
+
+
+def _key(name: _String) -> str:
+    """What a key is about: "bbox_2d" -> "bbox", "object_1" -> "object", "is_present" -> "present"."""
+    told = _counted(name).value
+    return singular(re.sub(r"[_\d]+d?$", "", told.lower()).rpartition("_")[2])
+
+
+def _counted(name: _String) -> _String:
+    """The part of a key that names the object: "dog" of "num_dogs" and of "dog_count"."""
+    match = re.fullmatch(r"(?i)(?:(?:num|number|count)_(?:of_)?)?(.*?)(?:_(?:count|number|num))?", name.value)
+    return name[slice(*match.span(1))] if match else name
+
+
+def _is_named(name: _String) -> bool:
+    return bool(_named_in(_counted(name)))
+
+
+def _is_absent(value: _Node) -> bool:
+    """Whether a value says that what its key names is not there: 0, false, null, [], {}, "No"."""
+    if isinstance(value, _Container):
+        return not value.items
+    text = value if isinstance(value, str) else value.value
+    return not text.strip() or _NOT_THERE.fullmatch(text) is not None
+
+
+def _denies(key: str) -> bool:
+    """Whether what stands under a key is not there."""
+    return re.search(r"(?i)(?:^|[\W_])(?:not|no|absent|missing|without|excluded)(?:$|[\W_])", key) is not None
+
+
+def _counts(name: str, value: _Node) -> bool:
+    """Whether a value says that what its key names is there: a number, true, "yes", boxes, properties."""
+    if isinstance(value, str):
+        return name not in _COUNTS
+    if isinstance(value, _String):
+        return name not in _COUNTS and _THERE.fullmatch(value.value) is not None
+    if any(isinstance(item, _String) for key, item in value.items if key is None) or name in _PLACES:
+        return False
+    # An object of counts is a place or a kind, and its keys are what is there.
+    told = [(key, item) for key, item in value.items if key is not None]
+    things = [item for key, item in told if _key(key) not in _COUNTS | _PLACES | _FIGURES | _PROPERTIES]
+    return not (things and all(isinstance(item, str) for item in things))
 
 
 def _lines(text: str) -> Iterator[Term]:
@@ -163,10 +407,11 @@ def _lines(text: str) -> Iterator[Term]:
             names = []
         elif not names:
             names = [*_names(text, on, end)]
-        elif words[-1] in _GROUPS or singular(words[-1]) != words[-1]:
+        else:
+            several = words[-1] in _GROUPS or singular(words[-1]) != words[-1]
             told, kinds = [*_names(text, on, end)], _read(text, on, end)[1]
             listed = len(told) > 1 and names[0].text != told[0].text and not kinds - _NAME - {"sign", "and"}
-            if not kinds and (depth == -2 or below > depth):
+            if not kinds and (depth == -2 or (several and below > depth)):
                 heading, names = (names[0], depth), []
             elif kinds and (words[-1] in _GROUPS or listed):
                 names = told
@@ -199,7 +444,7 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
             run.append(i)
             made = kind == "material" and len(run) == 1
             continue
-        if run and kind == "determiner" and word[0].isalpha() and _tells(words, run, definite):
+        if run and kind == "determiner" and word.isalpha() and _tells(words, run, definite):
             run.pop()  # "a man rides a horse"
         if re.search("['’]s$", word) or (made and kind == "adjective"):
             run.clear()  # "a police man's hat", "a light blue car"
@@ -213,14 +458,32 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
         run, made = [i] if noun else [], kind == "material"
         definite = kind in ("determiner", "adjective")
         denied = denied or kind == "negation"
+        denied = denied and word not in _INSTEAD and _goes_on(words, i)
         if kind in ("function", "is", "sign", "verb"):
             # What a cup is of, or a thing made of, is no other thing; neither is what a thing is.
             part = word == "without" or (word == "of" and (bool(term) or words[i - 1] in _MADE))
             told = kind == "is" and named and words[i - 1] not in ("there", "here")
-            denied = denied and word not in _STOPS and word not in ("but", "however")
+            denied = denied and word not in _STOPS
             named = named and word not in _STOPS
         elif kind == "determiner":
             told = False
+
+
+def _goes_on(words: list[str], i: int) -> bool:
+    """Whether a denial goes on after words[i]: it ends at a comma, and at "and" before a number.
+
+    Where the list ends with "or", all of it is denied, as in "no people, animals, or cars".
+    """
+    if words[i] == "and":
+        return not words[i + 1].isdigit() and words[i + 1] not in _NUMBERS
+    if words[i] not in _COMMAS:
+        return True
+    for word in words[i + 1 : i + 40]:
+        if word in _OR:
+            return True
+        if word in _STOPS | _INSTEAD or kind_of([word], 0) in ("and", "is", "negation"):
+            break
+    return False
 
 
 def _tells(words: list[str], run: list[int], definite: bool) -> bool:

@@ -21,6 +21,7 @@ class Lister(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.text: Any = "dog, bus."
+        self.ended = "stop"  # its finish_reason: "length" where the answer was cut
         self.raw: bytes | None = None  # in place of a chat completion
         self.status = 200
         self.drip = threading.Event()  # if set, bytes come one by one, without end
@@ -81,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             with Pillow.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
                 lister.asked.append((text["text"], image.size))
             said = {"role": "assistant", "content": lister.text}
-            choice = {"index": 0, "message": said, "finish_reason": "stop"}
+            choice = {"index": 0, "message": said, "finish_reason": lister.ended}
             answer = {"id": "c1", "object": "chat.completion", "model": lister.model, "choices": [choice]}
             self._answer(200, json.dumps(answer).encode())
 

@@ -96,6 +96,51 @@ def test_a_long_answer_is_cut(scene: Scene, lister: Lister) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "ended", "said"),
+    [
+        ("<think>Is that a horse?</think>\n\ndog, cat", "stop", "dog, cat"),
+        ("A horse?\n</thinking>dog, cat", "stop", "dog, cat"),
+        ("dog, cat, umb", "length", "dog, cat, "),
+        ("dog, cat, umb", "stop", "dog, cat, umb"),
+        ("<think>A horse?</think>dog, umb", "length", "dog, "),
+        ("x" * 5000, "stop", "x" * listing.MAX_TEXT),
+    ],
+)
+def test_what_counts_of_an_answer(scene: Scene, lister: Lister, text: str, ended: str, said: str) -> None:
+    lister.text, lister.ended = text, ended
+    assert ask(lister, scene.image) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>\nThe user wants a list. Maybe a horse", "<thinking>A horse</thinking>\n", "A horse</think>"],
+)
+@pytest.mark.parametrize("ended", ["stop", "length"])
+def test_an_answer_of_nothing_but_thoughts_is_an_error(
+    scene: Scene, lister: Lister, text: str, ended: str
+) -> None:
+    lister.text, lister.ended = text, ended
+    with pytest.raises(ListingError, match="gave nothing but thoughts within 256 tokens: use a model that"):
+        ask(lister, scene.image)
+
+
+def test_an_answer_that_was_cut_in_its_first_name_is_an_error(scene: Scene, lister: Lister) -> None:
+    lister.text, lister.ended = "umb", "length"
+    with pytest.raises(ListingError, match="cut after 256 tokens, before the end"):
+        ask(lister, scene.image)
+
+
+def test_no_thought_becomes_an_object(vlsam: VLSAM, scene: Scene, lister: Lister) -> None:
+    lister.text = f"<think>The user wants a house.</think>{scene.objects[0].name}"
+    assert {d.term for d in vlsam.with_options(options(lister)).annotate(scene.image)} <= {
+        scene.objects[0].name
+    }
+    assert [look.term for look in vlsam.with_options(options(lister)).maps(scene.image)] == [
+        scene.objects[0].name
+    ]
+
+
+@pytest.mark.parametrize(
     ("status", "sentence"),
     [
         (401, "refuses the key"),

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.english import singular
-from model.terms import MAX_HAN, MAX_LENGTH, MAX_TERMS, MAX_WORDS, named, parse
+from model.terms import (
+    MAX_HAN,
+    MAX_LENGTH,
+    MAX_TERMS,
+    MAX_WORDS,
+    named,
+    parse,
+    without_cut_name,
+    without_thoughts,
+)
 
 SENTENCES = [
     ("In the image, there is a man riding a horse near a red barn.", "man, horse, barn"),
@@ -137,8 +146,108 @@ OTHER_SCRIPTS = [
     ("कुत्ता, बिल्ली", "कुत्ता, बिल्ली"),
 ]  # fmt: skip
 
+DENIED = [
+    ("stop sign, no parking sign, car, bicycle", "stop sign, car, bicycle"),
+    ("I see a dog, no cat, and a bus.", "dog, bus"),
+    ("There is no cat, only a dog.", "dog"),
+    ("There is not only a dog but also a cat.", "dog, cat"),
+    ("There are no people, animals, or cars visible, just grass.", "grass"),
+    ("dog, no cats or birds, bus", "dog, bus"),
+    ("There are no cars. There is a dog.", "dog"),
+    ("没有狗，只有猫", "猫"),
+    ("keine Hunde, eine Katze", "katze"),
+    ("0 cats, 2 dogs", "dog"),
+    ("zero cats and two dogs", "dog"),
+    ("People: 0\nDogs: 2", "dog"),
+    ("dogs (2), cats (0)", "dog"),
+    ("dogs x2, cats x0", "dog"),
+    ("Cats: none, dogs: 2", "dog"),
+    ("Person: No\nDog: Yes", "dog"),
+    ("- **Person**: No\n- **Dog:** Yes, on the grass", "dog"),
+    ("Cat: Not present in the image.\nDog: no collar, brown", "dog"),
+    ("Person - none\nDog - two", "dog"),
+    ("| Object | Count |\n|---|---|\n| dog | 2 |\n| cat | 0 |", "dog"),
+    ("✅ Dog\n❌ Cat", "dog"),
+    ("개 없음, 고양이", "고양이"),
+    ('{"person": 0, "dog": 2}', "dog"),
+    ('{"person": [], "dog": [[1, 2, 3, 4]]}', "dog"),
+    ('{"cat": false, "dog": true}', "dog"),
+    ("{'dog': True, 'cat': False, 'bird': None}", "dog"),
+    ('{"Person": "No", "Dog": "Yes"}', "dog"),
+    ('{"dog": "2", "cat": "0"}', "dog"),
+    ('{"objects": {"dog": 2, "cat": 0}}', "dog"),
+    ('{"animals": {"dog": 2}, "vehicles": {}}', "dog"),
+    ('{"kitchen": {"stove": 1, "oven": 0}}', "stove"),
+    ('{"num_dogs": 2, "num_cats": 0}', "dog"),
+    ('{"dog_count": 2, "cat_count": 0}', "dog"),
+    ('{"has_dog": true, "has_cat": false}', "dog"),
+    ('[{"label": "cat", "count": 0}, {"label": "dog", "count": 2}]', "dog"),
+    ('[{"label": "dog", "bbox_2d": [1, 2, 3, 4], "occluded": false}]', "dog"),
+    ('{"present": ["dog"], "absent": ["cat"]}', "dog"),
+]  # fmt: skip
+
+HEADED = [
+    ("ASSISTANT: dog, cat", "dog, cat"),
+    ("USER: What is there? ASSISTANT: dog, cat", "dog, cat"),
+    ("Output: dog, cat", "dog, cat"),
+    ("### Response:\ndog, cat", "dog, cat"),
+    ("Final answer: dog", "dog"),
+    ("Kitchen: stove, sink, fridge", "stove, sink, fridge"),
+    ("Living room: sofa, tv\nKitchen: stove, sink", "sofa, tv, stove, sink"),
+    ("## Kitchen\n- stove\n- sink\n## Garden\n- tree", "stove, sink, tree"),
+    ("Dog: a brown dog\nCat: brown, on the grass", "dog, cat"),
+    ("物体列表：狗，猫，汽车。", "狗, 猫, 汽车"),
+]
+
+NUMBERED = [
+    ("①狗 ②猫", "狗, 猫"),
+    ("❶ dog ❷ cat", "dog, cat"),
+    ("1️⃣ dog 2️⃣ cat", "dog, cat"),
+    ("Ⅰ. dog\nⅡ. cat", "dog, cat"),
+    ("一、狗 二、猫", "狗, 猫"),
+    ("１．狗\n２．猫", "狗, 猫"),
+    ("（1）狗（2）猫", "狗, 猫"),
+    ("・犬\n・猫", "犬, 猫"),
+    ("◆犬\n◆猫", "犬, 猫"),
+    ("가. 개\n나. 고양이", "개, 고양이"),
+    ("а) собака\nб) кошка", "собака, кошка"),
+    ("i. dog\nii. cat", "dog, cat"),
+    ("• dog • cat", "dog, cat"),
+    ("✔ dog ✔ cat", "dog, cat"),
+    ("١. كلب\n٢. قطة", "كلب, قطة"),
+    ("१. कुत्ता\n२. बिल्ली", "कुत्ता, बिल्ली"),
+]
+
+THOUGHT = [
+    ("<thinking>maybe a horse</thinking>dog, cat", "dog, cat"),
+    ("Maybe a horse.</think>dog", "dog"),
+    ("<think>a</think>dog<think>Maybe a horse", "dog"),
+    ("<think>a<think>horse</think>horse</think>dog", "dog"),
+    ("<THINK>horse</THINK> dog", "dog"),
+    ("<reasoning>a horse</reasoning>\ndog", "dog"),
+    ("[THINK]horse[/THINK]dog", "dog"),
+    ("◁think▷horse◁/think▷dog", "dog"),
+    ("<|channel|>analysis<|message|>horse<|end|><|start|>assistant<|channel|>final<|message|>dog", "dog"),
+]
+
+ESCAPED = [
+    (r'{"objects": ["\u72d7", "caf\u00e9 table", "dog"]}', "狗, café table, dog"),
+    (r'["\\u72d7"]', "狗"),
+    (r'["rock \"n\" roll sign", "d\u00f6ner"]', "rock, döner"),
+    (r'[{"name": "\ud83d\udc36 dog", "color": "a\/b"}]', "dog"),
+    (r'["d\xog", "cat"]', "dxog, cat"),
+    ('{"label": "dog"}\n{"label": "cat"}', "dog, cat"),
+    ('["dog" "cat"]', "dog, cat"),
+]
+
 NOTHING = [
     "",
+    "<think>\nThe user wants a list. Maybe there is a horse",
+    "<thought>A horse</thought>",
+    "没有人、动物或汽车。",
+    '{"dog": 0, "cat": {}}',
+    '[{"name": "cat", "present": false}]',
+    '{"objects": ["' + "[" * 2000,
     "nothing.",
     "None",
     "N/A",
@@ -183,7 +292,10 @@ def names(answer: str) -> list[str]:
     return [term.text for term in parse(answer)]
 
 
-@pytest.mark.parametrize(("answer", "expected"), [*SENTENCES, *LISTS, *MARKED, *OTHER_SCRIPTS])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [*SENTENCES, *LISTS, *MARKED, *OTHER_SCRIPTS, *DENIED, *HEADED, *NUMBERED, *THOUGHT, *ESCAPED],
+)
 def test_terms_of_an_answer(answer: str, expected: str) -> None:
     assert names(answer) == expected.split(", ")
 
@@ -210,10 +322,33 @@ def test_the_names_of_data_sets_come_through_unchanged(listed: str) -> None:
         ("the man's  teddy   bear", ["teddy   bear"]),
         ("_fire_hydrant_", ["fire_hydrant"]),
         ("图中有两只猫", ["猫"]),
+        ("<think>dog</think>a dog", ["dog"]),
+        (r'["caf\u00e9 table", "dog"]', [r"caf\u00e9 table", "dog"]),
     ],
 )
 def test_a_term_knows_the_characters_that_spell_its_first_mention(answer: str, said: list[str]) -> None:
     assert [answer[t.start : t.end] for t in parse(answer)] == said
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ("dog, umb", "dog, "),
+        ("dog, traffic ", "dog, "),
+        ("dog, cat, dog", "dog, cat, "),
+        ("dog, cat.", "dog, cat."),
+        ("dog, cat,", "dog, cat,"),
+        ("umb", ""),
+        ("- dog\n- **traffic li", "- dog\n- **"),
+        ("A man riding a hor", "A man riding a "),
+        ('["dog", "umb', '["dog", '),
+        ('["dog", "cat"', '["dog", "cat"'),
+        ('{"objects": [{"label": "dog"}, {"label": "umb', '{"objects": [{"label": "dog"}, {"label": '),
+        ("dog <think>The user", "dog <think>The user"),
+    ],
+)
+def test_an_answer_without_the_name_that_a_limit_may_have_cut(answer: str, left: str) -> None:
+    assert without_cut_name(answer) == left
 
 
 @pytest.mark.parametrize(
@@ -250,6 +385,7 @@ people image objects man's don't brown bear a the two 3 and or of in on with is 
 there , , , . ; : - * ** 1. # ( ) [ ] { } " ' ` _ < > </ref> <ref> <box> | ``` & / \ {"label":" [" ring s
 es ies ves men rides 狗 和 一只 的 图中有 、 ， 犬と猫 개와 사과 무 ß İ café x2 2x é́ 🐶 ½ ①
 lying washing machine ein 着 中有 が います 白色 이미지에는 고양이가 있습니다
+<think> </think> 0 no, only : 0 {"dog":0 \u72d7 ① ・ 、 ASSISTANT:
 """.split()  # noqa: SIM905 (a hundred strings)
 WORDS = st.sampled_from([*PIECES, "\n", "\n  - ", " "])
 ANSWERS = st.one_of(
@@ -267,10 +403,28 @@ def test_f20_any_text_gives_terms_within_the_limits(answer: str) -> None:
     for term in terms:
         said = answer[term.start : term.end]
         assert said == said.strip()
-        assert singular(" ".join(re.split(r"[\s_*`~#]+", said.lower()))) == term.text
+        if "\\" not in said:  # as escapes in JSON
+            assert singular(" ".join(re.split(r"[\s_*`~#]+", said.lower()))) == term.text
         assert 0 < len(term.text) <= MAX_LENGTH
         assert len(term.text.split()) <= MAX_WORDS
         assert any(c.isalpha() for c in term.text)
+
+
+MARKS = st.sampled_from(["<think>", "</think>", "<thinking>", "[/THINK]", "dog", "\n", "a horse"])
+
+
+@given(st.lists(MARKS, max_size=12).map("".join))
+def test_f20_no_thought_is_an_answer_and_nothing_moves(answer: str) -> None:
+    left = without_thoughts(answer)
+    assert len(left) == len(answer)
+    assert all(after in (before, "\n") for before, after in zip(answer, left, strict=True))
+    assert "think" not in left.lower()
+
+
+@given(ANSWERS)
+def test_an_answer_that_ended_loses_nothing(answer: str) -> None:
+    assert answer.startswith(without_cut_name(answer))
+    assert without_cut_name(answer + ".\n") == answer + ".\n" or "[" in answer or "{" in answer
 
 
 @given(ANSWERS)

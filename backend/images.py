@@ -38,10 +38,16 @@ class Images:
 
         Raises ImageError, also when `deadline` (of time.monotonic) passes before the file is here.
         """
+        return self.read(source, server, task=task, deadline=deadline)[1]
+
+    def read(
+        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: float = math.inf
+    ) -> tuple[bytes, Image]:
+        """As `load`, with the file itself before its pixels."""
         if not isinstance(source, str) or not source.strip():
             raise Refused("The task has no image address.")
         data = self.fetcher.fetch(source.strip(), server, task=task, deadline=deadline)
-        return decode(data, max_pixels=self._max_pixels)
+        return data, decode(data, max_pixels=self._max_pixels)
 
 
 def decode(data: bytes, *, max_pixels: int) -> Image:

@@ -17,6 +17,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from backend.fetch import Server
 from backend.images import Images
+from backend.prelabel.naming import image_name
 from backend.prelabel.sources import Item, SourceError
 from backend.prelabel.state import DONE, FAILED, Row, State
 from backend.settings import Settings
@@ -86,7 +87,9 @@ class Tasks:
             for task in found:
                 source = task.data.get(self._image_key)
                 address = source if isinstance(source, str) else ""
-                yield Item(str(task.id), address, dict(task.data), int(task.id))
+                key = str(task.id)
+                name = image_name(address, local=False) or key
+                yield Item(key, address, dict(task.data), int(task.id), name)
             page = page + 1 if len(found) == PAGE else 0
 
     def _page(self, page: int) -> list[Any]:
@@ -116,7 +119,13 @@ class TaskImages:
         return TaskImages, (self._settings,)  # its locks stay here
 
     def load(self, item: Item) -> Image:
-        return self._images.load(item.address, self._server, task=item.task)
+        return self.read(item)[1]
+
+    def read(self, item: Item) -> tuple[bytes, Image]:
+        return self._images.read(item.address, self._server, task=item.task)
+
+    def path(self, item: Item) -> Path | None:
+        return None  # LOCAL_FILES_DOCUMENT_ROOT is for reading alone
 
 
 class Importer:

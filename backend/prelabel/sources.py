@@ -4,6 +4,7 @@ import csv
 import hashlib
 import importlib
 import json
+import os
 import posixpath
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ import fsspec
 
 from backend.fetch import ImageError, Server
 from backend.images import Images, decode
+from backend.prelabel.naming import image_name
 from backend.settings import Settings
 from model.types import Image
 
@@ -37,11 +39,22 @@ class Item:
     address: str  # what is loaded
     data: Mapping[str, Any]  # of its task in Label Studio
     task: int | None = None  # the id, where the task exists already
+    name: str = ""  # of the image's file, with folders from the source's root on: see naming.image_name
 
 
 class Loader(Protocol):
+    """Reads the images of a source. From several threads; pickles for other processes."""
+
     def load(self, item: Item) -> Image:
-        """uint8 (H, W, 3) RGB. Raises ImageError. From several threads; pickles for other processes."""
+        """uint8 (H, W, 3) RGB, upright. Raises ImageError."""
+        ...
+
+    def read(self, item: Item) -> tuple[bytes, Image]:
+        """As `load`, with the file itself before its pixels."""
+        ...
+
+    def path(self, item: Item) -> Path | None:
+        """Where the file lies on this machine; None where it does not, or the source may not say so."""
         ...
 
 
@@ -76,9 +89,16 @@ class Files:
         return Files, (self._settings,)  # its locks stay here
 
     def load(self, item: Item) -> Image:
+        return self.read(item)[1]
+
+    def path(self, item: Item) -> Path | None:
+        path = item.address.removeprefix("file://")
+        return Path(path) if os.path.isfile(path) else None
+
+    def read(self, item: Item) -> tuple[bytes, Image]:
         address = item.address
         if re.match(r"(?i)https?://|data:", address):
-            return self._images.load(address, self._server)
+            return self._images.read(address, self._server)
         if not address:
             raise ImageError("There is no image address.")
         limit = self._settings.max_image_bytes
@@ -92,7 +112,7 @@ class Files:
             raise ImageError(f"The file cannot be read ({type(error).__name__}).") from None
         if len(data) > limit:
             raise ImageError(f"The file has more than {limit} bytes (VLSAM_MAX_IMAGE_BYTES).")
-        return decode(data, max_pixels=self._settings.max_image_pixels)
+        return data, decode(data, max_pixels=self._settings.max_image_pixels)
 
 
 class Folder:
@@ -126,7 +146,7 @@ class Folder:
             relative = name[inside:]
             address = root + relative
             shown = address if self._prefix is None else self._prefix + quote(relative)
-            yield Item(relative, address, {self._image_key: shown})
+            yield Item(relative, address, {self._image_key: shown}, name=relative)
 
 
 class Manifest:
@@ -157,7 +177,7 @@ class Manifest:
                 if given not in (None, ""):
                     raise SourceError(f"{self._source}, row {number}: the id {key!r} is there twice")
                 key = f"{key}#{times[key]}"
-            yield Item(key, self._absolute(address), row)
+            yield Item(key, self._absolute(address), row, name=image_name(address, local=True) or key)
 
     def _absolute(self, address: str) -> str:
         """A relative path is meant from the manifest's folder."""

@@ -34,7 +34,7 @@ def test_a_folder_as_it_was_given(photos: Path, monkeypatch: pytest.MonkeyPatch)
         ("./photos", "./photos/a.png"),
     ):
         found = items(given)
-        assert found[0] == Item("a.png", address, {"image": address})
+        assert found[0] == Item("a.png", address, {"image": address}, name="a.png")
         assert [item.key for item in found][4] == "deep/g h.png"
         assert len(found) == 7
         assert red(given, found[4]) == 7
@@ -44,7 +44,7 @@ def test_a_glob_and_a_single_file(photos: Path, monkeypatch: pytest.MonkeyPatch)
     assert [item.key for item in items(f"{photos}/[ab].png")] == ["a.png", "b.png"]
     assert [item.key for item in items(f"{photos}/**/*h.png")] == ["deep/g h.png"]
     monkeypatch.chdir(photos)
-    assert items("a.png") == [Item("a.png", "a.png", {"image": "a.png"})]
+    assert items("a.png") == [Item("a.png", "a.png", {"image": "a.png"}, name="a.png")]
     assert [item.address for item in items("deep/*.png")] == ["deep/g h.png"]
 
 

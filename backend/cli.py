@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from model.clicks import LEVELS
 from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local
 from model.looks import Look
 from model.maps import normalised
+from model.oom import with_less
 from model.overlay import draw, heat, tiled
 from model.pipeline import VLSAM
 from model.profiles import PROFILES
@@ -208,18 +210,27 @@ def _annotate(args: argparse.Namespace) -> int:
         raise ValueError("--layers goes with --maps DIR")
     settings = Settings.from_env()
     vlsam = _load(args, settings)
-    items, failed = [], 0
+    items, failed, reduced = [], 0, 0
     for path in tqdm(args.images, desc="annotate", unit="image", file=sys.stderr, disable=None):
         try:
             image = _read(path, settings.max_image_pixels)
-            item = _show(args, path, image, vlsam.annotate(image))
+            found, smaller = with_less(vlsam, methodcaller("annotate", image))
+            item = _show(args, path, image, found)
             if args.maps:
-                _write_maps(args, path, image, vlsam.maps(image, layers=args.layers))
-            items.append(item)
+                maps, _ = with_less(vlsam, methodcaller("maps", image, layers=args.layers))
+                _write_maps(args, path, image, maps)
+            items.append({**item, "reduced": True} if smaller else item)
+            reduced += smaller
         except (ImageError, VLSAMError) as error:  # the other images go on
             failed += 1
             print(f"vlsam: {path}: {error}", file=sys.stderr)
             items.append({"image": str(path), "error": str(error), "detections": []})
+    if reduced:
+        print(
+            f"vlsam: {reduced} of {len(items)} images were seen in half their size, for want of memory: "
+            "small objects may be missing",
+            file=sys.stderr,
+        )
     _print(args, items)
     return 1 if failed else 0
 
@@ -241,7 +252,8 @@ def _segment(args: argparse.Namespace) -> int:
         if x0 == x1 or y0 == y1:
             raise ValueError(f"the box lies outside the image of {width} x {height} pixels")
         prompt = replace(prompt, box=(x0, y0, x1, y1))
-    item = _show(args, args.image, image, [vlsam.refine(vlsam.encode(image), prompt, args.level)])
+    found, _ = with_less(vlsam, lambda model: model.refine(model.encode(image), prompt, args.level))
+    item = _show(args, args.image, image, [found])
     _print(args, [item])
     return 0
 
@@ -367,6 +379,7 @@ def as_json(detection: Detection) -> dict[str, Any]:
             "points": [[x, y, label] for (x, y), label in points],
             "box": list(prompt.box) if prompt.box else None,
             "unmet": list(evidence.unmet),
+            "reduced": evidence.reduced,
             "scores": {name: round(score, 4) for name, score in evidence.scores.items()},
             "model_version": evidence.model_version,
         },

@@ -58,6 +58,8 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
         "model": detection.evidence.model_version[:_WRITTEN_TEXT],
         "mask": "" if shown is None else mask_hash(shown),
     }
+    if detection.evidence.reduced:
+        stored["reduced"] = True
     while len(json.dumps({KEY: stored})) > MAX_BYTES and stored["points"]:
         stored["points"] = stored["points"][1:]
     return {KEY: stored}
@@ -69,10 +71,10 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
     if not isinstance(stored, Mapping) or stored.get("v") != 1:
         return None
     term, model, digest = (stored.get(key) for key in ("term", "model", "mask"))
-    points, box = stored.get("points"), stored.get("box")
+    points, box, reduced = stored.get("points"), stored.get("box"), stored.get("reduced", False)
     if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in (term, model, digest)):
         return None
-    if not isinstance(points, list) or len(points) > MAX_POINTS:
+    if not isinstance(points, list) or len(points) > MAX_POINTS or not isinstance(reduced, bool):
         return None
     if not all(_is_point(point) for point in points):
         return None

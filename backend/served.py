@@ -1,7 +1,5 @@
 """The models as a server uses them: what they do is timed, and tried again where memory ran out."""
 
-import gc
-import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -13,10 +11,9 @@ from backend.cache import Encoder
 from backend.metrics import Metrics
 from model.clicks import Level
 from model.looks import Said
+from model.oom import with_less
 from model.segmenter import Embedding
-from model.types import Detection, Image, OutOfMemory, Prompt
-
-log = logging.getLogger(__name__)
+from model.types import Detection, Image, Prompt
 
 T = TypeVar("T")
 
@@ -50,7 +47,7 @@ class Model(Encoder, Protocol):
 
 
 class Served:
-    """A `Model` whose methods, where memory runs out, free what they can and try once with less.
+    """A `Model` whose methods are timed and, where memory runs out, free what they can and try once more.
 
     `free` gives back what of the device's memory can be made again. Its methods raise OutOfMemory where that
     was not enough.
@@ -104,28 +101,10 @@ class Served:
         return bool((torch.ones(8, device=self.device) * 2).sum().item() == 16)
 
     def _twice(self, stage: str, work: Callable[[Model], T]) -> T:
-        with self._metrics.stage(stage):
-            try:
-                return work(self._model)
-            except Exception as error:
-                if not _out_of_memory(error):
-                    raise
-                log.warning("Out of memory (%s): %s", stage, str(error).partition("\n")[0][:200])
-            # The error is gone by now, and with it what its frames held.
+        def free() -> None:
             self._metrics.errors.labels("OutOfMemory").inc()
             self._free()
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            try:
-                return work(self._model.smaller())
-            except Exception as error:
-                if not _out_of_memory(error):
-                    raise
-            raise OutOfMemory("The device has too little memory for this image, also in half its size.")
 
-
-def _out_of_memory(error: Exception) -> bool:
-    # On a CPU torch has no class of its own for it.
-    cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
+        with self._metrics.stage(stage):
+            done, _ = with_less(self._model, work, free=free)
+        return done

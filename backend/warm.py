@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 from collections import Counter
+from operator import methodcaller
 from pathlib import Path
 
 import httpx
-import torch
 from label_studio_sdk.client import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 from tqdm import tqdm
@@ -22,6 +22,7 @@ from backend.metrics import Metrics
 from backend.results import image_hash
 from backend.settings import Settings, SettingsError
 from backend.studio import StudioError
+from model.oom import with_less
 from model.profiles import segmenter_version_of
 from model.segmenter import Embedding, Segmenter
 from model.types import VLSAMError
@@ -75,8 +76,8 @@ def _warm(
             image = images.load(config.source({"data": task.data}), server, task=task.id)
             key = embedding_key(identity, image_hash(image))
             kept = disk.read(key)
-            embedding = kept or segmenter.encode(image)
-        except (TaskError, ImageError, VLSAMError, torch.OutOfMemoryError) as error:
+            embedding = kept or with_less(segmenter, methodcaller("encode", image))[0]
+        except (TaskError, ImageError, VLSAMError) as error:
             done["failed"] += 1
             shown = "".join(each if each.isprintable() else "?" for each in str(error))
             tqdm.write(f"vlsam: task {task.id}: {shown}", file=sys.stderr)

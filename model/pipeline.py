@@ -52,10 +52,12 @@ class VLSAM:
         version: str,
         options: Options | None = None,
         classifier: Classifier | None = None,
+        reduced: bool = False,
     ) -> None:
         self.vlm, self._segmenter, self._classifier = vlm, segmenter, classifier
         self._options = options or Options()
         self.version = version
+        self._reduced = reduced  # see Evidence
 
     @classmethod
     def load(
@@ -185,7 +187,8 @@ class VLSAM:
         prompt = detection.evidence.prompt
         box = None if len(prompt.points) else prompt.box
         answered = self.refine(embedding, Prompt(prompt.points, prompt.labels, box), level)
-        evidence = replace(answered.evidence, question=detection.evidence.question)
+        seen = detection.evidence
+        evidence = replace(answered.evidence, question=seen.question, reduced=seen.reduced)
         return replace(answered, term=detection.term, evidence=evidence)
 
     def _best(self, found: Sequence[Detection]) -> list[Detection]:
@@ -252,7 +255,12 @@ class VLSAM:
     def with_options(self, options: Options) -> "VLSAM":
         """The same models with other settings, to compare; the version stays as it is."""
         return VLSAM(
-            self.vlm, self._segmenter, version=self.version, options=options, classifier=self._classifier
+            self.vlm,
+            self._segmenter,
+            version=self.version,
+            options=options,
+            classifier=self._classifier,
+            reduced=self._reduced,
         )
 
     def smaller(self) -> "VLSAM":
@@ -263,11 +271,13 @@ class VLSAM:
             version=self.version,
             options=self._options,
             classifier=self._classifier,
+            reduced=True,
         )
 
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
         height, width = instance.mask.shape
         view: Box = (0.0, 0.0, float(width), float(height))
         wrong = unmet(instance.mask, instance.prompt)
-        evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, wrong)
+        reduced = self._reduced and bool(question)  # the segmenter sees the same as ever
+        evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, wrong, reduced)
         return Detection(term, instance.mask, float(np.mean(list(instance.scores.values()))), evidence)

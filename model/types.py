@@ -94,6 +94,7 @@ class Evidence:
     # Numbers, from 0, of the prompt's points that the mask has on the wrong side. Of a person's clicks only
     # those that another one on the same pixel contradicts.
     unmet: tuple[int, ...] = ()
+    reduced: bool = False  # the VLM saw the image in half its size, for want of memory
 
 
 @dataclass(frozen=True, eq=False)

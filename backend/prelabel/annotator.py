@@ -10,9 +10,10 @@ from backend.predictor import alike, unnamed_terms, vocabulary
 from backend.prelabel import report
 from backend.prelabel.destinations import Destination, Found
 from backend.prelabel.sources import Item
-from backend.prelabel.state import Row
+from backend.prelabel.state import REDUCED, Row
 from backend.settings import Settings
 from model.looks import Said
+from model.oom import with_less
 from model.pipeline import VLSAM, ask_ahead
 from model.profiles import Profile
 from model.types import Image, ModelLoadError
@@ -47,16 +48,23 @@ class Annotator:
     def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
         """What the server would find in a task of this data."""
         config, settings = self.config.of(item.data), self.settings
-        detections = model.annotate(image, vocabulary=vocabulary(config, settings), said=said)
+        words = vocabulary(config, settings)
+        detections, reduced = with_less(
+            model, lambda model: model.annotate(image, vocabulary=words, said=said)
+        )
         names: dict[str, str] = {}
         if unnamed := unnamed_terms(detections, config, settings):
-            names = alike(model, unnamed, config.names, settings.similarity)
-        return Found(detections, config, names, settings.leftover)
+            names, _ = with_less(
+                model, lambda model: alike(model, unnamed, config.names, settings.similarity)
+            )
+        return Found(detections, config, names, settings.leftover, reduced)
 
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
         """What the summary needs, and what DEST needs; of the keys in `sampled` also a picture, as text."""
         labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
         row = {"found": labelled, **self.destination.describe(image, found)}
+        if found.reduced:
+            row[REDUCED] = True
         if item.key in sampled:
             row[PICTURE] = base64.b64encode(report.thumbnail(image, found.detections)).decode()
         return row

@@ -28,6 +28,7 @@ class Found:
     config: LabelConfig  # with the labels that the item's data brings
     names: Mapping[str, str]  # of labels, by term, where likeness alone tells
     leftover: str  # as VLSAM_LEFTOVER
+    reduced: bool = False  # seen in half its size, for want of memory
 
     def labelled(self) -> list[tuple[Detection, str | None]]:
         return [(d, label_of(d.term, self.config, self.names, self.leftover)) for d in self.detections]

@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 from PIL import Image as PILImage
 
 from backend.prelabel.sources import Item
-from backend.prelabel.state import FAILED, Row
+from backend.prelabel.state import FAILED, REDUCED, Row
 from model.overlay import draw
 from model.types import Detection, Image
 
@@ -29,6 +29,7 @@ class Summary:
     images: int = 0
     failed: int = 0
     empty: int = 0  # labelled, without any region
+    reduced: int = 0  # labelled, seen in half their size for want of memory
     regions: int = 0
     terms: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
@@ -63,12 +64,14 @@ class Summary:
             self.scores[min(9, int(score * 10))] += 1
         self.regions += kept
         self.empty += not kept
+        self.reduced += row.get(REDUCED, False)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "images": self.images,
             "failed": self.failed,
             "empty": self.empty,
+            "reduced": self.reduced,
             "regions": self.regions,
             "terms": dict(self.terms.most_common()),
             "labels": dict(self.labels.most_common()),
@@ -83,6 +86,11 @@ class Summary:
             f"{self.empty} of them empty; {self.failed} failed",
             f"labels: {_top(self.labels)}",
         ]
+        if self.reduced:
+            lines.append(
+                f"seen in half their size, for want of memory: {self.reduced} images "
+                "(small objects may be missing)"
+            )
         if self.dropped:
             lines.append(f"terms without a label: {_top(self.dropped)}")
         if self.regions:
@@ -123,7 +131,7 @@ section {{ display: flex; flex-wrap: wrap; gap: 3rem; }} td {{ padding-right: 1r
 </style></head><body>
 <h1>{escape(title)}</h1>
 <p>{summary.images} images, {summary.failed} failed, {summary.empty} without a region,
-{summary.regions} regions.</p>
+{summary.regions} regions{f", {summary.reduced} seen in half their size" if summary.reduced else ""}.</p>
 <main>{figures}</main>
 <section>{tables}<div><h2>Scores</h2><table>{bars}</table></div></section>
 {f"<h2>Failed</h2><ul>{failures}</ul>" if failures else ""}

@@ -10,6 +10,7 @@ from backend import heap
 from backend.fetch import ImageError
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, Row
+from model.oom import out_of_memory
 from model.types import Image, VLSAMError
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ def failed(item: Item, error: Exception) -> Row:
     """The row of an item that failed. Its reason is one line."""
     known = isinstance(error, ImageError | VLSAMError)
     reason = str(error) if known else f"{type(error).__name__}: {error}"
+    if not known and out_of_memory(error):
+        reason = f"There is too little memory for this image ({reason})"
     if not known:
         log.error("%s failed.", ascii(item.key[:200]), exc_info=error)
     return {"key": item.key, "status": FAILED, "reason": " ".join(reason.split())[:500]}

@@ -27,6 +27,7 @@ from backend.prelabel.sources import Item
 Row = dict[str, Any]
 
 DONE, FAILED = "done", "failed"
+REDUCED = "reduced"  # in the row of an image that was seen in half its size, for want of memory
 # Rows may be megabytes; their first two keys tell what a start needs to know.
 _HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "status": "(\w+)"')
 

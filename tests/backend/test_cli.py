@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 from pycocotools import mask as coco
 from werkzeug.serving import make_server
@@ -14,6 +15,10 @@ from werkzeug.serving import make_server
 from backend.app import create_app
 from backend.cli import main
 from backend.engine import Engine
+from model.pipeline import VLSAM
+from model.profiles import choose, version_of
+from model.recipes import Options
+from model.types import Detection, Image
 from tests.backend import conftest as given
 from tests.backend.conftest import StandIn, data_url, disc, free_port
 
@@ -35,6 +40,7 @@ def test_annotate_prints_one_item_per_image(capsys: pytest.CaptureFixture[str], 
         rows, columns = np.nonzero(mask)
         assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert detection["evidence"]["points"][0][2] == 1
+        assert detection["evidence"]["reduced"] is False
     assert bad["detections"] == []
     assert bad["error"]
     assert str(text) in err
@@ -66,6 +72,33 @@ def test_what_the_models_cannot_do_is_said_for_each_image(
     (item,) = json.loads(out)
     assert "without boxes" in item["error"]
     assert SAMPLE in err
+
+
+@pytest.fixture
+def tight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device has too little memory for images in their full size."""
+    usual = VLSAM.annotate
+
+    def annotate(self: VLSAM, image: Image, **options: Any) -> list[Detection]:
+        if not self._reduced:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return usual(self, image, **options)
+
+    monkeypatch.setattr(VLSAM, "annotate", annotate)
+
+
+@pytest.mark.usefixtures("tight")
+def test_f4_annotate_without_memory_sees_the_image_smaller_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["annotate", SAMPLE, "--json"]) == 0
+    out, err = capsys.readouterr()
+    (item,) = json.loads(out)
+    assert item["reduced"]
+    assert all(each["evidence"]["reduced"] for each in item["detections"])
+    usual = version_of(choose(), Options())
+    assert {each["evidence"]["model_version"] for each in item["detections"]} == {usual}
+    assert "1 of 1 images were seen in half their size" in err
 
 
 def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,15 @@ GOOD = {
 
 def test_good_evidence_is_read() -> None:
     assert evidence.read({"text": ["a note"], "vlsam": GOOD}, SHAPE) is not None
+    assert evidence.read({"vlsam": {**GOOD, "reduced": True}}, SHAPE) is not None
+
+
+def test_an_image_that_was_seen_smaller_says_so() -> None:
+    found = cat()
+    assert "reduced" not in evidence.write(found, {})["vlsam"]
+    meta = evidence.write(replace(found, evidence=replace(found.evidence, reduced=True)), {})
+    assert meta["vlsam"]["reduced"] is True
+    assert evidence.read(json.loads(json.dumps(meta)), SHAPE) is not None
 
 
 @pytest.mark.parametrize(
@@ -99,6 +109,8 @@ def test_good_evidence_is_read() -> None:
         {"box": "1234"},
         {"box": [1, 2, 101, 9]},
         {"box": [False, 2, 10, 9]},
+        {"reduced": 1},
+        {"reduced": None},
     ],
 )
 def test_one_odd_value_and_the_whole_is_ignored(change: dict[str, Any]) -> None:

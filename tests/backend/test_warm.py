@@ -11,6 +11,8 @@ import pytest
 
 from backend.cli import main
 from backend.disk import SUFFIX
+from model.segmenter import Embedding, Segmenter
+from model.types import Image
 from tests.backend.conftest import CONFIG, Web, data_url
 from tests.backend.test_images import png
 
@@ -66,6 +68,24 @@ def test_equal_images_are_encoded_once_and_failures_are_lines(
     assert len(files(kept)) == 1
     assert main(WARM) == 1
     assert capsys.readouterr().out == "0 encoded, 2 there already, 3 failed\n"
+
+
+def test_f4_an_image_without_memory_is_tried_once_more(
+    web: Web, kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio(web, data_url(shade=1))
+    usual, tries = Segmenter.encode, list[int]()
+
+    def encode(self: Segmenter, image: Image) -> Embedding:
+        tries.append(self._chunk)
+        if len(tries) == 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return usual(self, image)
+
+    monkeypatch.setattr(Segmenter, "encode", encode)
+    assert main(WARM) == 0
+    assert len(tries) == 2
+    assert len(files(kept)) == 1
 
 
 def test_a_broken_file_is_made_again(web: Web, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

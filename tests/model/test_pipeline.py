@@ -352,6 +352,18 @@ def test_a_prompt_without_anything_is_refused(vlsam: VLSAM, scene: Scene) -> Non
         vlsam.refine(vlsam.encode(scene.image), Prompt())
 
 
+def test_f4_what_was_seen_smaller_says_so(vlsam: VLSAM, scene: Scene) -> None:
+    smaller = vlsam.with_options(Options()).smaller().with_options(Options())
+    found = smaller.annotate(scene.image)
+    assert found
+    assert all(each.evidence.reduced and each.evidence.model_version == "test" for each in found)
+    assert all(each.evidence.reduced for each in smaller.find(scene.image, found[0].term, level="whole"))
+    assert not any(each.evidence.reduced for each in vlsam.annotate(scene.image))
+    # A click is answered by the segmenter, which sees the image as ever.
+    clicked = smaller.refine(smaller.encode(scene.image), found[0].evidence.prompt)
+    assert not clicked.evidence.reduced
+
+
 def test_the_version_follows_settings_and_files(tmp_path: Path) -> None:
     profile = choose()
     version = version_of(profile)

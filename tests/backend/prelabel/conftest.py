@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from backend.cli import main
@@ -12,14 +13,26 @@ from model.pipeline import VLSAM
 from model.types import Detection, Image
 from tests.backend.conftest import detection, disc
 
+TIGHT, HOPELESS = 200, 201
 TERMS = ("cat", "dogs", "<b>mouse</b>")
 
 
 class Model:
-    """Names an image by its red: TERMS in turn, every fourth nothing. Fails where green is 255."""
+    """Names an image by its red: TERMS in turn, every fourth nothing. Fails where green is 255.
 
-    def __init__(self) -> None:
+    Has too little memory where green is HOPELESS, and where it is TIGHT until it is `smaller`.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, *, small: bool = False) -> None:
         self.seen: list[int] = []
+        self.small = small
+
+    def smaller(self) -> "Model":
+        other = Model(small=True)
+        other.seen = self.seen
+        return other
 
     def annotate(
         self, image: Image, vocabulary: Sequence[str] = (), said: Sequence[Sequence[Said]] | None = None
@@ -28,6 +41,8 @@ class Model:
         self.seen.append(red)
         if green == 255:
             raise RuntimeError("made\nto fail")
+        if green == HOPELESS or (green == TIGHT and not self.small):
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         height, width = image.shape[:2]
         found = [
             detection(

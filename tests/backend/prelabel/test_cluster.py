@@ -4,18 +4,26 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 from PIL import Image as Pillow
 
-from backend.prelabel.cluster import BLOCK, ClusterError, _sized
+from backend import labels
+from backend.prelabel.annotator import Annotator
+from backend.prelabel.cluster import BLOCK, Actor, ClusterError, _sized, fetch
+from backend.prelabel.destinations import choose
+from backend.prelabel.sources import Files, Item
+from backend.settings import Settings
 from model.builtin.scenes import draw_scene
 from tests.backend.conftest import ROOT, free_port
+from tests.backend.prelabel.conftest import HOPELESS, TIGHT, save_image
 
 Run = Callable[..., int]
 
@@ -97,6 +105,21 @@ def test_workers_fit_the_cluster(there: dict[str, float], asked: int | None, wor
     else:
         found = _sized(ray, asked)
         assert (found.count, found.gpus) == workers
+
+
+@pytest.mark.usefixtures("model")
+def test_f4_a_worker_tries_again_with_less_memory(tmp_path: Path) -> None:
+    settings = Settings()
+    profile = settings.models()
+    version = settings.version(profile)
+    annotator = Annotator(settings, profile, version, labels.OPEN, choose(tmp_path / "out.json", version))
+    files = [save_image(tmp_path / f"{green}.png", 1, green) for green in (0, TIGHT, HOPELESS)]
+    items = [json.dumps(asdict(Item(file.name, str(file), {}))) for file in files]
+    fetched = pa.concat_tables(fetch(pa.table({"item": items}), loader=Files(settings)))
+    rows = Actor(annotator, sampled=())(fetched).column("row").to_pylist()
+    found = [json.loads(row) for row in rows]
+    assert [row.get("reduced", False) for row in found] == [False, True, False]
+    assert [row["status"] for row in found] == ["done", "done", "failed"]
 
 
 def test_without_the_extra(

@@ -18,7 +18,7 @@ from backend.results import decode, image_hash
 from backend.settings import Settings
 from model.types import Detection, Image
 from tests.backend.conftest import CONFIG, ROOT
-from tests.backend.prelabel.conftest import Model, save_image
+from tests.backend.prelabel.conftest import HOPELESS, TIGHT, Model, save_image
 from tests.model.endpoint import listing
 
 Run = Callable[..., int]
@@ -138,6 +138,26 @@ def test_what_fails_is_a_row_with_its_reason_and_is_tried_again(
     assert prelabel(photos, "--to", out) == 0
     assert model.seen == [2, 3]  # and nothing of what was done
     assert said(tasks(out)[1]) == ["cat", "dogs"]
+
+
+def test_f4_without_memory_an_image_is_seen_smaller_and_counted(
+    prelabel: Run, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for red, (name, green) in enumerate({"a": 0, "b": TIGHT, "c": HOPELESS, "d": 0, "e": TIGHT}.items(), 1):
+        save_image(tmp_path / "photos" / f"{name}.png", 4 if name == "e" else red, green)
+    out = tmp_path / "out.json"
+    assert prelabel(tmp_path / "photos", "--to", out) == 0
+    assert model.seen == [1, 2, 2, 3, 3, 4, 4, 4]  # those without memory twice
+    lines = (tmp_path / "out.json.state" / "rows.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row.get("reduced", False) for row in rows] == [False, True, False, False, True]
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "done", "done"]
+    assert "too little memory for this image" in rows[2]["reason"]
+    summary = json.loads((tmp_path / "out.json.state" / "summary.json").read_text())
+    assert (summary["reduced"], summary["failed"]) == (2, 1)
+    assert "seen in half their size, for want of memory: 2 images" in capsys.readouterr().err
+    versions = {task["predictions"][0]["model_version"] for task in tasks(out) if task["predictions"]}
+    assert len(versions) == 1
 
 
 def test_images_that_came_since_are_added(prelabel: Run, model: Model, photos: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ HOSTILE = "<script>alert(1)</script>\"'&"
 def summary() -> Summary:
     rows: list[Row] = [
         {"status": "done", "found": [["cat", "Cat", 0.95], [HOSTILE, None, 0.5], ["dog", "Dog", 1.0]]},
-        {"status": "done", "found": [["cat", None, 0.1]]},
+        {"status": "done", "found": [["cat", None, 0.1]], "reduced": True},
         {"status": "failed", "reason": HOSTILE},
     ]
     return Summary.of((Item(HOSTILE, "", {}), row) for row in rows)
@@ -30,6 +30,9 @@ def test_summary() -> None:
     assert told["dropped_terms"] == {HOSTILE: 1, "cat": 1}
     assert told["scores"] == {f"0.{n}": 2 if n == 9 else 0 for n in range(10)}
     assert told["failures"] == {HOSTILE: 1}
+    assert "seen in half their size, for want of memory: 1 images" in summary().as_text()
+    assert "half their size" not in Summary().as_text()
+    assert told["reduced"] == 1
     assert "3 images: 2 labelled with 2 regions, 1 of them empty; 1 failed" in summary().as_text()
 
 

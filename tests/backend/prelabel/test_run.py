@@ -44,7 +44,7 @@ def test_f31_rows_come_in_order_and_failures_are_rows() -> None:
     assert {row["key"]: row["reason"] for row in saved if row["status"] == "failed"} == {
         "5": "no image",
         "6": "ZeroDivisionError: odd",
-        "7": "MemoryError: no room",
+        "7": "There is too little memory for this image (MemoryError: no room)",
         "8": "KeyError: 'x'",
     }
     assert saved[9] == {"key": "9", "status": "done", "width": 6, "height": 4, "shade": 9}

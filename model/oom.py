@@ -1,0 +1,103 @@
+"""Out of memory: how it is recognised, whoever says it, and a second try with less.
+
+Whoever has no models imports this, too, so torch is imported where it is needed.
+"""
+
+import errno
+import gc
+import logging
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+
+from model.types import OutOfMemory
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Only torch's own allocators raise a class of their own, and not always. What other parts of it and the
+# drivers' libraries raise is a RuntimeError, known by its text.
+_TEXT = re.compile(
+    r"\bout of (device |host )?memory\b"  # CUDA, HIP, XPU and MPS; drivers; Triton
+    r"|can't allocate memory|not enough memory|\bbad_?\s?alloc"  # torch and C++ on a CPU
+    r"|\b(CU|HIP|ROC)(BLAS|SOLVER|SPARSE|FFT)(_STATUS)?_(ALLOC_FAILED|NOT_INITIALIZED|INSUFFICIENT_RESOURCES)"
+    r"|rocblas_status_memory_error|miopenStatusAllocFailed"
+    r"|CUDNN_STATUS_(\w*ALLOC\w*_FAILED|NOT_INITIALIZED)"
+    r"|unable to find a valid cuDNN algorithm"  # none whose workspace has room
+    r"|INTERNAL ASSERT FAILED at \S*CachingAllocator"  # the driver failed where the allocator relied on it
+    r"|hipErrorOutOfMemory|cudaErrorMemoryAllocation|\w+_ERROR_OUT_OF_(DEVICE_MEMORY|HOST_MEMORY|RESOURCES)"
+    r"|Invalid buffer size|kIOGPUCommandBufferCallbackErrorOutOfMemory",  # MPS
+    re.IGNORECASE,
+)
+_OPENCV = -4  # cv2.Error.StsNoMem
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, or an error was raised because it had (its `__cause__` or `__context__`)."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if _says_so(error):
+            return True
+        error = error.__cause__ if error.__suppress_context__ else error.__cause__ or error.__context__
+    return False
+
+
+def _says_so(error: BaseException) -> bool:
+    if isinstance(error, OutOfMemory | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)  # torch's
+        return named or _TEXT.search(str(error)) is not None
+    return type(error).__module__ == "cv2" and getattr(error, "code", None) == _OPENCV
+
+
+class Frugal(Protocol):
+    """What can do its work with less memory."""
+
+    @property
+    def device(self) -> "torch.device": ...
+
+    def smaller(self) -> Self: ...
+
+
+F = TypeVar("F", bound=Frugal)
+
+
+def with_less(model: F, work: Callable[[F], T], *, free: Callable[[], None] = lambda: None) -> tuple[T, bool]:
+    """What `work` gives for a model; where memory runs out for its `smaller` one, and True.
+
+    `free` gives back what of the device's memory can be made again, before the second try. Raises
+    OutOfMemory where that was not enough, and whatever else `work` raises at once.
+    """
+    try:
+        return work(model), False
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        log.warning("Out of memory, which is tried again with less: %s", _line(error))
+    import torch
+
+    # The error is gone by now, and with it what its frames held.
+    free()
+    gc.collect()
+    empty_cache = getattr(getattr(torch, model.device.type, None), "empty_cache", None)  # a CPU has none
+    if empty_cache is not None:
+        empty_cache()
+    try:
+        return work(model.smaller()), True
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        log.warning("Out of memory with less, too: %s", _line(error))
+    raise OutOfMemory("The device has too little memory for this image, also in half its size.")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:200]

@@ -183,6 +183,18 @@ def test_a_negative_click_takes_no_more_than_its_side_of_a_contradiction() -> No
         assert not unmet(mask, prompt)
 
 
+@pytest.mark.parametrize(("label", "answer"), [(0, np.ones((64, 64), bool)), (1, np.zeros((64, 64), bool))])
+def test_a_click_gets_its_way_in_a_cell_around_it(label: int, answer: Mask) -> None:
+    """A negative click that the segmenter disobeys takes a disc away, a positive one adds one."""
+    segmenter = Segmenter(Scripted(answer))
+    embedding = segmenter.encode(np.zeros((640, 640, 3), np.uint8))  # a cell of the logits is 10 pixels
+    mask = obey(segmenter, embedding, Prompt.of((320.5, 200.5, label))).mask
+    y, x = np.ogrid[:640, :640]
+    distance = np.hypot(y - 200, x - 320)
+    assert (mask[distance <= 9.5] == bool(label)).all()
+    assert (mask[distance > 10.5] != bool(label)).all()
+
+
 def test_f22_a_mask_is_never_lost_to_a_click() -> None:
     mask = answered(Prompt.of((*IN_LEFT, 0), mask=LEFT), np.zeros((64, 64), bool)).mask
     assert iou(mask, LEFT) > 0.95

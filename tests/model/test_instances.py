@@ -1,13 +1,19 @@
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from model.builtin.scenes import Scene
-from model.instances import instances
+from model.instances import Instance, instances
+from model.looks import Look
 from model.merge import iou
 from model.pipeline import VLSAM
 from model.recipes import RECIPES, Options, Recipe
+from model.sams.family import BOTTOM_RIGHT, TOP_LEFT, Tokens
 from model.segmenter import Segmenter
 
 
@@ -57,3 +63,85 @@ def test_a_round_of_all_terms_is_a_call_for_each_pass_of_the_cascade(
     calls.clear()
     assert instances(segmenter, embedding, [], Options()) == []
     assert calls == []
+
+
+class Squares:
+    """A family of 64 x 64 pixels that answers each prompt with a square around its first point.
+
+    The squares of successive calls have the given sides, then the last one's.
+    """
+
+    side = low = 64
+    stretched, ends_boxes = True, False
+    device = torch.device("cpu")
+
+    def __init__(self, sides: Sequence[int]) -> None:
+        self._sides = list(sides)
+        self.asked: list[Tokens] = []
+
+    def features(self, image: object) -> dict[str, Tensor]:
+        return {"image": torch.zeros(1)}
+
+    def decode(
+        self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        self.asked.append(prompts)
+        half = (self._sides.pop(0) if len(self._sides) > 1 else self._sides[0]) / 2
+        places = torch.arange(64) + 0.5
+        masks = []
+        for x, y in prompts.points[:, 0].tolist():
+            inside = ((places - y).abs() <= half)[:, None] & ((places - x).abs() <= half)[None]
+            masks.append(torch.where(inside, 8.0, -8.0))
+        levels = 3 if multimask else 1
+        quality = torch.linspace(0.9, 0.7, levels).repeat(len(masks), 1)
+        return torch.stack(masks)[:, None].repeat(1, levels, 1, 1), quality
+
+
+def searched(attention: NDArray[np.float32], family: Squares, options: Options) -> list[Instance]:
+    segmenter = Segmenter(family)
+    embedding = segmenter.encode(np.zeros((64, 64, 3), np.uint8))
+    look = Look("What is there?", "dog", attention)
+    return [found for _, found in instances(segmenter, embedding, [look], options)]
+
+
+def peaks(*cells: tuple[int, int, float]) -> NDArray[np.float32]:
+    """A map of 16 x 16 with a lone cell of each strength."""
+    attention = np.zeros((16, 16), np.float32)
+    for row, column, strength in cells:
+        attention[row, column] = strength
+    return attention
+
+
+def centre(instance: Instance) -> tuple[float, float]:
+    rows, columns = np.nonzero(instance.mask)
+    return float(rows.mean() + 0.5), float(columns.mean() + 0.5)
+
+
+def test_what_earlier_masks_explain_stays_explained() -> None:
+    """Three instances in as many rounds, and the first is not found again in the third."""
+    attention = peaks((2, 2, 1), (2, 12, 0.9), (12, 7, 0.8))
+    found = searched(attention, Squares([8]), Options(recipe=RECIPES["paper"], rounds=6))
+    assert [centre(each) for each in found] == [(10, 10), (10, 50), (50, 30)]
+
+
+@pytest.mark.parametrize(("residual", "count"), [(0.55, 1), (0.45, 2)])
+def test_a_further_instance_needs_its_share_of_the_first_peak(residual: float, count: int) -> None:
+    attention = peaks((2, 2, 1), (12, 12, 0.5))
+    found = searched(attention, Squares([8]), Options(recipe=RECIPES["paper"], residual=residual))
+    assert len(found) == count
+
+
+def test_the_last_pass_of_the_cascade_gets_the_box_of_the_second_answer() -> None:
+    family = Squares([8, 16, 12])
+    (found,) = searched(peaks((8, 8, 1)), family, Options(recipe=RECIPES["paper"], rounds=1))
+    first, second, third = family.asked
+    assert TOP_LEFT not in first.labels
+    assert TOP_LEFT not in second.labels
+    corners = [third.labels[0].tolist().index(corner) for corner in (TOP_LEFT, BOTTOM_RIGHT)]
+    assert third.points[0][corners].tolist() == [[26, 26], [42, 42]]
+    assert found.prompt.box == (26, 26, 42, 42)
+    assert found.mask.sum() == 12 * 12
+    assert first.masks is None
+    for answer, side in ((second, 8), (third, 16)):  # each starts from the answer before
+        assert answer.masks is not None
+        assert int((answer.masks > 0).sum()) == side * side

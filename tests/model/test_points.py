@@ -44,6 +44,24 @@ def test_the_box_is_that_of_the_area() -> None:
     assert len(aim.points) == 1
 
 
+def test_cells_that_meet_at_a_corner_are_one_area() -> None:
+    attention = np.zeros((8, 12), np.float32)
+    attention[[1, 2, 3, 4], [1, 2, 3, 4]] = (0.8, 0.9, 0.8, 0.8)
+    attention[6, 8:11] = 1  # stronger, and larger than each cell of the diagonal
+    (aim,) = points.aims(attention, "peak", threshold=0.5)
+    assert positives(aim) == [(2.5 / 12, 2.5 / 8)]
+    assert aim.box == (1 / 12, 1 / 8, 5 / 12, 5 / 8)
+
+
+def test_the_threshold_is_a_share_of_the_maximum() -> None:
+    attention = np.maximum(blob(10, 20, 3, 5), 0.45 * blob(10, 20, 8, 17))
+    (strong,) = points.aims(attention, "pair", threshold=0.5)
+    (weak,) = points.aims(np.float32(0.1) * attention, "pair", threshold=0.5)
+    (raised,) = points.aims(np.float32(10) * attention, "pair", threshold=0.5)
+    assert weak.points == strong.points == raised.points
+    assert weak.box == strong.box == raised.box
+
+
 def test_a_flat_map_has_no_aim() -> None:
     flat = attention_maps.normalised(np.full((5, 5), 3, np.float32))
     assert points.aims(flat, "pair", threshold=0.4) == []

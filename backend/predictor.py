@@ -50,6 +50,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         project: str = "",
         caller: str = "",
         gone: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
         **kwargs: Any,
     ) -> None:
         # The base class would parse the config with a parser that expands entities.
@@ -60,6 +61,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         )
         self.caller = caller  # the IP address that /setup came from
         self.gone = gone  # whether nobody waits for the answer any longer
+        self._clock = clock
         self.engine = engine or PROCESS.engine()
         self.model_version = self.engine.version
 
@@ -77,7 +79,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         if isinstance(context, Mapping) and context.get("event") is not None:
             return [self._event(context)]
         config = labels.parse(self.label_config or "")
-        deadline = time.monotonic() + self.engine.settings.deadline
+        deadline = self._clock() + self.engine.settings.deadline
         # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
         if context is None and len(tasks) == 1 and self.engine.settings.on_open == "prewarm":
             self._prewarm(tasks[0], config, deadline)
@@ -110,7 +112,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             return len(tasks) - len(predictions), len(tasks)
 
         for task in tasks:
-            started = time.monotonic()
+            started = self._clock()
             try:
                 if started + longest > deadline:
                     raise Late
@@ -132,7 +134,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 self._count(UNEXPECTED)
                 log.exception("Task %s failed.", _name(task))
                 predictions.append({})
-            longest = max(longest, time.monotonic() - started)
+            longest = max(longest, self._clock() - started)
         return predictions + [{} for _ in range(len(tasks) - len(predictions))]
 
     def _prewarm(self, task: Any, config: LabelConfig, deadline: float) -> None:

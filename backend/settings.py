@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from model.download import FOLDER
 from model.listing import Endpoint
 from model.points import METHODS
-from model.profiles import Dtype, Profile, Quantization, choose, version_of
+from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose, version_of
 from model.recipes import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
 
 # As annotators' managers know it, and what it means to the model.
@@ -79,6 +79,13 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return value.lower()
 
     return parse
+
+
+def _device(value: str) -> str:
+    maps = DEVICE_MAPS[1:]
+    if not re.fullmatch(rf"auto|cpu|mps|(cuda|xpu)(:[0-9]{{1,3}})?|{'|'.join(maps)}", value.lower()):
+        raise ValueError(f"auto, cpu, cuda, cuda:1 ..., mps, xpu, {', '.join(maps[:-1])} or {maps[-1]}")
+    return value.lower()
 
 
 def _points(value: str) -> tuple[tuple[str, str], ...]:
@@ -171,7 +178,7 @@ class Settings:
     device: str = _setting(
         "VLSAM_DEVICE",
         "auto",
-        _text,
+        _device,
         "Where models run: auto, cpu, cuda, cuda:1 ..., or balanced for a VLM over several GPUs.",
     )
     # Each call makes a field of its own, so nothing is shared; ruff cannot see it for types of ours.

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import clicks, merge
+from model import clicks, devices, merge
 from model.boxes import NamedBox
 from model.instances import Instance, in_boxes, instances, of_concepts
 from model.looks import Look, Said, boxes, listed, look, questions, seek
@@ -68,8 +68,7 @@ class VLSAM:
         version: str | None = None,
     ) -> "VLSAM":
         """Load a profile's weights; `version` is for what else decides the results. Raises ModelLoadError."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = devices.choose(device)
         by_concept = options is not None and options.localizer == "concept"
         # First, since it may refuse, and is small beside the VLM.
         segmenter = Segmenter.load(profile.sam, device=device, folder=profile.folder, concepts=by_concept)

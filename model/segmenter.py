@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import download, sams
+from model import devices, download, sams
 from model.masks import tidied
 from model.profiles import DEVICE_MAPS
 from model.sams.family import BOTTOM_RIGHT, NOTHING, TOP_LEFT, Family, TakesPhrases, Tokens
@@ -113,8 +113,7 @@ class Segmenter:
         What is not there is fetched into `folder`. With `concepts` the method of that name can be used; few
         segmenters have it. Raises ModelLoadError with one sentence on what is wrong.
         """
-        if device in DEVICE_MAPS:  # too small to be spread
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = devices.choose("auto" if device in DEVICE_MAPS else device)  # too small to be spread
         return cls(sams.load(download.sam(name, folder), device, concepts=concepts))
 
     @property

@@ -364,6 +364,15 @@ def test_f6_a_batch_that_runs_out_of_time_returns_what_is_done(make_engine: Make
     assert done == sorted(done, reverse=True)
 
 
+def test_f6_no_task_begins_that_would_end_after_the_deadline(make_engine: Make, stand_in: StandIn) -> None:
+    """Each takes 40 s by this clock: the third would begin at 80 s of 90, and end at 120."""
+    start = time.monotonic()
+    ours = backend(make_engine(), clock=lambda: start + 40 * len(stand_in.images))
+    predictions = ours.predict([task(1), task(2), task(3), task(4)])
+    assert [bool(each) for each in predictions] == [True, True, False, False]
+    assert len(stand_in.images) == 2
+
+
 def test_one_image_that_takes_longer_than_a_batch_may(make_engine: Make, stand_in: StandIn) -> None:
     stand_in.hold = threading.Event()
     assert backend(make_engine(deadline=0.2)).predict([task(1), task(2)]) == [{}, {}]

@@ -67,6 +67,8 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("VLSAM_LEFTOVER", "other", "drop, keep or other:LABEL"),
         ("VLSAM_LEFTOVER", "other: ", "drop, keep or other:LABEL"),
         ("VLSAM_LEFTOVER", "keep:Thing", "drop, keep or other:LABEL"),
+        ("VLSAM_DEVICE", "gpu", "auto, cpu, cuda, cuda:1 ..., mps, xpu, balanced"),
+        ("VLSAM_DEVICE", "cuda:x", "or sequential"),
         ("VLSAM_LISTING_URL", "vllm:8000", "an address that starts with http:// or https://"),
         ("VLSAM_LISTING_URL", "http://vllm:8000/v1", "VLSAM_LISTING_MODEL go together"),
         ("VLSAM_LISTING_KEY", "sesame", "of no use without VLSAM_LISTING_URL"),
@@ -98,6 +100,11 @@ def test_how_the_models_are_used() -> None:
     assert options.questions == ("What is there?", "Who is there?")
     assert Settings.from_env({"VLSAM_QUESTIONS": "ask"}).options().questions == ASK
     assert Settings().options() == Options()
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "CUDA", "cuda:12", "mps", "xpu:1", "balanced"])
+def test_where_the_models_run(device: str) -> None:
+    assert Settings.from_env({"VLSAM_DEVICE": device}).device == device.lower()
 
 
 def test_what_becomes_of_terms_without_a_label() -> None:

@@ -1,0 +1,56 @@
+"""Which device computes, known before anything is loaded."""
+
+import torch
+
+from model.profiles import DEVICE_MAPS
+from model.types import ModelLoadError
+
+KINDS = ("cpu", "cuda", "mps", "xpu")
+
+
+def choose(name: str) -> str:
+    """The torch device, or device map of transformers, that a name means; "auto": a GPU, or else the CPU.
+
+    Raises ModelLoadError, with one sentence, for a device that is not on this machine.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name in DEVICE_MAPS:
+        return name
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in KINDS:
+        raise ModelLoadError(
+            f"{name!r} is no device: choose auto, {', '.join(KINDS)}, one of several such as cuda:1, or "
+            f"{', '.join(DEVICE_MAPS[1:])}"
+        )
+    count = _count(device.type)
+    if not count:
+        raise ModelLoadError(
+            f"the device {name} is not there: PyTorch {torch.__version__} finds no {_called(device.type)} on "
+            "this machine; check its driver (in a container, whether it was given the device), or choose "
+            "auto or cpu"
+        )
+    if (device.index or 0) >= count:
+        last = f"{device.type}:{count - 1}"
+        raise ModelLoadError(
+            f"the device {name} is not there: this machine has {count} of that kind, and the last is {last}"
+        )
+    return name
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind PyTorch can use here."""
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "xpu":
+        return torch.xpu.device_count() if torch.xpu.is_available() else 0
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    return 1
+
+
+def _called(kind: str) -> str:
+    return {"cuda": "GPU of NVIDIA or AMD", "mps": "GPU of Apple", "xpu": "GPU of Intel"}[kind]

@@ -26,12 +26,26 @@ def ring_of(mask: Mask) -> Ring:
     ring covers what the mask does by the even-odd rule and by the nonzero one: holes run the other way round.
     Where `MAX_POINTS` do not suffice the tolerance doubles until they do.
     """
+    return _bridged([ring for part in _outlines(mask) for ring in part])
+
+
+def rings_of(mask: Mask) -> list[Ring]:
+    """A ring (n, 2), n >= 3, for each part of a mask that is not empty, the largest part first.
+
+    As `ring_of`, but only the holes of a part are joined to it: COCO's polygons have no other way to leave
+    them out, since all pixels of all rings count.
+    """
+    return [_bridged(part) for part in _outlines(mask)]
+
+
+def _outlines(mask: Mask) -> list[list[Ring]]:
+    """Of each part, the largest first, its outline and then those of its holes, which run the other way."""
     left, top, right, bottom = (int(side) for side in box_of(mask))
     part = mask[top:bottom, left:right].astype(np.uint8)
     # cv2 walks through the centres of border pixels. Doubled, these lie a quarter pixel inside the true
     # outline, and a part one pixel wide still has two sides.
     doubled = part.repeat(2, axis=0).repeat(2, axis=1)
-    outlines, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outlines, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     sizes = [cv2.contourArea(outline) for outline in outlines]
     kept = [i for i in np.argsort(sizes)[::-1][:MAX_PARTS] if sizes[i] >= SPECK * max(sizes)]
     tolerance = min(2 * TOLERANCE, math.sqrt(max(sizes)) / 20)
@@ -39,8 +53,12 @@ def ring_of(mask: Mask) -> Ring:
     while sum(len(ring) + 2 for ring in rings) > MAX_POINTS:
         tolerance *= 2
         rings = [_simplified(outlines[i], tolerance) for i in kept]
-    ring = (_bridged(rings) + 0.5) / 2 + (left, top)
-    return np.clip(ring, (left, top), (right, bottom))
+    parts: dict[int, list[Ring]] = {}
+    for i, ring in zip(kept, rings, strict=True):
+        around = tree[0, i, 3]  # of a hole the part that it is in, which is larger and so came before it
+        placed = np.clip((ring + 0.5) / 2 + (left, top), (left, top), (right, bottom))
+        parts.setdefault(int(i if around < 0 else around), []).append(placed)
+    return list(parts.values())
 
 
 def _simplified(outline: NDArray[np.int32], tolerance: float) -> Ring:

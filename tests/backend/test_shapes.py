@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from pycocotools import mask as coco
 
 from backend import shapes
 from model.merge import iou
@@ -54,6 +55,34 @@ def test_no_pixel_farther_from_the_outline_than_the_tolerance_changes_sides() ->
     assert (inside + outside)[changed].max() <= shapes.TOLERANCE + 1
     assert iou(back(mask), mask) > 0.99
     assert len(shapes.ring_of(mask)) < 80
+
+
+def painted(rings: list[shapes.Ring], shape: tuple[int, int]) -> Mask:
+    """What COCO's own code makes of rings: the pixels of all of them."""
+    coded = coco.frPyObjects([ring.ravel().tolist() for ring in rings], *shape)
+    return np.asarray(coco.decode(coco.merge(coded)), bool)
+
+
+@given(masks)
+@example(np.ones((1, 1), bool))
+@example(np.eye(9, dtype=bool))
+def test_any_mask_has_rings_that_coco_takes(mask: Mask) -> None:
+    rings = shapes.rings_of(mask)
+    assert rings
+    assert all(len(ring) >= 3 for ring in rings)
+    height, width = mask.shape
+    assert painted(rings, (height, width)).shape == (height, width)
+
+
+def test_rings_keep_parts_apart_and_leave_holes_out() -> None:
+    ring = disc(60, 60, 40, width=300, height=120) & ~disc(60, 60, 20, width=300, height=120)
+    beside, within = disc(200, 60, 15, width=300, height=120), disc(60, 60, 10, width=300, height=120)
+    rings = shapes.rings_of(ring | beside | within)
+    for one, part in zip(rings, (ring, beside, within), strict=True):
+        assert iou(painted([one], (120, 300)), part) > 0.9
+    whole = painted(rings, (120, 300))
+    assert not whole[60, 75]  # in the hole
+    assert not whole[60, 110:180].any()  # between the parts: no bridge
 
 
 def test_a_square_is_exact() -> None:

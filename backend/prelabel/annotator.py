@@ -62,7 +62,11 @@ class Annotator:
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
         """What the summary needs, and what DEST needs; of the keys in `sampled` also a picture, as text."""
         labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
-        row = {"found": labelled, **self.destination.describe(image, found)}
+        row = {
+            "content": results.image_hash(image),
+            "found": labelled,
+            **self.destination.describe(image, found),
+        }
         if found.reduced:
             row[REDUCED] = True
         if item.key in sampled:

@@ -35,6 +35,8 @@ examples:
   vlsam prelabel photos/ --to out.json --label-config ui.xml   the labels of a project
   vlsam prelabel labelstudio://7 --to trial.json --limit 50    a trial: look at trial.json.state/sheet.html
   vlsam prelabel labelstudio://7 --to labelstudio://7          all tasks that this model has not labelled yet
+  vlsam prelabel labelstudio://7 --to out.yolo --copy-images   a folder to train YOLO with, images and all
+  vlsam prelabel photos/ --to out.coco.json                    `file_name` is the path below photos/
   vlsam prelabel list.parquet --to out.json --shard 3/8        one of 8 machines (Slurm, Kubernetes arrays)
   vlsam prelabel list.parquet --to out.json --merge 8          when all 8 are done
 """
@@ -61,6 +63,18 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--all", action="store_true", help="of a project also the tasks that this model has labelled already"
+    )
+    parser.add_argument(
+        "--coco-polygons",
+        action="store_true",
+        help="into .coco.json polygons instead of run lengths, within a pixel of the mask's outline, for "
+        "programs that read no run lengths (Label Studio's own converter is one)",
+    )
+    parser.add_argument(
+        "--copy-images",
+        action="store_true",
+        help="into .yolo copies of the images, fetched where they are elsewhere and converted where trainers "
+        "would not see what was labelled; without it links to those of this machine",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, as a trial")
     part = parser.add_mutually_exclusive_group()

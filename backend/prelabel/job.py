@@ -20,7 +20,7 @@ from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item, Source
-from backend.prelabel.state import Row, State, StateError, write
+from backend.prelabel.state import Row, State, StateError, state_of, write
 from backend.settings import Settings
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
@@ -88,11 +88,20 @@ class Job:
         if client is not None and wanted is not None:
             importer = project.Importer(client, wanted, version, replace=args.all)
         target = Path(f"labelstudio-{wanted}" if wanted is not None else args.to)
-        # What a project gets is what the list for an import holds.
-        choose = destinations.ImportList if importer else destinations.choose
+        destination: destinations.Destination
+        if importer:  # what a project gets is what the list for an import holds
+            if args.coco_polygons or args.copy_images:
+                raise sources.SourceError(
+                    "--coco-polygons and --copy-images go with files, not with a project"
+                )
+            destination = destinations.ImportList(target, version)
+        else:
+            destination = destinations.choose(
+                target, version, source.loader, polygons=args.coco_polygons, copy=args.copy_images
+            )
         return cls(
             source=source,
-            annotator=Annotator(settings, profile, version, config, choose(target, version)),
+            annotator=Annotator(settings, profile, version, config, destination),
             identity={
                 "source": args.source,
                 "to": args.to,
@@ -108,7 +117,7 @@ class Job:
 
     def state(self, shard: tuple[int, int] = (1, 1)) -> State:
         part = "" if shard[1] == 1 else f".{shard[0]}-of-{shard[1]}"
-        return State(self.target.with_name(f"{self.target.name}{part}.state"))
+        return State(state_of(self.target, part))
 
 
 def _run(args: argparse.Namespace, job: Job) -> int:
@@ -184,7 +193,8 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Non
     if write_destination:
         known = [each.value for control in job.annotator.config.predicted for each in control.labels]
         # Further ones are from the data of tasks, or are terms.
-        job.annotator.destination.write(rows, list(dict.fromkeys([*known, *sorted(summary.labels)])))
+        names = list(dict.fromkeys([*known, *sorted(summary.labels)]))
+        summary.files = job.annotator.destination.write(rows, names)
     _save(folder / SUMMARY, json.dumps(summary.as_json(), indent=1))
     _save(folder / SHEET, report.page(f"Samples of {job.target.name}", summary, _samples(states)))
     if is_open:

@@ -37,6 +37,7 @@ class Summary:
     scores: list[int] = field(default_factory=lambda: [0] * 10)  # of regions, in tenths
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)  # the first ones
+    files: Counter[str] = field(default_factory=Counter)  # what became of images' files, beside DEST's labels
 
     @classmethod
     def of(cls, rows: Iterable[tuple[Item, Row]]) -> "Summary":
@@ -78,6 +79,7 @@ class Summary:
             "dropped_terms": dict(self.dropped.most_common()),
             "scores": {f"{low / 10:.1f}": count for low, count in enumerate(self.scores)},
             "failures": dict(self.reasons.most_common(SHOWN)),
+            "image_files": dict(self.files.most_common(SHOWN)),
         }
 
     def as_text(self) -> str:
@@ -96,6 +98,7 @@ class Summary:
         if self.regions:
             lines.append("scores: " + "  ".join(f"{i / 10:.1f} {n}" for i, n in enumerate(self.scores) if n))
         lines += [f"failed: {count} x {reason}" for reason, count in self.reasons.most_common(5)]
+        lines += [f"images {came}: {count}" for came, count in self.files.most_common(8)]
         return "\n".join(lines)
 
 

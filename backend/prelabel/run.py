@@ -45,7 +45,7 @@ def run(
     ):
         behind: deque[Future[None]] = deque()
         try:
-            for count, (item, fetched) in enumerate(_ahead(items, load, fetchers), 1):
+            for count, (item, fetched) in enumerate(ahead(items, load, fetchers), 1):
                 image: Image | None = None
                 try:
                     image, asked = fetched.result()
@@ -80,10 +80,11 @@ def failed(item: Item, error: Exception) -> Row:
     return {"key": item.key, "status": FAILED, "reason": " ".join(reason.split())[:500]}
 
 
-def _ahead(
-    items: Iterable[Item], load: Callable[[Item], tuple[Image, A]], fetchers: ThreadPoolExecutor
-) -> Iterator[tuple[Item, Future[tuple[Image, A]]]]:
-    loading: deque[tuple[Item, Future[tuple[Image, A]]]] = deque()
+def ahead(
+    items: Iterable[A], load: Callable[[A], T], fetchers: ThreadPoolExecutor
+) -> Iterator[tuple[A, Future[T]]]:
+    """The items with what `load` gives for each, in their order; of some it is asked ahead."""
+    loading: deque[tuple[A, Future[T]]] = deque()
     for item in items:
         loading.append((item, fetchers.submit(load, item)))
         if len(loading) > AHEAD:

@@ -36,6 +36,11 @@ class StateError(ValueError):
     """A state cannot be gone on from. The message says what to do."""
 
 
+def state_of(target: Path, part: str = "") -> Path:
+    """The folder beside DEST that holds the state of its run, or of a part of that."""
+    return target.with_name(f"{target.name}{part}.state")
+
+
 class State:
     """The state of one run, or of one shard of it. `open` gives it to one process at a time."""
 

@@ -27,6 +27,7 @@ class Studio:
         self.predictions: list[dict[str, Any]] = []
         self.answers: list[int] = []
         self.gone: set[int] = set()
+        self.files: dict[str, bytes] = {}  # by address; asked for with the token alone
         self.imports = 0
         self.ids = count(1)
 
@@ -62,7 +63,10 @@ def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            self._answer(200, fake.get(parts.path, parse_qs(parts.query)))
+            if self.path in fake.files:
+                self._file(200 if self.headers["Authorization"] == f"Token {'a' * 40}" else 401)
+            else:
+                self._answer(200, fake.get(parts.path, parse_qs(parts.query)))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -74,10 +78,15 @@ def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]:
             fake.predictions = [p for p in fake.predictions if p["id"] != number]
             self._answer(204, None)
 
+        def _file(self, status: int) -> None:
+            self._send(status, fake.files[self.path] if status == 200 else b"", "image/png")
+
         def _answer(self, status: int, value: Any) -> None:
-            body = b"" if status == 204 else json.dumps(value).encode()
+            self._send(status, b"" if status == 204 else json.dumps(value).encode(), "application/json")
+
+        def _send(self, status: int, body: bytes, kind: str) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -171,3 +180,39 @@ def test_predictions_need_their_own_tasks(
 ) -> None:
     assert prelabel(photos, "--to", "labelstudio://7") == 2
     assert "write a .json and import it" in capsys.readouterr().err
+
+
+def test_coco_and_yolo_of_a_project_have_the_names_of_its_images(
+    studio: Studio, prelabel: Run, model: Model, photos: Path
+) -> None:
+    addresses = [
+        "/data/local-files/?d=cam1/1.png",
+        "/data/local-files/?d=cam2/1.png",
+        "/data/upload/7/5ab9-x.png",
+    ]
+    studio.data = {n: {"image": address} for n, address in enumerate(addresses, 11)}
+    studio.files = {
+        address: (photos / f"{name}.png").read_bytes() for address, name in zip(addresses, "abc", strict=True)
+    }
+    assert prelabel("labelstudio://7", "--to", "out.coco.json") == 0
+    images = json.loads(Path("out.coco.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["cam1/1.png", "cam2/1.png", "5ab9-x.png"]
+    assert [image["coco_url"] for image in images] == addresses
+    assert prelabel("labelstudio://7", "--to", "out.yolo", "--copy-images") == 0
+    for name, photo in (("cam1-1", "a"), ("cam2-1", "b"), ("5ab9-x", "c")):
+        assert (
+            Path("out.yolo", "images", f"{name}.png").read_bytes() == (photos / f"{photo}.png").read_bytes()
+        )
+        assert Path("out.yolo", "labels", f"{name}.txt").is_file()
+    assert len(model.seen) == 6
+    # Without copies no link is made for a task, whatever path its address looks like.
+    assert prelabel("labelstudio://7", "--to", "out.yolo") == 0
+    assert list(Path("out.yolo/images").iterdir()) == []
+
+
+def test_a_project_as_destination_takes_no_files(
+    studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--copy-images", "--coco-polygons"):
+        assert prelabel(*ARGUMENTS, option) == 2
+        assert "go with files, not with a project" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""Image files for those who train: linked or copied beside their labels, converted where that is needed."""
+
+import hashlib
+import logging
+import os
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+from backend.fetch import ImageError
+from backend.images import formats
+from backend.prelabel.sources import Item, Loader
+from backend.prelabel.state import write
+from backend.results import image_hash
+from model.types import Image
+
+log = logging.getLogger(__name__)
+
+# What trainers read, by Pillow's names, and the suffix that they know it by.
+SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
+ORIENTATION = 0x0112  # of EXIF
+
+
+def link(item: Item, loader: Loader, folder: Path, stem: str) -> str:
+    """Link a file of this machine into `folder`. Returns what came of it, for the summary.
+
+    One that EXIF turns is linked as well: OpenCV, which YOLO's trainers read with, turns it.
+    """
+    path = loader.path(item)
+    if path is None:
+        return "not linked, since they are not on this machine (--copy-images fetches them)"
+    try:
+        with Pillow.open(path, formats=formats()) as opened:
+            kind, why = opened.format or "", _obstacle(opened)
+    except Exception:  # a decoder may fail in any way, and the file may be another one by now
+        return "not linked, since they cannot be read any more"
+    if why:
+        return f"not linked, since trainers do not read {why} (--copy-images converts them)"
+    os.symlink(path.resolve(), folder / (stem + SUFFIXES[kind]))
+    return "linked"
+
+
+class Copies:
+    """Copies of images. They are kept in a folder, so that a run that was stopped fetches none twice."""
+
+    def __init__(self, loader: Loader, folder: Path) -> None:
+        self._loader, self._folder = loader, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._there = {path.name.partition("-")[0]: path for path in folder.glob("[!.]*")}
+
+    def put(self, item: Item, pixels: str, folder: Path, stem: str) -> str:
+        """Copy into `folder` the image that has the image_hash `pixels`. Returns what came of it.
+
+        A copy is the file itself where every reader sees in it what was labelled. Else it is made of the
+        pixels that were labelled: JPEG of a JPEG, PNG of others. An image that cannot be had is logged.
+        Raises OSError where nothing can be written. From several threads, for different items.
+        """
+        wanted = f"{item.key}\0{pixels}".encode("utf-8", "surrogatepass")
+        name = hashlib.blake2b(wanted, digest_size=16).hexdigest()
+        path = self._there.get(name)
+        if path is None:
+            try:
+                data, why, suffix = _portable(*self._loader.read(item), pixels)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200]
+                log.warning("%s is not copied: %s", ascii(item.key[:200]), reason)
+                return f"not copied: {reason}"
+            path = self._folder / f"{name}-{why}{suffix}"
+            write(path, lambda file: file.write(data))
+        target = folder / (stem + path.suffix)
+        try:
+            os.link(path, target)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, target)
+        why = path.stem.partition("-")[2]
+        return f"converted, since trainers do not read {why}" if why else "copied"
+
+
+def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
+    """A file for every reader, why it is another one ("" where it is the same), and its suffix."""
+    if image_hash(image) != pixels:
+        raise ImageError("The image is another one than was labelled.")
+    with Pillow.open(BytesIO(data), formats=formats()) as opened:
+        kind, why = opened.format or "", _obstacle(opened)
+        if not why and opened.getexif().get(ORIENTATION) in range(2, 9):
+            why = "EXIF orientation"
+    if not why:
+        return data, "", SUFFIXES[kind]
+    file = BytesIO()
+    if kind in ("JPEG", "MPO"):
+        Pillow.fromarray(image).save(file, "JPEG", quality=95, subsampling=0)
+        return file.getvalue(), why, ".jpg"
+    Pillow.fromarray(image).save(file, "PNG")
+    return file.getvalue(), why, ".png"
+
+
+def _obstacle(image: Pillow.Image) -> str:
+    """What keeps trainers from seeing an image as it was labelled, as transparency, which is white there."""
+    if image.format not in SUFFIXES:
+        return image.format or "its format"
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        return "several frames"
+    if image.has_transparency_data:
+        return "transparency"
+    tiles = getattr(image, "tile", [])  # which say how the values lie in the file
+    if image.mode.startswith(("I", "F")) or (tiles and ";16" in str(tiles[0][3])):
+        return "more than 8 bits"
+    return "" if image.mode in ("1", "L", "P", "RGB") else f"{image.mode} colours"

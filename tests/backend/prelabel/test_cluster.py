@@ -112,7 +112,8 @@ def test_f4_a_worker_tries_again_with_less_memory(tmp_path: Path) -> None:
     settings = Settings()
     profile = settings.models()
     version = settings.version(profile)
-    annotator = Annotator(settings, profile, version, labels.OPEN, choose(tmp_path / "out.json", version))
+    destination = choose(tmp_path / "out.json", version, Files(settings))
+    annotator = Annotator(settings, profile, version, labels.OPEN, destination)
     files = [save_image(tmp_path / f"{green}.png", 1, green) for green in (0, TIGHT, HOPELESS)]
     items = [json.dumps(asdict(Item(file.name, str(file), {}))) for file in files]
     fetched = pa.concat_tables(fetch(pa.table({"item": items}), loader=Files(settings)))

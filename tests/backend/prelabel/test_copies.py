@@ -80,7 +80,7 @@ def seen(path: Path) -> Image:
     """What YOLO's trainers read of a file."""
     read = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     assert read is not None
-    return read[..., ::-1]
+    return np.asarray(read[..., ::-1], np.uint8)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The routes that Label Studio calls. What they do is in predictor.py; here is only HTTP."""
 
 import hmac
-import json
 import logging
 import select
 import socket
@@ -12,9 +11,10 @@ from functools import partial
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from backend import labels, logs
+from backend import bodies, labels, logs
+from backend.bodies import TooLarge
 from backend.doctor import Watch
 from backend.engine import PROCESS, Engine, Unavailable
 from backend.fetch import Server
@@ -28,6 +28,7 @@ from backend.unlabelled import UnknownProject
 log = logging.getLogger(__name__)
 
 MAX_PROJECTS = 1000
+MAX_TASKS = 10_000  # of a request
 RETRY_SECONDS = "5"
 WITHOUT_PASSWORD = ("health", "ready", "webhook")
 
@@ -183,6 +184,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
             raise BadRequest("tasks must be a list.")
+        if len(tasks) > MAX_TASKS:
+            raise BadRequest(f"tasks must hold at most {MAX_TASKS} tasks.")
         config = body.get("label_config")
         if not isinstance(config, str):
             raise BadRequest("label_config must be a text.")
@@ -278,7 +281,9 @@ def _body() -> dict[str, Any]:
     if not request.is_json:
         request.on_json_loading_failed(None)
     try:
-        body = json.loads(request.get_data(cache=False))
+        body = bodies.loads(request.get_data(cache=False))
+    except TooLarge as error:
+        raise RequestEntityTooLarge(str(error)) from None
     except (ValueError, RecursionError):
         raise BadRequest("The body is not JSON.") from None
     if not isinstance(body, dict):

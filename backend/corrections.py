@@ -5,17 +5,21 @@ Which region a click is meant for, nobody says; the rules are in docs/decisions/
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend import duplicates, evidence, results, tasks
+from backend import duplicates, evidence, results, shapes, tasks
 from backend.labels import Control, LabelConfig
 from backend.memory import Answer, Draft, Patch, Spot
+from backend.reading import Reading
+from backend.results import Drawn
 from model.types import Box, Detection, Mask, Prompt, box_of
 
 MAX_CLICKS = 1000
+MAX_ITEMS = 20_000  # of a context or a draft that are looked through for prompts, the newest
 MAX_WORDS = 100  # that a control says of a region, each of so many characters at most:
 MAX_TEXT = 10_000
 _SUPERSEDES = "Supersedes region "
@@ -32,13 +36,14 @@ class Target:
     region_id: str  # as Label Studio knows it
     control: Control
     labels: tuple[str, ...]
-    patch: Patch
+    drawn: Drawn
     meta: Any  # untrusted
     answer: Answer | None = None
 
-    @property
+    @cached_property
     def mask(self) -> Mask:
-        return self.patch.mask
+        """Raises TooMuch."""
+        return self.drawn.patch.mask
 
     @property
     def state(self) -> str:
@@ -100,6 +105,7 @@ def read(
     answers: Sequence[Answer] = (),
     now: float = 0.0,
     labels_in_place: bool = False,
+    reading: Reading | None = None,
 ) -> Correction:
     """The correction that an interactive context asks for, on an image (height, width) = `shape`.
 
@@ -111,7 +117,8 @@ def read(
     A click with several labels is about a region that has one of them, and a region that is corrected keeps
     all of its own.
 
-    A correction with `rivals` is not settled: segment its prompt, then call `settle`. Raises Unanswerable.
+    A correction with `rivals` is not settled: segment its prompt, then call `settle`. Only regions that the
+    clicks may be about are read, and `reading` bounds that. Raises Unanswerable and TooMuch.
     """
     gestures = list(_gestures(context.get("result"), config))
     if not gestures:
@@ -161,7 +168,7 @@ def read(
         labels_in_place or (control.takes_labels and control.labels_name is None),
         tuple(same),
     )
-    found, others = _search(sources, theirs, labels, clicks, config, shape)
+    found, others = _search(sources, theirs, labels, clicks, config, shape, reading or Reading())
     if found is None and not positive:
         raise Unanswerable("There are negative clicks only, and no region of their label is below them.")
     asked = Correction(clicks, labels, control, None, "", None, (), others if positive else (), clicks, seen)
@@ -183,10 +190,19 @@ def bare(context: Mapping[str, Any], config: LabelConfig, shape: tuple[int, int]
 
 
 def settle(asked: Correction, fresh: Mask) -> Correction:
-    """The correction with its target: the rival that `fresh`, the mask of its prompt, overlaps, or none."""
-    best = max(asked.rivals, key=lambda rival: rival.patch.iou(fresh), default=None)
-    same = best is not None and best.patch.iou(fresh) >= duplicates.SAME_OBJECT
-    return _aimed(asked, best if same else None)
+    """The correction with its target: the rival that `fresh`, the mask of its prompt, overlaps, or none.
+
+    Raises TooMuch.
+    """
+    patch = Patch.of(fresh)
+    best, most = None, duplicates.SAME_OBJECT
+    for rival in asked.rivals:
+        # Only a region that can overlap by so much is painted.
+        if shapes.area(shapes.common(rival.drawn.window, patch.window)) >= most * patch.area:
+            overlap = rival.drawn.patch.iou(patch)
+            if overlap > most or (best is None and overlap == most):
+                best, most = rival, overlap
+    return _aimed(asked, best)
 
 
 def remembered(asked: Correction, region: Mapping[str, Any], detection: Detection, now: float) -> Answer:
@@ -227,6 +243,7 @@ def said(task: Mapping[str, Any], region_id: str, config: LabelConfig) -> dict[s
     words: dict[str, list[Any]] = {}
     for source in (*tasks.own(task), *tasks.predicted(task)):
         mine = [item for item in source if isinstance(item, Mapping) and tasks.region_id(item) == region_id]
+        mine = mine[-MAX_WORDS:]
         for naming in config.namings:
             for item in mine:
                 held = tasks.value_of(item).get(naming.key)
@@ -254,6 +271,7 @@ def _search(
     clicks: Prompt,
     config: LabelConfig,
     shape: tuple[int, int],
+    reading: Reading,
 ) -> tuple[Target | None, tuple[Target, ...]]:
     """The topmost region with one of `labels` that holds any of the clicks; else those of our own making.
 
@@ -267,10 +285,15 @@ def _search(
         if control is None or answer.region_id in taken:
             continue
         taken.add(answer.region_id)
-        target = Target(answer.region_id, control, answer.labels, answer.patch, answer.meta, answer)
-        if evidence.contains(target.mask, clicks.points).any():
+        drawn = results.painted(answer.patch)
+        target = Target(answer.region_id, control, answer.labels, drawn, answer.meta, answer)
+        if drawn.holds(clicks.points):
             return target, ()
         rivals.append(target)
+    turns = {
+        (control.name, control.type): (control.shape == "rectangle", number)
+        for number, control in enumerate(config.outputs)
+    }
     known: set[str] = set()
     for source in sources:
         regions = list(tasks.regions(source, config))
@@ -279,24 +302,21 @@ def _search(
         if ids & known:
             continue
         # Stable, so of one control the topmost comes first.
-        for region in sorted(regions, key=lambda region: _turn(region.control, config)):
+        for region in sorted(regions, key=lambda region: turns[region.control.name, region.control.type]):
             if region.id in taken or not tasks.alike(region.labels, labels):
                 continue
-            mask = results.decode(region.result, shape)
-            if mask is None:
+            reading.spend(duplicates.PAIR)
+            read = results.read(region.result, shape, reading)
+            if read is None:
                 continue
             meta = region.result.get("meta")
-            target = Target(region.id, region.control, region.labels, Patch.of(mask), meta)
-            if evidence.contains(mask, clicks.points).any():
+            target = Target(region.id, region.control, region.labels, read, meta)
+            if read.holds(clicks.points):
                 return target, ()
             if evidence.read(target.meta, shape) is not None:
                 rivals.append(target)
         known |= ids
     return None, tuple(rivals)
-
-
-def _turn(control: Control, config: LabelConfig) -> tuple[bool, int]:
-    return control.shape == "rectangle", config.outputs.index(control)
 
 
 def _aimed(asked: Correction, target: Target | None) -> Correction:
@@ -338,7 +358,7 @@ def _lineage(target: Target | None) -> Mapping[str, Spot]:
 def _joined(target: Target, clicks: Prompt) -> tuple[Prompt, str]:
     """The prompt of a region and the clicks that correct it; the region's term."""
     mask: Mask | None = target.mask
-    stored = evidence.read(target.meta, target.patch.shape)
+    stored = evidence.read(target.meta, target.drawn.shape)
     before = Prompt() if stored is None else evidence.consistent(stored, target.mask)
     box = before.box
     if target.control.shape == "rectangle" and target.answer is None:
@@ -439,7 +459,8 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
     A draft also holds regions: there a prompt is a keypoint that says whether it is positive, or a
     rectangle of a control that is a prompt tool.
     """
-    items = [item for item in (items if isinstance(items, list) else []) if isinstance(item, Mapping)]
+    items = items[-MAX_ITEMS:] if isinstance(items, list) else []
+    items = [item for item in items if isinstance(item, Mapping)]
     if drafts:
         ids = {
             tasks.id_of(item)

@@ -1,19 +1,22 @@
 """Objects that a task has a region of already, which are not predicted again."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from backend import evidence, results, tasks
+from backend import results, shapes, tasks
 from backend.labels import LabelConfig
+from backend.memory import Patch
+from backend.reading import Reading, TooMuch
+from backend.results import MAX_PERCENT
 from backend.tasks import Region
-from model.merge import iou
 from model.types import Detection, Mask
 
 # A fresh mask that overlaps a region of the same label by this IoU is the same object.
 SAME_OBJECT = 0.5
+PAIR = 3000  # units of work to see whether a detection and a region may be alike
 
 
 def made(task: Mapping[str, Any], config: LabelConfig) -> Iterator[Region]:
@@ -24,23 +27,29 @@ def made(task: Mapping[str, Any], config: LabelConfig) -> Iterator[Region]:
 
 
 def without(
-    named: Iterable[tuple[Detection, Collection[str | None]]], known: Iterable[Region]
+    named: Iterable[tuple[Detection, Collection[str | None]]], known: Iterable[Region], reading: Reading
 ) -> list[Detection]:
-    """The detections, each with the labels that it would get, less those of the objects of known regions."""
-    left = list(named)
+    """The detections, each with the labels that it would get, less those of the objects of known regions.
+
+    Where reading the regions takes too much, those that are left are not looked at, which `reading` tells.
+    """
+    left = [(_Found(detection), labels) for detection, labels in named]
     for region in known:
-        if not any(_may_be(region, labels) for _, labels in left):
-            continue
-        drawn = _mask_of(region, left[0][0].mask.shape)
-        left = [(d, ls) for d, ls in left if not (_may_be(region, ls) and _is_of(d.mask, region, drawn))]
-    return [detection for detection, _ in left]
+        try:
+            reading.spend(PAIR * len(left))
+            left = [(f, ls) for f, ls in left if not (_may_be(region, ls) and f.is_of(region, reading))]
+        except TooMuch as error:
+            reading.unread.append(f"the others: {error}")
+            break
+    return [found.detection for found, _ in left]
 
 
-def of(detection: Detection, label: str | None, known: Iterable[Region]) -> Region | None:
-    """The first of the known regions that is of a detection's object."""
+def of(detection: Detection, label: str | None, known: Iterable[Region], reading: Reading) -> Region | None:
+    """The first of the known regions that is of a detection's object. Raises TooMuch."""
+    found = _Found(detection)
     for region in known:
-        mine = tasks.alike(region.labels, () if label is None else (label,))
-        if mine and _is_of(detection.mask, region, _mask_of(region, detection.mask.shape)):
+        reading.spend(PAIR)
+        if tasks.alike(region.labels, () if label is None else (label,)) and found.is_of(region, reading):
             return region
     return None
 
@@ -50,26 +59,40 @@ def _may_be(region: Region, labels: Collection[str | None]) -> bool:
     return None in labels or any(label in labels for label in region.labels)
 
 
-def _mask_of(region: Region, shape: tuple[int, ...]) -> Mask | None:
-    return results.decode(region.result, (shape[0], shape[1]))
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A detection, and what of it is compared with regions."""
 
+    detection: Detection
+    _patches: dict[str, Patch] = field(default_factory=dict)  # by the shape of the control
 
-def _is_of(mask: Mask, region: Region, drawn: Mask | None) -> bool:
-    """Whether a mask is of the object of a region, whose own mask is `drawn`.
+    def is_of(self, region: Region, reading: Reading) -> bool:
+        """Whether it is of the object of a region. Raises TooMuch.
 
-    A rectangle or an ellipse is compared with that of the mask, and a keypoint has to be on it.
-    """
-    if region.control.shape == "keypoint":
-        value = tasks.value_of(region.result)
-        x, y = value.get("x"), value.get("y")
-        if type(x) not in (int, float) or type(y) not in (int, float):
-            return False
-        point = np.array([[x, y]], float) * (mask.shape[1] / 100, mask.shape[0] / 100)
-        return bool((np.abs(point) < max(mask.shape) + 1).all() and evidence.contains(mask, point).any())
-    if drawn is None:
-        return False
-    alike: Mask | None = mask
-    if region.control.shape in ("rectangle", "ellipse"):
-        value = results.encode(mask, region.control.shape, compact=True) or {}
-        alike = _mask_of(replace(region, result={"type": region.control.type, "value": value}), drawn.shape)
-    return alike is not None and iou(alike, drawn) >= SAME_OBJECT
+        A rectangle or an ellipse is compared with that of the mask, and a keypoint has to be on it.
+        """
+        shape = region.control.shape
+        if shape == "keypoint":
+            value, (height, width) = tasks.value_of(region.result), self.detection.mask.shape
+            spot: list[Any] = [value.get("x"), value.get("y")]
+            if not all(type(side) in (int, float) and abs(side) <= MAX_PERCENT for side in spot):
+                return False
+            return self._patch("").holds(np.array([spot], float) * (width / 100, height / 100))
+        mine = self._patch(shape if shape in ("rectangle", "ellipse") else "")
+        drawn = results.read(region.result, mine.shape, reading)
+        # Only a region that can overlap by so much is painted.
+        return (
+            drawn is not None
+            and shapes.area(shapes.common(drawn.window, mine.window)) >= SAME_OBJECT * mine.area
+            and drawn.patch.iou(mine) >= SAME_OBJECT
+        )
+
+    def _patch(self, shape: str) -> Patch:
+        if shape not in self._patches:
+            mask: Mask | None = self.detection.mask
+            if shape:
+                value = results.encode(self.detection.mask, shape, compact=True)
+                size = (self.detection.mask.shape[0], self.detection.mask.shape[1])
+                mask = results.decode({"type": shape, "value": value}, size)
+            self._patches[shape] = Patch.of(np.zeros_like(self.detection.mask) if mask is None else mask)
+        return self._patches[shape]

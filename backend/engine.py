@@ -19,6 +19,7 @@ from backend.disk import Disk
 from backend.images import Images
 from backend.memory import Memory
 from backend.metrics import Metrics
+from backend.reading import Kept
 from backend.served import Model, Served
 from backend.settings import Settings
 from backend.unlabelled import Unlabelled
@@ -91,6 +92,7 @@ class Engine:
         self.version = version
         self.images = Images(settings)
         self.memory = Memory()
+        self.regions = Kept()
         self.metrics = Metrics()
         self.unlabelled = Unlabelled()
         self._disk = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from backend import shapes
 from backend.results import decode, mask_hash, unit
 from model.types import Box, Detection, Mask, Prompt, box_of
 
@@ -102,7 +103,7 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
     prompt = stored.prompt
     if stored.mask_hash == mask_hash(mask):
         return prompt
-    inside = contains(mask, prompt.points)
+    inside = shapes.contains(mask, prompt.points)
     keep = inside == (prompt.labels == 1)
     box = prompt.box
     if box is not None:
@@ -113,16 +114,6 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
         )
         box = box if fits else None
     return Prompt(points=prompt.points[keep], labels=prompt.labels[keep], box=box)
-
-
-def contains(mask: Mask, points: Any) -> Any:
-    """(n,) bool: which points (n, 2) of xy pixels lie on a pixel of the mask. Outside the image: none."""
-    height, width = mask.shape
-    xy = np.floor(np.asarray(points, float).reshape(-1, 2)).astype(np.int64)
-    on_image = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
-    found = np.zeros(len(xy), bool)
-    found[on_image] = mask[xy[on_image, 1], xy[on_image, 0]]
-    return found
 
 
 def _share(pixels: float, side: int) -> float:

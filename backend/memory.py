@@ -9,11 +9,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backend import shapes
+from backend.shapes import Window
 from model.types import Mask, box_of
 
 SECONDS = 30.0
@@ -43,18 +46,35 @@ class Patch:
     def mask(self) -> Mask:
         """(H, W) of the image, a new array."""
         mask = np.zeros(self.shape, bool)
-        self._window(mask)[:] = self.pixels
+        left, top, right, bottom = self.window
+        mask[top:bottom, left:right] = self.pixels
         return mask
 
-    def iou(self, mask: Mask) -> float:
-        """Intersection over union with a mask of the same image; 0 where both are empty."""
-        shared = int((self._window(mask) & self.pixels).sum())
-        union = int(mask.sum()) + int(self.pixels.sum()) - shared
-        return shared / union if union else 0.0
+    @property
+    def window(self) -> Window:
+        (left, top), (height, width) = self.corner, self.pixels.shape
+        return left, top, left + width, top + height
 
-    def _window(self, mask: Mask) -> Mask:
-        (x, y), (height, width) = self.corner, self.pixels.shape
-        return mask[y : y + height, x : x + width]
+    @cached_property
+    def area(self) -> int:
+        """How many pixels the mask has."""
+        return int(np.count_nonzero(self.pixels))
+
+    def holds(self, points: NDArray[Any]) -> bool:
+        """Whether any of points (n, 2), xy pixels, is on a pixel of the mask."""
+        return bool(shapes.contains(self.pixels, np.asarray(points, float) - self.corner).any())
+
+    def iou(self, other: "Patch") -> float:
+        """Intersection over union with a mask of the same image; 0 where both are empty."""
+        shared = shapes.common(self.window, other.window)
+        both = int(np.count_nonzero(self._within(shared) & other._within(shared)))
+        union = self.area + other.area - both
+        return both / union if union else 0.0
+
+    def _within(self, window: Window) -> NDArray[np.bool_]:
+        x, y = self.corner
+        left, top, right, bottom = window
+        return self.pixels[top - y : bottom - y, left - x : right - x]
 
 
 @dataclass(frozen=True, eq=False)

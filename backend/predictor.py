@@ -19,6 +19,7 @@ from backend.fetch import ImageError, Server, Target
 from backend.labels import Control, LabelConfig, TaskError
 from backend.memory import Key
 from backend.phrases import Wishes
+from backend.reading import OutOfTime, Reading, TooMuch
 from backend.served import Model
 from backend.settings import Settings
 from backend.tasks import Region
@@ -89,6 +90,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         with self.engine.admitted():
             return self._annotate_all(tasks, config, deadline)
 
+    def _reading(self, deadline: float) -> Reading:
+        return Reading(deadline=deadline, kept=self.engine.regions)
+
     @property
     def server(self) -> Server | None:
         """The Label Studio to fetch uploads from: LABEL_STUDIO_URL, else what /setup said.
@@ -107,6 +111,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _annotate_all(self, tasks: list[Any], config: LabelConfig, deadline: float) -> list[Prediction]:
         predictions: list[Prediction] = []
         longest = 0.0
+        reading = self._reading(deadline)
 
         def left() -> tuple[int, int]:
             return len(tasks) - len(predictions), len(tasks)
@@ -119,7 +124,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 if self.gone():
                     log.warning("Nobody waits any longer: %d of %d tasks are left.", *left())
                     break
-                predictions.append(self._annotate(task, config, deadline))
+                predictions.append(self._annotate(task, config, deadline, reading))
             except Late:
                 self._count("Late")
                 log.warning("Out of time: %d of %d tasks are left.", *left())
@@ -161,7 +166,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         else:
             self.engine.ahead(key or object(), work)
 
-    def _annotate(self, task: Any, project_config: LabelConfig, deadline: float) -> Prediction:
+    def _annotate(
+        self, task: Any, project_config: LabelConfig, deadline: float, reading: Reading
+    ) -> Prediction:
         config = project_config.of(task.get("data") if isinstance(task, Mapping) else None)
         image, known = self._load(task, *self._source(task, config), deadline)
         settings = self.engine.settings
@@ -183,7 +190,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 names=likenesses,
                 leftover=settings.leftover,
                 made=duplicates.made(task, config),
+                reading=reading,
             )
+        _tell_unread(task, reading, "they may be predicted again")
         dropped = unmatched.total() if settings.leftover == "drop" else 0
         metrics.terms.labels("dropped").inc(dropped)
         metrics.terms.labels("labelled").inc(len(found) - unmatched.total())
@@ -261,13 +270,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         except Late:
             self._count("Late")
             reason = "The click could not be answered in time."
+        except OutOfTime as error:
+            self._count("Late")
+            reason = str(error)
         except Superseded:
             self._count("Superseded")
             # The editor shows the answer to its newest request only.
             reason = "A newer click came before its turn."
             log.info("Task %s: no answer to the click: %s", _name(task), reason)
             return self._prediction([], reason)
-        except (Unanswerable, TaskError, ImageError, VLSAMError) as error:
+        except (Unanswerable, TooMuch, TaskError, ImageError, VLSAMError) as error:
             self._count(type(error).__name__)
             reason = str(error)
         except Unavailable:
@@ -292,6 +304,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             return events.mask(detection.mask, detection.score)
         memory = self.engine.memory
         key = self._memory_key(task, seen.known.content)
+        reading = self._reading(deadline)
         asked = corrections.read(
             context,
             task,
@@ -300,7 +313,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             answers=memory.recall(key) if key else (),
             now=memory.clock(),
             labels_in_place=self.engine.settings.labels_in_place,
+            reading=reading,
         )
+        _tell_unread(task, reading, "a click cannot be about them")
         wishes = phrases.wishes(context, task, config)
         asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked, wishes.level))
         _good_enough([detection], wishes)
@@ -347,13 +362,14 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         own = next(tasks.own(task), None)
         shown = next(tasks.predicted(task), []) if own is None else []
         regions: list[results.Result] = []
+        reading = self._reading(deadline)
         for detection, label in labelled:
             control = config.label_control(label)
-            if control is None or duplicates.of(detection, label, tasks.regions(own or [], config)):
+            if control is None or duplicates.of(detection, label, tasks.regions(own or [], config), reading):
                 continue
             # A prediction may be on screen, and may be not: with its id, ours is there once in both cases.
             alike = [region for region in tasks.regions(shown, config) if region.control == control]
-            old = duplicates.of(detection, label, alike)
+            old = duplicates.of(detection, label, alike, reading)
             if old and not self._replaceable(old, shown):
                 continue
             region = describe(
@@ -371,6 +387,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 if region and (naming.tag == "Taxonomy" or label is None)
                 if (words := naming.words(detection.term))
             ]
+        _tell_unread(task, reading, "they may be found again")
         if not regions:
             raise Unanswerable(f"There is a region of {said} already.")
         return regions
@@ -497,14 +514,15 @@ def annotation(
     names: Mapping[str, str] | None = None,
     leftover: str = "drop",
     made: Iterable[Region] = (),
+    reading: Reading | None = None,
 ) -> tuple[list[results.Result], Counter[str]]:
     """The results for detections in every control that takes predictions, and the terms without a label.
 
     `names` says for terms which name of a label stands for them. `leftover` says what becomes of objects
     whose term has no label: "drop"; "keep", without a label in the first control; "other:LABEL", in
     every control that has this one. A region that is kept says its term in `meta.text`. Where no control has
-    labels, every object is a region of each. Objects of which people `made` a region get none; the ids of
-    the others are the same as without.
+    labels, every object is a region of each. Objects of which people `made` a region get none, as far as
+    `reading` these regions is possible; the ids of the others are the same as without.
     """
     regions: list[results.Result] = []
     numbers: Counter[tuple[str, str]] = Counter()
@@ -521,7 +539,9 @@ def annotation(
             unmatched[term] += 1
             placed, notes = _left(config, leftover), (term[: evidence.MAX_TEXT],)
         plans.append((detection, placed, notes, bool(named)))
-    fresh = duplicates.without([(d, {label for _, label in places}) for d, places, _, _ in plans], made)
+    fresh = duplicates.without(
+        [(d, {label for _, label in places}) for d, places, _, _ in plans], made, reading or Reading()
+    )
     for detection, placed, notes, has_label in plans:
         term = detection.term
         for control, label in placed:
@@ -605,6 +625,16 @@ def describe(
     text = corrections.notes_with(old_meta, notes)
     meta = {**({"text": text} if text else {}), **evidence.write(detection, region[0])}
     return [{**region[0], "meta": meta}, *region[1:]]
+
+
+def _tell_unread(task: Any, reading: Reading, so: str) -> None:
+    """Logs the regions of a task that could not be read, once."""
+    if reading.unread:
+        first, count = reading.unread[0], len(reading.unread)
+        log.warning(
+            "Task %s: %d regions cannot be read, so %s; the first is %s", _name(task), count, so, first
+        )
+        reading.unread.clear()
 
 
 def _name(task: Any) -> str:

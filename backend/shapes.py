@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from model.types import Mask, box_of
 
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
+Window = tuple[int, int, int, int]  # whole pixels of an image: left, top, right, bottom
 Ellipse = tuple[float, float, float, float, float]  # centre x and y, two radii, degrees clockwise
 
 TOLERANCE = 1.0  # pixels between a mask's outline and its ring; less where the mask is below 20 x 20
 SPECK = 0.002  # of the largest part: what is smaller is left out of a ring, and so is a smaller hole
 MAX_POINTS = 1000  # of a ring that is made: editors draw a handle for each
 MAX_PARTS = 100
+BLOCK = (
+    1 << 18
+)  # numbers in the arrays that shapes are painted with, a few rows at a time: they fit into caches
 
 
 def ring_of(mask: Mask) -> Ring:
@@ -101,22 +105,88 @@ def _nearest(one: Ring, other: Ring) -> tuple[float, tuple[float, float], int]:
 
 def fill(ring: Ring, shape: tuple[int, int]) -> Mask:
     """The pixels of (height, width) whose centres lie inside a ring, by the even-odd rule."""
-    height, width = shape
-    # Only in the ring's own box: what is outside holds nothing.
-    top, bottom = (int(np.clip(math.floor(y), 0, height)) for y in (ring[:, 1].min(), ring[:, 1].max() + 1))
-    left, right = (int(np.clip(math.floor(x), 0, width)) for x in (ring[:, 0].min(), ring[:, 0].max() + 1))
-    crossings = np.zeros((bottom - top, right - left + 1), np.uint8)  # odd or even is what counts
-    local = ring - (left, top)
-    for (xa, ya), (xb, yb) in zip(local, np.roll(local, -1, axis=0), strict=True):
-        first, last = (max(0, math.ceil(min(y, height + 1.0) - 0.5)) for y in sorted((ya, yb)))
-        rows = np.arange(first, min(last, len(crossings)))
-        if len(rows):
-            x = xa + (rows + 0.5 - ya) * ((xb - xa) / (yb - ya))
-            # Every pixel from the first centre right of the edge on changes sides.
-            columns = np.clip(np.ceil(x - 0.5), 0, right - left).astype(np.intp)
-            crossings[rows, columns] += 1  # no row comes twice
     mask = np.zeros(shape, bool)
-    mask[top:bottom, left:right] = np.cumsum(crossings[:, :-1], axis=1, dtype=np.uint8) % 2 == 1
+    window = window_of(ring, shape)
+    mask[slices(window)] = fill_window(ring, window)
+    return mask
+
+
+def window_of(points: Ring, shape: tuple[int, int], margin: float = 0.0) -> Window:
+    """The pixels of an image (height, width) that points (n, 2), n >= 1, span, and `margin` around them."""
+    low = np.floor(points.min(axis=0) - margin)
+    high = np.floor(points.max(axis=0) + margin) + 1
+    (x0, y0), (x1, y1) = (
+        np.clip(corner, 0, (shape[1], shape[0])).astype(int).tolist() for corner in (low, high)
+    )
+    return x0, y0, x1, y1
+
+
+def slices(window: Window) -> tuple[slice, slice]:
+    """What an image's array is indexed with for the pixels of a window."""
+    x0, y0, x1, y1 = window
+    return slice(y0, y1), slice(x0, x1)
+
+
+def area(window: Window) -> int:
+    """How many pixels a window has."""
+    left, top, right, bottom = window
+    return (right - left) * (bottom - top)
+
+
+def common(one: Window, other: Window) -> Window:
+    """What two windows have in common; (0, 0, 0, 0) for nothing."""
+    left, top = max(one[0], other[0]), max(one[1], other[1])
+    right, bottom = min(one[2], other[2]), min(one[3], other[3])
+    return (left, top, right, bottom) if left < right and top < bottom else (0, 0, 0, 0)
+
+
+def contains(mask: Mask, points: Any) -> Any:
+    """(n,) bool: which points (n, 2) of xy pixels lie on a pixel of the mask. Outside the image: none."""
+    height, width = mask.shape
+    xy = np.floor(np.asarray(points, float).reshape(-1, 2)).astype(np.int64)
+    on_image = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
+    found = np.zeros(len(xy), bool)
+    found[on_image] = mask[xy[on_image, 1], xy[on_image, 0]]
+    return found
+
+
+def crossings(ring: Ring, window: Window) -> int:
+    """How often edges and rows of pixels meet in a window at most: what `fill_window` takes its time for."""
+    _, top, _, bottom = window
+    y = np.clip(ring[:, 1], top, bottom)
+    return int(np.abs(y - np.roll(y, -1)).sum()) + len(ring)
+
+
+def fill_window(ring: Ring, window: Window) -> Mask:
+    """What `fill` gives, of a window alone."""
+    left, top, right, bottom = window
+    width, height = right - left, bottom - top
+    mask = np.zeros((height, width), bool)
+    xa, ya = (ring - (left, top)).T
+    xb, yb = np.roll(xa, -1), np.roll(ya, -1)
+    # The rows whose centres lie between the ends of an edge.
+    first, last = (
+        np.clip(np.ceil(side - 0.5), 0, height) for side in (np.minimum(ya, yb), np.maximum(ya, yb))
+    )
+    edges = np.stack([xa, ya, xb, yb, first, last])[:, first < last]
+    if not (mask.size and edges.size):
+        return mask
+    step = max(1, BLOCK // max(width, edges.shape[1]))
+    for begin in range(0, height, step):
+        y = np.arange(begin, min(begin + step, height))
+        xa, ya, xb, yb, first, last = edges[:, (edges[4] <= y[-1]) & (edges[5] > begin)][:, :, None]
+        x = (y + 0.5) - ya
+        x *= (xb - xa) / (yb - ya)
+        x += xa
+        # Every pixel from the first centre right of an edge on changes sides: behind the last one, none.
+        x -= 0.5
+        columns = np.clip(np.ceil(x, out=x), 0, width, out=x)
+        if (first > begin).any() or (last <= y[-1]).any():
+            columns[(y < first) | (y >= last)] = width
+        columns += (y - begin) * (width + 1)
+        changes = np.bincount(columns.astype(np.intp).ravel(), minlength=len(y) * (width + 1))
+        odd = (changes.reshape(len(y), -1)[:, :-1] & 1).astype(bool)
+        np.logical_xor.accumulate(odd, axis=1, out=mask[begin : begin + step])
     return mask
 
 
@@ -134,19 +204,33 @@ def ellipse_of(mask: Mask) -> Ellipse:
 
 def fill_ellipse(ellipse: Ellipse, shape: tuple[int, int]) -> Mask:
     """The pixels of (height, width) whose centres lie inside an ellipse."""
-    x, y, radius_x, radius_y, degrees = ellipse
     mask = np.zeros(shape, bool)
+    window = ellipse_window(ellipse, shape)
+    mask[slices(window)] = fill_ellipse_window(ellipse, window)
+    return mask
+
+
+def ellipse_window(ellipse: Ellipse, shape: tuple[int, int]) -> Window:
+    """The pixels of an image (height, width) outside of which an ellipse has none."""
+    x, y, radius_x, radius_y, _ = ellipse
     if not (radius_x > 0 and radius_y > 0):
-        return mask
-    reach = max(radius_x, radius_y)
-    top, bottom = (int(np.clip(math.floor(side), 0, shape[0])) for side in (y - reach, y + reach + 1))
-    left, right = (int(np.clip(math.floor(side), 0, shape[1])) for side in (x - reach, x + reach + 1))
-    down = np.arange(top, bottom)[:, None] + 0.5 - y
-    across = np.arange(left, right)[None] + 0.5 - x
+        return 0, 0, 0, 0
+    return window_of(np.array([[x, y]]), shape, max(radius_x, radius_y))
+
+
+def fill_ellipse_window(ellipse: Ellipse, window: Window) -> Mask:
+    """What `fill_ellipse` gives, of a window alone."""
+    x, y, radius_x, radius_y, degrees = ellipse
+    left, top, right, bottom = window
+    mask = np.zeros((bottom - top, right - left), bool)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    along = (across * cos + down * sin) / radius_x
-    aside = (down * cos - across * sin) / radius_y
-    mask[top:bottom, left:right] = along**2 + aside**2 <= 1
+    across = np.arange(left, right) + 0.5 - x
+    step = max(1, BLOCK // max(1, right - left))
+    for begin in range(top, bottom, step):
+        down = np.arange(begin, min(begin + step, bottom))[:, None] + 0.5 - y
+        along = (across * cos + down * sin) / radius_x
+        aside = (down * cos - across * sin) / radius_y
+        mask[begin - top : begin - top + step] = along**2 + aside**2 <= 1
     return mask
 
 
@@ -160,12 +244,10 @@ def deepest(mask: Mask) -> tuple[float, float]:
     return float(left + column + 0.5), float(top + row + 0.5)
 
 
-def stroke(mask: Mask, points: NDArray[np.float64], width: float, *, add: bool) -> Mask:
-    """The mask after a round brush of `width` was drawn along points (n, 2), or an eraser was."""
-    drawn = mask.astype(np.uint8)
+def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) -> None:
+    """Draws a round brush of `width` along points (n, 2), or an eraser, into a canvas of 0 and 1."""
     fine = 4  # bits below the pixel; cv2 has pixel centres on whole numbers
     path = np.round((points - 0.5) * 2**fine).astype(np.int32)
     # cv2 4.12 draws a line of even thickness one pixel wider than asked, and an odd one two.
     thickness = max(1, 2 * round((width - 1) / 2))
-    cv2.polylines(drawn, [path], False, int(add), thickness=thickness, shift=fine)
-    return drawn.astype(bool)
+    cv2.polylines(canvas, [path], False, int(add), thickness=thickness, shift=fine)

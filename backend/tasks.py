@@ -7,6 +7,7 @@ from typing import Any
 from backend.labels import MAX_LABELS, Control, LabelConfig
 
 MAX_REGIONS = 1000  # of a result list that are looked at
+MAX_ENTRIES = 1000  # drafts, annotations or predictions of a task that are looked at, the last ones
 MAX_ID = 100  # characters
 
 
@@ -72,7 +73,8 @@ def newest(drafts: Any) -> Mapping[str, Any] | None:
 
 
 def entries(given: Any) -> list[Mapping[str, Any]]:
-    return [entry for entry in (given if isinstance(given, list) else []) if isinstance(entry, Mapping)]
+    entries = given[-MAX_ENTRIES:] if isinstance(given, list) else []
+    return [entry for entry in entries if isinstance(entry, Mapping)]
 
 
 def changed(entry: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import evidence, results
+from backend import evidence, results, shapes
 from backend.labels import Control, Label
 from model.types import Detection, Prompt
 from tests.backend.conftest import detection, disc
@@ -150,4 +150,4 @@ def test_of_a_changed_mask_what_contradicts_it_is_dropped() -> None:
 def test_points_outside_the_image_lie_in_no_mask() -> None:
     everywhere = np.ones(SHAPE, bool)
     points = [[0, 0], [79.9, 59.9], [80, 30], [30, 60], [-0.1, 5]]
-    assert evidence.contains(everywhere, points).tolist() == [True, True, False, False, False]
+    assert shapes.contains(everywhere, points).tolist() == [True, True, False, False, False]

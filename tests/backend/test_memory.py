@@ -55,7 +55,7 @@ def test_a_patch_is_its_mask(mask: Mask, other: Mask) -> None:
     patch = Patch.of(mask)
     assert (patch.mask == mask).all()
     union = (mask | other).sum()
-    assert patch.iou(other) == pytest.approx((mask & other).sum() / union if union else 0)
+    assert patch.iou(Patch.of(other)) == pytest.approx((mask & other).sum() / union if union else 0)
 
 
 def test_answers_are_kept_for_30_seconds_by_key_the_newest_first(clock: Clock) -> None:

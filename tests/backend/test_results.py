@@ -1,6 +1,9 @@
 import base64
 import io
 import json
+import struct
+import time
+import zlib
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,8 @@ from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
-from backend import labels, results
+from backend import labels, results, runlengths, shapes
+from backend.reading import UNITS, Kept, OutOfTime, Reading, TooMuch
 from model.merge import iou
 from model.types import Mask
 from tests.backend.conftest import CONFIG, disc
@@ -269,6 +273,207 @@ def test_a_ghost_is_no_region() -> None:
     """Accepting makes one of each selected label: a prompt's type, with the mask's run lengths."""
     value = {**(results.encode(disc(40, 30, 9), "brush") or {}), "keypointlabels": ["Cat"]}
     assert results.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
+
+
+BIG = (3000, 4000)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_of(*chunks: bytes) -> str:
+    return results.PNG + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+
+
+def head(width: int, height: int, *kind: int) -> bytes:
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, *(kind or (1, 3)), 0, 0, 0))
+
+
+PALETTE, END = chunk(b"PLTE", b"\xff" * 6), chunk(b"IEND", b"")
+PIXELS = chunk(b"IDAT", zlib.compress(bytes(6 * 2)))
+ZEROS = zlib.compress(bytes(10**6))
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({"rle": 10**14}, "no list"),
+        ({"rle": 1.5}, "no list"),
+        ({"rle": "1,2,3"}, "no list"),
+        ({"rle": {"0": 1}}, "no list"),
+        ({"rle": [0, 0, 0, 192, 57.0]}, "no list"),
+        ({"rle": [[0]] * 20}, "no list"),
+        ({"rle": [True] * 20}, "no list"),
+        ({"rle": [-1] * 20}, "range"),
+        ({"rle": [256] * 20}, "range"),
+        ({"rle": [10**400] * 20}, "range"),
+        ({"rle": [0] * 10**6}, "another size"),
+        ({"maskDataURL": png_of(head(1, 1), head(30_000, 30_000), PALETTE, END)}, "broken PNG"),
+        ({"maskDataURL": png_of(PALETTE, head(8, 6), PIXELS, END)}, "broken PNG"),
+        ({"maskDataURL": png_of(head(8, 6), PALETTE, PIXELS)}, "broken PNG"),
+        ({"maskDataURL": png_of(head(8, 6), PALETTE, struct.pack(">I", 2**32 - 1) + b"IDAT")}, "broken PNG"),
+        ({"maskDataURL": png_of(head(9, 6), PALETTE, PIXELS, END)}, "larger"),
+        ({"maskDataURL": png_of(head(0, 6), PALETTE, PIXELS, END)}, "larger"),
+        ({"maskDataURL": png_of(head(8, 6), PALETTE, END)}, "Error"),
+        ({"maskDataURL": png_of(head(8, 6, 3, 5), PIXELS, END)}, "Error"),
+        ({"maskDataURL": png_of(head(8, 6)[:-1] + b"?", PALETTE, PIXELS, END)}, "Error"),
+        ({"maskDataURL": png_of(head(8, 6), PALETTE, chunk(b"IDAT", b"no zlib"), END)}, "Error"),
+        ({"touches": [{"relativePoints": [1, 2, 3], "relativeStrokeWidth": 3}]}, "inhomogeneous"),
+        ({"touches": [{"relativePoints": "1234", "relativeStrokeWidth": 3}]}, "pairs"),
+        ({"touches": [{"relativePoints": [1, 2], "relativeStrokeWidth": float("nan")}]}, "far outside"),
+        ({"touches": [{"relativePoints": [1, 10**400], "relativeStrokeWidth": 3}]}, "OverflowError"),
+        ({"touches": [{"relativePoints": []}] * 10_001}, "10000 strokes"),
+        ({"touches": [{"relativePoints": [1] * 20_002}]}, "10000 points"),
+        ({"touches": {"type": "add"}}, "strokes"),
+        ({"touches": ["add"]}, "TypeError"),
+    ],
+)
+def test_what_cannot_be_read_is_told_and_takes_nothing_along(value: dict[str, Any], why: str) -> None:
+    reading = Reading()
+    drawn = results.read({"type": "brushlabels", "id": "a\nb", "value": value}, (6, 8), reading)
+    assert drawn is None
+    (told,) = reading.unread
+    assert told.startswith("brushlabels 'a\\nb': ")
+    assert why in told
+    assert len(told) < 200
+
+
+def test_texts_and_profiles_of_a_png_are_not_unpacked() -> None:
+    """Each of these is a thousand times larger than it looks."""
+    bombs = [
+        chunk(b"zTXt", b"a\0\0" + ZEROS),
+        chunk(b"iCCP", b"a\0\0" + ZEROS),
+        chunk(b"iTXt", b"a\0\1\0\0\0" + ZEROS),
+    ]
+    value = {"maskDataURL": png_of(head(8, 6), PALETTE, *bombs * 100, PIXELS, END)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("PIL.PngImagePlugin._safe_zlib_decompress", None)  # who unpacks them has an error
+        decoded = results.decode({"type": "brush", "value": value}, (6, 8))
+    assert decoded is not None
+    assert decoded.all()
+
+
+def strokes(count: int) -> dict[str, Any]:
+    each = [touch("add", *[10 + number % 80, 10] * 2, width=1) for number in range(count)]
+    return {"type": "brush", "value": {"touches": each}}
+
+
+def zigzag(points: int) -> dict[str, Any]:
+    return {
+        "type": "polygon",
+        "value": {"points": [[100 * n / points, 100 * (n % 2)] for n in range(points)]},
+    }
+
+
+def noise() -> dict[str, Any]:
+    runs = results.rle(np.random.default_rng(0).random((300, 400)) < 0.5)
+    return {"type": "brush", "value": {"rle": runs}}
+
+
+WORK: list[tuple[dict[str, Any], tuple[int, int], float]] = [
+    (zigzag(100), BIG, 3e6 + 60e6),  # 300 000 crossings and 12 megapixels
+    (zigzag(10_000), BIG, 300e6 + 60e6),
+    (strokes(1000), BIG, 1e8),
+    ({"type": "brush", "value": {"touches": [touch("add", *[0, 0, 100, 100] * 100, width=50)]}}, BIG, 1e9),
+    (noise(), (300, 400), 1e7),
+    ({"type": "bitmask", "value": results.encode(disc(40, 30, 9), "bitmask")}, (60, 80), 1e5),
+    ({"type": "bitmask", "value": results.encode(disc(40, 30, 9), "bitmask")}, BIG, 6e7),
+    ({"type": "ellipse", "value": {"x": 50, "y": 50, "radiusX": 50, "radiusY": 50}}, BIG, 7e7),
+    ({"type": "rectangle", "value": {"x": 0, "y": 0, "width": 100, "height": 100}}, BIG, 6e7),
+]
+
+
+@pytest.mark.parametrize(("result", "shape", "work"), WORK)
+def test_the_work_on_a_region_is_counted(result: dict[str, Any], shape: tuple[int, int], work: float) -> None:
+    """In nanoseconds, about: so however many regions a body holds, no request takes longer than its bound."""
+    reading = Reading()
+    assert results.decode(result, shape, reading) is not None
+    assert work / 4 < UNITS - reading.units < 4 * work
+    few = Reading(units=(UNITS - reading.units) / 2)
+    with pytest.raises(TooMuch):
+        results.decode(result, shape, few)
+
+
+@pytest.mark.parametrize("result", [zigzag(100), strokes(10), noise(), *(case for case, _, _ in WORK[5:])])
+def test_after_the_deadline_nothing_is_read(result: dict[str, Any]) -> None:
+    late = Reading(deadline=time.monotonic())
+    with pytest.raises(OutOfTime):
+        results.decode(result, (300, 400), late)
+
+
+def test_a_region_is_painted_only_where_somebody_looks_at_it() -> None:
+    square = {"type": "rectangle", "value": {"x": 10, "y": 10, "width": 80, "height": 80}}
+    for result in (
+        zigzag(1000),
+        square,
+        strokes(500),
+        {"type": "brush", "value": {"rle": results.rle(disc(40, 30, 9))}},
+    ):
+        reading = Reading()
+        shape = (60, 80) if "rle" in result["value"] else BIG
+        drawn = results.read(result, shape, reading)
+        assert drawn is not None
+        before = reading.units
+        left, top, right, bottom = drawn.window
+        assert not drawn.holds(np.array([[left - 1, top], [right, bottom], [right + 5.0, top]]))
+        assert reading.units == before
+        mask = results.decode(result, shape)
+        assert mask is not None
+        assert drawn.holds(np.argwhere(mask)[:1, ::-1])
+        assert reading.units < before
+
+
+def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
+    kept = Kept()
+    mask = np.random.default_rng(1).random((60, 80)) < 0.5
+    for spent_before in (False, True):
+        reading = Reading(kept=kept)
+        decoded = results.decode({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), reading)
+        assert np.array_equal(decoded, mask)  # type: ignore[arg-type]
+        assert (UNITS - reading.units < 100_000) == spent_before
+    # In an image of another size they are another mask.
+    other = results.decode(
+        {"type": "brush", "value": {"rle": results.rle(mask)}}, (80, 60), Reading(kept=kept)
+    )
+    assert np.array_equal(other, mask.reshape(80, 60))  # type: ignore[arg-type]
+
+
+@given(masks.filter(lambda mask: bool(mask.any())), st.booleans())
+def test_run_lengths_are_painted_in_their_window(mask: Mask, as_text: bool) -> None:
+    stream = results.rle(mask)
+    given = runlengths.Text(memoryview(json.dumps(stream)[1:-1].encode())) if as_text else stream
+    drawn = results.read(
+        {"type": "brush", "value": {"rle": given}}, (mask.shape[0], mask.shape[1]), Reading()
+    )
+    assert drawn is not None
+    assert (drawn.patch.mask == mask).all()
+
+
+lines = st.lists(
+    st.builds(
+        touch,
+        st.sampled_from(["add", "eraser"]),
+        *[st.floats(-20, 120)] * 6,
+        width=st.floats(0, 40) | st.floats(0, 400),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(lines, st.booleans())
+def test_strokes_are_those_of_a_canvas_as_large_as_the_image(
+    touches: list[dict[str, Any]], below: bool
+) -> None:
+    mask = disc(20, 30, 10) if below else np.zeros((60, 80), bool)
+    value = {"touches": touches, **({"rle": results.rle(mask)} if below else {})}
+    canvas = mask.astype(np.uint8)
+    for each in touches:
+        points = np.clip(np.reshape(each["relativePoints"], (-1, 2)) * (0.8, 0.6), -320, 320)
+        shapes.stroke(canvas, points, each["relativeStrokeWidth"] * 0.8, add=each["type"] == "add")
+    decoded = results.decode({"type": "brush", "value": value}, (60, 80))
+    assert (canvas == (decoded if decoded is not None else 0)).all()
 
 
 @given(st.lists(st.integers(0, 255), max_size=60))

@@ -20,6 +20,17 @@ def back(mask: Mask) -> Mask:
     return shapes.fill(shapes.ring_of(mask), (mask.shape[0], mask.shape[1]))
 
 
+def crossed(ring: shapes.Ring, shape: tuple[int, int]) -> Mask:
+    """The even-odd rule itself, edge by edge: what is left of a centre is crossed once more by each."""
+    mask = np.zeros(shape, bool)
+    rows, columns = np.arange(shape[0])[:, None] + 0.5, np.arange(shape[1])[None] + 0.5
+    for (xa, ya), (xb, yb) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        if ya != yb:
+            between = (rows >= min(ya, yb)) & (rows < max(ya, yb))
+            mask ^= between & (xa + (rows - ya) * ((xb - xa) / (yb - ya)) <= columns)
+    return mask
+
+
 def winding(ring: shapes.Ring, x: float, y: float) -> int:
     """How often a ring runs around a point: what is not 0 is inside by the nonzero rule."""
     (xa, ya), (xb, yb) = ring.T, np.roll(ring, -1, axis=0).T
@@ -128,6 +139,32 @@ def test_a_ring_that_crosses_itself_is_filled_even_odd() -> None:
     assert once[1:5, 1:7].all()
 
 
+coordinates = st.integers(-8, 100).map(lambda number: number / 8) | st.floats(-5, 20)
+
+
+@given(
+    arrays.arrays(float, st.tuples(st.integers(3, 30), st.just(2)), elements=coordinates),
+    st.sampled_from([1, 40, 1 << 18]),
+)
+def test_a_ring_is_filled_by_the_even_odd_rule_however_many_rows_at_a_time(
+    ring: shapes.Ring, block: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "BLOCK", block)
+        assert (shapes.fill(ring, (9, 11)) == crossed(ring, (9, 11))).all()
+
+
+def test_edges_and_rows_are_counted_as_often_as_they_meet() -> None:
+    """Of this depends how many points a request's rings may have."""
+    zigzag = np.array([[x, 0.0 if x % 2 else 60.0] for x in range(80)])
+    window = shapes.window_of(zigzag, (60, 80))
+    assert shapes.crossings(zigzag, window) == pytest.approx(80 * 60, rel=0.05)
+    assert shapes.crossings(zigzag + np.array([0, 1000]), window) == 80
+    assert shapes.crossings(zigzag * np.array([1, 1000]) - np.array([0, 30_000]), window) == pytest.approx(
+        80 * 60, rel=0.05
+    )
+
+
 @given(arrays.arrays(float, st.tuples(st.integers(3, 8), st.just(2)), elements=st.floats(-1e5, 1e5)))
 def test_a_ring_may_lie_anywhere(ring: shapes.Ring) -> None:
     assert shapes.fill(ring, (6, 8)).shape == (6, 8)
@@ -146,6 +183,19 @@ def test_the_ellipse_of_an_ellipse_is_itself(long: float, short: float, turned: 
     assert (along, aside) == pytest.approx((long, short), abs=0.5)
     assert long < 35 or min(abs(degrees - turned), 180 - abs(degrees - turned)) < 1
     assert iou(shapes.fill_ellipse((x, y, along, aside, degrees), (110, 120)), drawn) > 0.96
+
+
+@given(st.tuples(*[st.floats(-20, 100)] * 2, *[st.floats(-5, 200)] * 2, st.floats(-400, 400)))
+def test_an_ellipse_is_painted_in_its_window_alone(ellipse: shapes.Ellipse) -> None:
+    x, y, radius_x, radius_y, degrees = ellipse
+    rows, columns = np.mgrid[:60, :80]
+    down, across = rows + 0.5 - y, columns + 0.5 - x
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr(shapes, "BLOCK", 100)
+        along, aside = (across * cos + down * sin) / radius_x, (down * cos - across * sin) / radius_y
+        expected = (along**2 + aside**2 <= 1) & (radius_x > 0) & (radius_y > 0)
+        assert (shapes.fill_ellipse(ellipse, (60, 80)) != expected).sum() <= 2  # on the outline itself
 
 
 def test_an_ellipse_turns_clockwise() -> None:
@@ -169,13 +219,13 @@ def test_the_deepest_pixel_is_far_from_the_edge_of_the_image_too() -> None:
 
 
 def test_strokes_add_and_erase() -> None:
-    nothing = np.zeros((60, 80), bool)
+    canvas = np.zeros((60, 80), np.uint8)
     line = np.array([[20.5, 30.5], [60.5, 30.5]])
-    drawn = shapes.stroke(nothing, line, 9, add=True)
-    assert drawn[26:35, 20:61].all()
-    assert not drawn[:25].any()
-    assert 40 * 9 <= drawn.sum() <= 50 * 9
-    assert not shapes.stroke(drawn, line, 15, add=False).any()
-    assert not nothing.any()
-    dot = shapes.stroke(nothing, line[:1].repeat(2, axis=0), 21, add=True)
-    assert iou(dot, disc(20.5, 30.5, 10.5)) > 0.9
+    shapes.stroke(canvas, line, 9, add=True)
+    assert canvas[26:35, 20:61].all()
+    assert not canvas[:25].any()
+    assert 40 * 9 <= canvas.sum() <= 50 * 9
+    shapes.stroke(canvas, line, 15, add=False)
+    assert not canvas.any()
+    shapes.stroke(canvas, line[:1].repeat(2, axis=0), 21, add=True)
+    assert iou(canvas.astype(bool), disc(20.5, 30.5, 10.5)) > 0.9

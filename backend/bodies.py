@@ -1,0 +1,82 @@
+"""The JSON of a request, read within bounds: what a body of many small things takes in memory is many bodies.
+
+Brushes' run lengths are most of a large body. They stay as they are until somebody reads that region: as a
+list of Python's integers they would take six times the memory, and the time that a click has.
+"""
+
+import json
+import re
+import secrets
+from typing import Any
+
+import numpy as np
+
+from backend.runlengths import Text
+
+MAX_VALUES = 1_500_000  # besides run lengths: a point of a polygon is three
+MAX_REST = 64_000_000  # bytes besides run lengths: texts may take six times as much memory
+MIN_TEXT = 256  # bytes of run lengths that stay as they are
+MAX_TEXTS = 100_000  # lists that are looked for
+_RUN_LENGTHS = re.compile(rb'"rle"[ \t\r\n]*:[ \t\r\n]*\[')
+_BLOCK = 1 << 20
+
+
+class TooLarge(Exception):
+    """A body holds more than is read. The message is one sentence for the client."""
+
+
+def loads(body: bytes) -> Any:
+    """What the JSON of a body says, with a runlengths.Text for each long list of numbers under "rle".
+
+    Raises TooLarge before anything is made of the body, ValueError or RecursionError where it is no JSON.
+    """
+    rest, texts = _without_run_lengths(body)
+    if len(rest) > MAX_REST:
+        raise TooLarge(f"The body has more than {MAX_REST // 10**6} MB besides the run lengths of brushes.")
+    if values(rest) > MAX_VALUES:
+        raise TooLarge(f"The body has more than {MAX_VALUES} values besides the run lengths of brushes.")
+
+    def restored(found: dict[str, Any]) -> dict[str, Any]:
+        named = found.get("rle")
+        if isinstance(named, str) and named in texts:
+            found["rle"] = texts[named]
+        return found
+
+    return json.loads(rest, object_hook=restored if texts else None)
+
+
+def values(body: bytes) -> int:
+    """How many values JSON may hold at most, by the commas and brackets in it, those in texts included."""
+    found = 1
+    for at in range(0, len(body), _BLOCK):
+        block = np.frombuffer(body, np.uint8, min(_BLOCK, len(body) - at), at)
+        found += sum(int(np.count_nonzero(block == ord(mark))) for mark in ",[{")
+    return found
+
+
+def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, Text]]:
+    """The body with a name in place of each list of run lengths, and the lists by name.
+
+    Inside a JSON text there is a backslash before each quote, so where `"rle":[` has none it is no text.
+    """
+    secret = secrets.token_hex(16)  # no text of the body is one of the names
+    parts, texts, done, at = list[bytes](), dict[str, Text](), 0, 0
+    view = memoryview(body)
+    for number in range(MAX_TEXTS):
+        at = body.find(b'"rle"', at)
+        if at < 0:
+            break
+        key = _RUN_LENGTHS.match(body, at)
+        if key is None or body[at - 1 : at] == b"\\":
+            at += 5
+            continue
+        # Looked for no farther than the next text, so that no byte is passed twice.
+        start, text = key.end(), body.find(b'"', key.end())
+        end = body.find(b"]", start, len(body) if text < 0 else text)
+        at = start
+        if end - start >= MIN_TEXT and all(body.find(mark, start, end) < 0 for mark in (b"[", b"{", b"}")):
+            name = f"{secret}{number}"
+            texts[name] = Text(view[start:end])
+            parts += [body[done : start - 1], b'"', name.encode(), b'"']
+            done = at = end + 1
+    return b"".join([*parts, body[done:]]) if parts else body, texts

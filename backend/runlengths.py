@@ -1,0 +1,161 @@
+"""Label Studio's run lengths of a brush, read: a stream of bits that says four channels of each pixel.
+
+It begins with the number of values in 32 bits, the bits of a value less 1 in 5, and four times the bits of
+a length less 1 in 4. Then there are codes. A run is a bit 1, two bits for which of the four sizes its length
+has, the length less 1 in so many bits, and one value. A literal is the same with a bit 0, and has as many
+values as its length says. `results.rle` writes it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.reading import Reading
+
+Bytes = NDArray[np.uint8]
+
+VALUE_BITS = 8
+HEAD_BITS = 32 + 5 + 4 * 4
+WINDOW = 1 << 16  # bytes of a stream that are looked at together, and characters of a text
+# Units of work, measured: of a bit of the stream, of a literal's code, of a character.
+BIT, LITERAL, CHARACTER = 6, 500, 4
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """Run lengths as a request has them: the inside of a JSON array of numbers, not parsed yet."""
+
+    characters: memoryview
+
+
+def numbers(text: Text, reading: Reading) -> Bytes:
+    """The numbers of a text. Raises ValueError where it is anything but 0 to 255 and commas."""
+    characters = np.frombuffer(text.characters, np.uint8)
+    if not len(characters) or characters[-1] == ord(","):
+        raise ValueError("run lengths with gaps")
+    found = []
+    at = 0
+    while at < len(characters):
+        reading.spend(CHARACTER * WINDOW)
+        part = characters[at : at + WINDOW]
+        if at + WINDOW < len(characters):  # not in the middle of a number
+            (commas,) = np.nonzero(part == ord(","))
+            if not len(commas):
+                raise ValueError("run lengths that are no numbers")
+            part = part[: commas[-1] + 1]
+        found.append(_numbers(part))
+        at += len(part)
+    return np.concatenate(found)
+
+
+def _numbers(part: Bytes) -> Bytes:
+    digits = part - np.uint8(ord("0"))  # what is below wraps around
+    is_digit = digits < 10
+    comma = part == ord(",")
+    # JSON has four kinds of white space.
+    if not (is_digit | comma | (part == 32) | (part == 10) | (part == 13) | (part == 9)).all():
+        raise ValueError("run lengths that are no whole numbers")
+    digits *= is_digit
+    values = digits.copy()
+    values[1:] += 10 * digits[:-1]
+    hundreds = digits[:-2] * is_digit[1:-1]
+    too_large = (hundreds > 2) | ((hundreds == 2) & (values[2:] > 55))
+    fourth = is_digit[3:] & is_digit[2:-1] & is_digit[1:-2] & is_digit[:-3]
+    last = is_digit.copy()
+    last[:-1] &= ~is_digit[1:]
+    if fourth.any() or (too_large & is_digit[2:]).any():
+        raise ValueError("run lengths above 255")
+    values[2:] += 100 * hundreds
+    if comma.sum() + (not comma[-1]) != last.sum():
+        raise ValueError("run lengths with gaps")
+    return values[last]
+
+
+def spans(stream: Bytes, shape: tuple[int, int], reading: Reading) -> NDArray[np.int32]:
+    """The pixels (n, 2) of a mask (height, width) = `shape`, counted row by row: from, and up to but without.
+
+    They are those whose fourth channel, alpha, is 128 or more; ascending, without overlap. Values beyond the
+    image do not count. Raises ValueError for a stream of an image of another size, or one that ends early.
+    """
+    total = 4 * shape[0] * shape[1]
+    # The head says how much there is to decode.
+    if len(stream) < 8 or int.from_bytes(stream[:4].tobytes()) != total:
+        raise ValueError("run lengths of an image of another size")
+    head = int.from_bytes(stream[:7].tobytes()) >> (56 - HEAD_BITS)
+    if (head >> 16) & 31 != VALUE_BITS - 1:
+        raise ValueError("run lengths of values that are not of 8 bits")
+    sizes = np.array([((head >> shift) & 15) + 1 for shift in (12, 8, 4, 0)])
+    raw = stream.tobytes() + bytes(8)  # so that the last codes may be looked at in whole words
+    found = []
+    position, done = HEAD_BITS, 0
+    while done < total:
+        if position >= 8 * len(stream):
+            raise ValueError("run lengths that end early")
+        positions, position = _codes(raw, position, 8 * len(stream), sizes, reading)
+        edges, values = _values(raw, positions, sizes, reading)
+        edges += done
+        done = int(edges[-1])
+        # The values from a to before b hold the alphas of the pixels from a // 4 to before b // 4.
+        pixels = np.minimum(edges, total) // 4
+        painted = (values >= 128) & (pixels[:-1] < pixels[1:])
+        found.append(np.stack([pixels[:-1][painted], pixels[1:][painted]], axis=1).astype(np.int32))
+    return np.concatenate(found)
+
+
+def _codes(
+    raw: bytes, position: int, end: int, sizes: NDArray[np.int64], reading: Reading
+) -> tuple[NDArray[np.int64], int]:
+    """Where the codes are that begin in the next WINDOW bytes, and where the next code is, in bits."""
+    first = position >> 3
+    window = np.unpackbits(np.frombuffer(raw, np.uint8, min(WINDOW, len(raw) - 8 - first) + 1, first))
+    reading.spend(BIT * len(window))
+    # How long a code is that begins at a bit: for a run its first three bits say it.
+    lengths = np.concatenate([np.zeros(4, np.int64), 3 + sizes + VALUE_BITS]).astype(np.uint8)
+    steps = lengths[window[:-2] << 2 | window[1:-1] << 1 | window[2:]].tobytes()
+    bits = sizes.tolist()
+    at, last = position - 8 * first, min(len(window) - 8, end - 8 * first)
+    found: list[int] = []
+    add = found.append
+    literals = 0
+    while at < last:
+        add(at)
+        step = steps[at]
+        if not step:
+            literals += 1
+            start = 8 * first + at
+            word = int.from_bytes(raw[start >> 3 : (start >> 3) + 4]) << (start & 7) & 0xFFFFFFFF
+            size = bits[word >> 29]
+            step = 3 + size + VALUE_BITS * (((word << 3 & 0xFFFFFFFF) >> (32 - size)) + 1)
+        at += step
+    reading.spend(LITERAL * literals)
+    if 8 * first + at > end:
+        found.pop()  # which the stream's end cuts off
+        if not found:
+            raise ValueError("run lengths that end early")
+        at = end - 8 * first
+    return np.array(found, np.int64) + 8 * first, 8 * first + at
+
+
+def _values(
+    raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64], reading: Reading
+) -> tuple[NDArray[np.int64], Bytes]:
+    """Where the values (n,) of codes begin and end, n + 1 numbers from 0 on, and the values themselves."""
+    stream = np.frombuffer(raw, np.uint8)
+    first = int(positions[0]) >> 3
+    part = stream[first : (int(positions[-1]) >> 3) + 4].astype(np.uint32)
+    words = part[:-3] << 24 | part[1:-2] << 16 | part[2:-1] << 8 | part[3:]
+    word = words[(positions >> 3) - first] << (positions & 7).astype(np.uint32)
+    size = sizes[(word >> 29) & 3]
+    length = ((word << np.uint32(3)) >> (32 - size).astype(np.uint32)).astype(np.int64) + 1
+    literal = word < 1 << 31
+    place = positions + 3 + size
+    if literal.any():
+        count = np.where(literal, length, 1)
+        reading.spend(20 * int(count.sum()))
+        before = np.cumsum(count) - count
+        place = np.repeat(place - VALUE_BITS * before, count) + VALUE_BITS * np.arange(count.sum())
+        length = np.repeat(np.where(literal, 1, length), count)
+    high = stream[place >> 3].astype(np.uint16) << 8 | stream[(place >> 3) + 1]
+    values = (high >> (8 - (place & 7)).astype(np.uint16)).astype(np.uint8)
+    return np.concatenate([[0], np.cumsum(length)]), values

@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -175,6 +176,7 @@ def diagnose(
             yield Finding("backend", OK, f"Label Studio reaches {connected['url']} and sends clicks to it.")
         except Trouble as trouble:
             yield Finding("backend", FAILED, str(trouble), trouble.cure)
+        yield from _shown(api, project, connected.get("model_version"))
     else:
         yield Finding("backend", SKIPPED, "Which backend the project has cannot be asked.")
     url = backend_url or connected.get("url") or f"http://localhost:{settings.port}"
@@ -296,11 +298,19 @@ def _image(api: Api, project: int, config: labels.LabelConfig, images: Images) -
     try:
         image = images.load(source, api.server, task=task.get("id"))
     except Refused as error:
-        raise Trouble(f"Task {task.get('id')}: {error}", "correct the task's data or the settings") from None
+        cure = _other_name(source) or "correct the task's data or the settings"
+        raise Trouble(f"Task {task.get('id')}: {error}", cure) from None
     except ImageError as error:
-        raise Trouble(f"Task {task.get('id')}: {error}", _image_cure(source)) from None
+        raise Trouble(f"Task {task.get('id')}: {error}", _other_name(source) or _image_cure(source)) from None
     height, width = image.shape[:2]
     return Finding("image", OK, f"The image of task {task.get('id')} is here: {width} x {height} pixels.")
+
+
+def _other_name(source: Any) -> str:
+    """What to do where a URL looks like Label Studio's; "" for another."""
+    if re.match(r"(?i)https?://[^?]*/(data/upload|data/local-files|storage-data)/", str(source)):
+        return "if that is another address of this Label Studio, name it in VLSAM_LABEL_STUDIO_HOSTS"
+    return ""
 
 
 def _image_cure(source: Any) -> str:
@@ -347,6 +357,53 @@ def _probe(api: Api, url: str) -> None:
         raise Trouble(f"Label Studio refuses {url}, for its address is private.", _UNBLOCK)
     if answer.status == 500:
         raise Trouble(f"Label Studio does not find the host of {url}.", _WHERE)
+
+
+def _shown(api: Api, project: int, ours: Any) -> Iterator[Finding]:
+    """What hides predictions: the project's `model_version`, and its switch for showing any.
+
+    The version is empty, that of stored predictions, or the title of a backend, which then is asked. *Label
+    All Tasks* shows predictions of this version alone, as do the score column and uncertainty sampling, for
+    which a title is no version.
+    """
+    check, hidden = "predictions", "in Label All Tasks and the score column"
+    cure = "Settings, Annotation, Use predictions to prelabel tasks"
+    try:
+        found = _project(api, project)
+        said = api.get(f"/api/projects/{project}/model-versions/?extended=true&include_live_models=true")
+        counts = {str(each["model_version"]): int(each["count"]) for each in said["static"]}
+        titles = [each["title"] for each in said["live"] or ()]
+    except (Trouble, LookupError, TypeError, ValueError):
+        yield Finding(check, SKIPPED, "Which predictions the project shows cannot be asked.")
+        return
+    shown, total = found.get("model_version") or "", sum(counts.values())
+    listed = ", ".join(f"{version} ({count})" for version, count in counts.items())
+    choose = f"{cure}: choose {ours if ours in counts else next(iter(counts), 'the model')}"
+    if found.get("show_collab_predictions") is False:
+        yield Finding(check, NOTE, "Annotators are shown no predictions at all.", f"turn on {cure}")
+    if not shown and total:
+        yield Finding(check, FAILED, f"The project shows none of its {total} predictions {hidden}.", choose)
+    elif not shown and titles:
+        yield Finding(check, NOTE, "Label All Tasks asks no backend for predictions.", f"{cure}: {titles[0]}")
+    elif shown in titles and total:
+        yield Finding(check, NOTE, f"Shown is what {shown!r} answers, so the score column is empty.", choose)
+    elif shown and shown not in (*titles, *counts):
+        others = f"; there are {listed}" if counts else ""
+        yield Finding(
+            check, FAILED, f"The project shows predictions of {shown}, and has none of it{others}.", choose
+        )
+    elif shown in counts and shown != ours and ours in counts:
+        yield Finding(
+            check,
+            NOTE,
+            f"The project shows predictions of {shown}: the {counts[ours]} of {ours} are not seen {hidden}.",
+            choose,
+        )
+    elif shown in counts:
+        yield Finding(check, OK, f"The project shows {counts[shown]} predictions of {shown}.")
+    else:
+        told = f"shows what {shown!r} answers" if shown else "has no predictions yet"
+        yield Finding(check, OK, f"The project {told}.")
 
 
 def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -92,6 +92,7 @@ class Server:
     url: str  # without a final slash
     token: str | None = field(default=None, repr=False)
     caller: str = ""  # the IP address of whoever named this server, unless it was the operator
+    name: str = ""  # its address as /setup has it, where that is another one
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,38 @@ class Target:
         except Refused:
             return False
         return (self.scheme, self.host, self.port) == (other.scheme, other.host, other.port)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address that a Label Studio has; without a scheme or port any counts."""
+
+    scheme: str | None
+    host: str
+    port: int | None
+    path: str  # without a final slash
+
+    @classmethod
+    def of(cls, address: str) -> "Place | None":
+        """None for what is no address."""
+        has_scheme = "://" in address
+        try:
+            target = Target.of(address if has_scheme else f"http://{address}")
+            given = urllib3.util.parse_url(target.url).port
+        except (Refused, ValueError):
+            return None
+        port = target.port if has_scheme else given
+        return cls(
+            target.scheme if has_scheme else None, target.host.rstrip("."), port, target.path.rstrip("/")
+        )
+
+    def has(self, target: Target) -> bool:
+        """Whether scheme, host and port of an address are these."""
+        return (
+            self.scheme in (None, target.scheme)
+            and self.host == target.host.rstrip(".")
+            and self.port in (None, target.port)
+        )
 
 
 # Which addresses a name may stand for
@@ -179,8 +212,9 @@ class Fetcher:
     def __init__(self, settings: Settings, *, resolve: Resolve = socket.getaddrinfo) -> None:
         self._settings = settings
         self._resolve = resolve
-        self._access: dict[Server, tuple[float, str]] = {}
+        self._access: dict[tuple[str, str], tuple[float, str]] = {}  # by address and token
         self._lock = threading.Lock()
+        self._places = tuple(filter(None, map(Place.of, settings.label_studio_hosts)))
 
     def fetch(
         self, source: str, server: Server | None = None, *, task: Any = None, deadline: float = math.inf
@@ -188,15 +222,17 @@ class Fetcher:
         """The file that `source`, in the data of the task with the id `task`, stands for.
 
         That is a path of Label Studio, a cloud storage's URI, which Label Studio signs, an http(s) URL or a
-        data URL. Raises ImageError, also when `deadline` (of time.monotonic) passes.
+        data URL. An http(s) URL of a file below another address of the Label Studio at LABEL_STUDIO_URL,
+        which /setup or VLSAM_LABEL_STUDIO_HOSTS names, is asked for there. Raises ImageError, also when
+        `deadline` (of time.monotonic) passes.
         """
         deadline = min(deadline, time.monotonic() + self._settings.image_timeout)
         if source[:5].lower() == "data:":
             return _data_url(source, self._settings.max_image_bytes)
-        root = self._settings.local_files_root
-        if root is not None and _is_local_file(source, server):
-            return _local_file(source, root, self._settings.max_image_bytes)
-        target = Target.of(_url(source, server, task))
+        path, root = self._path(source, server), self._settings.local_files_root
+        if path is not None and root is not None and urlsplit(path).path.rstrip("/") == "/data/local-files":
+            return _local_file(path, root, self._settings.max_image_bytes)
+        target = Target.of(_url(source, path, server, task))
         for _ in range(MAX_REDIRECTS + 1):
             body, moved = self._get(target, server, deadline)
             if moved is None:
@@ -206,6 +242,40 @@ class Fetcher:
             except ValueError:
                 raise Refused(f"{shown(target.url)} redirects to what is no address.") from None
         raise Refused(f"{shown(source)} redirects more than {MAX_REDIRECTS} times.")
+
+    def _path(self, source: str, server: Server | None) -> str | None:
+        """The path and query that a file of Label Studio has there; None where `source` is no such file.
+
+        `source` is a path, or an address of LABEL_STUDIO_URL's server by any of its names. Label Studio may
+        be below a path by one name and not by another, and its files' paths begin with either or none.
+        Raises Refused.
+        """
+        places = self._names(server)
+        if source.startswith("/"):
+            target, below = None, {"", *(place.path for place in places)}
+        elif len(places) > 1 and re.match(r"(?i)https?://", source):
+            target = Target.of(source)
+            below = {place.path for place in places if place.has(target)}
+            if "" in below:
+                below.add(places[0].path)
+        else:
+            return None
+        try:
+            parts = urlsplit(source if target is None else target.url)
+        except ValueError:
+            return None
+        if target is None and parts.netloc:
+            return None
+        return _file_path(parts.path, parts.query, below)
+
+    def _names(self, server: Server | None) -> list[Place]:
+        """The addresses of a server, first the one where it is asked; others for LABEL_STUDIO_URL alone."""
+        if server is None:
+            return []
+        others: tuple[Place | None, ...] = ()
+        if server.url == self._settings.label_studio_url:
+            others = (Place.of(server.url), Place.of(server.name), *self._places)
+        return [place for place in (Place.of(server.url), *others) if place is not None]
 
     def ask(
         self, method: str, path: str, server: Server, *, deadline: float, json: Any = None
@@ -261,7 +331,7 @@ class Fetcher:
         if not studio.token:
             return Denied(f"Label Studio asks for a token for {name}: set LABEL_STUDIO_API_KEY.")
         with self._lock:
-            self._access.pop(studio, None)
+            self._access.pop((studio.url, studio.token), None)
         return Denied(f"Label Studio refused the token for {name} with HTTP {status}.")
 
     def _authorization(self, server: Server, deadline: float) -> str:
@@ -272,7 +342,7 @@ class Fetcher:
         if kind != "refresh":
             return f"Bearer {token}"
         with self._lock:
-            until, access = self._access.get(server, (0.0, ""))
+            until, access = self._access.get((server.url, token), (0.0, ""))
         if time.monotonic() < until:
             return f"Bearer {access}"
         url = f"{server.url}/api/token/refresh/"
@@ -294,7 +364,7 @@ class Fetcher:
         with self._lock:
             if len(self._access) >= 256:
                 self._access.clear()
-            self._access[server] = (asked + ACCESS_SECONDS, answer)
+            self._access[server.url, token] = (asked + ACCESS_SECONDS, answer)
         return f"Bearer {answer}"
 
     @contextmanager
@@ -433,14 +503,16 @@ def _cut_at(deadline: float, connection: socket.socket) -> Iterator[None]:
 # Addresses
 
 
-def _url(source: str, server: Server | None, task: Any) -> str:
-    """The URL to ask for a task's value."""
-    if not source.startswith("/") and not is_cloud_storage_uri(source):
+def _url(source: str, path: str | None, server: Server | None, task: Any) -> str:
+    """The URL to ask for a task's value, which Label Studio has at `path` if it is a file of Label Studio."""
+    if path is None and not source.startswith("/") and not is_cloud_storage_uri(source):
         return source
     if server is None:
         raise Refused(f"To fetch {shown(source)} set LABEL_STUDIO_URL to Label Studio's address.")
+    if path is not None:
+        return f"{server.url}{path}"
     if source.startswith("/"):
-        return _upload_url(source, server)
+        raise Refused(f"{shown(source)} is not the path of a file in Label Studio.")
     if not re.fullmatch(r"[0-9]{1,20}", str(task), re.ASCII):
         raise Refused(f"{shown(source)} is fetched through Label Studio, which needs the task's id.")
     try:
@@ -449,36 +521,25 @@ def _url(source: str, server: Server | None, task: Any) -> str:
         raise Refused(f"{shown(source)} is no address.") from None
 
 
-def _upload_url(path: str, server: Server) -> str:
-    """Label Studio's own address for a path such as /data/upload/1/dog.jpg or /data/local-files/?d=..."""
-    route = _route(path, server)
-    if not route.startswith(("/data/", "/storage-data/")) or ".." in unquote(route).split("/"):
-        raise Refused(f"{shown(path)} is not the path of a file in Label Studio.")
-    query = urlsplit(path).query
-    return f"{server.url}{route}" + (f"?{query}" if query else "")
-
-
-def _route(path: str, server: Server | None) -> str:
-    """A path as Label Studio's routes have it: it may be below a path of its host. "" where there is none."""
-    try:
-        parts = urlsplit(path)
-        base = urlsplit(server.url).path if server is not None else ""
-    except ValueError:
-        return ""
-    return "" if parts.netloc else parts.path.removeprefix(base)
+def _file_path(path: str, query: str, below: Set[str]) -> str | None:
+    """/data/upload/1/dog.jpg or /data/local-files/?d=... for a path that begins with one of `below`."""
+    if ".." in unquote(path).split("/"):
+        return None
+    for base in sorted(below, key=len, reverse=True):
+        route = path.removeprefix(base)
+        if path.startswith(f"{base}/") and route.startswith(("/data/", "/storage-data/")):
+            return route + (f"?{query}" if query else "")
+    return None
 
 
 def _is_file_of(server: Server, target: Target) -> bool:
     """Whether the target is a file that Label Studio gives to those with its token."""
     if not target.is_at(server.url):
         return False
-    route = _route(target.path, server)
+    base = urlsplit(server.url).path
+    route = target.path.removeprefix(base) if target.path.startswith(f"{base}/") else target.path
     files = re.match(r"/(data|storage-data|(tasks|projects)/[0-9]+/(presign|resolve))/", route)
     return files is not None and ".." not in unquote(route).split("/")
-
-
-def _is_local_file(source: str, server: Server | None) -> bool:
-    return source.startswith("/") and _route(source, server).rstrip("/") == "/data/local-files"
 
 
 def _local_file(source: str, root: Path, max_bytes: int) -> bytes:

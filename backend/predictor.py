@@ -98,14 +98,15 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         """The Label Studio to fetch uploads from: LABEL_STUDIO_URL, else what /setup said.
 
         LABEL_STUDIO_API_KEY is not sent to an address from /setup, which anybody may have called, and a token
-        from /setup to no other address than the one that came with it.
+        from /setup to no other address than the one that came with it. What tasks have below the address of
+        /setup is asked at LABEL_STUDIO_URL.
         """
         settings = self.engine.settings
         url, token = self.hostname.rstrip("/"), self.access_token or None
         if settings.label_studio_url:
             ours = settings.label_studio_url
             named = Target.of(ours).is_at(url)
-            return Server(ours, settings.label_studio_api_key or (token if named else None))
+            return Server(ours, settings.label_studio_api_key or (token if named else None), name=url)
         return Server(url, token, self.caller) if url else None
 
     def _annotate_all(self, tasks: list[Any], config: LabelConfig, deadline: float) -> list[Prediction]:

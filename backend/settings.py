@@ -52,6 +52,17 @@ def _hosts(value: str) -> tuple[tuple[str, int | None], ...]:
     return tuple(hosts)
 
 
+def _label_studio_hosts(value: str) -> tuple[str, ...]:
+    """Addresses without a final slash, with or without scheme, port and path."""
+    entries = tuple(entry.strip().rstrip("/") for entry in value.split(","))
+    form = r"(?i)(https?://)?([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[\w.~/-]*)?"
+    if not all(re.fullmatch(form, entry) for entry in entries):
+        raise ValueError(
+            "addresses with commas between, as in `https://label.example.com, studio:8080, example.com/ls`"
+        )
+    return entries
+
+
 def _folder(value: str) -> Path:
     folder = Path(value)
     # Of "/" every file of the machine would be part.
@@ -293,6 +304,13 @@ class Settings:
         "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.",
         secret=True,
     )
+    label_studio_hosts: tuple[str, ...] = _setting(
+        "VLSAM_LABEL_STUDIO_HOSTS",
+        (),
+        _label_studio_hosts,
+        "Other addresses of the same Label Studio, as in `https://label.example.com, example.com/ls`: what "
+        "tasks have below them is asked at LABEL_STUDIO_URL.",
+    )
     allowed_hosts: tuple[tuple[str, int | None], ...] = _setting(
         "VLSAM_ALLOWED_HOSTS",
         (),
@@ -396,6 +414,8 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together or not at all.")
+        if self.label_studio_hosts and self.label_studio_url is None:
+            raise SettingsError("VLSAM_LABEL_STUDIO_HOSTS is of no use without LABEL_STUDIO_URL.")
         if (self.listing_url is None) != (self.listing_model is None):
             raise SettingsError("VLSAM_LISTING_URL and VLSAM_LISTING_MODEL go together: set both or none.")
         if self.listing_key is not None and self.listing_url is None:

@@ -51,6 +51,18 @@ class Studio:
         project = {"title": title, "label_config": label_config}
         return int(self._json("POST", "/api/projects", json=project)["id"])
 
+    def change_project(self, project: int, **settings: JSON) -> None:
+        self._json("PATCH", f"/api/projects/{project}", json=settings)
+
+    def project(self, project: int) -> dict[str, JSON]:
+        found: dict[str, JSON] = self._json("GET", f"/api/projects/{project}")
+        return found
+
+    def next_task(self, project: int) -> dict[str, JSON]:
+        """What *Label All Tasks* shows first; its `predictions` are those of the project's model_version."""
+        found: dict[str, JSON] = self._json("GET", f"/api/projects/{project}/next")
+        return found
+
     def import_files(self, project: int, paths: Iterable[Path]) -> None:
         """Upload images: one task each, with `data` {"image": "/data/upload/<project>/<8 digits>-<name>"}."""
         # Of several files in a field of one name, only the last becomes a task.

@@ -76,6 +76,11 @@ def add_to(commands: Any) -> None:
         help="into .yolo copies of the images, fetched where they are elsewhere and converted where trainers "
         "would not see what was labelled; without it links to those of this machine",
     )
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="have the project show these predictions, even if it shows another model's, or none",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, as a trial")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", type=_shard, metavar="I/N", help="only part I of N, from 1 to N")

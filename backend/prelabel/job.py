@@ -6,7 +6,7 @@ import heapq
 import json
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +49,7 @@ class Job:
     identity: dict[str, Any]  # what must be the same for a state to be gone on from
     target: Path  # DEST, or for a project a name like one
     importer: project.Importer | None  # where DEST is a project
+    show: Callable[[], Iterator[str]]  # has that project show what it got, and tells about it
 
     @classmethod
     def of(cls, args: argparse.Namespace, settings: Settings, stack: ExitStack) -> "Job":
@@ -84,9 +85,12 @@ class Job:
             source = sources.choose(
                 args.source, settings, image_key=config.image_key, prefix=args.image_prefix
             )
-        importer = None
+        importer, show = None, partial(iter, ())
         if client is not None and wanted is not None:
             importer = project.Importer(client, wanted, version, replace=args.all)
+            show = partial(project.show, client, wanted, version, anyway=args.show)
+        elif args.show:
+            raise sources.SourceError("--show goes with --to labelstudio://N")
         target = Path(f"labelstudio-{wanted}" if wanted is not None else args.to)
         destination: destinations.Destination
         if importer:  # what a project gets is what the list for an import holds
@@ -113,6 +117,7 @@ class Job:
             },
             target=target,
             importer=importer,
+            show=show,
         )
 
     def state(self, shard: tuple[int, int] = (1, 1)) -> State:
@@ -143,6 +148,8 @@ def _run(args: argparse.Namespace, job: Job) -> int:
             finish(job, [state], write_destination=not job.importer)
         else:
             finish(job, [state], write_destination=False)
+        for line in job.show():
+            print(f"vlsam: {line}", file=sys.stderr)
     return 0
 
 

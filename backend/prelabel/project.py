@@ -61,6 +61,52 @@ def label_config(client: LabelStudio, project: int | None) -> str:
     return str(_asking(lambda: client.projects.get(id=project)).label_config)
 
 
+def show(client: LabelStudio, project: int, version: str, *, anyway: bool) -> Iterator[str]:
+    """Have Label Studio show the predictions of a version; yields a line for each thing to tell.
+
+    Label Studio 1.23.2 shows a project's predictions of one version (Project.model_version) in *Label All
+    Tasks*, the score column and uncertainty sampling. It begins empty, which shows none, or as the title of
+    the first backend that was connected, which shows what that backend answers, and no score. Another version
+    is somebody's choice: it is replaced, and predictions that are switched off are switched on, with
+    `anyway` alone. Raises nothing, for the predictions are there already.
+    """
+    where = f"project {project}, Settings, Annotation, Use predictions to prelabel tasks"
+    try:
+        yield from _show(client, project, version, where, anyway=anyway)
+    except (ProjectError, Refused) as error:
+        if "Model version doesn't exist" in str(error):  # as Label Studio calls one without a prediction
+            yield f"project {project} has no predictions of {version} to show"
+        else:
+            yield f"{error}. To see the predictions choose {version} in Label Studio: {where}"
+
+
+def _show(client: LabelStudio, project: int, version: str, where: str, *, anyway: bool) -> Iterator[str]:
+    found = _asking(lambda: client.projects.get(id=project))
+    shown, switched_on = found.model_version or "", found.show_collab_predictions is not False
+    titles = []
+    if shown not in ("", version):
+        titles = [backend.title for backend in _asking(lambda: client.ml.list(project=project))]
+    changes: dict[str, Any] = {}
+    if shown != version and (anyway or shown in ("", *titles)):
+        changes["model_version"] = version
+    if anyway and not switched_on:
+        changes["show_collab_predictions"] = switched_on = True
+    if changes:
+        _asking(lambda: client.projects.update(id=project, **changes))
+        before = f", no longer {'those of backend ' if shown in titles else ''}{shown}" if shown else ""
+        yield f"project {project} shows the predictions of {version} now{before if shown != version else ''}"
+    elif shown != version:
+        yield (
+            f"project {project} shows the predictions of {shown}: those of {version} are not seen in Label "
+            f"All Tasks and the score column. The same command with --show changes that, as does {where}"
+        )
+    if not switched_on:
+        yield (
+            f"project {project} shows annotators no predictions at all. The same command with --show changes "
+            f"that, as does {where}"
+        )
+
+
 class Tasks:
     """The tasks of a project, oldest first, but for those with a prediction of version `without`."""
 

@@ -472,6 +472,20 @@ def test_f14_whose_machine_setup_may_name(
     assert files == [("GET", "/data/upload/1/dog.png", "Token theirs")] * fetched
 
 
+def test_files_below_the_name_from_setup_are_asked_at_label_studio_url(
+    make_engine: Make, predict_body: Body, web: Web
+) -> None:
+    web.serve("/data/upload/1/dog.png", base64.b64decode(data_url().partition(",")[2]))
+    client = create_app(
+        engine=make_engine(label_studio_url=web.url, label_studio_api_key="ours")
+    ).test_client()
+    client.post("/setup", json={"project": "1.1", "hostname": "https://label.example.com/ls/"})
+    body = predict_body("https://label.example.com/ls/data/upload/1/dog.png")
+    (item,) = said(client.post("/predict", json=body))["results"]
+    assert item["result"]
+    assert ("GET", "/data/upload/1/dog.png", "Token ours") in web.seen
+
+
 # Basic auth
 
 

@@ -19,7 +19,7 @@ from backend.engine import Engine
 from backend.fetch import Server
 from backend.images import Images
 from backend.settings import Settings
-from tests.backend.conftest import CONFIG, data_url
+from tests.backend.conftest import CONFIG, data_url, free_port
 from tests.model.endpoint import listing
 
 LEGACY = "e2e0" * 10
@@ -35,6 +35,13 @@ PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 GOOD = CONFIG.replace("<BrushLabels ", '<BrushLabels smart="false" ')
 
 Answer = tuple[int, Any]
+PETS = {"title": "Pets", "label_config": GOOD, "model_version": "v1", "show_collab_predictions": True}
+
+
+def versions(**counts: int) -> Answer:
+    """Of stored predictions, beside a connected backend."""
+    static = [{"model_version": version, "count": count} for version, count in counts.items()]
+    return 200, {"static": static, "live": [{"id": 7, "title": "VL-SAM"}]}
 
 
 def one_task(**data: str) -> Answer:
@@ -42,7 +49,8 @@ def one_task(**data: str) -> Answer:
 
 
 def allowed(url: str) -> Settings:
-    return Settings(label_studio_url=url, allowed_hosts=(("127.0.0.1", None),))
+    """Whose default backend, at PORT, is not running."""
+    return Settings(label_studio_url=url, allowed_hosts=(("127.0.0.1", None),), port=free_port())
 
 
 @dataclass
@@ -100,7 +108,8 @@ def studio() -> Iterator[Studio]:
         studio.answers = {
             "GET /api/version/": (200, {"release": "1.23.2"}),
             "GET /api/current-user/whoami": (200, {"id": 1, "email": "ann@example.com"}),
-            "GET /api/projects/3": (200, {"title": "Pets", "label_config": GOOD}),
+            "GET /api/projects/3": (200, PETS),
+            "GET /api/projects/3/model-versions/": versions(v1=4),
             "GET /api/tasks": (200, {"total": 1, "tasks": [{"id": 5, "data": {"image": data_url()}}]}),
             "GET /api/ml": (200, [backend]),
             "POST /api/ml": (400, {"detail": "Validation error"}),
@@ -116,14 +125,15 @@ def test_all_is_well(studio: Studio) -> None:
     findings = studio.findings()
     assert {finding.status for finding in findings} == {OK}
     assert list(dict.fromkeys(finding.check for finding in findings)) == [
-        "connection", "token", "project", "config", "image", "backend", "server", "model", "trial",
+        "connection", "token", "project", "config", "image", "backend", "predictions", "server", "model",
+        "trial",
     ]  # fmt: skip
     told = "\n".join(map(str, findings))
     for said in (
         "Label Studio 1.23.2 answers", "legacy token is that of ann@example.com", "Project 3 is 'Pets'",
         "Regions go to BrushLabels 'brush', PolygonLabels 'poly'", "2 labels: Cat, Dog",
         "Clicks and boxes come from KeyPointLabels 'kp', RectangleLabels 'rect'", "task 5 is here: 80 x 60",
-        "sends clicks to it", "v1 is loaded", "Task 5 got 2 results",
+        "sends clicks to it", "shows 4 predictions of v1", "v1 is loaded", "Task 5 got 2 results",
     ):  # fmt: skip
         assert said in told
 
@@ -158,6 +168,20 @@ def test_all_is_well(studio: Studio) -> None:
             "image",
             "cannot be reached",
             "by hand",
+        ),
+        (
+            "GET /api/tasks",
+            one_task(image="http://127.0.0.2:8080/ls/data/local-files/?d=x.png"),
+            "image",
+            "is refused",
+            "VLSAM_LABEL_STUDIO_HOSTS",
+        ),
+        (
+            "GET /api/tasks",
+            one_task(image="http://127.0.0.1:9/data/upload/3/x.png"),
+            "image",
+            "cannot be reached",
+            "VLSAM_LABEL_STUDIO_HOSTS",
         ),
         ("GET /api/ml", (200, []), "backend", "No ML backend is connected", "Connect Model"),
         (
@@ -271,6 +295,52 @@ def test_what_works_but_is_often_the_reason(studio: Studio) -> None:
     assert "Task 5 got no regions" in notes
 
 
+@pytest.mark.parametrize(
+    ("version", "stored", "status", "said", "cure"),
+    [
+        ("v1", versions(v1=4, old=2), OK, "shows 4 predictions of v1", ""),
+        ("VL-SAM", versions(), OK, "shows what 'VL-SAM' answers", ""),
+        ("", versions(v1=4, old=2), FAILED, "none of its 6 predictions in Label All Tasks", "choose v1"),
+        (None, versions(old=2), FAILED, "none of its 2 predictions", "choose old"),
+        ("", versions(), NOTE, "asks no backend", "prelabel tasks: VL-SAM"),
+        ("VL-SAM", versions(v1=4), NOTE, "what 'VL-SAM' answers, so the score column is empty", "choose v1"),
+        (
+            "gone",
+            versions(v1=4),
+            FAILED,
+            "predictions of gone, and has none of it; there are v1 (4)",
+            "choose v1",
+        ),
+        ("gone", versions(), FAILED, "predictions of gone, and has none of it.", "choose the model"),
+        ("yolo", versions(yolo=9, v1=4), NOTE, "the 4 of v1 are not seen", "choose v1"),
+        ("yolo", versions(yolo=9), OK, "shows 9 predictions of yolo", ""),
+        ("v1", (404, {}), SKIPPED, "cannot be asked", ""),
+        ("v1", (200, []), SKIPPED, "cannot be asked", ""),
+    ],
+)
+def test_what_hides_predictions(
+    studio: Studio, version: str | None, stored: Answer, status: str, said: str, cure: str
+) -> None:
+    studio.answers["GET /api/projects/3"] = (200, {**PETS, "model_version": version})
+    studio.answers["GET /api/projects/3/model-versions/"] = stored
+    found = [finding for finding in studio.findings() if finding.check == "predictions"]
+    assert [finding.status for finding in found] == [status]
+    assert said in found[0].message
+    assert cure in found[0].cure
+
+
+def test_predictions_that_are_switched_off(studio: Studio) -> None:
+    """Label Studio empties the version where they are switched off."""
+    studio.answers["GET /api/projects/3"] = (
+        200,
+        {**PETS, "model_version": "", "show_collab_predictions": False},
+    )
+    found = [finding for finding in studio.findings() if finding.check == "predictions"]
+    assert [finding.status for finding in found] == [NOTE, FAILED]
+    assert "no predictions at all" in found[0].message
+    assert "turn on Settings, Annotation" in found[0].cure
+
+
 BRUSH = '<BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>'
 CLICK = """<KeyPointLabels name="click" toName="image" smart="true">
   <Label value="Cat"/><Label value="Dog"/>
@@ -372,6 +442,7 @@ def test_the_command(
     studio: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    monkeypatch.setenv("PORT", str(free_port()))
     command = ["doctor", "--label-studio-url", studio.url, "--project", "3"]
     assert main(command) == 0
     assert "ok       image       The image of task 5" in capsys.readouterr().out

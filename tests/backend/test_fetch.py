@@ -210,6 +210,35 @@ def test_f16_a_token_goes_to_files_alone(web: Web, fetcher: Fetcher, path: str) 
     assert {token for _, seen, token in web.seen if seen != "/data/x.png"} == {None}
 
 
+@pytest.fixture
+def tls(make_web: MakeWeb, certificate: Path) -> Web:
+    """A server that speaks https, with a certificate for dog.example."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return make_web(context)
+
+
+@pytest.mark.parametrize("ours", ["https", "http"])
+def test_f16_no_token_goes_to_the_same_host_and_port_with_another_scheme(
+    web: Web, tls: Web, certificate: Path, ours: str
+) -> None:
+    """Both answer for dog.example:8080, as after a change of the network between us and there."""
+    port = {"https": tls.port, "http": web.port}
+    answering = {"http": web, "https": tls}
+    for server in (web, tls):
+        server.serve(PATH, FILE)
+    settings = Settings(
+        image_timeout=5, allowed_hosts=(("dog.example", None),), ca_bundle=certificate / "cert.pem"
+    )
+    fetcher = Fetcher(settings, resolve=names(dog="127.0.0.1"))
+    for scheme in ("https", "http"):
+        # The port of the address is the one that is asked, and the one of Label Studio's address.
+        address = f"dog.example:{port[scheme]}"
+        assert fetcher.fetch(f"{scheme}://{address}{PATH}", Server(f"{ours}://{address}", "secret")) == FILE
+        ((_, _, token),) = answering[scheme].seen
+        assert token == ("Token secret" if scheme == ours else None)
+
+
 def test_f16_the_scheme_and_port_of_a_token_count() -> None:
     studio = "http://studio.example"
     assert Target.of("http://Studio.Example:80/data/x").is_at(studio)
@@ -230,6 +259,135 @@ def test_f16_passwords_of_netrc_stay_here(
 
 def test_f16_a_server_shows_no_token() -> None:
     assert "sesame" not in repr(Server("http://studio", "sesame"))
+
+
+# Other names of the same Label Studio
+
+
+LOCAL = "/data/local-files/?d=pets/dog.png"
+
+
+@pytest.mark.parametrize("at", ["", "/ls"])
+@pytest.mark.parametrize("path", [PATH, LOCAL, "/storage-data/uploaded/?filepath=upload/2/x.jpg"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "", "/ls", "http://localhost:8080", "https://label.example.com/ls", "https://Label.Example.com:443/ls",
+        "http://label.example.com./ls", "http://studio", "https://studio:8443", "https://xn--dg-fka.example",
+        "https://dög.example",
+    ],
+)  # fmt: skip
+def test_files_below_another_name_are_asked_at_label_studio_url(
+    web: Web, at: str, path: str, before: str
+) -> None:
+    """By each of its names it may be below a path or not, whatever LABEL_STUDIO_URL has."""
+    web.serve(at + path.partition("?")[0], FILE)
+    settings = Settings(
+        label_studio_url=web.url + at,
+        label_studio_hosts=(
+            "https://label.example.com/ls",
+            "http://label.example.com/ls",
+            "studio",
+            "dög.example",
+        ),
+    )
+    server = Server(web.url + at, "secret", name="http://localhost:8080")
+    assert Fetcher(settings).fetch(before + path, server) == FILE
+    assert web.seen == [("GET", at + path, "Token secret")]
+
+
+def test_a_name_without_the_path_that_label_studio_url_has(web: Web) -> None:
+    """The proxy before it and Label Studio itself know it below /ls, and the setting says the host alone."""
+    web.serve("/ls" + PATH, FILE)
+    settings = Settings(label_studio_url=web.url + "/ls", label_studio_hosts=("label.example.com",))
+    fetcher, server = Fetcher(settings), Server(web.url + "/ls", "secret")
+    for path in ("/ls" + PATH, PATH):
+        assert fetcher.fetch("https://label.example.com" + path, server) == FILE
+    assert [path for _, path, _ in web.seen] == ["/ls" + PATH] * 2
+
+
+def test_local_files_below_another_name_are_read_from_the_root(web: Web, root: Path) -> None:
+    settings = Settings(
+        label_studio_url=web.url, label_studio_hosts=("https://label.example.com/ls",), local_files_root=root
+    )
+    fetcher, server = Fetcher(settings), Server(web.url, name="http://localhost:8080")
+    for before in ("https://label.example.com/ls", "/ls", "http://localhost:8080", web.url):
+        assert fetcher.fetch(f"{before}/data/local-files/?d=pets/my%20dog.png", server) == FILE
+        with pytest.raises(Refused, match="outside LOCAL_FILES_DOCUMENT_ROOT"):
+            fetcher.fetch(f"{before}/data/local-files/?d=../secret.png", server)
+    assert web.seen == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://label.example.com/ls/api/users",  # no file
+        "https://label.example.com/ls/data",
+        "https://label.example.com/ls/data/../api/users",
+        "https://label.example.com/ls/data/%2e%2e/api/users",
+        "https://label.example.com/ls/data/%2E%2e%2fapi/users",
+        "https://label.example.com/ls/../data/upload/x.png",
+        "https://label.example.com/ls/ls/data/upload/x.png",
+        "https://label.example.com/lsx/data/upload/x.png",
+        "https://label.example.com/data/upload/x.png",  # not below /ls
+        "https://label.example.com//data/upload/x.png",
+        "http://label.example.com/ls/data/upload/x.png",  # another scheme
+        "http://label.example.com:443/ls/data/upload/x.png",
+        "https://label.example.com:8443/ls/data/upload/x.png",  # another port
+        "https://label.example.com.evil.example/ls/data/upload/x.png",
+        "https://evil-label.example.com/ls/data/upload/x.png",
+        "https://label.example.com@evil.example/ls/data/upload/x.png",
+        "https://evil.example/?https://label.example.com/ls/data/upload/x.png",
+        "https://evil.example/#@label.example.com/ls/data/upload/x.png",
+        "https://evil.example\\@label.example.com/ls/data/upload/x.png",
+        "//label.example.com/ls/data/upload/x.png",
+        "/lsx/data/upload/x.png",
+        "/ls/ls/data/upload/x.png",
+        "/ls/data/../api/users",
+    ],
+)
+def test_f16_what_is_not_a_file_below_another_name_does_not_get_the_token(
+    web: Web, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """It is asked where it says, as any address, or refused."""
+    create, asked = socket.create_connection, []
+
+    def connect(address: tuple[str, int], **more: Any) -> socket.socket:
+        asked.append(address[0])
+        if address[0] == "127.0.0.1":
+            return create(address, **more)
+        raise ConnectionRefusedError
+
+    def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        found = "127.0.0.1" if host == "127.0.0.1" else "8.8.8.8"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, port))]
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    settings = Settings(label_studio_url=web.url, label_studio_hosts=("https://label.example.com/ls",))
+    with pytest.raises((Unreachable, Refused)):
+        Fetcher(settings, resolve=resolve).fetch(
+            source, Server(web.url, "secret", name="http://localhost:8080")
+        )
+    assert set(asked) <= {"8.8.8.8"}
+    assert web.seen == []
+
+
+def test_f14_a_name_from_setup_counts_for_label_studio_url_alone(make_web: MakeWeb) -> None:
+    """Without LABEL_STUDIO_URL nothing that /setup says sends a request for one host to another."""
+    named, other = make_web(), make_web()
+    named.serve(PATH, FILE)
+    other.serve(PATH, FILE)
+    fetcher = Fetcher(Settings(allowed_hosts=LOOPBACK))
+    assert fetcher.fetch(other.url + PATH, Server(named.url, "secret", name=other.url)) == FILE
+    assert named.seen == []
+    assert other.seen == [("GET", PATH, None)]
+
+
+@pytest.mark.parametrize("name", ["", "garbage", "http://", "http://[", "ftp://x", "http://me@x", "x" * 5000])
+def test_names_from_setup_that_are_none(web: Web, name: str) -> None:
+    web.serve(PATH, FILE)
+    fetcher = Fetcher(Settings(label_studio_url=web.url))
+    assert fetcher.fetch(PATH, Server(web.url, name=name)) == FILE
 
 
 # Cloud storage

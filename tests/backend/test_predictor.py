@@ -833,6 +833,7 @@ def test_f16_the_settings_go_before_what_setup_said(make_engine: Make) -> None:
     server = backend(engine, hostname="http://localhost:8080", access_token="theirs").server
     assert server is not None
     assert (server.url, server.token) == ("http://studio:8080", "ours")
+    assert server.name == "http://localhost:8080"  # by which tasks may know it
 
 
 def test_f16_a_token_from_setup_goes_to_the_address_that_came_with_it_alone(make_engine: Make) -> None:

@@ -36,6 +36,21 @@ def test_allowed_hosts() -> None:
     )
 
 
+def test_other_addresses_of_label_studio() -> None:
+    settings = Settings.from_env(
+        {
+            "LABEL_STUDIO_URL": "http://studio:8080",
+            "VLSAM_LABEL_STUDIO_HOSTS": "https://label.example.com/, studio:8080,example.com/ls/, [::1]:80",
+        }
+    )
+    assert settings.label_studio_hosts == (
+        "https://label.example.com",
+        "studio:8080",
+        "example.com/ls",
+        "[::1]:80",
+    )
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert Settings.from_env({"LABEL_STUDIO_URL": "", "PORT": " "}) == Settings()
 
@@ -50,6 +65,10 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("LABEL_STUDIO_URL", "http://me:sesame@studio", "without a user"),
         ("VLSAM_ALLOWED_HOSTS", "http://minio", "names or addresses of hosts with commas"),
         ("VLSAM_ALLOWED_HOSTS", "minio,", "names or addresses of hosts with commas"),
+        ("VLSAM_LABEL_STUDIO_HOSTS", "https://me:sesame@label.example.com", "addresses with commas between"),
+        ("VLSAM_LABEL_STUDIO_HOSTS", "studio,", "addresses with commas between"),
+        ("VLSAM_LABEL_STUDIO_HOSTS", "ftp://studio", "addresses with commas between"),
+        ("VLSAM_LABEL_STUDIO_HOSTS", "studio", "of no use without LABEL_STUDIO_URL"),
         ("LOCAL_FILES_DOCUMENT_ROOT", "/", "and not /"),
         ("LOCAL_FILES_DOCUMENT_ROOT", "/nowhere/at/all", "a folder that exists"),
         ("LOCAL_FILES_DOCUMENT_ROOT", ".", "the absolute path"),

@@ -47,12 +47,14 @@ def test_a_good_project(ask: Ask, project: Project, studio: Studio, servers: Ser
     status, found = ask(project.id)
     assert (status, failed(found)) == (0, [])
     assert list(found) == [
-        "connection", "token", "project", "config", "image", "backend", "server", "model", "trial",
+        "connection", "token", "project", "config", "image", "backend", "predictions", "server", "model",
+        "trial",
     ]  # fmt: skip
     assert "Label Studio 1.23.2" in found["connection"][0]["message"]
     assert "320 x 280" in found["image"][0]["message"]
     assert servers.backend.url in found["backend"][0]["message"]
     assert "nothing of photographs" in found["model"][-1]["message"]
+    assert "shows what 'VL-SAM' answers" in found["predictions"][0]["message"]
     # It changed nothing: also its trial prediction is not stored.
     assert studio.predictions(project.id) == []
     assert len(studio.backends(project.id)) == 1
@@ -95,6 +97,24 @@ def test_clicks_that_are_not_sent(ask: Ask, studio: Studio, servers: Servers) ->
     studio.connect_backend(project, servers.backend.url, interactive=False)
     _, found = ask(project)
     assert "does not send clicks" in found["backend"][0]["message"]
+
+
+def test_predictions_that_nobody_sees(ask: Ask, studio: Studio) -> None:
+    project = studio.create_project("Doctor: predictions", label_config(NAMES))
+    studio.import_tasks(project, [{"image": "http://127.0.0.1:9/photo.jpg"}])
+    (task,) = studio.tasks(project)
+    studio.add_prediction(task["id"], [], "v1")
+    (found,) = ask(project)[1]["predictions"]
+    assert (found["status"], found["message"][:34]) == ("failed", "The project shows none of its 1 pr")
+    studio.change_project(project, model_version="v1")
+    (found,) = ask(project)[1]["predictions"]
+    assert (found["status"], found["message"]) == ("ok", "The project shows 1 predictions of v1.")
+    studio.delete_predictions(project)
+    (found,) = ask(project)[1]["predictions"]
+    assert "predictions of v1, and has none of it." in found["message"]
+    studio.change_project(project, show_collab_predictions=False)
+    found, _ = ask(project)[1]["predictions"]
+    assert "no predictions at all" in found["message"]
 
 
 @pytest.fixture

@@ -66,6 +66,34 @@ def test_each_task_gets_one_prediction_however_often_it_is_asked_for(
     assert by_task(studio, project) == first
 
 
+def test_label_all_tasks_and_the_score_column_show_them(
+    studio: Studio, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert studio.project(project.id)["model_version"] == "VL-SAM"  # the connected backend's title
+    assert prelabel(project, f"labelstudio://{project.id}") == 0
+    version = studio.project(project.id)["model_version"]
+    assert (
+        f"shows the predictions of {version} now, no longer those of backend VL-SAM"
+        in capsys.readouterr().err
+    )
+    assert {p["model_version"] for p in studio.predictions(project.id)} == {version}
+    (shown,) = studio.next_task(project.id)["predictions"]
+    assert shown["model_version"] == version
+    scores = [task["predictions_score"] for task in studio.tasks(project.id)]
+    assert len(scores) == SCENES
+    assert all(isinstance(score, float) for score in scores)
+    # Another model's are somebody's choice.
+    studio.add_prediction(project.tasks[0], [], "another")
+    studio.change_project(project.id, model_version="another")
+    assert prelabel(project, f"labelstudio://{project.id}") == 0
+    assert studio.project(project.id)["model_version"] == "another"
+    assert "shows the predictions of another" in capsys.readouterr().err
+    studio.change_project(project.id, show_collab_predictions=False)
+    assert prelabel(project, f"labelstudio://{project.id}", "--show") == 0
+    assert studio.project(project.id)["model_version"] == version
+    assert len(studio.next_task(project.id)["predictions"]) == 1
+
+
 def test_all_replaces_what_is_there_and_equals_the_server(studio: Studio, project: Project) -> None:
     studio.retrieve_predictions(project.id)
     server = by_task(studio, project)

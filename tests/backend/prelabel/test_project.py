@@ -28,6 +28,9 @@ class Studio:
         self.answers: list[int] = []
         self.gone: set[int] = set()
         self.files: dict[str, bytes] = {}  # by address; asked for with the token alone
+        self.project: dict[str, Any] = {"id": 7, "label_config": CONFIG, "model_version": ""}
+        self.backends: list[dict[str, Any]] = []
+        self.may_change = 200  # the status for a change of the project
         self.imports = 0
         self.ids = count(1)
 
@@ -42,7 +45,18 @@ class Studio:
             return {"tasks": left[(page - 1) * size : page * size], "total": len(left)}
         if path == "/api/predictions/":
             return [p for p in self.predictions if p["task"] == int(query["task"][0])]
-        return {"id": 7, "label_config": CONFIG}
+        return self.backends if path == "/api/ml/" else self.project
+
+    def change(self, fields: dict[str, Any]) -> tuple[int, Any]:
+        """As measured with Label Studio 1.23.2."""
+        if self.may_change != 200:
+            return self.may_change, {"detail": "You do not have permission to perform this action."}
+        versions = {p["model_version"] for p in self.predictions} | {b["title"] for b in self.backends}
+        if fields.get("model_version", "") not in {"", self.project["model_version"], *versions}:
+            said = "Model version doesn't exist either as live model or as static predictions."
+            return 400, {"detail": "Validation error", "validation_errors": {"model_version": [said]}}
+        self.project.update(fields)
+        return 200, self.project
 
     def take(self, predictions: list[dict[str, Any]]) -> int:
         """The status for an import."""
@@ -72,6 +86,11 @@ def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.path == "/api/projects/7/import/predictions"
             self._answer(fake.take(body), {"created": len(body)})
+
+        def do_PATCH(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/api/projects/7/"
+            self._answer(*fake.change(body))
 
         def do_DELETE(self) -> None:
             number = int(self.path.strip("/").rpartition("/")[2])
@@ -216,3 +235,94 @@ def test_a_project_as_destination_takes_no_files(
     for option in ("--copy-images", "--coco-polygons"):
         assert prelabel(*ARGUMENTS, option) == 2
         assert "go with files, not with a project" in capsys.readouterr().err
+
+
+def shown(studio: Studio, capsys: pytest.CaptureFixture[str]) -> tuple[str, list[str]]:
+    """The version that the project shows, and what was said about it."""
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vlsam: project 7")]
+    return studio.project["model_version"], told
+
+
+@pytest.mark.parametrize("before", ["", None, "VL-SAM"])
+def test_the_project_shows_the_predictions_where_it_showed_none_or_a_backends(
+    studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str], before: str | None
+) -> None:
+    studio.project["model_version"] = before
+    studio.backends = [{"id": 1, "title": "Another"}, {"id": 2, "title": "VL-SAM"}]
+    assert prelabel(*ARGUMENTS) == 0
+    version = studio.predictions[0]["model_version"]
+    after, told = shown(studio, capsys)
+    assert after == version
+    assert told == [
+        f"vlsam: project 7 shows the predictions of {version} now"
+        + (", no longer those of backend VL-SAM" if before else "")
+    ]
+    # Once more there is nothing to tell.
+    assert prelabel(*ARGUMENTS) == 0
+    assert shown(studio, capsys) == (version, [])
+
+
+def test_what_a_stopped_run_could_not_set_the_next_one_sets(studio: Studio, prelabel: Run) -> None:
+    assert prelabel(*ARGUMENTS) == 0
+    studio.project["model_version"] = ""
+    assert prelabel(*ARGUMENTS) == 0
+    assert studio.project["model_version"] == studio.predictions[0]["model_version"]
+
+
+def test_another_models_predictions_stay_shown_unless_show_is_given(
+    studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio.project["model_version"] = "yolo-11"
+    studio.predictions = [{"id": -1, "task": 1, "model_version": "yolo-11", "result": [], "project": 7}]
+    studio.backends = [{"id": 1, "title": "VL-SAM"}]
+    assert prelabel(*ARGUMENTS) == 0
+    after, (told,) = shown(studio, capsys)
+    assert after == "yolo-11"
+    assert "shows the predictions of yolo-11" in told
+    assert "--show" in told
+    assert "Use predictions to prelabel tasks" in told
+    assert prelabel(*ARGUMENTS, "--show") == 0  # nothing is annotated anew
+    after, (told,) = shown(studio, capsys)
+    assert after == studio.predictions[-1]["model_version"] != "yolo-11"
+    assert told.endswith("now, no longer yolo-11")
+
+
+def test_predictions_that_are_switched_off_are_told_and_switched_on_by_show(
+    studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio.project["show_collab_predictions"] = False
+    assert prelabel(*ARGUMENTS) == 0
+    after, (_, told) = shown(studio, capsys)
+    assert after == studio.predictions[0]["model_version"]  # the score column shows it all the same
+    assert "shows annotators no predictions at all" in told
+    assert prelabel(*ARGUMENTS, "--show") == 0
+    assert studio.project["show_collab_predictions"] is True
+    assert len(shown(studio, capsys)[1]) == 1
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_a_project_that_may_not_be_changed_ends_no_run(
+    studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    studio.may_change = status
+    assert prelabel(*ARGUMENTS) == 0
+    said = capsys.readouterr().err
+    assert f"HTTP {status}" in said
+    assert f"choose {studio.predictions[0]['model_version']} in Label Studio: project 7, Settings" in said
+
+
+def test_a_run_without_predictions_changes_nothing(
+    studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio.data = {1: {"image": "/nowhere.png"}}
+    prelabel(*ARGUMENTS)
+    after, (told,) = shown(studio, capsys)
+    assert after == ""
+    assert "has no predictions of" in told
+
+
+def test_only_projects_show_predictions(
+    studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prelabel("labelstudio://7", "--to", "out.json", "--show") == 2
+    assert "--show goes with --to labelstudio://N" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from backend.predictor import alike, unnamed_terms, vocabulary
 from backend.prelabel import report
 from backend.prelabel.destinations import Destination, Found
 from backend.prelabel.sources import Item
-from backend.prelabel.state import REDUCED, Row
+from backend.prelabel.state import REDUCED, Row, Unchanged
 from backend.settings import Settings
 from model.looks import Said
 from model.oom import with_less
@@ -40,8 +40,13 @@ class Annotator:
         return VLSAM.load(self.profile, self.settings.device, self.settings.options(), self.version)
 
     def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, Asked]:
-        """An item's image, and what an endpoint that lists says of it: no model waits for either."""
+        """An item's image, and what an endpoint that lists says of it: no model waits for either.
+
+        Raises Unchanged where there are results of the very same pixels.
+        """
         image = load(item)
+        if item.content and item.content == results.image_hash(image):
+            raise Unchanged
         words = vocabulary(self.config.of(item.data), self.settings)
         return image, ask_ahead(image, self.settings.options(), words)
 

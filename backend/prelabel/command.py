@@ -1,6 +1,7 @@
 """The command `vlsam prelabel`: what it takes. What it does is in job.py."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from model.profiles import PROFILES
 
 ABOUT = """\
 Finds, names and masks the objects of all images of a project, a folder or a list. It can be killed at any
-time: the same command goes on where it was, and tries again what failed. Images that fail are listed with
-the reason, and stop nothing.
+time: the same command goes on where it was, and tries again what failed and what was replaced since. Images
+that fail are listed with the reason, and stop nothing; so is whatever is left out.
 
 SOURCE                            DEST, by its ending
   photos/           a folder        out.json          tasks with predictions, to import into Label Studio
@@ -23,11 +24,21 @@ have a column `id`; its other columns go into the task. A project is one of LABE
 LABEL_STUDIO_API_KEY, by its number; its own labeling config is used. Without any config each term that the
 model says is a label, and a labeling config with all of them is written with the results.
 
+Folders are read with all folders in them, also linked ones, each once. A parquet file may hold the images
+themselves, as bytes or as Hugging Face's {"bytes", "path"}. What you type may be on any file system that
+fsspec knows; the addresses in a list are files by their path, http(s), data, s3, gs or az, and no others.
+
 Beside DEST lies DEST.state: what is done (rows.jsonl), the summary, and sheet.html with samples to look at
 before you import anything.
 """
 
 EXAMPLES = """\
+exit status:
+  0    done; single images may have failed
+  1    every image failed, or more than --max-failures
+  2    nothing was done, or the run had to end: an argument, a setting, SOURCE, DEST, Label Studio
+  130  stopped by Ctrl-C
+
 examples:
   vlsam prelabel photos/ --to out.json                         then import out.json into Label Studio
   vlsam prelabel photos/ --to out.json --image-prefix '/data/local-files/?d=photos/'
@@ -62,7 +73,15 @@ def add_to(commands: Any) -> None:
         help="what Label Studio finds the images under: stands in DEST in place of the folder or URI",
     )
     parser.add_argument(
-        "--all", action="store_true", help="of a project also the tasks that this model has labelled already"
+        "--all",
+        action="store_true",
+        help="into a project also the tasks that this model has labelled already, in place of what is there",
+    )
+    parser.add_argument(
+        "--max-failures",
+        type=_failures,
+        metavar="N|N%",
+        help="exit with 1 when more images failed; the run goes on to its end (default: when all failed)",
     )
     parser.add_argument(
         "--coco-polygons",
@@ -115,6 +134,14 @@ def _prelabel(args: argparse.Namespace) -> int:
     if args.workers is not None and (args.workers < 1 or not args.ray):
         raise ValueError("--workers must be 1 or more, and goes with --ray")
     return main(args)
+
+
+def _failures(text: str) -> tuple[float, bool]:
+    """A number, and whether it is a share in percent."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)%|(\d{1,12})", text, re.ASCII)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 20 or 5%%")
+    return float(found[1] or found[2]), found[1] is not None
 
 
 def _shard(text: str) -> tuple[int, int]:

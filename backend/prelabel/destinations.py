@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol
 from pycocotools import mask as coco
 from tqdm import tqdm
 
-from backend import results, shapes
+from backend import folders, results, shapes
 from backend.labels import LabelConfig
 from backend.predictor import annotation, label_of, prediction
 from backend.prelabel.copies import Copies, link
@@ -159,7 +159,7 @@ class Coco(_Detections):
                 if row["status"] == DONE:
                     image = {"id": place, "file_name": next(called)}
                     if item.address[:5].lower() != "data:":  # which is the image itself
-                        image["coco_url"] = item.address
+                        image["coco_url"] = folders.text(item.address)
                     yield {**image, "width": row["width"], "height": row["height"]}
 
         def annotations() -> Iterator[Any]:
@@ -305,7 +305,11 @@ class Parquet(_Detections):
             with parquet.ParquetWriter(file, schema) as writer:
                 for item, row in rows():
                     kept = {name: row.get(name) for name in ("width", "height", "detections")}
-                    about = {"key": item.key, "image": item.address, "data": json.dumps(item.data)}
+                    about = {
+                        "key": item.key,
+                        "image": folders.text(item.address),
+                        "data": json.dumps(item.data),
+                    }
                     batch.append(
                         {**about, **kept, "error": row.get("reason"), "model_version": self._version}
                     )

@@ -20,7 +20,7 @@ from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item, Source
-from backend.prelabel.state import Row, State, StateError, state_of, write
+from backend.prelabel.state import SAME, Row, State, StateError, state_of, write
 from backend.settings import Settings
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
@@ -79,7 +79,12 @@ class Job:
                     "--image-prefix goes with a folder or URIs; tasks have their addresses"
                 )
             source = project.Tasks(
-                client, given, settings, config.image_key, without=None if args.all else version
+                client,
+                given,
+                settings,
+                config.image_key,
+                # What is there already is skipped where it would be doubled: a file gets all tasks.
+                without=None if args.all or wanted is None else version,
             )
         else:
             source = sources.choose(
@@ -133,8 +138,14 @@ def _run(args: argparse.Namespace, job: Job) -> int:
         raise StateError(f"{job.target} is there already; move it, or overwrite it with --restart")
     with state.open({**job.identity, "shard": f"{shard[0]}/{shard[1]}"}, restart=args.restart):
         total, done, sampled = state.plan(
-            job.source.items(), shard=shard, limit=args.limit, samples=report.SAMPLES
+            job.source.items(),
+            shard=shard,
+            limit=args.limit,
+            samples=report.SAMPLES,
+            skipped=job.source.skipped,
         )
+        if done:
+            print(f"vlsam: {done} of {total} images are done already", file=sys.stderr)
         if done < total:
             if job.annotator.profile.demo:
                 print(
@@ -144,12 +155,27 @@ def _run(args: argparse.Namespace, job: Job) -> int:
                 label(job, state, workers, total=total, done=done, sampled=sampled)
         if job.importer:
             job.importer.finish(state)
-        if shard == (1, 1):
-            finish(job, [state], write_destination=not job.importer)
-        else:
-            finish(job, [state], write_destination=False)
+        summary = finish(job, [state], write_destination=shard == (1, 1) and not job.importer)
         for line in job.show():
             print(f"vlsam: {line}", file=sys.stderr)
+    return _status(summary, args.max_failures)
+
+
+def _status(summary: report.Summary, allowed: tuple[float, bool] | None) -> int:
+    """1 where all images failed, or more than are allowed: so many, or such a share in percent."""
+    failed, images = summary.failed, summary.images
+    if failed and failed == images:
+        print("vlsam: every image failed", file=sys.stderr)
+        return 1
+    if allowed is not None:
+        most, is_share = allowed
+        if failed > (most * images / 100 if is_share else most):
+            limit = f"{most:g}%" if is_share else f"{most:g}"
+            print(
+                f"vlsam: {failed} of {images} images failed, more than --max-failures {limit}",
+                file=sys.stderr,
+            )
+            return 1
     return 0
 
 
@@ -167,7 +193,11 @@ def label(
         def save(item: Item, row: Row) -> None:
             if picture := row.pop(PICTURE, None):
                 write(state.sample(item.key), lambda file: file.write(base64.b64decode(picture)))
-            state.save(row)
+            if row["status"] == SAME:
+                state.renew(item)
+                bar.update()
+                return
+            state.save({**row, "stamp": item.stamp})
             if job.importer:
                 job.importer.add(item, row, state)
             bar.update()
@@ -186,14 +216,15 @@ def label(
             )
 
 
-def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> None:
+def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> report.Summary:
     """Write DEST, the summary, the sheet and, without a config, one with all labels."""
 
     def rows() -> Iterator[tuple[Item, Row]]:
         merged = heapq.merge(*(state.rows() for state in states), key=lambda each: each[0])
         return ((item, row) for _, item, row in merged)
 
-    summary = report.Summary.of(rows())
+    # Each shard lists the whole source, and leaves out the same.
+    summary = report.Summary.of(rows(), states[0].skipped)
     folder = job.state().folder if len(states) > 1 else states[0].folder
     folder.mkdir(parents=True, exist_ok=True)
     is_open = any(control.open for control in job.annotator.config.predicted)
@@ -212,6 +243,7 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Non
         print(f"a labeling config with these labels: {folder / LABELS}", file=sys.stderr)
     if write_destination:
         print(f"written: {job.target}", file=sys.stderr)
+    return summary
 
 
 def _samples(states: Iterable[State]) -> Iterator[tuple[str, Path]]:
@@ -243,8 +275,8 @@ def _merge(args: argparse.Namespace, job: Job) -> int:
             stack.enter_context(state.open({**job.identity, "shard": f"{number}/{count}"}))
         if open_ones := [state.folder.name for state in states if not state.complete]:
             raise StateError(f"these shards are not done yet: {', '.join(open_ones[:5])}")
-        finish(job, states, write_destination=True)
-    return 0
+        summary = finish(job, states, write_destination=True)
+    return _status(summary, args.max_failures)
 
 
 def _save(path: Path, text: str) -> None:

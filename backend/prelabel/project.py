@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ from label_studio_sdk.core.api_error import ApiError
 from backend.fetch import Server
 from backend.images import Images
 from backend.prelabel.naming import image_name
-from backend.prelabel.sources import Item, SourceError
+from backend.prelabel.sources import Item, SourceError, stamp
 from backend.prelabel.state import DONE, FAILED, Row, State
 from backend.settings import Settings
 from model.types import Image
@@ -114,6 +115,7 @@ class Tasks:
         self, client: LabelStudio, project: int, settings: Settings, image_key: str, *, without: str | None
     ) -> None:
         self.loader = TaskImages(settings)
+        self.skipped: Counter[str] = Counter()
         self._client, self._project, self._image_key = client, project, image_key
         self._query: dict[str, Any] = {"ordering": ["tasks:id"]}
         if without is not None:
@@ -126,7 +128,7 @@ class Tasks:
             self._query["filters"] = {"conjunction": "and", "items": [having]}
 
     def items(self) -> Iterator[Item]:
-        page = 1
+        page, listed = 1, 0
         while page:
             # The SDK's own pager tries nothing again, and a list may be long.
             found = _asking(partial(self._page, page))
@@ -135,8 +137,13 @@ class Tasks:
                 address = source if isinstance(source, str) else ""
                 key = str(task.id)
                 name = image_name(address, local=False) or key
-                yield Item(key, address, dict(task.data), int(task.id), name)
+                yield Item(key, address, dict(task.data), int(task.id), name, stamp=stamp(address))
+            listed += len(found)
             page = page + 1 if len(found) == PAGE else 0
+        if "filters" in self._query:
+            everything = _asking(lambda: self._client.projects.get(id=self._project)).task_number or 0
+            if everything > listed:
+                self.skipped["labelled by this model already (--all replaces)"] = everything - listed
 
     def _page(self, page: int) -> list[Any]:
         try:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -19,6 +19,7 @@ from model.types import Detection, Image
 
 SAMPLES = 60
 SIDE = 480  # pixels of a sample's longer side
+FEW = 8  # reasons that are printed
 SHOWN = 100  # failures and terms on the page
 
 
@@ -38,10 +39,11 @@ class Summary:
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)  # the first ones
     files: Counter[str] = field(default_factory=Counter)  # what became of images' files, beside DEST's labels
+    skipped: Counter[str] = field(default_factory=Counter)  # by reason; none of the images above
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[Item, Row]]) -> "Summary":
-        summary = cls()
+    def of(cls, rows: Iterable[tuple[Item, Row]], skipped: Mapping[str, int] | None = None) -> "Summary":
+        summary = cls(skipped=Counter(skipped))
         for item, row in rows:
             summary.add(item, row)
         return summary
@@ -80,6 +82,7 @@ class Summary:
             "scores": {f"{low / 10:.1f}": count for low, count in enumerate(self.scores)},
             "failures": dict(self.reasons.most_common(SHOWN)),
             "image_files": dict(self.files.most_common(SHOWN)),
+            "skipped": dict(self.skipped.most_common()),
         }
 
     def as_text(self) -> str:
@@ -97,7 +100,10 @@ class Summary:
             lines.append(f"terms without a label: {_top(self.dropped)}")
         if self.regions:
             lines.append("scores: " + "  ".join(f"{i / 10:.1f} {n}" for i, n in enumerate(self.scores) if n))
-        lines += [f"failed: {count} x {reason}" for reason, count in self.reasons.most_common(5)]
+        for what, counts in (("failed", self.reasons), ("skipped", self.skipped)):
+            lines += [f"{what}: {count} x {_plain(reason)}" for reason, count in counts.most_common(FEW)]
+            if len(counts) > FEW:
+                lines.append(f"{what}: {sum(counts.values())} in all, for {len(counts)} reasons")
         lines += [f"images {came}: {count}" for came, count in self.files.most_common(8)]
         return "\n".join(lines)
 
@@ -124,6 +130,7 @@ def page(title: str, summary: Summary, samples: Iterable[tuple[str, Path]]) -> s
         for low, n in enumerate(summary.scores)
     )
     tables = _table("Labels", summary.labels) + _table("Terms without a label", summary.dropped)
+    tables += _table("Skipped", summary.skipped)
     failures = "".join(f"<li>{escape(_clip(key))}: {escape(reason)}</li>" for key, reason in summary.failures)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>
@@ -152,10 +159,13 @@ def label_config(labels: Counter[str]) -> str:
 
 
 def _top(counts: Counter[str], most: int = 15) -> str:
-    plain = {"".join(c if c.isprintable() else "?" for c in name): n for name, n in counts.most_common(most)}
-    shown = ", ".join(f"{name} {count}" for name, count in plain.items())
+    shown = ", ".join(f"{_plain(name)} {count}" for name, count in counts.most_common(most))
     more = len(counts) - most
     return (shown or "none") + (f" and {more} more" if more > 0 else "")
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _table(title: str, counts: Counter[str]) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from backend import heap
 from backend.fetch import ImageError
 from backend.prelabel.sources import Item
-from backend.prelabel.state import DONE, FAILED, Row
+from backend.prelabel.state import DONE, FAILED, SAME, Row, Unchanged
 from model.oom import out_of_memory
 from model.types import Image, VLSAMError
 
@@ -35,8 +35,8 @@ def run(
 
     `load`, in threads of its own, gives an image and whatever else comes from afar, which `annotate` gets,
     too. That runs in the caller's thread, and `describe` makes a row of what it gives in another. Whatever
-    goes wrong with an image becomes its row, of status "failed" with a reason. Raises only what `items` and
-    `save` raise.
+    goes wrong with an image becomes its row, of status "failed" with a reason; where `load` raises Unchanged,
+    its row has the status "same" and nothing else. Raises only what `items` and `save` raise.
     """
     heap.share()
     with (
@@ -50,6 +50,8 @@ def run(
                 try:
                     image, asked = fetched.result()
                     found = annotate(item, image, asked)
+                except Unchanged:
+                    behind.append(encoder.submit(save, item, {"key": item.key, "status": SAME}))
                 except Exception as error:
                     row = failed(item, error)
                     behind.append(encoder.submit(save, item, row))

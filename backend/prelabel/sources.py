@@ -1,34 +1,41 @@
-"""Where the images of `vlsam prelabel` come from: folders, URIs, manifests. Label Studio is in project.py."""
+"""Where the images of `vlsam prelabel` come from: folders, URIs, manifests. Label Studio is in project.py.
 
-import csv
+What people type names any file system that fsspec knows. The addresses in a manifest are hostile: they lead
+to files by their path, to http(s) and data addresses by way of backend/fetch.py, and to cloud storages.
+"""
+
 import hashlib
-import importlib
 import json
 import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
 import fsspec
 
-from backend.fetch import ImageError, Server
+from backend import folders
+from backend.fetch import ImageError, Refused, Server, shown
+from backend.folders import IMAGES, Listing, text
 from backend.images import Images, decode
+from backend.prelabel import tables
 from backend.prelabel.naming import image_name
+from backend.prelabel.tables import SourceError as SourceError
+from backend.prelabel.tables import need as need
+from backend.prelabel.tables import reason, scheme_of
 from backend.settings import Settings
 from model.types import Image
 
-IMAGES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MANIFESTS = (".csv", ".jsonl", ".parquet")
+STORAGES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})  # that a manifest may name
 LONGEST_KEY = 300  # characters
-
-
-class SourceError(ValueError):
-    """A source cannot be read. The message is one sentence for the person who named it."""
+# What file systems call what tells a file from the one that it replaced.
+_FACTS = ("size", "etag", "md5hash", "generation", "sha", "mtime", "lastmodified", "updated", "created")
+_CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::http://...
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,11 @@ class Item:
     data: Mapping[str, Any]  # of its task in Label Studio
     task: int | None = None  # the id, where the task exists already
     name: str = ""  # of the image's file, with folders from the source's root on: see naming.image_name
+    place: int | None = None  # of its row in a parquet file that may hold the image itself
+    # Changes when the file behind the address does; "" where that is not known.
+    stamp: str = field(default="", compare=False)
+    # results.image_hash of what was annotated under an earlier stamp.
+    content: str = field(default="", compare=False)
 
 
 class Loader(Protocol):
@@ -62,6 +74,11 @@ class Source(Protocol):
     @property
     def loader(self) -> Loader: ...
 
+    @property
+    def skipped(self) -> Counter[str]:
+        """What `items` left out so far, by reason."""
+        ...
+
     def items(self) -> Iterator[Item]:
         """All images in an order that does not change by itself. Raises SourceError."""
         ...
@@ -69,191 +86,314 @@ class Source(Protocol):
 
 def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Source:
     """The source that an argument names: a manifest by its suffix, else a folder, glob or URI."""
-    files = Files(settings)
+    if source.lower().startswith("file://"):
+        source = source[len("file://") :]
+    scheme = scheme_of(source)
+    if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):
+        raise SourceError(f"{source}: addresses of several file systems (::) are not supported")
     if source.lower().endswith(MANIFESTS):
         if prefix is not None:
             raise SourceError("--image-prefix goes with a folder or URIs; a manifest has its own addresses")
-        return Manifest(source, files, image_key)
-    return Folder(source, files, image_key, prefix)
+        files = Files(settings)
+        loader = Embedded(source, image_key, files) if source.lower().endswith(".parquet") else files
+        return Manifest(source, loader, image_key)
+    # What people typed is theirs to read.
+    return Folder(source, Files(settings, STORAGES | ({scheme} if scheme else set())), image_key, prefix)
 
 
 class Files:
-    """Reads image files by address: local paths, http(s) and data addresses, and fsspec's URIs."""
+    """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._images = settings, Images(settings)
+    def __init__(self, settings: Settings, schemes: frozenset[str] = STORAGES) -> None:
+        self._settings, self._schemes, self._images = settings, schemes, Images(settings)
+        self.most = settings.max_image_bytes
         url = settings.label_studio_url  # whose files want its token, which goes nowhere else
         self._server = Server(url, settings.label_studio_api_key) if url else None
 
-    def __reduce__(self) -> tuple[type["Files"], tuple[Settings]]:
-        return Files, (self._settings,)  # its locks stay here
+    def __reduce__(self) -> tuple[type["Files"], tuple[Settings, frozenset[str]]]:
+        return Files, (self._settings, self._schemes)  # its locks stay here
 
     def load(self, item: Item) -> Image:
         return self.read(item)[1]
 
     def path(self, item: Item) -> Path | None:
-        path = item.address.removeprefix("file://")
-        return Path(path) if os.path.isfile(path) else None
+        is_file = scheme_of(item.address) is None and os.path.isfile(item.address)
+        return Path(item.address) if is_file else None
 
     def read(self, item: Item) -> tuple[bytes, Image]:
-        address = item.address
+        address, limit = item.address, self.most
         if re.match(r"(?i)https?://|data:", address):
             return self._images.read(address, self._server)
         if not address:
             raise ImageError("There is no image address.")
-        limit = self._settings.max_image_bytes
+        scheme = scheme_of(address)
+        if _CHAIN.match(address) or (scheme is not None and scheme not in self._schemes):
+            raise Refused(
+                f"{shown(address)} is refused: a list has paths of files, and addresses of http, https, "
+                "data, s3, gs and az."
+            )
         try:
-            data = _bytes(address, limit + 1)
+            data = folders.read(address, limit + 1) if scheme is None else _remote_bytes(address, limit + 1)
+        except ImageError:
+            raise
         except FileNotFoundError:
             raise ImageError("There is no such file.") from None
         except SourceError as error:
             raise ImageError(str(error)) from None
         except Exception as error:  # each file system has its own; their texts may hold secrets
             raise ImageError(f"The file cannot be read ({type(error).__name__}).") from None
-        if len(data) > limit:
-            raise ImageError(f"The file has more than {limit} bytes (VLSAM_MAX_IMAGE_BYTES).")
+        return self.decoded(data)
+
+    def decoded(self, data: bytes) -> tuple[bytes, Image]:
+        """A file with its pixels. Raises ImageError."""
+        if len(data) > self.most:
+            raise ImageError(f"The file has more than {self.most} bytes (VLSAM_MAX_IMAGE_BYTES).")
         return data, decode(data, max_pixels=self._settings.max_image_pixels)
 
 
 class Folder:
-    """The images below a folder or its URI, or those that a glob names; other files are skipped."""
+    """The images below a folder or its URI, or those that a glob names."""
 
     def __init__(self, source: str, loader: Loader, image_key: str, prefix: str | None) -> None:
         self.loader = loader
+        self.skipped: Counter[str] = Counter()
         self._source, self._image_key, self._prefix = source, image_key, prefix
 
     def items(self) -> Iterator[Item]:
-        fs, path = _file_system(self._source)
+        stamps: dict[str, str] = {}
         try:
-            if fs.isdir(path):
-                root, found = self._source.rstrip("/") + "/", fs.find(path)
+            if scheme_of(self._source) is None:
+                listing = folders.listed(self._source)
             else:
-                # A glob's fixed part, or the folder of a single file.
-                fixed = re.split(r"[*?\[]", self._source)[0]
-                root, found = fixed[: fixed.rfind("/") + 1], fs.glob(path)
+                listing, stamps = _remote(self._source)
+        except SourceError:
+            raise
         except Exception as error:
-            raise SourceError(f"{self._source} cannot be listed: {_reason(error)}") from None
-        images = sorted(name for name in found if name.lower().endswith(IMAGES))
-        if not images:
+            raise SourceError(f"{self._source} cannot be listed: {reason(error)}") from None
+        self.skipped.clear()
+        self.skipped.update(listing.skipped)
+        if not listing.names:
+            left_out = ", ".join(f"{count} x {reason}" for reason, count in listing.skipped.most_common(5))
             raise SourceError(
-                f"{self._source} has no images ({', '.join(IMAGES)})"
-                if found
+                f"{self._source} has no images ({', '.join(IMAGES)}), but {left_out}"
+                if left_out
                 else f"{self._source}: there is no such folder, file, or anything that fits"
             )
-        # Listings are absolute and without a scheme; what people gave stays in front.
-        inside = len(fs._strip_protocol(root or ".").rstrip("/")) + 1
-        for name in images:
-            relative = name[inside:]
-            address = root + relative
-            shown = address if self._prefix is None else self._prefix + quote(relative)
-            yield Item(relative, address, {self._image_key: shown}, name=relative)
+        keys = _Keys(listing.names)
+        for name in listing.names:
+            address = listing.root + name
+            if re.match(r"(?i)data:", address) or (scheme_of(self._source) is None and _is_uri(address)):
+                address = f"./{address}"  # a path, whatever its name looks like
+            # Percent signs stand for bytes, so that here nothing is lost of a name that is no UTF-8.
+            shown = text(address) if self._prefix is None else self._prefix + quote(os.fsencode(name))
+            yield Item(
+                keys.of(name),
+                address,
+                {self._image_key: shown},
+                name=text(name),
+                stamp=stamps[name] if stamps else _stamp_of(address),
+            )
+
+
+class _Keys:
+    """Keys from names that may be no UTF-8: text, and never that of another name."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._taken = set(names) if any(text(name) != name for name in names) else set()
+
+    def of(self, name: str) -> str:
+        key = text(name)
+        if key != name:
+            if key in self._taken:
+                key = f"{key} ({_digest(os.fsencode(name))})"
+            self._taken.add(key)
+        return key
+
+
+def _remote(source: str) -> tuple[Listing, dict[str, str]]:
+    """What fsspec lists at a URI: the images, and a stamp of each from what the listing says."""
+    fs, path = _file_system(source)
+    if fs.isdir(path):
+        root, pattern = source.rstrip("/") + "/", None
+        found = fs.find(path, detail=True)
+    elif not folders.is_pattern(source) or fs.isfile(path):
+        root, pattern = source[: source.rfind("/") + 1], None
+        found = {path: fs.info(path)} if fs.isfile(path) else {}
+    else:
+        root, pattern = folders.split_pattern(source)
+        # The root is one folder deep itself for those that count so.
+        found = fs.find(fs._strip_protocol(root), maxdepth=folders.depth_of(pattern), detail=True)
+    # Listings are without a scheme; what people gave stays in front.
+    inside = len(fs._strip_protocol(root).rstrip("/")) + 1
+    stamps = {name[inside:]: _stamp_from(info) for name, info in found.items()}
+    return folders.chosen(root, stamps, pattern=pattern), stamps
+
+
+def _stamp_from(info: Mapping[str, Any]) -> str:
+    facts = {name.lower(): value for name, value in info.items()}
+    known = (
+        "etag",
+        "md5hash",
+        "generation",
+        "size",
+        "lastmodified",
+        "last_modified",
+        "updated",
+        "mtime",
+        "created",
+    )
+    return _digest(repr([facts.get(name) for name in known]).encode("utf-8", "replace"))
+
+
+def _stamp_of(address: str) -> str:
+    """Of a path: its file's size, and when it changed, also where the file's own time was set back."""
+    try:
+        found = os.stat(address)
+    except (OSError, ValueError):
+        return ""
+    return _digest(repr((found.st_size, found.st_mtime_ns, found.st_ctime_ns)).encode())
+
+
+def _stamp_of_uri(address: str) -> str:
+    try:
+        fs, path = _file_system(address)
+        return _stamp_from(fs.info(path))
+    except Exception:  # whoever reads it will say why
+        return ""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def stamp(*facts: str) -> str:
+    """Facts on what a key stands for, of which none may change unseen."""
+    return _digest("\0".join(facts).encode("utf-8", "surrogatepass"))
 
 
 class Manifest:
     """A table with an image address in each row; further columns go into the task's data.
 
-    `id`, where there is such a column, names a row; otherwise its address does.
+    `id`, where there is such a column, names a row; otherwise its address does. A parquet file may hold the
+    images themselves, in a column of bytes or of Hugging Face's {"bytes", "path"}.
     """
 
     def __init__(self, source: str, loader: Loader, image_key: str) -> None:
         self.loader = loader
+        self.skipped: Counter[str] = Counter()
         self._source, self._image_key = source, image_key
         self._folder = posixpath.dirname(source)
 
     def items(self) -> Iterator[Item]:
+        self.skipped.clear()
         times: Counter[str] = Counter()
-        for number, row in enumerate(self._rows(), 1):
+        of_list = _stamp_of(self._source) or _stamp_of_uri(self._source)
+        rows = tables.rows(self._source, self._image_key, self.skipped)
+        for number, (row, place) in enumerate(rows, 1):
             if self._image_key not in row:
                 columns = ", ".join(map(str, list(row)[:20]))
                 raise SourceError(
                     f"{self._source}, row {number}: no column {self._image_key!r} for the image's address, "
                     f"but {columns}"
                 )
-            address = str(row[self._image_key] or "").strip()
-            given = row.get("id")
-            key = _short(address) if given in (None, "") else str(given)
-            times[key] += 1
-            if times[key] > 1:
-                if given not in (None, ""):
+            given, row_id = _address(row[self._image_key]), row.get("id")
+            key = text(_short(given)) or (f"row {number}" if place is not None else "")
+            if row_id not in (None, ""):
+                key = text(str(row_id))
+                if times[key]:
                     raise SourceError(f"{self._source}, row {number}: the id {key!r} is there twice")
-                key = f"{key}#{times[key]}"
-            yield Item(key, self._absolute(address), row, name=image_name(address, local=True) or key)
+            base = key
+            while times[key]:
+                times[base] += 1
+                key = f"{base}#{times[base]}"
+            times[key] += 1
+            address = self._absolute(given)
+            if place is not None:
+                row[self._image_key] = given or key
+            yield Item(
+                key,
+                address,
+                self._clean(row),
+                name=text(image_name(given, local=True)) or key,
+                place=place,
+                stamp=stamp(address, of_list if place is not None else _stamp_of(address)),
+            )
 
     def _absolute(self, address: str) -> str:
         """A relative path is meant from the manifest's folder."""
-        if not address or address.startswith("/") or re.match(r"(?i)[a-z][a-z0-9+.-]*://|data:", address):
+        if not address or address.startswith("/") or _is_uri(address):
             return address
         return posixpath.join(self._folder, address)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _clean(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            yield from _READERS[Path(self._source.lower()).suffix](self._source)
-        except SourceError:
-            raise
-        except Exception as error:
-            raise SourceError(f"{self._source} cannot be read: {_reason(error)}") from None
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # no text, so nobody could read a file with it
+            self.skipped[r"rows with bytes that are no UTF-8, which stay as \xff and the like"] += 1
+            return {text(name): _as_text(value) for name, value in row.items()}
+        return row
 
 
-def _csv(source: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(2**31 - 1)  # a cell may hold an image, as a data address
-    with fsspec.open(source, "rt", encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, restkey="", strict=True):
-            row.pop("", None)  # more cells than columns, or a column without a name
-            yield row
+def _is_uri(address: str) -> bool:
+    return re.match(r"(?i)data:", address) is not None or bool(scheme_of(address) or _CHAIN.match(address))
 
 
-def _jsonl(source: str) -> Iterator[dict[str, Any]]:
-    with fsspec.open(source, "rt", encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line, parse_constant=_no_number)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise SourceError(f"{source}, line {number} is no JSON object")
-            yield row
+def _address(value: Any) -> str:
+    """The address in a cell, which may be Hugging Face's {"path": ...}."""
+    if isinstance(value, Mapping):
+        value = value.get("path")
+    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _parquet(source: str) -> Iterator[dict[str, Any]]:
-    pyarrow = need("pyarrow.parquet", "parquet files")
-    with fsspec.open(source, "rb") as file:
-        for batch in pyarrow.ParquetFile(file).iter_batches(batch_size=1000):
-            for row in batch.to_pylist():
-                # Times, decimals and bytes are no JSON, which a task's data is.
-                yield json.loads(json.dumps(row, default=str), parse_constant=_no_number)
+def _as_text(value: Any) -> Any:
+    match value:
+        case str():
+            return text(value)
+        case dict():
+            return {text(str(name)): _as_text(each) for name, each in value.items()}
+        case list():
+            return [_as_text(each) for each in value]
+    return value
 
 
-def _no_number(name: str) -> None:
-    """In place of NaN and infinities, which Python reads and writes, and JSON does not know."""
+class Embedded:
+    """Reads images out of a column of a parquet file; of a row without bytes by its address."""
+
+    def __init__(self, source: str, column: str, files: Files) -> None:
+        self._source, self._column, self._files = source, column, files
+        self._cells = tables.Cells(source, column, files.most)
+
+    def __reduce__(self) -> tuple[type["Embedded"], tuple[str, str, Files]]:
+        return Embedded, (self._source, self._column, self._files)
+
+    def load(self, item: Item) -> Image:
+        return self.read(item)[1]
+
+    def path(self, item: Item) -> Path | None:
+        return self._files.path(item) if item.place is None else None
+
+    def read(self, item: Item) -> tuple[bytes, Image]:
+        if item.place is None:
+            return self._files.read(item)
+        data = self._cells.read(item.place)
+        return self._files.read(item) if data is None else self._files.decoded(data)
 
 
-_READERS = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-
-
-def need(module: str, what: str) -> Any:
-    """A module of the extra `prelabel`. Raises SourceError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise SourceError(f"for {what} install the extra: pip install 'vlsam[prelabel]'") from None
-
-
-def _bytes(address: str, most: int) -> bytes:
+def _remote_bytes(address: str, most: int) -> bytes:
     fs, path = _file_system(address)
     return bytes(fs.cat_file(path, start=0, end=most))
 
 
 def _file_system(address: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it. Unlike fsspec's own, "::" in a name means nothing."""
+    scheme = scheme_of(address) or "file"
     try:
-        fs, path = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:  # a driver that is not installed, or a scheme that is none
+        kind = fsspec.get_filesystem_class(scheme)
+        return kind(**kind._get_kwargs_from_urls(address)), kind._strip_protocol(address)
+    except (ImportError, ValueError, TypeError) as error:  # a driver that is not there, no such scheme
         raise SourceError(
-            f"{address.partition('://')[0]}:// addresses: {_reason(error)}; "
-            "for s3:// pip install 'vlsam[prelabel]'"
+            f"{scheme}:// addresses: {reason(error)}; for s3:// pip install 'vlsam[prelabel]'"
         ) from None
-    return fs, path
 
 
 def _short(address: str) -> str:
@@ -261,7 +401,3 @@ def _short(address: str) -> str:
     if len(address) <= LONGEST_KEY:
         return address
     return "hash:" + hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=16).hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,7 +2,7 @@
 
 run.json      what was asked for: another command cannot go on from here
 lock          who runs; the kernel lets go of it when that process ends, however it ends
-items.jsonl   the images of the source, in order, listed anew by each start
+items.jsonl   the images of the source, in order, listed anew by each start, and what was left out
 rows.jsonl    a line per finished image, on the disk before the next; of two with one key the last counts
 sent.jsonl    which tasks' predictions Label Studio has taken
 samples/      pictures for the contact sheet
@@ -16,10 +16,12 @@ import os
 import re
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from backend.prelabel.sources import Item
@@ -28,8 +30,9 @@ Row = dict[str, Any]
 
 DONE, FAILED = "done", "failed"
 REDUCED = "reduced"  # in the row of an image that was seen in half its size, for want of memory
-# Rows may be megabytes; their first two keys tell what a start needs to know.
-_HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "status": "(\w+)"')
+SAME = "same"  # on its way to the state: a row of an image whose file was replaced by the same picture
+# Rows may be megabytes; their first keys tell what a start needs to know.
+_HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "status": "(\w+)"(?:, "stamp": "(\w*)")?')
 
 
 class StateError(ValueError):
@@ -41,6 +44,10 @@ def state_of(target: Path, part: str = "") -> Path:
     return target.with_name(f"{target.name}{part}.state")
 
 
+class Unchanged(Exception):
+    """An item has the very pixels that were annotated under its earlier stamp."""
+
+
 class State:
     """The state of one run, or of one shard of it. `open` gives it to one process at a time."""
 
@@ -48,6 +55,7 @@ class State:
         self.folder = folder
         self._offsets: dict[str, int] = {}  # of the last row of each key
         self._failed: set[str] = set()
+        self._stamps: dict[str, str] = {}  # of the items that the rows are of, where known
         self._file: BinaryIO | None = None
 
     @contextmanager
@@ -110,18 +118,28 @@ class State:
                 if not line.endswith(b"\n"):
                     break
                 if head := _HEAD.match(line):
-                    self._know(json.loads(head[1]), head[2].decode(), whole)
+                    self._know(json.loads(head[1]), head[2].decode(), (head[3] or b"").decode(), whole)
                 whole += len(line)
         os.truncate(path, whole)
 
-    def _know(self, key: str, status: str, offset: int) -> None:
+    def _know(self, key: str, status: str, stamp: str, offset: int) -> None:
         self._offsets[key] = offset
+        self._stamps[key] = stamp
         (self._failed.add if status == FAILED else self._failed.discard)(key)
 
     def plan(
-        self, items: Iterable[Item], *, shard: tuple[int, int], limit: int | None, samples: int
+        self,
+        items: Iterable[Item],
+        *,
+        shard: tuple[int, int],
+        limit: int | None,
+        samples: int,
+        skipped: Mapping[str, int] = MappingProxyType({}),
     ) -> tuple[int, int, frozenset[str]]:
-        """List the items of this shard: how many, how many of them are done, and keys to make samples of."""
+        """List the items of this shard: how many, how many of them are done, and keys to make samples of.
+
+        `skipped` is what the source leaves out, by reason, once all items are listed.
+        """
         counts = [0, 0]
         chosen: list[tuple[str, str]] = []
 
@@ -134,37 +152,72 @@ class State:
                     break
                 file.write(json.dumps({"index": index, **asdict(item)}).encode() + b"\n")
                 counts[0] += 1
-                counts[1] += self.is_done(item.key)
+                counts[1] += self.is_done(item.key, item.stamp)
                 # The least hashes: the same ones after a restart.
                 chosen.append((digest, item.key))
                 if len(chosen) > 10 * samples:
                     chosen[:] = heapq.nsmallest(samples, chosen)
+            file.write(json.dumps({"skipped": skipped}, default=dict).encode() + b"\n")
 
         write(self.folder / "items.jsonl", lines)
         return counts[0], counts[1], frozenset(key for _, key in heapq.nsmallest(samples, chosen))
 
-    def is_done(self, key: str) -> bool:
-        return key in self._offsets and key not in self._failed
+    def is_done(self, key: str, stamp: str = "") -> bool:
+        """Whether there are results of a key, and of this stamp, where both stamps are known."""
+        return key in self._offsets and key not in self._failed and not self._is_stale(key, stamp)
+
+    def _is_stale(self, key: str, stamp: str) -> bool:
+        known = self._stamps.get(key)
+        return bool(stamp and known and stamp != known)
 
     def pending(self) -> Iterator[Item]:
-        """The planned items that are not done; those that failed in an earlier run are tried again."""
-        return (item for _, item in self._items() if not self.is_done(item.key))
+        """The planned items that are not done: also those that failed earlier, and those of another stamp.
+
+        The latter come with what is known of the pixels that the results are of.
+        """
+        for _, item in self._items():
+            if item.key in self._offsets and item.key not in self._failed:
+                if not self._is_stale(item.key, item.stamp):
+                    continue
+                item = replace(item, content=self._row(item.key).get("content", ""))
+            yield item
 
     def _items(self) -> Iterator[tuple[int, Item]]:
         with (self.folder / "items.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 fields = json.loads(line)
-                yield fields.pop("index"), Item(**fields)
+                if "index" in fields:
+                    yield fields.pop("index"), Item(**fields)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """What the source left out when it was planned, by reason."""
+        last = b"{}"
+        with (self.folder / "items.jsonl").open("rb") as file:
+            for line in file:
+                last = line
+        return Counter(json.loads(last).get("skipped", {}))
 
     def save(self, row: Row) -> None:
         """Put a row of {"key", "status", ...} on the disk."""
         if self._file is None:
             raise StateError("the state is not open")
         offset = self._file.tell()
-        self._file.write(json.dumps({"key": row["key"], "status": row["status"], **row}).encode() + b"\n")
+        head = {name: row[name] for name in ("key", "status", "stamp") if name in row}
+        self._file.write(json.dumps({**head, **row}).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._know(row["key"], row["status"], offset)
+        self._know(row["key"], row["status"], row.get("stamp", ""), offset)
+
+    def renew(self, item: Item) -> None:
+        """Keep the results of an item under its new stamp."""
+        self.save({**self._row(item.key), "stamp": item.stamp})
+
+    def _row(self, key: str) -> Row:
+        with (self.folder / "rows.jsonl").open("rb") as file:
+            file.seek(self._offsets[key])
+            row: Row = json.loads(file.readline())
+            return row
 
     def rows(self) -> Iterator[tuple[int, Item, Row]]:
         """(place in the source, item, row) of all that is finished, in the source's order."""
@@ -179,7 +232,10 @@ class State:
     def complete(self) -> bool:
         """Whether every planned item has a row."""
         planned = (self.folder / "items.jsonl").exists()
-        return planned and all(item.key in self._offsets for _, item in self._items())
+        return planned and all(
+            item.key in self._offsets and not self._is_stale(item.key, item.stamp)
+            for _, item in self._items()
+        )
 
     def sample(self, key: str) -> Path:
         name = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=12).hexdigest()

@@ -1,6 +1,7 @@
 """`vlsam prelabel` from the command to its files, with a model that is fast."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from backend import labels
 from backend.predictor import annotation, prediction
@@ -110,7 +113,7 @@ def test_an_endpoint_lists_ahead_of_the_models(
         assert len(lister.asked) == 7
 
         lister.status = 401
-        assert prelabel(photos, "--to", tmp_path / "refused.json") == 0
+        assert prelabel(photos, "--to", tmp_path / "refused.json") == 1
         summary = json.loads((tmp_path / "refused.json.state" / "summary.json").read_text())
         assert summary["failed"] == 7
         assert "refuses the key (401)" in str(summary["failures"])
@@ -169,6 +172,140 @@ def test_images_that_came_since_are_added(prelabel: Run, model: Model, photos: P
     assert prelabel(photos, "--to", out) == 0
     assert [Path(task["data"]["image"]).name for task in tasks(out)[:2]] == ["aa.png", "b.png"]
     assert sorted(model.seen) == [1, 2, 3, 4, 5, 6, 7, 9]
+
+
+@pytest.mark.parametrize("ending", ["json", "coco.json", "yolo", "parquet"])
+def test_f31_a_file_that_was_replaced_under_its_name_is_annotated_again(
+    ending: str, prelabel: Run, model: Model, photos: Path, tmp_path: Path
+) -> None:
+    out, fresh = tmp_path / f"out.{ending}", tmp_path / f"fresh.{ending}"
+    assert prelabel(photos, "--to", out) == 0
+    os.replace(photos / "c.png", photos / "a.png")  # older than the run, of the same size
+    save_image(photos / "c.png", 3)  # another file, and the same picture
+    os.utime(photos / "d.png")
+    model.seen.clear()
+    assert prelabel(photos, "--to", out) == 0
+    assert model.seen == [3]
+    assert prelabel(photos, "--to", out) == 0
+    assert model.seen == [3]
+    assert prelabel(photos, "--to", fresh) == 0
+    for path in sorted(out.rglob("*.*")) or [out]:  # what there would be without a first run
+        other = fresh / path.relative_to(out)
+        if path.suffix == ".parquet":
+            assert parquet.read_table(path).equals(parquet.read_table(other))
+        elif path.name != "data.yaml":  # which holds the folder's own name
+            assert path.read_bytes() == other.read_bytes()
+
+
+def test_a_file_that_was_replaced_by_none_fails_with_its_reason(
+    prelabel: Run, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    assert prelabel(photos, "--to", out) == 0
+    (photos / "b.png").write_text("text")
+    assert prelabel(photos, "--to", out) == 0
+    assert tasks(out)[1]["predictions"] == []
+
+
+def test_rows_of_a_parquet_file_are_annotated_again_where_their_picture_is_another(
+    prelabel: Run, model: Model, photos: Path, tmp_path: Path
+) -> None:
+    out, source = tmp_path / "out.json", tmp_path / "hf.parquet"
+
+    def write(names: str) -> None:
+        data = [{"bytes": (photos / f"{name}.png").read_bytes(), "path": None} for name in names]
+        parquet.write_table(pyarrow.table({"image": data}), source)
+
+    write("abc")
+    assert prelabel(source, "--to", out) == 0
+    write("afc")
+    model.seen.clear()
+    assert prelabel(source, "--to", out) == 0
+    assert model.seen == [6]
+    assert [len(said(task)) for task in tasks(out)] == [1, 2, 3]
+
+
+def test_names_that_are_no_utf8_go_on_and_into_every_destination(
+    prelabel: Run, model: Model, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = os.fsencode(photos) + b"/\xff\xfe.png"
+    os.rename(photos / "a.png", raw)
+    os.rename(photos / "b.png", os.fsencode(photos) + b"/broken\xe9.png")
+    Path(os.fsdecode(os.fsencode(photos) + b"/broken\xe9.png")).write_text("text")
+    for ending in ("json", "coco.json", "yolo", "parquet"):
+        out = tmp_path / f"out.{ending}"
+        assert prelabel(photos, "--to", out, "--limit", "6") == 0
+        assert prelabel(photos, "--to", out) == 0
+        assert sorted(model.seen) == [1, 3, 4, 5, 6, 7]
+        model.seen.clear()
+        for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.html"), *tmp_path.rglob("*.yaml")]:
+            assert "\\ud" not in path.read_text("utf-8")
+    found = [task["data"]["image"] for task in tasks(tmp_path / "out.json")]
+    assert f"{photos}/\\xff\\xfe.png" in found
+    assert "broken\\xe9.png" in (tmp_path / "out.json.state/sheet.html").read_text("utf-8")
+    capsys.readouterr().err.encode()
+
+
+def test_what_is_skipped_is_in_the_summary(
+    prelabel: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "._a.png").touch()
+    (photos / "again").symlink_to(photos / "deep")
+    out = tmp_path / "out.json"
+    skipped = {
+        "macOS's shadow of a file (._)": 1,
+        "no image by its name: .txt": 1,
+        "folder that is listed already": 1,
+    }
+    for number in (1, 2):
+        assert prelabel(photos, "--to", out, "--shard", f"{number}/2") == 0
+    assert prelabel(photos, "--to", out, "--merge", "2") == 0
+    assert json.loads((tmp_path / "out.json.state/summary.json").read_text())["skipped"] == skipped
+    err = capsys.readouterr().err
+    for reason in skipped:
+        assert f"skipped: 1 x {reason}" in err
+    assert len(tasks(out)) == 7
+
+
+@pytest.mark.parametrize(
+    ("broken", "allowed", "status"),
+    [
+        (0, None, 0), (6, None, 0), (7, None, 1),
+        (0, "0", 0), (1, "0", 1), (2, "2", 0), (3, "2", 1), (7, "9", 1),
+        (1, "15%", 0), (2, "15%", 1), (7, "100%", 1), (1, "14.2%", 1),
+    ],
+)  # fmt: skip
+def test_the_exit_status_tells_of_failures(
+    broken: int, allowed: str | None, status: int, prelabel: Run, photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for path in sorted(photos.rglob("*.png"))[:broken]:
+        path.write_text("text")
+    arguments = [photos, "--to", tmp_path / "out.json", *(["--max-failures", allowed] if allowed else [])]
+    assert prelabel(*arguments) == status
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ("every image failed" in last) == (broken == 7)
+    assert ("more than --max-failures" in last) == (status == 1 and broken < 7)
+    assert len(tasks(tmp_path / "out.json")) == 7  # the run goes on to its end
+    assert prelabel(*arguments) == status  # which is that of all images, not of those tried now
+
+
+def test_the_exit_status_of_a_merge(prelabel: Run, photos: Path, tmp_path: Path) -> None:
+    (photos / "a.png").write_text("text")
+    out = tmp_path / "out.json"
+    for number in (1, 2):
+        prelabel(photos, "--to", out, "--shard", f"{number}/2")
+    assert prelabel(photos, "--to", out, "--merge", "2") == 0
+    assert prelabel(photos, "--to", out, "--merge", "2", "--max-failures", "0") == 1
+
+
+@pytest.mark.parametrize("text", ["-1", "x", "5%%", "%", "1e3", "nan", ""])
+def test_max_failures_is_a_number_or_a_share(
+    text: str, prelabel: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        prelabel("photos", "--to", "out.json", f"--max-failures={text}")
+    assert "is not like 20 or 5%" in capsys.readouterr().err
 
 
 def test_another_command_does_not_go_on_from_a_state(
@@ -257,6 +394,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], prelabel: Run) -> None
     out = capsys.readouterr().out
     assert "vlsam prelabel labelstudio://7 --to labelstudio://7" in out
     assert "out.coco.json" in out
+    assert "--max-failures" in out
+    assert "exit status:" in out
 
 
 def test_f31_killed_at_any_moment_it_goes_on_with_nothing_lost_and_nothing_done_twice(tmp_path: Path) -> None:

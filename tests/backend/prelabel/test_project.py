@@ -45,7 +45,7 @@ class Studio:
             return {"tasks": left[(page - 1) * size : page * size], "total": len(left)}
         if path == "/api/predictions/":
             return [p for p in self.predictions if p["task"] == int(query["task"][0])]
-        return self.backends if path == "/api/ml/" else self.project
+        return self.backends if path == "/api/ml/" else {**self.project, "task_number": len(self.data)}
 
     def change(self, fields: dict[str, Any]) -> tuple[int, Any]:
         """As measured with Label Studio 1.23.2."""
@@ -181,13 +181,42 @@ def test_all_replaces_predictions_of_this_version_only(studio: Studio, prelabel:
     assert {p["id"] for p in studio.predictions} >= {-1}
 
 
+def test_a_file_gets_all_tasks_also_those_with_predictions(studio: Studio, prelabel: Run) -> None:
+    assert prelabel(*ARGUMENTS) == 0
+    assert prelabel("labelstudio://7", "--to", "out.json") == 0
+    assert len(json.loads(Path("out.json").read_text())) == 6
+
+
+def test_tasks_that_are_labelled_already_are_said(
+    studio: Studio, prelabel: Run, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prelabel(*ARGUMENTS) == 0
+    assert "skipped" not in capsys.readouterr().err
+    studio.data[7] = {"image": data_url(shade=7)}
+    assert prelabel(*ARGUMENTS) == 0
+    assert len(model.seen) == 7
+    err = capsys.readouterr().err
+    assert "1 images: 1 labelled" in err
+    assert "skipped: 6 x labelled by this model already (--all replaces)" in err
+
+
+def test_a_task_whose_image_is_another_now_is_labelled_again(
+    studio: Studio, prelabel: Run, model: Model
+) -> None:
+    assert prelabel("labelstudio://7", "--to", "out.json") == 0
+    studio.data[2] = {"image": data_url(shade=99)}
+    model.seen.clear()
+    assert prelabel("labelstudio://7", "--to", "out.json") == 0
+    assert model.seen == [99]
+
+
 def test_tasks_data_reads_no_files_of_this_machine(studio: Studio, prelabel: Run, photos: Path) -> None:
     studio.data = {
         1: {"image": str(photos / "a.png")},
         2: {"image": f"file://{photos}/a.png"},
         3: {"text": 1},
     }
-    assert prelabel("labelstudio://7", "--to", "out.json") == 0
+    assert prelabel("labelstudio://7", "--to", "out.json") == 1
     reasons = [task["meta"]["vlsam_error"] for task in json.loads(Path("out.json").read_text())]
     assert "not the path of a file in Label Studio" in reasons[0]
     assert "is not supported" in reasons[1]

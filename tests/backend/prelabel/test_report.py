@@ -36,6 +36,16 @@ def test_summary() -> None:
     assert "3 images: 2 labelled with 2 regions, 1 of them empty; 1 failed" in summary().as_text()
 
 
+def test_what_was_skipped_is_said_with_the_reason() -> None:
+    told = Summary(skipped=Counter({"a\x1b[2J": 3, **{f"reason {n}": 1 for n in range(20)}}))
+    assert told.as_json()["skipped"]["reason 7"] == 1
+    lines = told.as_text().splitlines()
+    assert lines[-1] == "skipped: 23 in all, for 21 reasons"
+    assert "skipped: 3 x a?[2J" in lines
+    assert len(lines) < 15
+    assert "reason 7" in report.page("x", told, [])
+
+
 def test_terminals_get_no_control_characters() -> None:
     odd = Summary(labels=Counter({"a\x1b[2Jb\n猫": 1}))
     assert "a?[2Jb?猫 1" in odd.as_text()

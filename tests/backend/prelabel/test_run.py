@@ -8,7 +8,7 @@ import pytest
 from backend.fetch import ImageError
 from backend.prelabel.run import AHEAD, BEHIND, run
 from backend.prelabel.sources import Item
-from backend.prelabel.state import Row
+from backend.prelabel.state import Row, Unchanged
 from model.types import Image
 
 ITEMS = [Item(str(number), "", {}) for number in range(40)]
@@ -48,6 +48,31 @@ def test_f31_rows_come_in_order_and_failures_are_rows() -> None:
         "8": "KeyError: 'x'",
     }
     assert saved[9] == {"key": "9", "status": "done", "width": 6, "height": 4, "shade": 9}
+
+
+def test_f31_what_is_the_same_picture_is_not_annotated_again() -> None:
+    def load(item: Item) -> tuple[Image, int]:
+        if int(item.key) % 2:
+            raise Unchanged
+        return image(1), 0
+
+    seen: list[str] = []
+    saved: list[Row] = []
+
+    def annotate(item: Item, pixels: Image, asked: int) -> None:
+        seen.append(item.key)
+
+    run(
+        ITEMS[:4],
+        load=load,
+        annotate=annotate,
+        describe=lambda *each: {},
+        save=lambda i, row: saved.append(row),
+    )
+    assert seen == ["0", "2"]
+    assert [(row["key"], row["status"]) for row in saved] == [
+        ("0", "done"), ("1", "same"), ("2", "done"), ("3", "same")
+    ]  # fmt: skip
 
 
 def test_reading_and_writing_go_on_while_the_models_work() -> None:

@@ -1,9 +1,12 @@
 import json
+import os
+import pickle
 import socketserver
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow
@@ -46,6 +49,245 @@ def test_a_glob_and_a_single_file(photos: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(photos)
     assert items("a.png") == [Item("a.png", "a.png", {"image": "a.png"}, name="a.png")]
     assert [item.address for item in items("deep/*.png")] == ["deep/g h.png"]
+
+
+NAMES = (
+    "what?.png",
+    "a#b.png",
+    "a::b.png",
+    "data:,x.png",
+    "[1].png",
+    "100%25.png",
+    " blank .png",
+    "new\nline.png",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_names_in_folders_and_lists(name: str, photos: Path, tmp_path: Path) -> None:
+    (photos / "a.png").rename(photos / name)
+    (item,) = (item for item in items(str(photos), prefix="/p/") if item.key == name)
+    assert unquote(item.data["image"]) == f"/p/{name}"
+    assert not {"?", "#", " ", "\n"} & set(item.data["image"])
+    assert red(str(photos), item) == 1
+    (tmp_path / "list.jsonl").write_text(json.dumps({"image": f"photos/{name}", "id": "x"}))
+    (listed,) = items(str(tmp_path / "list.jsonl"))
+    assert red(str(tmp_path / "list.jsonl"), listed) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_names_on_the_command_line(name: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "a.png").rename(photos / name)
+    monkeypatch.chdir(photos)
+    if name.startswith("data:"):
+        name = f"./{name}"  # as with any program that knows addresses
+    (item,) = items(name)
+    assert red(name, item) == 1
+    (item,) = (item for item in items("*.png") if item.key == name.removeprefix("./"))
+    assert red("*.png", item) == 1
+
+
+def test_names_that_are_no_utf8_are_text_everywhere_but_in_the_path(photos: Path, tmp_path: Path) -> None:
+    for raw, number in ((b"\xff.png", 1), (b"caf\xe9\xff.png", 2), (b"\\xff.png", 3)):
+        os.rename(os.fsencode(photos / f"{'abc'[number - 1]}.png"), os.fsencode(photos) + b"/" + raw)
+    found = {item.key: item for item in items(str(photos)) if "xff" in item.key}
+    assert len(found) == 3
+    assert {"\\xff.png", "caf\\xe9\\xff.png"} < set(found)  # and a third, for two names look the same
+    assert sorted(red(str(photos), item) for item in found.values()) == [1, 2, 3]
+    for item in found.values():
+        for text in (item.key, item.name, str(item.data)):
+            text.encode()
+    prefixed = [item.data["image"] for item in items(str(photos), prefix="/p/")]
+    assert "/p/caf%E9%FF.png" in prefixed
+    # A list may have the bytes that the names have.
+    lines = b"image,shelf\nphotos/caf\xe9\xff.png,caf\xe9\n"
+    (tmp_path / "list.csv").write_bytes(lines)
+    source = sources.choose(str(tmp_path / "list.csv"), Settings(), image_key="image", prefix=None)
+    (item,) = source.items()
+    assert red(str(photos), item) == 2
+    assert item.key == "photos/caf\\xe9\\xff.png"
+    assert item.data == {"image": "photos/caf\\xe9\\xff.png", "shelf": "caf\\xe9"}
+    assert list(source.skipped.values()) == [1]
+
+
+def test_surrogates_in_json_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"image": "a\\ud800.png", "more": {"\\udfff": ["\\udc80", 1, "\\ud83d\\ude00"]}}')
+    (item,) = items(str(path))
+    json.dumps([item.key, item.name, item.data], ensure_ascii=False).encode()
+    assert item.data["more"] == {"\\xed\\xbf\\xbf": ["\\x80", 1, "😀"]}
+
+
+def test_keys_of_a_list_are_never_shared(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("image\n" + "".join(f"{name}\n" for name in ("a", "a", "a#2", "a", "a#2", "a#2#2")))
+    found = items(str(path))
+    assert len({item.key for item in found}) == 6
+    assert [item.address.rpartition("/")[2] for item in found] == ["a", "a", "a#2", "a", "a#2", "a#2#2"]
+
+
+def test_cells_without_a_column_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("image,shelf\na.png,1,2\nb.png,1\n")
+    source = sources.choose(str(path), Settings(), image_key="image", prefix=None)
+    assert [item.data for item in source.items()] == [
+        {"image": "a.png", "shelf": "1"},
+        {"image": "b.png", "shelf": "1"},
+    ]
+    assert source.skipped == {"cells of a list that no column has a name for": 1}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "simplecache::http://169.254.169.254/latest/meta-data",
+        "filecache::simplecache::https://example.org/x.png",
+        "zip://x.png::http://169.254.169.254/x.zip",
+        "blockcache::{photos}://a.png",
+        "file://{photos}/a.png",
+        "FILE://{photos}/a.png",
+        "local://{photos}/a.png",
+        "memory://x/a.png",
+        "github://org:repo@/a.png",
+        "ftp://127.0.0.1/a.png",
+        "sftp://127.0.0.1/a.png",
+        "ssh://127.0.0.1/a.png",
+        "smb://127.0.0.1/a.png",
+        "webhdfs://127.0.0.1/a.png",
+        "zip://a.png",
+        "reference://a.png",
+        "dir://{photos}/a.png",
+        "git://a.png",
+        "jupyter://127.0.0.1/a.png",
+        "python://x",
+        "odd://x",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_f14_lists_are_hostile_their_addresses_open_no_other_file_system(
+    address: str, kind: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = address.format(photos=photos)
+    path = tmp_path / f"list.{kind}"
+    match kind:
+        case "csv":
+            path.write_text(f'image\n"{address}"\n')
+        case "jsonl":
+            path.write_text(json.dumps({"image": {"path": address, "bytes": None}}))
+        case _:
+            rows = [{"image": {"path": address, "bytes": None}}]
+            schema = pyarrow.schema(
+                {"image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})}
+            )
+            parquet.write_table(pyarrow.Table.from_pylist(rows, schema), path)
+    opened: list[object] = []
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda *args: opened.append(args))
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *args, **more: opened.append(args))
+    (item,) = items(str(path))
+    with pytest.raises(ImageError, match=r"is refused|is not supported"):
+        red(str(path), item)
+    assert opened == []
+
+
+def test_f14_a_list_asks_http_addresses_by_the_guarded_way(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("image\nHTTP://169.254.169.254/latest/meta-data\nhttps://[::1]/x.png\n")
+    for item in items(str(path)):
+        with pytest.raises(ImageError, match="VLSAM_ALLOWED_HOSTS"):
+            red(str(path), item)
+
+
+def test_chains_are_refused_on_the_command_line_too(tmp_path: Path) -> None:
+    for source in ("simplecache::s3://bucket/*.jpg", "zip://*.jpg::s3://bucket/x.zip", "zip://l.csv::x.zip"):
+        with pytest.raises(SourceError, match=r"several file systems"):
+            items(source)
+
+
+def test_what_is_typed_may_be_a_file_uri(photos: Path, tmp_path: Path) -> None:
+    assert items(f"file://{photos}")[0].address == f"{photos}/a.png"
+    (tmp_path / "list.csv").write_text("image\nphotos/a.png\n")
+    (item,) = items(f"file://{tmp_path}/list.csv")
+    assert red(f"file://{tmp_path}/list.csv", item) == 1
+
+
+def test_a_folder_says_what_it_left_out(photos: Path) -> None:
+    (photos / "._a.png").touch()
+    source = sources.choose(str(photos), Settings(), image_key="image", prefix=None)
+    for _ in range(2):  # the counts are of one listing
+        assert len(list(source.items())) == 7
+        assert source.skipped == {"macOS's shadow of a file (._)": 1, "no image by its name: .txt": 1}
+    with pytest.raises(SourceError, match=r"has no images \(.jpg.*but 1 x no image by its name: .txt"):
+        items(str(photos / "*.txt"))
+
+
+def test_a_stamp_follows_the_file(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(
+        '{"image": "photos/a.png", "id": 1}\n{"image": "photos/b.png", "id": 2}'
+    )
+
+    def stamps(source: Path) -> list[str]:
+        return [item.stamp for item in items(str(source))][:2]
+
+    before = [stamps(photos), stamps(tmp_path / "list.jsonl")]
+    assert before == [stamps(photos), stamps(tmp_path / "list.jsonl")]
+    # A file of the same size and time.
+    data, times = (photos / "a.png").read_bytes(), (photos / "a.png").stat()
+    (photos / "new").write_bytes(data)
+    os.replace(photos / "new", photos / "a.png")
+    os.utime(photos / "a.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+    for old, new in zip(before, [stamps(photos), stamps(tmp_path / "list.jsonl")], strict=True):
+        assert old[0] != new[0]
+        assert old[1] == new[1]
+    # An id that stands for another file now.
+    (tmp_path / "list.jsonl").write_text(
+        '{"image": "photos/b.png", "id": 1}\n{"image": "photos/b.png", "id": 2}'
+    )
+    assert stamps(tmp_path / "list.jsonl") == [before[1][1]] * 2
+
+
+def test_parquet_with_the_images_inside(photos: Path, tmp_path: Path) -> None:
+    data = [(photos / f"{name}.png").read_bytes() for name in "abc"]
+    rows: list[dict[str, object]] = [
+        {"image": {"bytes": data[0], "path": "x/one.png"}, "label": 3, "mask": {"bytes": b"1", "path": "m"}},
+        {"image": {"bytes": data[1], "path": None}, "label": 4, "mask": None},
+        {"image": {"bytes": None, "path": "photos/c.png"}, "label": 5, "mask": None},
+        {"image": None, "label": 6, "mask": None},
+        {"image": {"bytes": b"no image", "path": "x/one.png"}, "label": 7, "mask": None},
+    ]
+    path = tmp_path / "hf.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+    source = sources.choose(str(path), Settings(), image_key="image", prefix=None)
+    found = list(source.items())
+    assert [(item.key, item.data) for item in found] == [
+        ("x/one.png", {"image": "x/one.png", "label": 3}),
+        ("row 2", {"image": "row 2", "label": 4}),
+        ("photos/c.png", {"image": "photos/c.png", "label": 5}),
+        ("row 4", {"image": "row 4", "label": 6}),
+        ("x/one.png#2", {"image": "x/one.png", "label": 7}),
+    ]
+    assert source.skipped == {"column of bytes, which no task can hold: mask": 1}
+    loader = pickle.loads(pickle.dumps(source.loader))  # as for the workers of a cluster
+    assert [int(loader.load(item)[0, 0, 0]) for item in found[:3]] == [1, 2, 3]
+    assert loader.read(found[0])[0] == data[0]
+    assert loader.path(found[0]) is None
+    for item, why in ((found[3], "no image address"), (found[4], "text where an image should be")):
+        with pytest.raises(ImageError, match=why):
+            loader.load(item)
+
+
+def test_parquet_with_a_column_of_bytes(photos: Path, tmp_path: Path) -> None:
+    data = [(photos / f"{name}.png").read_bytes() for name in "abc"]
+    for kind in (pyarrow.binary(), pyarrow.large_binary()):
+        parquet.write_table(pyarrow.table({"photo": pyarrow.array(data, kind)}), tmp_path / "b.parquet")
+        source = sources.choose(str(tmp_path / "b.parquet"), Settings(), image_key="photo", prefix=None)
+        found = list(source.items())
+        assert [item.key for item in found] == ["row 1", "row 2", "row 3"]
+        assert [int(source.loader.load(item)[0, 0, 0]) for item in found] == [1, 2, 3]
+    small = sources.choose(
+        str(tmp_path / "b.parquet"), Settings(max_image_bytes=20), image_key="photo", prefix=None
+    )
+    with pytest.raises(ImageError, match="more than 20 bytes"):
+        small.loader.load(next(small.items()))
 
 
 def test_uris_of_other_file_systems(photos: Path) -> None:
@@ -207,7 +449,7 @@ def test_an_image_that_cannot_be_had_says_why(photos: Path) -> None:
         ("nowhere.png", "There is no such file"),
         (str(photos), "cannot be read .IsADirectoryError."),
         ("", "There is no image address"),
-        ("odd://x/y.png", "Protocol not known: odd"),
+        ("odd://x/y.png", "is refused: a list has paths"),
         ("http://127.0.0.1:9/x.png", "VLSAM_ALLOWED_HOSTS"),
     ):
         with pytest.raises(ImageError, match=reason):

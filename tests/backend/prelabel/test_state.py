@@ -1,4 +1,7 @@
 import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,43 @@ def test_what_is_saved_is_not_pending_any_longer(tmp_path: Path) -> None:
         state.save({"key": ITEMS[1].key, "status": DONE})
         assert [(place, row["status"]) for place, _, row in state.rows()] == [(1, DONE), (3, DONE)]
         assert not state.complete
+
+
+def test_an_item_with_another_stamp_is_pending_with_what_is_known_of_it(tmp_path: Path) -> None:
+    one, two, three = (replace(item, stamp="11") for item in ITEMS[:3])
+    with State(tmp_path).open({}) as state:
+        state.plan([one, two, three], shard=ALL, limit=None, samples=0)
+        state.save({"content": "pixels", "key": one.key, "status": DONE, "stamp": "11"})
+        state.save({"key": two.key, "status": DONE, "stamp": ""})  # as of an address
+        state.save({"key": three.key, "status": DONE, "stamp": "11"})
+        assert state.complete
+    now = [replace(one, stamp="22"), replace(two, stamp="22"), replace(three, stamp="")]
+    with State(tmp_path).open({}) as state:
+        assert state.plan(now, shard=ALL, limit=None, samples=0)[:2] == (3, 2)
+        assert [(item.key, item.content) for item in state.pending()] == [(one.key, "pixels")]
+        assert not state.complete
+        state.renew(now[0])
+        assert keys(state) == []
+    with State(tmp_path).open({}) as state:
+        assert keys(state) == []
+        rows = [row for _, _, row in state.rows()]
+        assert [row["key"] for row in rows] == [one.key, two.key, three.key]
+        assert (rows[0]["stamp"], rows[0]["content"]) == ("22", "pixels")
+
+
+def test_what_was_skipped_is_kept(tmp_path: Path) -> None:
+    skipped: Counter[str] = Counter()
+
+    def items() -> Iterator[Item]:
+        yield from ITEMS
+        skipped["odd"] += 2
+
+    with State(tmp_path).open({}) as state:
+        state.plan(items(), shard=ALL, limit=None, samples=0, skipped=skipped)
+        assert state.skipped == {"odd": 2}
+        assert len(keys(state)) == len(ITEMS)
+        state.plan(ITEMS, shard=ALL, limit=None, samples=0)
+        assert state.skipped == {}
 
 
 def test_a_line_torn_anywhere_is_done_again(tmp_path: Path) -> None:

@@ -1,0 +1,205 @@
+"""Image files of this machine, by folder, pattern or name: each once, and why others are left out."""
+
+import errno
+import os
+import posixpath
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from backend.fetch import ImageError
+
+IMAGES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".avif", ".heic", ".heif", ".hif",
+)  # fmt: skip
+REASONS = 100  # that are told apart; endings of files may be any
+
+_Identity = tuple[int, int]  # of a file or folder, under whatever name: device and inode
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images below a root, and the files that are none of them."""
+
+    root: str  # what stands in front of each name: "" or with a final slash
+    names: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)  # by reason
+
+
+def text(name: str) -> str:
+    r"""A file's name as text that can be printed and encoded: a byte that is no UTF-8 becomes \xff."""
+    try:
+        raw = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        raw = name.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def listed(source: str) -> Listing:
+    """The images of a folder and all folders in it, those that fit a pattern, or one file.
+
+    A name that exists is no pattern, whatever characters it has. Links to folders are followed, each folder
+    once; a link to a file that is there anyway is left out. Raises ValueError for a wrong pattern.
+    """
+    if os.path.isdir(source):
+        root = source.rstrip("/") + "/"
+        return chosen(root, *_walk(root, None))
+    if os.path.lexists(source) or not is_pattern(source):
+        root = source[: source.rfind("/") + 1]
+        there = [source[len(root) :]] if os.path.lexists(source) else []
+        return chosen(root, there)
+    root, pattern = split_pattern(source)
+    if not os.path.isdir(root or "."):
+        return Listing(root)
+    return chosen(root, *_walk(root, depth_of(pattern)), pattern=pattern)
+
+
+def is_pattern(source: str) -> bool:
+    return re.search(r"[*?\[]", source) is not None
+
+
+def split_pattern(source: str) -> tuple[str, str]:
+    """The folder at the front of a pattern, with its slash, and the rest."""
+    fixed = re.split(r"[*?\[]", source)[0]
+    root = fixed[: fixed.rfind("/") + 1]
+    return root, source[len(root) :]
+
+
+def depth_of(pattern: str) -> int | None:
+    """How many folders deep the names lie that can fit; None where there is no limit."""
+    return None if "**" in pattern else pattern.count("/") + 1
+
+
+def chosen(
+    root: str,
+    files: Iterable[str],
+    links: Iterable[str] = (),
+    skipped: Counter[str] | None = None,
+    *,
+    pattern: str | None = None,
+) -> Listing:
+    """The images among files and links to files, in order. What does not fit the pattern was not meant."""
+    fits = _compiled(pattern).fullmatch if pattern is not None else lambda name: True
+    found = Listing(root, skipped=skipped if skipped is not None else Counter())
+
+    def is_image(name: str) -> bool:
+        reason = _no_image(name)
+        if reason is not None:
+            found.skipped[reason if len(found.skipped) < REASONS else "no image by its name"] += 1
+        return reason is None
+
+    found.names.extend(name for name in files if fits(name) and is_image(name))
+    if linked := sorted(name for name in links if fits(name) and is_image(name)):
+        seen = {_identity(root + name) for name in found.names}
+        for name in linked:
+            identity = _identity(root + name)
+            if identity is not None and identity in seen:
+                found.skipped["link to a file that is listed already"] += 1
+            else:
+                seen.add(identity)
+                found.names.append(name)  # also one that leads nowhere, which then fails with that reason
+    found.names.sort()
+    return found
+
+
+def read(path: str, most: int) -> bytes:
+    """The first `most` bytes of a file. Raises OSError, and ImageError for what is no file, as a pipe."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise ImageError("There is no file, but a pipe, a socket or a device.")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # in case it is a pipe since
+        return file.read(most)
+
+
+def _no_image(name: str) -> str | None:
+    """Why a file is left out, by its name; None for an image."""
+    base = posixpath.basename(name)
+    if base.startswith("._"):
+        return "macOS's shadow of a file (._)"
+    ending = posixpath.splitext(base)[1].lower()
+    if ending in IMAGES:
+        return None
+    return (
+        f"no image by its name: {ending}"
+        if re.fullmatch(r"\.[a-z0-9]{1,9}", ending)
+        else "no image by its name"
+    )
+
+
+def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[str]]:
+    """Names of files and of links to files, relative to the root, and what could not be looked into."""
+    files: list[str] = []
+    links: list[str] = []
+    skipped: Counter[str] = Counter()
+    seen = {_identity(root or ".")}
+
+    def enter(folder: str) -> None:
+        waiting = [folder]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                with os.scandir((root + folder) or ".") as entries:
+                    inside = list(entries)
+            except OSError as error:
+                skipped[f"folder that cannot be read ({error.strerror}): {text(folder or root)}"] += 1
+                continue
+            for entry in inside:
+                name = folder + entry.name
+                if entry.is_symlink():
+                    links.append(name)
+                elif not entry.is_dir(follow_symlinks=False):
+                    files.append(name)
+                elif is_new(name):
+                    waiting.append(f"{name}/")
+
+    def is_new(folder: str) -> bool:
+        if depth is not None and folder.count("/") + 1 >= depth:
+            return False
+        identity = _identity(root + folder)
+        if identity in seen:
+            skipped["folder that is listed already"] += 1
+            return False
+        seen.add(identity)
+        return True
+
+    enter("")
+    to_files: list[str] = []
+    while links:
+        # Folders proper come first, so that what lies in them has its own name; then links by name.
+        now, links[:] = sorted(links), []
+        for name in now:
+            if not os.path.isdir(root + name):
+                to_files.append(name)
+            elif is_new(name):
+                enter(f"{name}/")
+    return files, to_files, skipped
+
+
+def _identity(path: str) -> _Identity | None:
+    """None where a path leads nowhere."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """`*` and `?` stand for characters but a slash, `**` for any, `[ab]` and `[!ab]` for one of a set."""
+    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = []
+    for part in re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern):
+        if part.startswith("[") and part.endswith("]"):
+            inside = re.sub(r"([\\^\[&~|])", r"\\\1", part[1:-1].removeprefix("!"))
+            parts.append(f"[^/{inside}]" if part.startswith("[!") else f"[{inside}]")
+        else:
+            parts.append(known.get(part) or re.escape(part))
+    try:
+        return re.compile("".join(parts), re.DOTALL)
+    except re.error:
+        raise ValueError(f"{pattern!r} is no pattern") from None

@@ -1,0 +1,217 @@
+"""The rows of a manifest: CSV, lines of JSON, parquet, which may hold the images themselves."""
+
+import csv
+import importlib
+import io
+import json
+import re
+import threading
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import fsspec
+
+from backend.fetch import ImageError
+
+Row = dict[str, Any]
+Cell = bytes | ImageError | None
+
+_SCHEME = re.compile(r"(?i)([a-z][a-z0-9+.-]*)://")
+
+
+class SourceError(ValueError):
+    """A source cannot be read. The message is one sentence for the person who named it."""
+
+
+def need(module: str, what: str) -> Any:
+    """A module of the extra `prelabel`. Raises SourceError that says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise SourceError(f"for {what} install the extra: pip install 'vlsam[prelabel]'") from None
+
+
+def scheme_of(address: str) -> str | None:
+    """The scheme of a URI in small letters; None for a path of this machine."""
+    found = _SCHEME.match(address)
+    return found[1].lower() if found else None
+
+
+def reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def rows(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:
+    """The rows of a manifest; with its place each of one whose column `image_key` is of bytes, see Cells.
+
+    Counts in `skipped` what a row cannot say. Raises SourceError.
+    """
+    try:
+        match PurePosixPath(source.lower()).suffix:
+            case ".csv":
+                yield from ((row, None) for row in _csv(source, skipped))
+            case ".jsonl":
+                yield from ((row, None) for row in _jsonl(source))
+            case _:
+                yield from _parquet(source, image_key, skipped)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{source} cannot be read: {reason(error)}") from None
+
+
+def _csv(source: str, skipped: Counter[str]) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)  # a cell may hold an image, as a data address
+    with _opened(source) as file, _text(file, newline="") as lines:
+        for row in csv.DictReader(lines, restkey="", strict=True):
+            if row.pop("", None):
+                skipped["cells of a list that no column has a name for"] += 1
+            yield row
+
+
+def _jsonl(source: str) -> Iterator[Row]:
+    with _opened(source) as file, _text(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line, parse_constant=_no_number)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise SourceError(f"{source}, line {number} is no JSON object")
+            yield row
+
+
+def _text(file: BinaryIO, newline: str | None = None) -> io.TextIOWrapper:
+    # Names of files may be no UTF-8 here, as they are in folders.
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _no_number(name: str) -> None:
+    """In place of NaN and infinities, which Python reads and writes, and JSON does not know."""
+
+
+def _parquet(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:
+    with _parquet_file(source) as file:
+        names, embedded = [], False
+        for column in file.schema_arrow:
+            if not _holds_bytes(column.type):
+                names.append(column.name)
+            elif column.name == image_key:
+                embedded = True
+                names += [f"{image_key}.path"] if "path" in _children(column.type) else []
+            else:
+                skipped[f"column of bytes, which no task can hold: {column.name}"] += 1
+        place = 0
+        for batch in file.iter_batches(batch_size=64, columns=names, use_threads=False):
+            for row in batch.to_pylist():
+                # Times and decimals are no JSON, which a task's data is.
+                row = json.loads(json.dumps(row, default=str), parse_constant=_no_number)
+                yield ({image_key: None, **row}, place) if embedded else (row, None)
+                place += 1
+
+
+class Cells:
+    """The bytes of a column of a parquet file, or of `bytes` in a column of Hugging Face's {"bytes", "path"}.
+
+    Rows that are asked for nearly in order are read once, page by page, and a few that were passed are kept:
+    a group of rows may be gigabytes. Safe to share among threads.
+    """
+
+    KEPT = 8
+
+    def __init__(self, source: str, column: str, most: int) -> None:
+        self._source, self._column, self._most = source, column, most
+        self._lock = threading.Lock()
+        self._ends: list[int] = []  # of the groups of rows
+        self._reading: Iterator[tuple[int, Cell]] = iter(())
+        self._next = 0  # the place that it gives next
+        self._passed: dict[int, Cell] = {}
+
+    def read(self, place: int) -> bytes | None:
+        """The bytes at a place; None where there are none. Raises ImageError."""
+        try:
+            with self._lock:
+                found = self._find(place)
+        except Exception as error:  # of a file that is broken
+            with self._lock:
+                self._ends = []
+            raise ImageError(
+                f"The row of the parquet file cannot be read ({type(error).__name__})."
+            ) from None
+        if isinstance(found, ImageError):
+            raise found
+        return found
+
+    def _find(self, place: int) -> Cell:
+        if place in self._passed:
+            return self._passed.pop(place)
+        group = bisect_right(self._ends, place)
+        if not self._ends or place < self._next or group != bisect_right(self._ends, self._next):
+            self._reading = self._from(place)
+        for now, cell in self._reading:
+            self._next = now + 1
+            if now == place:
+                return cell
+            self._passed[now] = cell
+            if len(self._passed) > self.KEPT:
+                del self._passed[next(iter(self._passed))]
+        raise IndexError(place)
+
+    def _from(self, place: int) -> Iterator[tuple[int, Cell]]:
+        """Cells with their places, from the beginning of the group on that `place` is in."""
+        with _parquet_file(self._source) as file:
+            about = file.metadata
+            self._ends = list(accumulate(about.row_group(n).num_rows for n in range(about.num_row_groups)))
+            group = bisect_right(self._ends, place)
+            now = self._ends[group - 1] if group else 0
+            nested = _children(file.schema_arrow.field(self._column).type)
+            batches = file.iter_batches(
+                batch_size=1,
+                row_groups=range(group, len(self._ends)),
+                columns=[f"{self._column}.bytes" if nested else self._column],
+                use_threads=False,
+            )
+            for batch in batches:
+                cells = batch.column(0).field("bytes") if nested else batch.column(0)
+                for cell in cells:
+                    yield now, self._taken(cell)
+                    now += 1
+
+    def _taken(self, cell: Any) -> Cell:
+        data = cell.as_buffer()
+        if data is not None and data.size > self._most:
+            return ImageError(f"The image has more than {self._most} bytes (VLSAM_MAX_IMAGE_BYTES).")
+        return None if data is None else bytes(data.to_pybytes())
+
+
+@contextmanager
+def _parquet_file(source: str) -> Iterator[Any]:
+    parquet = need("pyarrow.parquet", "parquet files")
+    with _opened(source) as file, parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as opened:
+        yield opened
+
+
+def _children(kind: Any) -> dict[str, Any]:
+    return {kind.field(n).name: kind.field(n).type for n in range(kind.num_fields)}
+
+
+def _holds_bytes(kind: Any) -> bool:
+    of_bytes = re.match(r"(large_)?binary|fixed_size_binary", str(kind)) is not None
+    return of_bytes or any(map(_holds_bytes, _children(kind).values()))
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[BinaryIO]:
+    if scheme_of(source) is None:
+        with open(source, "rb") as file:
+            yield file
+    else:
+        with fsspec.open(source, "rb") as file:
+            yield file

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from backend.prelabel import command as prelabel
 from backend.results import coco_rle
 from backend.settings import Settings
 from backend.studio import StudioError
+from model import sams
 from model.clicks import LEVELS
-from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local
+from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local, revision
+from model.grids import check_config
 from model.looks import Look
 from model.maps import normalised
 from model.oom import with_less
@@ -52,6 +55,10 @@ are fetched in place of the profile's own; what is a file or folder of this mach
 Everything is kept as plain files in $MODEL_DIR (default: ~/.cache/vlsam), and may be copied there by hand:
   $MODEL_DIR/sam_vit_b_01ec64.pth                SAM checkpoints
   $MODEL_DIR/Qwen/Qwen2.5-VL-3B-Instruct/        models of the hub, each under its id
+
+A model of the hub stays at one revision, which is part of the model version: a profile's at the commit that
+it names, another one at that which was fetched first. VLSAM_VLM=OWNER/NAME@REVISION (or VLSAM_SAM) names one:
+a commit, a tag, or main for the newest.
 
 examples:
   vlsam download                                 for $VLSAM_PROFILE
@@ -181,14 +188,19 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _download(args: argparse.Namespace) -> int:
-    profile = Settings.from_env().models(args.profile)
+    settings = Settings.from_env()
+    profile = settings.models(args.profile)
+    concepts = settings.localizer == "concept"
+    accept_sam = partial(sams.check, name=profile.sam, concepts=concepts)
     try:
-        for name, remote, fetch in (
-            (profile.vlm, not looks_local(profile.vlm), fetch_hub),
-            (profile.sam, is_remote_sam(profile.sam), fetch_sam),
+        for name, remote, fetch, accept in (
+            (profile.vlm, not looks_local(profile.vlm), fetch_hub, check_config),
+            (profile.sam, is_remote_sam(profile.sam), fetch_sam, accept_sam),
         ):
             if remote:
-                print(f"{name}: complete, checksums agree, in {fetch(name, profile.folder)}")
+                path = fetch(name, profile.folder, accept)
+                commit = "" if path.is_file() else f"revision {revision(name, profile.folder)}, "
+                print(f"{name.partition('@')[0]}: {commit}complete, checksums agree, in {path}")
             elif Path(name).expanduser().exists():
                 print(f"{name}: on this machine, nothing to fetch")
             else:

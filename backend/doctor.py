@@ -27,7 +27,7 @@ from backend.labels import ConfigError, TaskError
 from backend.settings import Settings
 from model.download import at_hand
 from model.listing import Endpoint
-from model.types import ListingError
+from model.types import ListingError, ModelLoadError
 
 log = logging.getLogger(__name__)
 
@@ -484,7 +484,11 @@ def _trial(api: Api, connected: Mapping[str, Any]) -> Finding:
 def _weights(settings: Settings) -> Finding:
     """Without a server to ask: whether what these settings name is on this machine."""
     profile = settings.models()
-    missing = [name for name in (profile.vlm, profile.sam) if at_hand(name, profile.folder) is None]
+    try:
+        missing = [name for name in (profile.vlm, profile.sam) if at_hand(name, profile.folder) is None]
+    except ModelLoadError as error:  # another revision
+        what, _, cure = str(error).partition(": ")
+        return Finding("model", FAILED, f"{what}.", cure)
     if missing:
         return Finding(
             "model",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from backend import heap
 from backend.cache import Embeddings, Flights, Sources
@@ -25,7 +25,7 @@ from backend.settings import Settings
 from backend.unlabelled import Unlabelled
 from model.pipeline import VLSAM
 from model.profiles import segmenter_version_of
-from model.types import Detection, VLSAMError
+from model.types import Detection, ModelLoadError, VLSAMError
 
 log = logging.getLogger(__name__)
 
@@ -121,13 +121,21 @@ class Engine:
 
     @classmethod
     def of(cls, settings: Settings) -> "Engine":
-        """An engine for the profile of the settings. Raises ModelLoadError where there is no such profile."""
+        """An engine for the profile of the settings. Raises ModelLoadError where there is no such profile.
+
+        Weights that are not on this machine yet have a version by what the hub says of them. Where it does
+        not, nothing will be loaded, and the engine says so.
+        """
         profile, options = settings.models(), settings.options()
-        version = settings.version(profile)
+        try:
+            version = settings.version(profile)
+            segmenter = segmenter_version_of(profile, options)
+        except ModelLoadError as error:
+            return cls(settings, version=f"vlsam-{profile.name}-not-loaded", load=partial(_raise, error))
         return cls(
             settings,
             version=version,
-            segmenter=segmenter_version_of(profile, options),
+            segmenter=segmenter,
             load=lambda: VLSAM.load(profile, settings.device, options, version),
         )
 
@@ -320,6 +328,10 @@ class Engine:
         for job in jobs:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(Unavailable(self._failure))
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 class _Process:

@@ -6,7 +6,7 @@ reads every size from the model's config and the processor, and says so where th
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -274,6 +274,11 @@ REMOTE = {
     "internvl_chat": "this InternVL needs remote code: use the same model in its native form, the one "
     "whose name ends in -hf",
 }
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise ModelLoadError for a config.json whose model type is not in the table."""
+    check_family(str(config.get("model_type", "")))
 
 
 def check_family(kind: str) -> None:

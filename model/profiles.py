@@ -14,11 +14,17 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]  # auto: float32 on a 
 Quantization = Literal["none", "4bit", "8bit"]
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # transformers' own: over several GPUs
 
+# The hub's ids change what they hold; these commits do not. Each is pinned alike by many public projects.
+QWEN_3B = "Qwen/Qwen2.5-VL-3B-Instruct@66285546d2b821cf421d4f5eb2576359d3770cd3"
+QWEN_7B = "Qwen/Qwen2.5-VL-7B-Instruct@cc594898137f460bfe9f0759e9844b3ce807cfb5"
+QWEN_30B = "Qwen/Qwen3-VL-30B-A3B-Instruct@9c4b90e1e4ba969fd3b5378b57d966d725f1b86c"
+SAM_2_1 = "facebook/sam2.1-hiera-large@665f8e2ad61cf5f53d65644ff27c8ee525124610"
+
 
 @dataclass(frozen=True)
 class Profile:
     name: str
-    vlm: str  # hub id or local folder
+    vlm: str  # hub id, which may end in @ and a revision, or local folder
     sam: str  # published file's name, hub id, local folder or file, see model/sams
     dtype: Dtype = "auto"  # of the VLM; the segmenter's is float32
     quantization: Quantization = "none"  # of the VLM's decoder
@@ -30,10 +36,10 @@ PROFILES = {
     p.name: p
     for p in (
         Profile("builtin", str(BUILTIN / "vlm"), str(BUILTIN / "segmenter"), demo=True),
-        Profile("gpu-8g", "Qwen/Qwen2.5-VL-3B-Instruct", "sam_vit_b_01ec64.pth", quantization="4bit"),
-        Profile("gpu-24g", "Qwen/Qwen2.5-VL-7B-Instruct", "sam_vit_h_4b8939.pth"),
+        Profile("gpu-8g", QWEN_3B, "sam_vit_b_01ec64.pth", quantization="4bit"),
+        Profile("gpu-24g", QWEN_7B, "sam_vit_h_4b8939.pth"),
         # The largest that 80 GB hold with an image of any size, and free to fetch: docs/decisions/0011.
-        Profile("gpu-80g", "Qwen/Qwen3-VL-30B-A3B-Instruct", "facebook/sam2.1-hiera-large"),
+        Profile("gpu-80g", QWEN_30B, SAM_2_1),
     )
 }
 
@@ -65,19 +71,16 @@ def choose(
     )
 
 
-_TAIL = 65_536  # bytes: more than any config, and milliseconds to read
-
-
 def version_of(profile: Profile, options: Options | None = None, *more: str) -> str:
     """A name for what decides the results, from settings and file identities; loads no weights.
 
-    `more` is what else decides them. Trained anew, weights keep their name and size, so the end of each file
-    counts as well.
+    `more` is what else decides them. Of weights on the hub that are not on this machine yet, the small files
+    are fetched. Raises ModelLoadError where that fails.
     """
     digest = hashlib.sha256(repr(options or Options()).encode())
     digest.update(repr((profile.dtype, profile.quantization, *more)).encode())
-    for name in (profile.vlm, profile.sam):
-        digest.update(_identity(name))
+    for name, remote in ((profile.vlm, not download.looks_local(profile.vlm)), _sam(profile)):
+        digest.update(_identity(name, profile.folder, remote=remote))
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
 
 
@@ -87,24 +90,33 @@ def segmenter_version_of(profile: Profile, options: Options | None = None) -> st
     By concept an embedding holds more, which one made for clicks alone lacks.
     """
     concepts = options is not None and options.localizer == "concept"
-    return f"sam-{_identity(profile.sam).hex()[:16]}{'-concepts' if concepts else ''}"
+    name, remote = _sam(profile)
+    identity = _identity(name, profile.folder, remote=remote)
+    return f"sam-{identity.hex()[:16]}{'-concepts' if concepts else ''}"
 
 
-def _identity(name: str) -> bytes:
-    """Of weights given as a file, a folder or a name."""
+def _sam(profile: Profile) -> tuple[str, bool]:
+    """The segmenter's name, and whether it is a hub id. Published checkpoints are known by their names."""
+    name = profile.sam
+    return name, download.is_remote_sam(name) and name not in download.CHECKPOINTS
+
+
+def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
+    """Of weights given as a hub id (`remote`), a file, a folder or a name.
+
+    Trained anew, files keep their name and size, so what is in them counts as well.
+    """
+    if remote:
+        return hashlib.sha256(repr(sorted(download.identity(name, folder).items())).encode()).digest()
     path = Path(name).expanduser()
     digest = hashlib.sha256(path.name.encode() if path.exists() else name.encode())
     files = (
-        sorted(f for f in path.glob("*") if f.is_file())
+        sorted(f for f in path.glob("[!.]*") if f.is_file())
         if path.is_dir()
         else [path]
         if path.is_file()
         else []
     )
     for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}".encode())
-        with file.open("rb") as opened:
-            opened.seek(max(0, size - _TAIL))
-            digest.update(opened.read(_TAIL))
+        digest.update(f"{file.name}:{download.sampled(file)}".encode())
     return digest.digest()

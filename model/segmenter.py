@@ -7,6 +7,7 @@ model/sams.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -114,7 +115,8 @@ class Segmenter:
         segmenters have it. Raises ModelLoadError with one sentence on what is wrong.
         """
         device = devices.choose("auto" if device in DEVICE_MAPS else device)  # too small to be spread
-        return cls(sams.load(download.sam(name, folder), device, concepts=concepts))
+        path = download.sam(name, folder, partial(sams.check, name=name, concepts=concepts))
+        return cls(sams.load(path, device, concepts=concepts))
 
     @property
     def device(self) -> torch.device:

@@ -78,7 +78,11 @@ class VLM:
         `device` is one of torch's, or a device map of transformers that spreads the model over several
         ("auto", "balanced"). Raises ModelLoadError with one sentence on what to do.
         """
-        path = Path(name).expanduser() if download.looks_local(name) else download.hub(name, folder)
+        path = (
+            Path(name).expanduser()
+            if download.looks_local(name)
+            else download.hub(name, folder, grids.check_config)
+        )
         if not path.is_dir():
             raise ModelLoadError(f"the VLM folder {name} does not exist")
         if dtype == "auto":

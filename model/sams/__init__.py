@@ -6,11 +6,31 @@ hub.py       transformers: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, SAM 3 by clicks 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from model.sams import hub, original
 from model.sams.family import Family
 from model.types import ModelLoadError
+
+
+def check(config: Mapping[str, Any], *, name: str, concepts: bool = False) -> None:
+    """Raise ModelLoadError for a segmenter whose config.json tells that it cannot be used.
+
+    An empty one is that of a checkpoint file.
+    """
+    kind = config.get("model_type")
+    if kind is not None and kind not in hub.KINDS:
+        raise ModelLoadError(
+            f"{name} holds a model of the kind {kind!r}, which is no segmenter known here: take one of "
+            f"{', '.join(hub.KINDS)}"
+        )
+    if concepts and kind != hub.WITH_DETECTOR:
+        raise ModelLoadError(
+            f"the segmenter {name} takes no noun phrases, which the localizer `concept` gives it: take "
+            "SAM 3 (facebook/sam3), or another localizer"
+        )
 
 
 def load(path: Path, device: str, *, concepts: bool = False) -> Family:
@@ -23,11 +43,8 @@ def load(path: Path, device: str, *, concepts: bool = False) -> Family:
     library = "segment-anything"
     try:
         config = dict(json.loads((path / "config.json").read_text("utf-8"))) if path.is_dir() else {}
-        if concepts and path.exists() and config.get("model_type") != hub.WITH_DETECTOR:
-            raise ModelLoadError(
-                f"the segmenter {path} takes no noun phrases, which the localizer `concept` gives it: take "
-                "SAM 3 (facebook/sam3), or another localizer"
-            )
+        if path.exists():
+            check(config, name=str(path), concepts=concepts)
         if not path.is_dir():
             return original.load(path, {}, device)
         if "model_type" not in config:

@@ -182,11 +182,6 @@ def load(path: Path, model_type: str, device: str, *, concepts: bool = False) ->
 
     Raises ModelLoadError, and what transformers raises.
     """
-    if model_type not in KINDS:
-        raise ModelLoadError(
-            f"{path} holds a model of the kind {model_type!r}, which is no segmenter known here: take one of "
-            f"{', '.join(KINDS)}"
-        )
     family, model_class, processor_class = KINDS[model_type]
     processor = getattr(transformers, processor_class).from_pretrained(path)
     model = _weights(path, model_class)

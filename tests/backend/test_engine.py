@@ -2,14 +2,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
+from backend.app import create_app
 from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.settings import Settings
+from model import download
 from model.types import ModelLoadError, Prompt
-from tests.backend.conftest import StandIn
+from tests.backend.conftest import CONFIG, StandIn
+from tests.model.loopback import running
 
 Make = Callable[..., Engine]
 
@@ -290,6 +296,39 @@ def test_the_engine_of_a_process_is_made_on_first_use(monkeypatch: pytest.Monkey
 def test_a_profile_that_there_is_not() -> None:
     with pytest.raises(ModelLoadError, match="gpu-9000"):
         Engine.of(Settings(profile="gpu-9000"))
+
+
+def test_f5_weights_that_the_hub_does_not_give_fail_to_load_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with running() as site:
+        monkeypatch.setattr(constants, "ENDPOINT", site.url)
+    engine = Engine.of(Settings(vlm="somebody/tiny-vl", model_dir=tmp_path))
+    client = create_app(engine=engine).test_client()
+    assert client.get("/health").status_code == 200
+    assert client.post("/setup", json={"project": "1.1", "schema": CONFIG}).status_code == 200
+    wait_for(lambda: engine.state == "failed")
+    assert client.get("/ready").status_code == 503
+    with pytest.raises(Unavailable, match="somebody/tiny-vl cannot be fetched, for the hub does not answer"):
+        engine.run(lambda model: model, priority=CLICK, deadline=soon())
+    PROCESS.install(None)
+
+
+def test_the_version_of_weights_that_are_not_there_yet_is_that_which_they_will_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = {"config.json": b'{"model_type": "qwen2_5_vl"}', "model.safetensors": bytes(5000)}
+    with running() as site:
+        monkeypatch.setattr(constants, "ENDPOINT", site.url)
+        site.repositories["somebody/tiny-vl"] = weights
+        settings = Settings(vlm="somebody/tiny-vl", sam="somebody/tiny-vl", model_dir=tmp_path)
+        before = Engine.of(settings)
+        download.hub("somebody/tiny-vl", tmp_path)
+        assert Engine.of(settings).version == before.version
+        site.repositories["somebody/tiny-vl"] = {**weights, "model.safetensors": bytes(4999) + b"1"}
+        other = Engine.of(replace(settings, model_dir=tmp_path / "other"))
+    assert other.version != before.version
+    assert other.embeddings.hold("x")._key != before.embeddings.hold("x")._key
 
 
 def test_the_version_is_stable_and_follows_every_setting_that_changes_results() -> None:

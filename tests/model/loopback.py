@@ -23,7 +23,10 @@ class Site(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}  # by path
-        self.repositories: dict[str, dict[str, bytes]] = {}  # hub id -> files
+        self.repositories: dict[str, dict[str, bytes]] = {}  # hub id -> files, at COMMIT, which is main
+        self.commits: dict[tuple[str, str], dict[str, bytes]] = {}  # hub id and another commit -> files
+        self.listing_refusal: tuple[int, dict[str, str]] | None = None  # and what is said about them
+        self.refusal: tuple[int, dict[str, str]] | None = None  # what files of repositories are answered with
         self.asked: list[tuple[str, str, str]] = []  # path, Range and Authorization of each GET
         self.breaks: list[int] = []  # the next answers hang up after so many bytes
         self.moved = ""  # files of repositories are answered with a redirect to this address
@@ -73,23 +76,35 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path, site = unquote(urlsplit(self.path).path), self.server
-        of_model = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/tree/\w+|/revision/\w+)?", path)
-        of_file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path)
+        of_model = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/tree/\w+|/revision/(\w+))?", path)
+        of_file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path)
         if site.status:
             self._send(site.status, b"")
+        elif of_model and site.listing_refusal:
+            self._send(site.listing_refusal[0], b"", site.listing_refusal[1])
         elif of_model and of_model[1] in site.repositories:
-            files = site.repositories[of_model[1]]
-            listed = _tree(files) if (of_model[2] or "").startswith("/tree") else _info(of_model[1], files)
-            self._send(200, json.dumps(listed).encode(), kind="application/json")
-        elif of_file and of_file[2] in site.repositories.get(of_file[1], {}):
-            if site.moved:
-                self._send(302, b"", {"Location": f"{site.moved}/{of_file[2]}"})
+            commit = of_model[3] if (of_model[1], of_model[3]) in site.commits else COMMIT
+            files = self._at(of_model[1], commit)
+            tree = (of_model[2] or "").startswith("/tree")
+            listed = _tree(files) if tree else _info(of_model[1], files, commit)
+            if of_model[3] in (None, "main", commit):
+                self._send(200, json.dumps(listed).encode(), kind="application/json")
             else:
-                self._file(site.repositories[of_file[1]][of_file[2]], body)
+                self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        elif of_file and of_file[3] in self._at(of_file[1], of_file[2]):
+            if site.refusal:
+                self._send(site.refusal[0], b"", site.refusal[1])
+            elif site.moved:
+                self._send(302, b"", {"Location": f"{site.moved}/{of_file[3]}"})
+            else:
+                self._file(self._at(of_file[1], of_file[2])[of_file[3]], body)
         elif path in site.files:
             self._file(site.files[path], body)
         else:
             self._send(404, b"")
+
+    def _at(self, name: str, commit: str) -> dict[str, bytes]:
+        return self.server.commits.get((name, commit), self.server.repositories.get(name, {}))
 
     def _file(self, content: bytes, body: bool) -> None:
         given = {"ETag": f'"{_git(content)}"', "X-Repo-Commit": COMMIT}
@@ -140,12 +155,12 @@ def _lfs(content: bytes) -> dict[str, object]:
     return {"lfs": {"oid": digest, "sha256": digest, "size": len(content), "pointerSize": 130}}
 
 
-def _info(name: str, files: dict[str, bytes]) -> dict[str, object]:
+def _info(name: str, files: dict[str, bytes], commit: str) -> dict[str, object]:
     siblings = [
         {"rfilename": file, "size": len(content), "blobId": _git(content), **_lfs(content)}
         for file, content in files.items()
     ]
-    return {"id": name, "sha": COMMIT, "siblings": siblings}
+    return {"id": name, "sha": commit, "siblings": siblings}
 
 
 def _tree(files: dict[str, bytes]) -> list[dict[str, object]]:

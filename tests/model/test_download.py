@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from huggingface_hub import constants, snapshot_download
 from backend.cli import main
 from backend.settings import Settings, SettingsError
 from model import download
-from model.profiles import choose
+from model.profiles import PROFILES, choose, segmenter_version_of, version_of
+from model.segmenter import Segmenter
 from model.types import ModelLoadError
-from tests.model.loopback import Site, running
+from model.vlm import VLM
+from tests.model.loopback import COMMIT, Site, running
 
 CONTENT = bytes(range(256)) * 9000  # 2.3 MB
 NAME = "somebody/tiny-vl"
 MODEL = {
-    "config.json": b"{}",
+    "config.json": b'{"model_type": "qwen2_5_vl"}',
     "tokenizer.json": b"[" + b"1," * 900 + b"1]",
     "chat_template.jinja": b"{{ messages }}",
     "model.safetensors.index.json": json.dumps(
@@ -175,7 +178,7 @@ def test_f28_a_folder_that_cannot_be_written_is_one_sentence(site: Site, tmp_pat
 def test_a_model_of_the_hub_comes_with_what_it_needs_only(hub: Site, tmp_path: Path) -> None:
     folder = download.fetch_hub(NAME, tmp_path)
     assert folder == tmp_path / NAME
-    assert {f.name for f in folder.iterdir() if f.is_file()} - {".lock"} == NEEDED
+    assert {f.name for f in folder.glob("[!.]*") if f.is_file()} == NEEDED
     assert all((folder / name).read_bytes() == MODEL[name] for name in NEEDED)
     assert all(token == "Bearer sesame" for path, _, token in hub.asked if "resolve" in path)
 
@@ -297,7 +300,7 @@ def test_the_command_fetches_what_a_profile_names(
     assert (tmp_path / name).read_bytes() == CONTENT
     assert download.complete(tmp_path / NAME)
     assert capsys.readouterr().out.splitlines() == [
-        f"{NAME}: complete, checksums agree, in {tmp_path / NAME}",
+        f"{NAME}: revision {COMMIT}, complete, checksums agree, in {tmp_path / NAME}",
         f"{name}: complete, checksums agree, in {tmp_path / name}",
     ]
 
@@ -307,11 +310,242 @@ def test_the_profile_for_a_server_needs_the_hub_alone(
 ) -> None:
     profile = choose("gpu-80g")
     monkeypatch.setenv("MODEL_DIR", str(tmp_path))
-    hub.repositories = {profile.vlm: dict(MODEL), profile.sam: {**MODEL, "model.safetensors": CONTENT}}
+    sam = {**MODEL, "config.json": b'{"model_type": "sam2_video"}', "model.safetensors": CONTENT}
+    names = []
+    for pinned, files in ((profile.vlm, MODEL), (profile.sam, sam)):
+        name, _, commit = pinned.partition("@")
+        names.append(name)
+        hub.repositories[name], hub.commits[name, commit] = {}, dict(files)
     assert main(["download", "--profile", "gpu-80g"]) == 0
-    assert capsys.readouterr().out.count("complete, checksums agree") == 2
-    for name in (profile.vlm, profile.sam):
-        assert download.complete(tmp_path / name)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: revision {pinned.partition('@')[2]}, complete, checksums agree, in {tmp_path / name}"
+        for name, pinned in zip(names, (profile.vlm, profile.sam), strict=True)
+    ]
+    assert all(download.complete(tmp_path / name) for name in names)
+
+
+def test_every_model_of_the_hub_in_a_profile_is_pinned_to_a_commit() -> None:
+    named = [name for profile in PROFILES.values() for name in (profile.vlm, profile.sam)]
+    remote = [n for n in named if not download.looks_local(n) and n not in download.CHECKPOINTS]
+    assert len(remote) == 4
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", name) for name in remote)
+
+
+# Models that the hub gives to some only
+
+
+GATED = {"X-Error-Code": "GatedRepo"}
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("token", ["sesame", ""])
+@pytest.mark.parametrize("headers", [GATED, {}])
+def test_a_gated_model_whose_files_are_refused_is_said_with_what_to_do(
+    hub: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    token: str,
+    headers: dict[str, str],
+) -> None:
+    """The hub lists them to anybody."""
+    monkeypatch.setenv("HF_TOKEN", token)
+    hub.refusal = (status, headers)
+    with pytest.raises(ModelLoadError, match=rf"does not give {NAME} \(HTTP {status}\)") as error:
+        download.hub(NAME, tmp_path)
+    said = str(error.value)
+    assert f"accept its licence at {hub.url}/{NAME}" in said
+    assert "HF_TOKEN" in said
+    assert "\n" not in said
+    assert "sesame" not in said
+    if headers:
+        assert ("has no access" in said) == bool(token)
+
+
+def test_a_gated_model_that_is_not_even_listed_is_said_the_same_way(hub: Site, tmp_path: Path) -> None:
+    hub.listing_refusal = (403, GATED)
+    with pytest.raises(ModelLoadError, match=r"403\): it is gated.* HF_TOKEN has no access; accept its"):
+        download.hub(NAME, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said", ["Invalid credentials in Authorization header", 'User Access Token "mine" is expired']
+)
+def test_a_token_that_is_not_valid_any_longer_is_said(hub: Site, tmp_path: Path, said: str) -> None:
+    hub.listing_refusal = (401, {"X-Error-Message": said})
+    with pytest.raises(ModelLoadError, match="the token in HF_TOKEN is wrong or has expired; set a new one"):
+        download.hub(NAME, tmp_path)
+
+
+def test_where_the_hub_keeps_its_files_nobody_is_asked_for_a_licence(hub: Site, tmp_path: Path) -> None:
+    with running() as elsewhere:
+        elsewhere.status = 403  # as for an address whose signature has expired
+        hub.moved = f"http://localhost:{elsewhere.server_port}"
+        with pytest.raises(ModelLoadError, match="HTTP 403") as error:
+            download.hub(NAME, tmp_path)
+    assert "licence" not in str(error.value)
+
+
+# Models that cannot be used
+
+
+def test_an_unknown_family_is_refused_before_its_gigabytes_are_fetched(
+    hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.repositories[NAME]["config.json"] = b'{"model_type": "blip"}'
+    with pytest.raises(ModelLoadError, match="token grid of 'blip' models is not known"):
+        VLM.load(NAME, device="cpu", folder=tmp_path)
+    with pytest.raises(ModelLoadError, match="kind 'blip', which is no segmenter known here"):
+        Segmenter.load(NAME, device="cpu", folder=tmp_path)
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("VLSAM_VLM", NAME)
+    assert main(["download"]) == 2
+    assert "token grid of 'blip'" in capsys.readouterr().err
+    assert {path.rsplit("/")[-1] for path, _, _ in hub.asked if "resolve" in path} == {"config.json"}
+    assert not list((tmp_path / NAME).glob("*.safetensors*"))
+
+
+def test_a_segmenter_that_takes_no_names_is_refused_before_it_is_fetched(hub: Site, tmp_path: Path) -> None:
+    hub.repositories[NAME]["config.json"] = b'{"model_type": "sam2_video"}'
+    with pytest.raises(ModelLoadError, match=r"tiny-vl takes no noun phrases.*take SAM 3"):
+        Segmenter.load(NAME, device="cpu", folder=tmp_path, concepts=True)
+    assert not list((tmp_path / NAME).glob("*.safetensors*"))
+
+
+# Which files a name means
+
+OTHER = "d" * 40
+MIDDLE = CONTENT[:1_000_000] + b"?" + CONTENT[1_000_001:]  # one byte, which no sample of a file may hit
+WEIGHTS = "model-00001-of-00002.safetensors"
+
+
+@pytest.fixture
+def two_commits(hub: Site) -> Site:
+    hub.commits[NAME, OTHER] = {**MODEL, WEIGHTS: MIDDLE}
+    return hub
+
+
+def versions(tmp_path: Path, name: str = NAME) -> tuple[str, str]:
+    profile = choose(vlm=name, sam=name, folder=tmp_path)
+    return version_of(profile), segmenter_version_of(profile)
+
+
+def test_two_revisions_under_one_name_have_two_versions(two_commits: Site, tmp_path: Path) -> None:
+    download.fetch_hub(NAME, tmp_path / "a")
+    download.fetch_hub(f"{NAME}@{OTHER}", tmp_path / "b")
+    one, other = versions(tmp_path / "a"), versions(tmp_path / "b")
+    assert one[0] != other[0]
+    assert one[1] != other[1]
+
+
+def test_the_version_is_the_same_before_and_after_the_weights_come(two_commits: Site, tmp_path: Path) -> None:
+    before = versions(tmp_path)
+    assert not list((tmp_path / NAME).glob("*.safetensors"))
+    download.hub(NAME, tmp_path)
+    assert versions(tmp_path) == before
+    two_commits.asked.clear()
+    assert versions(tmp_path) == before
+    assert two_commits.asked == []  # what is at hand needs no hub
+
+
+def test_the_version_is_the_same_however_the_files_came(hub: Site, tmp_path: Path) -> None:
+    cached = Path(snapshot_download(NAME))
+    assert not (tmp_path / "none" / NAME).exists()
+    from_cache = versions(tmp_path / "none")
+    copied = tmp_path / "copied" / NAME
+    copied.mkdir(parents=True)
+    for name in NEEDED:
+        (copied / name).write_bytes((cached / name).read_bytes())
+    by_hand = versions(tmp_path / "copied")
+    cached.rename(tmp_path / "away")
+    download.fetch_hub(NAME, tmp_path / "fetched")
+    assert from_cache == by_hand == versions(tmp_path / "fetched")
+
+
+def test_weights_that_were_replaced_by_hand_are_noticed(hub: Site, tmp_path: Path) -> None:
+    folder = download.hub(NAME, tmp_path)
+    before = versions(tmp_path)
+    (folder / WEIGHTS).write_bytes(CONTENT[::-1])
+    assert versions(tmp_path)[0] != before[0]
+
+
+def test_weights_are_read_in_full_once(hub: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / NAME
+    folder.mkdir(parents=True)
+    for name in NEEDED:
+        (folder / name).write_bytes(MODEL[name])
+    read: list[str] = []
+    usual = download._digest
+
+    def digest(file: Path, *, git: bool = False) -> str:
+        read.append(file.name)
+        return usual(file, git=git)
+
+    monkeypatch.setattr(download, "_digest", digest)
+    assert versions(tmp_path) == versions(tmp_path)
+    assert read.count(WEIGHTS) == 1
+
+
+def test_large_files_of_one_size_are_told_apart_by_samples(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(CONTENT)
+    before = download.sampled(file)
+    for place in (0, len(CONTENT) // 2, len(CONTENT) - 9000):
+        file.write_bytes(CONTENT[:place] + bytes(9000) + CONTENT[place + 9000 :])
+        assert download.sampled(file) != before
+
+
+def test_a_model_stays_at_the_revision_that_was_fetched_first(
+    two_commits: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"{NAME}@{OTHER}"
+    download.fetch_hub(name, tmp_path)
+    assert download.revision(NAME, tmp_path) == OTHER
+    download.fetch_hub(NAME, tmp_path)  # though main is another
+    assert download.revision(NAME, tmp_path) == OTHER
+    assert (tmp_path / NAME / WEIGHTS).read_bytes() == MIDDLE
+
+    download.fetch_hub(f"{NAME}@main", tmp_path)
+    assert download.revision(NAME, tmp_path) == COMMIT
+    assert (tmp_path / NAME / WEIGHTS).read_bytes() == CONTENT
+
+
+def test_another_commit_than_the_name_says_is_refused(two_commits: Site, tmp_path: Path) -> None:
+    download.fetch_hub(NAME, tmp_path)
+    for wanted in (OTHER, OTHER[:8]):
+        with pytest.raises(
+            ModelLoadError, match=rf"holds {NAME} at c+, and d+ is asked for: run `vlsam down"
+        ):
+            download.hub(f"{NAME}@{wanted}", tmp_path)
+    for wanted in (COMMIT, COMMIT[:8], "main"):
+        assert download.hub(f"{NAME}@{wanted}", tmp_path) == tmp_path / NAME
+
+
+def test_a_revision_that_there_is_not_is_said(hub: Site, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=f"the model has no revision {OTHER}"):
+        download.hub(f"{NAME}@{OTHER}", tmp_path)
+
+
+def test_a_change_of_revision_that_is_broken_off_leaves_no_mixture(two_commits: Site, tmp_path: Path) -> None:
+    folder = download.fetch_hub(NAME, tmp_path)
+    two_commits.commits[NAME, OTHER] = {**MODEL, WEIGHTS: MIDDLE, "tokenizer.json": b"{}"}
+    two_commits.breaks = [10_000, 0]  # of the first file that must come: the tokenizer has 2 bytes
+    with pytest.raises(ModelLoadError, match="run `vlsam download`"):
+        download.fetch_hub(f"{NAME}@{OTHER}", tmp_path)
+    assert not download.complete(folder)
+    assert download.hub(NAME, tmp_path) == folder  # at the revision that was begun
+    assert (folder / WEIGHTS).read_bytes() == MIDDLE
+    assert download.revision(NAME, tmp_path) == OTHER
+
+
+def test_the_shards_of_another_revision_go(hub: Site, tmp_path: Path) -> None:
+    folder = download.fetch_hub(NAME, tmp_path)
+    hub.commits[NAME, OTHER] = {
+        **{name: content for name, content in MODEL.items() if not name.startswith("model")},
+        "model.safetensors": CONTENT,
+    }
+    download.fetch_hub(f"{NAME}@{OTHER}", tmp_path)
+    assert [file.name for file in folder.glob("*.safetensors")] == ["model.safetensors"]
 
 
 def test_local_models_need_nothing(

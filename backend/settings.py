@@ -179,12 +179,14 @@ class Settings:
     """The settings of one server process. An empty variable counts as not set."""
 
     profile: str = _setting("VLSAM_PROFILE", "builtin", _text, "Which pair of models to load.")
-    vlm: str | None = _setting("VLSAM_VLM", None, _text, "Another VLM: a hub id, as it is or with @REVISION, or a local folder.")
+    vlm: str | None = _setting(
+        "VLSAM_VLM", None, _text, "Another VLM: a hub id, as it is or with @REVISION, or a local folder."
+    )
     sam: str | None = _setting(
         "VLSAM_SAM",
         None,
         _text,
-        "Another segmenter: a published checkpoint's name, a hub id (also with @REVISION), a file or a folder.",
+        "Another segmenter: a published checkpoint's name, a hub id (or with @REVISION), a file, a folder.",
     )
     device: str = _setting(
         "VLSAM_DEVICE",

@@ -276,7 +276,7 @@ def _search(
     """The topmost region with one of `labels` that holds any of the clicks; else those of our own making.
 
     Topmost is the newest answer, else the last region of the first source. Of several output controls
-    the first one with such a region wins, rectangles come last, for they hold much that is not theirs.
+    the first one with such a region wins, in the order of LabelConfig.turn.
     """
     rivals: list[Target] = []
     taken: set[str] = set()
@@ -290,10 +290,6 @@ def _search(
         if drawn.holds(clicks.points):
             return target, ()
         rivals.append(target)
-    turns = {
-        (control.name, control.type): (control.shape == "rectangle", number)
-        for number, control in enumerate(config.outputs)
-    }
     known: set[str] = set()
     for source in sources:
         regions = list(tasks.regions(source, config))
@@ -302,7 +298,7 @@ def _search(
         if ids & known:
             continue
         # Stable, so of one control the topmost comes first.
-        for region in sorted(regions, key=lambda region: turns[region.control.name, region.control.type]):
+        for region in sorted(regions, key=lambda region: config.turn(region.control)):
             if region.id in taken or not tasks.alike(region.labels, labels):
                 continue
             reading.spend(duplicates.PAIR)

@@ -247,7 +247,7 @@ def _config(xml: Any) -> labels.LabelConfig:
 
 
 def _about(config: labels.LabelConfig) -> Iterator[Finding]:
-    known = {label.value: None for control in config.outputs for label in control.labels}
+    known = {label.value: None for control in config.predicted for label in control.labels}
     own = any(control.labels_key is not None for control in config.outputs)
     outputs = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
     yield Finding("config", OK, f"Regions go to {outputs}.")

@@ -2,10 +2,10 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, TypeVar
+from functools import cached_property, lru_cache
+from typing import Any, Generic, TypeVar
 from xml.etree import ElementTree
 
 from model.english import singulars, synonyms
@@ -34,6 +34,7 @@ PROMPT = "vlsam_prompt"  # the TextArea where people type what the model shall f
 T = TypeVar("T")
 Choice = tuple[tuple[str, ...], tuple[str, ...]]  # its path and its names
 Same = Callable[[str], set[str]]  # all that a name is written as: names that share one are the same
+FIELD = re.compile(r"\$([^\s$]{1,200})")  # of a task's data, as configs name it
 
 
 class ConfigError(ValueError):
@@ -42,6 +43,31 @@ class ConfigError(ValueError):
 
 class TaskError(Exception):
     """A task is not as it should be. The message is the reason, for the log."""
+
+
+class _Index(Generic[T]):
+    """What is known by names. A term is looked up, not compared with each of thousands of names."""
+
+    def __init__(self, known: Iterable[tuple[T, tuple[str, ...]]], *rules: Same) -> None:
+        self._known = list(known)
+        self._rules = [(same, self._written(same)) for same in rules]
+
+    def _written(self, same: Same) -> dict[str, int]:
+        """All that names are written as, and the first of the known that has such a name."""
+        places: dict[str, int] = {}
+        for place, (_, names) in enumerate(self._known):
+            for name in names:
+                for form in same(name):
+                    places.setdefault(form, place)
+        return places
+
+    def find(self, term: str) -> T | None:
+        """The first that has a name which is the same as the term by the first rule that finds one."""
+        for same, places in self._rules:
+            found = [places[form] for form in same(term) if form in places]
+            if found:
+                return self._known[min(found)][0]
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,7 +101,7 @@ class Control:
         return self.type.removesuffix("labels")
 
     def knows(self, label: str) -> bool:
-        return any(label == known.value for known in self.labels)
+        return label in self._values
 
     @property
     def takes_labels(self) -> bool:
@@ -83,16 +109,23 @@ class Control:
 
     def label_of(self, term: str) -> str | None:
         """The label that a term of the model means: the same text, else but for case, else but for number."""
-        if self.open:
-            return term
-        return _match(term, self._known(), (_exact, _folded, _forms))
+        return term if self.open else self._spelled.find(term)
 
     def synonym_of(self, term: str) -> str | None:
         """The label that is another common name of the same thing."""
-        return _match(term, self._known(), (_synonyms,))
+        return self._synonymous.find(term)
 
-    def _known(self) -> list[tuple[str, tuple[str, ...]]]:
-        return [(label.value, label.names) for label in self.labels]
+    @cached_property
+    def _values(self) -> frozenset[str]:
+        return frozenset(label.value for label in self.labels)
+
+    @cached_property
+    def _spelled(self) -> _Index[str]:
+        return _Index(((label.value, label.names) for label in self.labels), _exact, _folded, _forms)
+
+    @cached_property
+    def _synonymous(self) -> _Index[str]:
+        return _Index(((label.value, label.names) for label in self.labels), _synonyms)
 
 
 @dataclass(frozen=True)
@@ -117,15 +150,19 @@ class Naming:
         """What `value` holds for a term: None where a Taxonomy has no choice for it."""
         if self.tag == "TextArea":
             return [term]
-        path = _match(term, self.choices, (_exact, _folded, _forms, _synonyms))
+        path = self._index.find(term)
         return None if path is None else [list(path)]
+
+    @cached_property
+    def _index(self) -> _Index[tuple[str, ...]]:
+        return _Index(self.choices, _exact, _folded, _forms, _synonyms)
 
 
 @dataclass(frozen=True)
 class LabelConfig:
     """What a labeling config means to this server."""
 
-    image_key: str  # of task["data"]
+    image_key: str  # where in task["data"] the image is, as `field_of` finds it
     image_name: str
     outputs: tuple[Control, ...]  # in the order of the config; never empty
     prompt_boxes: frozenset[str] = frozenset()  # names of rectangle controls that only prompt
@@ -140,31 +177,44 @@ class LabelConfig:
         data = task.get("data") if isinstance(task, Mapping) else None
         if not isinstance(data, Mapping):
             raise TaskError("the task has no data.")
-        if self.image_key not in data:
-            raise TaskError(f"the task's data has no field {self.image_key!r}, where the image should be.")
-        return data[self.image_key]
+        try:
+            found = field_of(data, self.image_key)
+        except LookupError:
+            raise TaskError(
+                f"the task's data has no field {self.image_key!r}, where the image should be."
+            ) from None
+        if isinstance(found, list):
+            raise TaskError(
+                f"the field {self.image_key!r} holds a list, and this model labels one image of a task, "
+                f"such as value='${self.image_key}[0]'."
+            )
+        return found
 
     def of(self, data: Any) -> "LabelConfig":
         """The config of one task: with the labels that its data brings, where controls take them from it."""
         if not isinstance(data, Mapping) or all(control.labels_key is None for control in self.outputs):
             return self
-        outputs = (
-            replace(control, labels=(*control.labels, *_data_labels(data.get(control.labels_key))))
-            if control.labels_key is not None
-            else control
-            for control in self.outputs
-        )
+        outputs: list[Control] = []
+        labels: dict[tuple[int, str], tuple[Label, ...]] = {}  # of controls that share them, once
+        for control in self.outputs:
+            key = control.labels_key
+            if key is not None:
+                shared = (id(control.labels), key)
+                if shared not in labels:
+                    labels[shared] = (*control.labels, *_data_labels(data, key))
+                control = replace(control, labels=labels[shared])
+            outputs.append(control)
         return replace(self, outputs=tuple(outputs))
 
     def label_control(self, label: str | None) -> Control | None:
         """The first output control that knows the label, or that has regions without labels."""
         return next(
-            (c for c in self.outputs if not c.takes_labels or (label is not None and c.knows(label))), None
+            (c for c in self.predicted if not c.takes_labels or (label is not None and c.knows(label))), None
         )
 
     def control_of(self, labels: Collection[str]) -> Control | None:
         """The first output control that knows most of the labels, or that has regions without labels."""
-        best = max(self.outputs, key=lambda control: sum(map(control.knows, labels)))
+        best = max(self.predicted, key=lambda control: sum(map(control.knows, labels)))
         return best if any(map(best.knows, labels)) else self.label_control(None)
 
     def named(self, term: str) -> list[tuple[Control, str]]:
@@ -183,23 +233,37 @@ class LabelConfig:
         """Whether a control that is predicted has the label, or may get it from a task's data."""
         return any(c.labels_key is not None or c.label_of(label) is not None for c in self.predicted)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """All names of all labels that predictions may get, each once."""
         known = (name for c in self.predicted for label in c.labels for name in label.names)
         return tuple(dict.fromkeys(known))
 
-    @property
+    @cached_property
     def predicted(self) -> tuple[Control, ...]:
         """The outputs that predictions go to: of those that share a <Labels> the first.
 
         A <Labels> with many tools to draw with would else get each object many times over.
         """
-        first = {control.labels_name or control.name: control for control in reversed(self.outputs)}
-        return tuple(control for control in self.outputs if control in first.values())
+        first: dict[str, Control] = {}
+        for control in self.outputs:
+            first.setdefault(control.labels_name or control.name, control)
+        return tuple(first.values())
 
     def output(self, name: str) -> Control | None:
-        return next((control for control in self.outputs if control.name == name), None)
+        place = self._places.get(name)
+        return None if place is None else self.outputs[place]
+
+    def turn(self, control: Control) -> tuple[bool, int]:
+        """Sorts outputs by whose region a click means: as in the config, but rectangles last.
+
+        A rectangle holds much that is not its object's.
+        """
+        return control.shape == "rectangle", self._places[control.name]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {control.name: place for place, control in reversed([*enumerate(self.outputs)])}
 
 
 # For images without a project: masks, and whatever the model names is a label.
@@ -210,9 +274,11 @@ OPEN = LabelConfig("image", "image", (Control("label", "BrushLabels", "image", (
 def parse(xml: str) -> LabelConfig:
     """The meaning of a labeling config. Raises ConfigError.
 
-    Outputs are the controls on the first Image that draw one of SHAPES, with labels of their own
-    (BrushLabels ...) or those of the <Labels> of that image (Brush ...), from the config or a field of the
-    task's data. One with an explicit `smart="true"` or `smartOnly="true"` is a tool to prompt with and takes
+    The image is the one that such controls point to, wherever it stands: others are there to be looked at.
+
+    Outputs are the controls on the image that draw one of SHAPES, with labels of their own (BrushLabels ...)
+    or those of the <Labels> of that image (Brush ...), from the config or a field of the task's data. One
+    with an explicit `smart="true"` or `smartOnly="true"` is a tool to prompt with and takes
     no output, unless no other is there; a keypoint is a tool unless it has `smart="false"`. Where no such
     control has labels, those without (Brush ...) are outputs if a `perRegion` TextArea or Taxonomy can say
     what a region is. (In Label Studio 1.23.2 every control is smart by default, so the attribute only tells
@@ -220,49 +286,162 @@ def parse(xml: str) -> LabelConfig:
     it is named PROMPT or has smart="true"; STATUS never is.
     """
     root = _read(xml)
-    image = next((tag for tag in root.iter() if _kind(tag) == "image" and tag.get("name")), None)
-    if image is None:
+    images = {
+        name: tag for tag in reversed([*root.iter()]) if _kind(tag) == "image" and (name := tag.get("name"))
+    }
+    if not images:
         raise ConfigError(
             "The labeling config has no <Image> with a name, and this model only labels images."
         )
-    value = image.get("value", "")
-    if not re.fullmatch(r"\$[^\s$]+", value):
-        raise ConfigError(
-            f"<Image name={image.get('name')!r}> has value={value!r} instead of a single field "
-            "such as value='$image'."
-        )
-    shared = next((tag for tag in root.iter() if _kind(tag) == "labels" and _is_on(tag, image)), None)
-    found = [(tag, control) for tag in root.iter() if (control := _control(tag, image, shared)) is not None]
-    namings = tuple(_namings(root, image))
-    labelled = [(tag, control) for tag, control in found if control.takes_labels]
-    free = [(tag, control) for tag, control in found if not control.takes_labels] if namings else []
-    if not labelled and not free:
+    about = [_About.of(image, on) for image, on in _by_image(root, dict(reversed(images.items())))]
+    usable = [each for each in about if each.labelled or each.free]
+    if not usable:
         raise ConfigError(
             "The labeling config has no <BrushLabels>, <PolygonLabels>, <RectangleLabels> or the like with "
-            f"labels for <Image name={image.get('name')!r}>, no <Labels> with a <Brush>, and no <Brush> "
+            f"labels for {_shown(about[0].image)}, no <Labels> with a <Brush>, and no <Brush> "
             'with a <TextArea perRegion="true">.'
+        )
+    _only_one(root, usable)
+    (meant,) = usable
+    field = FIELD.fullmatch(meant.image.get("value", "").strip())
+    if field is None:
+        raise ConfigError(
+            f"{_shown(meant.image)} has value={meant.image.get('value', '')[:80]!r} instead of a single "
+            "field such as value='$image'."
         )
     # Of prompt tools alone: smart brushes and polygons send no prompts, so they come first.
     order = list(SHAPES)
-    tools = sorted((control for _, control in labelled or free), key=lambda c: order.index(c.shape))
-    outputs = _plain(labelled) or _plain(free) or tools[:1]
+    tools = sorted(
+        (control for _, control in meant.labelled or meant.free), key=lambda c: order.index(c.shape)
+    )
+    outputs = _plain(meant.labelled) or _plain(meant.free) or tools[:1]
+    names = {control.name for control in outputs}
     return LabelConfig(
-        image_key=value[1:],
-        image_name=image.get("name", ""),
+        image_key=field[1],
+        image_name=meant.image.get("name", ""),
         outputs=tuple(outputs),
-        prompt_boxes=frozenset(_prompt_boxes(root)) - {control.name for control in outputs},
-        namings=namings,
-        phrases=frozenset(_phrases(root, image)) - {STATUS},
+        prompt_boxes=frozenset(_prompt_boxes(root)) - names,
+        namings=meant.namings,
+        phrases=frozenset(_phrases(meant.on)) - {STATUS},
         prompts=tuple(
-            control for tag, control in found if _is_prompt_tool(tag) and control.shape in PROMPT_SHAPES
+            control for tag, control in meant.found if _is_prompt_tool(tag) and control.shape in PROMPT_SHAPES
         ),
         idle=tuple(
             control
-            for tag, control in found
-            if control in outputs and control.shape in SILENT_SHAPES and not _is_plain_tool(tag)
+            for tag, control in meant.found
+            if control.name in names and control.shape in SILENT_SHAPES and not _is_plain_tool(tag)
         ),
         status_of=next(_status_of(root), None),
     )
+
+
+def field_of(data: Mapping[str, Any], path: str) -> Any:
+    """What stands in a task's data at a path such as "photo.url" or "imgs[0]".
+
+    As Label Studio 1.23.2's editor finds it, which takes a field of that very name first. Raises LookupError.
+    """
+    if path in data:
+        return data[path]
+    found: Any = data
+    for part in _parts(path):
+        if isinstance(found, list) and re.fullmatch(r"0|[1-9][0-9]{0,8}", part):
+            found = found[int(part)]
+        elif isinstance(found, Mapping):
+            found = found[part]
+        else:
+            raise LookupError(path)
+    return found
+
+
+def data_with(path: str, value: Any) -> dict[str, Any]:
+    """The data of a task that has a value where `field_of` finds it. Raises ValueError.
+
+    Label Studio 1.23.2 imports "photo.url" as nested data only.
+    """
+    for part in reversed(_parts(path)):
+        if part.isdecimal() and part != "0":
+            raise ValueError(f"the image is {path}, which is one of several: give tasks that have them all")
+        value = [value] if part == "0" else {part: value}
+    found: dict[str, Any] = value
+    return found
+
+
+def _parts(path: str) -> list[str]:
+    return re.findall(r"[^.\[\]]+", path) or [path]
+
+
+@dataclass(frozen=True)
+class _About:
+    """An <Image> and what the tags that point to it are."""
+
+    image: ElementTree.Element
+    on: Sequence[ElementTree.Element]
+    found: Sequence[tuple[ElementTree.Element, Control]]  # all that draws
+    namings: tuple[Naming, ...]
+
+    @classmethod
+    def of(cls, image: ElementTree.Element, on: Sequence[ElementTree.Element]) -> "_About":
+        source = next((tag for tag in on if _kind(tag) == "labels"), None)
+        shared = None if source is None else _Source.of(source)  # once: many tools may share thousands
+        found = [(tag, control) for tag in on if (control := _control(tag, image, shared)) is not None]
+        return cls(image, on, found, tuple(_namings(on, image)))
+
+    @property
+    def labelled(self) -> list[tuple[ElementTree.Element, Control]]:
+        return [(tag, control) for tag, control in self.found if control.takes_labels]
+
+    @property
+    def free(self) -> list[tuple[ElementTree.Element, Control]]:
+        return (
+            [(tag, control) for tag, control in self.found if not control.takes_labels]
+            if self.namings
+            else []
+        )
+
+
+def _by_image(
+    root: ElementTree.Element, images: Mapping[str, ElementTree.Element]
+) -> Iterator[tuple[ElementTree.Element, list[ElementTree.Element]]]:
+    """Each image with the named tags that point to it."""
+    on: dict[str, list[ElementTree.Element]] = {name: [] for name in images}
+    for tag in root.iter():
+        if tag.get("name"):
+            for target in {target.strip() for target in tag.get("toName", "").split(",")} & on.keys():
+                on[target].append(tag)
+    for name, image in images.items():
+        yield image, on[name]
+
+
+def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
+    """Raises ConfigError where more is to be labelled than one image of a task."""
+    repeated: dict[ElementTree.Element, ElementTree.Element] = {}
+    for repeater in root.iter():
+        if _kind(repeater) == "repeater" and repeater not in repeated:
+            repeated |= dict.fromkeys(repeater.iter(), repeater)
+    one = "This model labels one image of a task"
+    for each in usable:
+        for tag in (each.image, *(tag for tag, _ in each.found)):
+            if tag in repeated:
+                raise ConfigError(
+                    f"<Repeater on={repeated[tag].get('on', '')[:80]!r}> repeats {_shown(tag)}. {one}: give "
+                    "it and its controls outside of a <Repeater>."
+                )
+        pages = each.image.get("valueList") or each.image.get("valuelist")
+        if pages:
+            raise ConfigError(
+                f"{_shown(each.image)} has valueList={pages[:80]!r}. {one}: give it a single field such as "
+                "value='$image'."
+            )
+    if len(usable) > 1:
+        first, second = (_shown(each.image) for each in usable[:2])
+        raise ConfigError(
+            f"There are controls with labels for {len(usable)} images, as {first} and {second}. {one}: give "
+            "labels to the controls of one <Image> alone."
+        )
+
+
+def _shown(tag: ElementTree.Element) -> str:
+    return f"<{tag.tag} name={tag.get('name', '')[:80]!r}>"
 
 
 class _Builder(ElementTree.TreeBuilder):
@@ -303,44 +482,51 @@ def _kind(tag: ElementTree.Element) -> str:
     return tag.tag.lower()
 
 
-def _is_on(tag: ElementTree.Element, image: ElementTree.Element) -> bool:
-    targets = [target.strip() for target in tag.get("toName", "").split(",")]
-    return bool(tag.get("name")) and image.get("name") in targets
+@dataclass(frozen=True)
+class _Source:
+    """A tag with labels."""
+
+    tag: ElementTree.Element
+    labels: tuple[Label, ...]
+    key: str | None  # where in a task's data further ones are
+
+    @classmethod
+    def of(cls, tag: ElementTree.Element) -> "_Source":
+        field = FIELD.fullmatch(tag.get("value", "").strip())
+        labels = tuple(_labels(child for child in tag.iter() if _kind(child) == "label"))
+        if labels and field:
+            log.warning(
+                "%s has labels beside those of %r: Label Studio refuses predictions with the latter "
+                "where its prediction validation is on. Give all of them in the data.",
+                _shown(tag),
+                field[1],
+            )
+        return cls(tag, labels, field[1] if field else None)
 
 
-def _control(
-    tag: ElementTree.Element, image: ElementTree.Element, shared: ElementTree.Element | None
-) -> Control | None:
-    """The control that a tag is, or None. `shared` is the <Labels> of the image."""
+def _control(tag: ElementTree.Element, image: ElementTree.Element, shared: _Source | None) -> Control | None:
+    """The control that a tag on an image is, or None. `shared` is the <Labels> of the image."""
     kind = _kind(tag)
     shape = kind.removesuffix("labels")
-    if shape not in SHAPES or not _is_on(tag, image):
+    if shape not in SHAPES:
         return None
     name, to_name = tag.get("name", ""), image.get("name", "")
-    source = shared if kind == shape else tag
+    source = shared if kind == shape else _Source.of(tag)
     if source is None:
         return Control(name, SHAPES[shape], to_name, ())
-    labels, key = _labels_of(source)
+    labels, key = source.labels, source.key
     if not labels and not key:
-        log.warning("<%s name=%r> has no labels and is left out.", tag.tag, name)
+        log.warning("%s has no labels and is left out.", _shown(tag))
         return None
-    if labels and key:
-        log.warning(
-            "<%s name=%r> has labels beside those of %r: Label Studio refuses predictions with the latter "
-            "where its prediction validation is on. Give all of them in the data.",
-            source.tag,
-            source.get("name"),
-            key,
-        )
-    if source is tag:
+    if source is not shared:
         return Control(name, f"{SHAPES[shape]}Labels", to_name, labels, None, key)
-    return Control(name, SHAPES[shape], to_name, labels, source.get("name"), key)
+    return Control(name, SHAPES[shape], to_name, labels, source.tag.get("name"), key)
 
 
-def _namings(root: ElementTree.Element, image: ElementTree.Element) -> Iterator[Naming]:
-    for tag in root.iter():
+def _namings(on: Iterable[ElementTree.Element], image: ElementTree.Element) -> Iterator[Naming]:
+    for tag in on:
         kind, name = _kind(tag), tag.get("name", "")
-        if kind not in ("textarea", "taxonomy") or not _is_on(tag, image) or name == STATUS:
+        if kind not in ("textarea", "taxonomy") or name == STATUS:
             continue
         if not _is_set(tag, "perRegion"):
             continue
@@ -363,15 +549,12 @@ def _paths(
             yield from _paths(child, path)
 
 
-def _labels_of(tag: ElementTree.Element) -> tuple[tuple[Label, ...], str | None]:
-    """The labels inside a tag, and the field of a task's data that brings further ones."""
-    value = tag.get("value", "").strip()
-    key = value[1:] if re.fullmatch(r"\$[^\s$]+", value) else None
-    return tuple(_labels(child for child in tag.iter() if _kind(child) == "label")), key
-
-
-def _data_labels(given: Any) -> tuple[Label, ...]:
+def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
     """The labels in a task's data, which is untrusted: a list of texts or of {"value": ..., "alias": ...}."""
+    try:
+        given = field_of(data, path)
+    except LookupError:
+        return ()
     found: list[Label] = []
     for item in (given if isinstance(given, list) else [])[:MAX_LABELS]:
         attributes = item if isinstance(item, Mapping) else {"value": item}
@@ -382,17 +565,6 @@ def _data_labels(given: Any) -> tuple[Label, ...]:
         }
         found += _labels([ElementTree.Element("Label", texts)])
     return tuple(found)
-
-
-def _match(term: str, known: Iterable[tuple[T, tuple[str, ...]]], rules: Iterable[Same]) -> T | None:
-    """The first of `known` that has a name which is the same as the term by the first rule that finds one."""
-    known = list(known)
-    for same in rules:
-        wanted = same(term)
-        for value, names in known:
-            if any(wanted & same(name) for name in names):
-                return value
-    return None
 
 
 def _labels(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
@@ -426,9 +598,9 @@ def _prompt_boxes(root: ElementTree.Element) -> Iterator[str]:
             yield tag.get("name", "")
 
 
-def _phrases(root: ElementTree.Element, image: ElementTree.Element) -> Iterator[str]:
-    for tag in root.iter():
-        if _kind(tag) != "textarea" or not _is_on(tag, image) or _is_set(tag, "perRegion"):
+def _phrases(on: Iterable[ElementTree.Element]) -> Iterator[str]:
+    for tag in on:
+        if _kind(tag) != "textarea" or _is_set(tag, "perRegion"):
             continue
         if tag.get("name") == PROMPT or _is_set(tag, "smart"):
             yield tag.get("name", "")

@@ -65,9 +65,9 @@ def label_of(phrase: str, term: str, context: Mapping[str, Any], config: LabelCo
             return label
     for item in _items(context):
         for selected in tasks.labels_of(item):
-            if any(control.knows(selected) for control in config.outputs):
+            if any(control.knows(selected) for control in config.predicted):
                 return selected
-    known = {label.value for control in config.outputs for label in control.labels}
+    known = {label.value for control in config.predicted for label in control.labels}
     return known.pop() if len(known) == 1 else None
 
 

@@ -82,7 +82,7 @@ class Job:
                 client,
                 given,
                 settings,
-                config.image_key,
+                config,
                 # What is there already is skipped where it would be doubled: a file gets all tasks.
                 without=None if args.all or wanted is None else version,
             )

@@ -16,8 +16,9 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from backend.fetch import Server
+from backend.fetch import ImageError, Server
 from backend.images import Images
+from backend.labels import LabelConfig, TaskError
 from backend.prelabel.naming import image_name
 from backend.prelabel.sources import Item, SourceError, stamp
 from backend.prelabel.state import DONE, FAILED, Row, State
@@ -112,11 +113,17 @@ class Tasks:
     """The tasks of a project, oldest first, but for those with a prediction of version `without`."""
 
     def __init__(
-        self, client: LabelStudio, project: int, settings: Settings, image_key: str, *, without: str | None
+        self,
+        client: LabelStudio,
+        project: int,
+        settings: Settings,
+        config: LabelConfig,
+        *,
+        without: str | None,
     ) -> None:
-        self.loader = TaskImages(settings)
+        self.loader = TaskImages(settings, config)
         self.skipped: Counter[str] = Counter()
-        self._client, self._project, self._image_key = client, project, image_key
+        self._client, self._project, self._config = client, project, config
         self._query: dict[str, Any] = {"ordering": ["tasks:id"]}
         if without is not None:
             having = {
@@ -133,7 +140,10 @@ class Tasks:
             # The SDK's own pager tries nothing again, and a list may be long.
             found = _asking(partial(self._page, page))
             for task in found:
-                source = task.data.get(self._image_key)
+                try:
+                    source = self._config.source({"data": task.data})
+                except TaskError:  # which its loader tells
+                    source = None
                 address = source if isinstance(source, str) else ""
                 key = str(task.id)
                 name = image_name(address, local=False) or key
@@ -164,18 +174,22 @@ class Tasks:
 class TaskImages:
     """Reads the images of tasks, whose data is not to be trusted: no files of this machine."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings, self._images = settings, Images(settings)
+    def __init__(self, settings: Settings, config: LabelConfig) -> None:
+        self._settings, self._config, self._images = settings, config, Images(settings)
         self._server = Server(settings.label_studio_url or "", settings.label_studio_api_key)
 
-    def __reduce__(self) -> tuple[type["TaskImages"], tuple[Settings]]:
-        return TaskImages, (self._settings,)  # its locks stay here
+    def __reduce__(self) -> tuple[type["TaskImages"], tuple[Settings, LabelConfig]]:
+        return TaskImages, (self._settings, self._config)  # its locks stay here
 
     def load(self, item: Item) -> Image:
         return self.read(item)[1]
 
     def read(self, item: Item) -> tuple[bytes, Image]:
-        return self._images.read(item.address, self._server, task=item.task)
+        try:
+            source = self._config.source({"data": item.data})
+        except TaskError as error:
+            raise ImageError(str(error)) from None
+        return self._images.read(source, self._server, task=item.task)
 
     def path(self, item: Item) -> Path | None:
         return None  # LOCAL_FILES_DOCUMENT_ROOT is for reading alone

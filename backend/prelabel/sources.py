@@ -22,6 +22,7 @@ from backend import folders
 from backend.fetch import ImageError, Refused, Server, shown
 from backend.folders import IMAGES, Listing, text
 from backend.images import Images, decode
+from backend.labels import data_with, field_of
 from backend.prelabel import tables
 from backend.prelabel.naming import image_name
 from backend.prelabel.tables import SourceError as SourceError
@@ -189,7 +190,7 @@ class Folder:
             yield Item(
                 keys.of(name),
                 address,
-                {self._image_key: shown},
+                _data(self._image_key, shown),
                 name=text(name),
                 stamp=stamps[name] if stamps else _stamp_of(address),
             )
@@ -271,6 +272,13 @@ def stamp(*facts: str) -> str:
     return _digest("\0".join(facts).encode("utf-8", "surrogatepass"))
 
 
+def _data(image_key: str, address: str) -> dict[str, Any]:
+    try:
+        return data_with(image_key, address)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+
+
 class Manifest:
     """A table with an image address in each row; further columns go into the task's data.
 
@@ -290,13 +298,15 @@ class Manifest:
         of_list = _stamp_of(self._source) or _stamp_of_uri(self._source)
         rows = tables.rows(self._source, self._image_key, self.skipped)
         for number, (row, place) in enumerate(rows, 1):
-            if self._image_key not in row:
+            try:
+                found = field_of(row, self._image_key)
+            except LookupError:
                 columns = ", ".join(map(str, list(row)[:20]))
                 raise SourceError(
                     f"{self._source}, row {number}: no column {self._image_key!r} for the image's address, "
                     f"but {columns}"
-                )
-            given, row_id = _address(row[self._image_key]), row.get("id")
+                ) from None
+            given, row_id = _address(found), row.get("id")
             key = text(_short(given)) or (f"row {number}" if place is not None else "")
             if row_id not in (None, ""):
                 key = text(str(row_id))
@@ -310,6 +320,8 @@ class Manifest:
             address = self._absolute(given)
             if place is not None:
                 row[self._image_key] = given or key
+            if self._image_key in row:  # a table has a column "photo.url", a task has it inside of "photo"
+                row |= _data(self._image_key, row.pop(self._image_key))
             yield Item(
                 key,
                 address,

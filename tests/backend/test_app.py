@@ -28,6 +28,7 @@ def said(answer: TestResponse) -> Any:
     return answer.get_json()
 
 
+OTHER = CONFIG.replace('"image"', '"other"')
 CLICK = {
     "result": [{"type": "keypointlabels", "value": {"x": 25, "y": 50, "keypointlabels": ["Cat"]}, "id": "a"}]
 }
@@ -320,6 +321,12 @@ def test_a_context_without_a_click_has_an_empty_answer(
             {"label_config": "<View><Image name='i' value='$i'/></View>"},
             "labeling config has no <BrushLabels>",
         ),
+        ({"label_config": CONFIG.replace('value="$image"', 'valueList="$all"')}, "has valueList='$all'"),
+        ({"label_config": f"<Repeater on='$all'>{CONFIG}</Repeater>"}, "<Repeater on='$all'> repeats <Image"),
+        (
+            {"label_config": f"<View>{CONFIG}{OTHER}</View>"},
+            "labels for 2 images, as <Image name='image'> and",
+        ),
         ({"params": None}, "params"),
         ({"params": []}, "params"),
         ({"params": {"context": []}}, "params.context"),
@@ -330,9 +337,10 @@ def test_a_context_without_a_click_has_an_empty_answer(
 def test_f18_a_bad_field_is_named(
     client: FlaskClient, predict_body: Body, change: dict[str, Any], field: str
 ) -> None:
-    answer = client.post("/predict", json={**predict_body(data_url()), **change})
-    assert answer.status_code == 400
-    assert field in said(answer)["error"]
+    for context in (None, CLICK):
+        answer = client.post("/predict", json={**predict_body(data_url(), context=context), **change})
+        assert answer.status_code == 400
+        assert field in said(answer)["error"]
     assert client.post("/predict", json=predict_body(data_url())).status_code == 200
 
 

@@ -159,6 +159,13 @@ def test_all_is_well(studio: Studio) -> None:
         ("GET /api/projects/3", (403, {}), "project", "sees no project 3", "member"),
         ("GET /api/projects/3", (200, {"label_config": "<View/>"}), "config", "no <Image>", "README"),
         ("GET /api/projects/3", (200, {"label_config": None}), "config", "is empty", "README"),
+        (
+            "GET /api/projects/3",
+            (200, {"label_config": GOOD.replace('value="$image"', 'valueList="$pages"')}),
+            "config",
+            "<Image name='image'> has valueList='$pages'. This model labels one image of a task",
+            "README",
+        ),
         ("GET /api/tasks", one_task(photo="x"), "image", "no field 'image'", "of: photo"),
         ("GET /api/tasks", one_task(image="/data/upload/3/x.png"), "image", "HTTP 404", "import it again"),
         ("GET /api/tasks", one_task(image="/data/local-files/?d=x.png"), "image", "HTTP 404", "LOCAL_FILES"),

@@ -320,6 +320,28 @@ def test_what_the_model_says_writes_no_lines_of_its_own_into_the_log(
     assert LabelInterface(CONFIG).validate_prediction(prediction, return_errors=True) == []
 
 
+def test_the_labelled_image_is_found_beside_a_reference_and_deep_in_the_data(
+    make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = '<Image name="reference" value="$map"/><Image name="image" value="$photos[0].url"/>'
+    config = CONFIG.replace('<Image name="image" value="$image"/>', reference)
+    data = {"map": data_url(shade=9), "photos": [{"url": data_url(shade=5)}]}
+    ours = backend(make_engine(), config)
+    found, failed = ours.predict([{"id": 1, "data": data}, {"id": 2, "data": {**data, "photos": []}}])
+    assert [image[0, 0, 0] for image in stand_in.images] == [5]
+    assert len(found["result"]) == 4
+    assert failed == {}
+    assert "Task 2 failed: the task's data has no field 'photos[0].url'" in caplog.text
+    (answer,) = ours.predict([{"id": 1, "data": data}], context=click(20, 30))
+    assert [(r["from_name"], r["to_name"]) for r in answer["result"]] == [("brush", "image")]
+    asked = click(20, 30)
+    asked["result"][0]["to_name"] = "reference"
+    (answer,) = ours.predict([{"id": 1, "data": data}], context=asked)
+    assert answer["reason"].startswith(
+        "The prompt is on 'reference', and regions are made on <Image name='image'>"
+    )
+
+
 def test_an_image_that_holds_nothing_is_not_a_failure(make_engine: Make, stand_in: StandIn) -> None:
     stand_in.found = [detection("cat", np.zeros((60, 80), bool))]
     assert backend(make_engine()).predict([task()]) == [{"result": [], "score": 0.0, "model_version": "v1"}]

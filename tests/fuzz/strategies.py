@@ -167,6 +167,7 @@ metas = (
 tags = st.sampled_from(
     [
         "View", "Image", "Labels", "Label", "Choice", "Taxonomy", "TextArea", "Choices", "Number", "Text",
+        "Repeater",
         *(shape + kind for shape in labels.SHAPES.values() for kind in ("", "Labels")), "brushlabels", "x:y",
     ]
 )  # fmt: skip
@@ -176,6 +177,7 @@ attributes = st.dictionaries(
             "name",
             "toName",
             "value",
+            "valueList",
             "alias",
             "smart",
             "smartOnly",
@@ -186,7 +188,20 @@ attributes = st.dictionaries(
         ]
     ),
     st.sampled_from(
-        ["image", "$image", "$kinds", "true", "false", "Cat", "a,b", "", "vlsam_prompt", "$ $", "&#0;"]
+        [
+            "image",
+            "$image",
+            "$kinds[0].value",
+            "$kinds",
+            "true",
+            "false",
+            "Cat",
+            "a,b",
+            "",
+            "vlsam_prompt",
+            "$ $",
+            "&#0;",
+        ]
     )
     | st.text(max_size=8),
     max_size=5,
@@ -223,6 +238,8 @@ configs = st.one_of(
             '<!DOCTYPE View [<!ENTITY x SYSTEM "file:///etc/passwd">]><View>&x;</View>',
             '<?xml version="1.0" encoding="utf-7"?>' + EVERY_CONTROL.strip(),
             EVERY_CONTROL.replace('value="Cat"', 'value="Cat&#xD800;"'),
+            EVERY_CONTROL.replace("$image", "$kinds[0]"),
+            EVERY_CONTROL.replace("<BrushLabels", '<BrushLabels choice="multiple"'),
             _nested("Choice", 3000),
             _nested("View", 3000),
             EVERY_CONTROL.replace(

@@ -220,7 +220,16 @@ def test_tasks_data_reads_no_files_of_this_machine(studio: Studio, prelabel: Run
     reasons = [task["meta"]["vlsam_error"] for task in json.loads(Path("out.json").read_text())]
     assert "not the path of a file in Label Studio" in reasons[0]
     assert "is not supported" in reasons[1]
-    assert "no image address" in reasons[2]
+    assert "no field 'image', where the image should be" in reasons[2]
+
+
+def test_the_images_of_tasks_may_be_deep_in_their_data(studio: Studio, prelabel: Run) -> None:
+    studio.project["label_config"] = CONFIG.replace('"$image"', '"$photos[0].url"')
+    studio.data = {1: {"photos": [{"url": data_url(shade=2)}]}, 2: {"photos": []}}
+    assert prelabel("labelstudio://7", "--to", "out.json") == 0
+    found, failed = json.loads(Path("out.json").read_text())
+    assert found["predictions"][0]["result"]
+    assert "no field 'photos[0].url'" in failed["meta"]["vlsam_error"]
 
 
 def test_predictions_need_their_own_tasks(

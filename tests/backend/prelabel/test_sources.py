@@ -404,6 +404,21 @@ def test_the_config_names_the_column_and_an_id_the_row(tmp_path: Path) -> None:
     assert (other.key, other.address) == ("8", "")
 
 
+def test_images_that_are_deep_in_a_tasks_data(photos: Path, tmp_path: Path) -> None:
+    """A column of that name becomes what Label Studio imports, and what it imports is taken as it is."""
+    nested = {"photo": {"url": "a.png"}, "shelf": "upper"}
+    (tmp_path / "list.csv").write_text("photo.url,shelf\na.png,upper\n")
+    (tmp_path / "list.jsonl").write_text(json.dumps(nested) + "\n")
+    for kind in ("csv", "jsonl"):
+        (item,) = items(str(tmp_path / f"list.{kind}"), key="photo.url")
+        assert (item.key, item.address, item.data) == ("a.png", f"{tmp_path}/a.png", nested)
+    assert items(str(photos), key="imgs[0]")[0].data == {"imgs": [f"{photos}/a.png"]}
+    with pytest.raises(SourceError, match=r"the image is imgs\[1\], which is one of several"):
+        items(str(photos), key="imgs[1]")
+    with pytest.raises(SourceError, match=r"no column 'photo.uri' for the image's address, but photo, shelf"):
+        items(str(tmp_path / "list.jsonl"), key="photo.uri")
+
+
 def test_long_addresses_have_short_keys(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     addresses = ["data:" + "x" * 400 + end for end in "yzz"]

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import requests
-from PIL import Image as PILImage
 from tqdm import tqdm
 
-from backend import bench, doctor
+from backend import bench, doctor, folders
 from backend.fetch import ImageError
+from backend.folders import text
 from backend.images import decode
+from backend.pictures import Pictures, is_ours, save
 from backend.prelabel import command as prelabel
 from backend.results import coco_rle
 from backend.settings import Settings
@@ -38,6 +41,7 @@ EXAMPLES = """\
 examples:
   vlsam annotate photo.jpg --overlay out/        name and mask everything, look at out/photo.png
   vlsam annotate *.jpg --json > found.json       the same as data: one JSON array, an item per image
+  vlsam annotate photos/ --json > found.json     all images of a folder
   vlsam segment photo.jpg --point 120,80 --json  one mask, from a click at x 120, y 80
   vlsam prelabel photos/ --to labelled.json      a whole folder, for an import into Label Studio
   vlsam download --profile gpu-8g                fetch large models' weights ahead
@@ -45,6 +49,21 @@ examples:
   vlsam serve --port 9090                        the Label Studio backend; then connect its URL
   vlsam terms --project 7                        what a running server saw and project 7 has no label for
   vlsam doctor --project 3                       why does nothing happen in Label Studio?
+"""
+
+ABOUT_ANNOTATE = """\
+Names and masks all objects of images. Of a folder all images are taken, also in folders in it and in linked
+ones, each once; what is left out is counted by reason. An image that fails is named with the reason, and
+stops nothing.
+
+With --overlay DIR and --maps DIR the picture of photo.jpg is DIR/photo.png. Where that is another file, or
+the picture of another image of the same name, it is DIR/photo-2.png and so on, and the command says so: no
+file but pictures of earlier runs is ever overwritten, and these are no images of a folder.
+
+exit status:
+  0    done
+  1    at least one image failed; the others are done
+  2    nothing was done: an argument, a setting, the models
 """
 
 ABOUT_DOWNLOAD = """\
@@ -118,8 +137,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     download.set_defaults(run=_download)
 
-    annotate = commands.add_parser("annotate", help="find, name and mask the objects of images")
-    annotate.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    annotate = commands.add_parser(
+        "annotate",
+        help="find, name and mask the objects of images",
+        description=ABOUT_ANNOTATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    annotate.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="a file, a folder, or a pattern in quotes"
+    )
     annotate.add_argument(
         "--maps", type=Path, metavar="DIR", help="write each term's attention map over the image here"
     )
@@ -220,23 +246,34 @@ def _warm(args: argparse.Namespace) -> int:
 def _annotate(args: argparse.Namespace) -> int:
     if args.layers and not args.maps:
         raise ValueError("--layers goes with --maps DIR")
+    paths, skipped = _images(args.images)
+    pictures = Pictures(paths)
+    overlays = _pictures(pictures, args.overlay, paths)
+    sheets = _pictures(pictures, args.maps, paths)
     settings = Settings.from_env()
     vlsam = _load(args, settings)
     items, failed, reduced = [], 0, 0
-    for path in tqdm(args.images, desc="annotate", unit="image", file=sys.stderr, disable=None):
+    shown = tqdm(paths, desc="annotate", unit="image", file=sys.stderr, disable=None)
+    for path, overlay, sheet in zip(shown, overlays, sheets, strict=True):
         try:
-            image = _read(path, settings.max_image_pixels)
+            image = _read(path, settings)
             found, smaller = with_less(vlsam, methodcaller("annotate", image))
-            item = _show(args, path, image, found)
-            if args.maps:
+            item = _show(args, path, image, found, overlay)
+            if sheet:
                 maps, _ = with_less(vlsam, methodcaller("maps", image, layers=args.layers))
-                _write_maps(args, path, image, maps)
+                _write_maps(args, pictures, sheet, image, maps)
             items.append({**item, "reduced": True} if smaller else item)
             reduced += smaller
         except (ImageError, VLSAMError) as error:  # the other images go on
             failed += 1
-            print(f"vlsam: {path}: {error}", file=sys.stderr)
-            items.append({"image": str(path), "error": str(error), "detections": []})
+            print(f"vlsam: {_printable(path)}: {_printable(str(error))}", file=sys.stderr)
+            items.append({"image": text(str(path)), "error": text(str(error)), "detections": []})
+    if len(items) > 1:
+        print(
+            f"vlsam: {len(items)} images: {len(items) - failed} annotated, {failed} failed", file=sys.stderr
+        )
+    for reason, count in skipped.most_common():
+        print(f"vlsam: skipped: {count} x {_printable(reason)}", file=sys.stderr)
     if reduced:
         print(
             f"vlsam: {reduced} of {len(items)} images were seen in half their size, for want of memory: "
@@ -247,14 +284,58 @@ def _annotate(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _images(given: Sequence[Path]) -> tuple[list[Path], Counter[str]]:
+    """The images that arguments name, and what was left out of folders and patterns, by reason."""
+    found: dict[Path, None] = {}
+    named, skipped = [], Counter[str]()
+    for path in given:
+        name = str(path)
+        listing = None
+        if os.path.isdir(name) or (folders.is_pattern(name) and not os.path.lexists(name)):
+            listing = folders.listed(name)
+            skipped.update(listing.skipped)
+        if listing is None or not (listing.names or os.path.isdir(name)):
+            named.append(path)  # also what is not there, which then fails with that reason
+            found[path] = None
+            continue
+        if not listing.names:
+            skipped[f"folder without images: {name}"] += 1
+        for each in listing.names:
+            image = Path(listing.root + each)
+            if image in found:
+                skipped["image that is named already"] += 1
+            elif is_ours(image):
+                skipped["picture of an earlier run"] += 1
+            else:
+                found[image] = None
+                named.append(image)
+    if not named:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.most_common(8))
+        raise ValueError(f"there are no images: {reasons}")
+    return named, skipped
+
+
+def _pictures(pictures: Pictures, folder: Path | None, paths: Sequence[Path]) -> list[Path | None]:
+    """Where the picture of each image goes, chosen before any is made, so that failures change no names."""
+    if folder is None:
+        return [None] * len(paths)
+    found: list[Path | None] = []
+    for path in paths:
+        found.append(picture := pictures.name(folder, path.stem))
+        if picture.stem != path.stem:
+            print(f"vlsam: {_printable(path)}: its picture is {_printable(picture)}", file=sys.stderr)
+    return found
+
+
 def _segment(args: argparse.Namespace) -> int:
     prompt = _prompt(args.point, args.box)
+    (overlay,) = _pictures(Pictures([args.image]), args.overlay, [args.image])
     settings = Settings.from_env()
     vlsam = _load(args, settings)
     try:
-        image = _read(args.image, settings.max_image_pixels)
+        image = _read(args.image, settings)
     except ImageError as error:
-        raise ValueError(f"{args.image}: {error}") from error
+        raise ValueError(f"{_printable(args.image)}: {error}") from error
     height, width = image.shape[:2]
     xs, ys = prompt.points[:, 0], prompt.points[:, 1]
     if ((xs < 0) | (ys < 0) | (xs > width) | (ys > height)).any():
@@ -265,7 +346,10 @@ def _segment(args: argparse.Namespace) -> int:
             raise ValueError(f"the box lies outside the image of {width} x {height} pixels")
         prompt = replace(prompt, box=(x0, y0, x1, y1))
     found, _ = with_less(vlsam, lambda model: model.refine(model.encode(image), prompt, args.level))
-    item = _show(args, args.image, image, [found])
+    try:
+        item = _show(args, args.image, image, [found], overlay)
+    except ImageError as error:
+        raise ValueError(str(error)) from error
     _print(args, [item])
     return 0
 
@@ -297,9 +381,9 @@ def _terms(args: argparse.Namespace) -> int:
     return 0
 
 
-def _printable(text: str) -> str:
-    """Without the control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def _printable(said: str | Path) -> str:
+    """Without the control characters that a terminal would obey, or bytes that are no text."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text(str(said)))
 
 
 def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:
@@ -309,11 +393,14 @@ def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:
     return VLSAM.load(profile, settings.device, settings.options())
 
 
-def _read(path: Path, max_pixels: int) -> Image:
+def _read(path: Path, settings: Settings) -> Image:
     try:
-        return decode(path.read_bytes(), max_pixels=max_pixels)
+        data = folders.read(str(path), settings.max_image_bytes + 1)
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
+    if len(data) > settings.max_image_bytes:
+        raise ImageError(f"The file has more than {settings.max_image_bytes} bytes (VLSAM_MAX_IMAGE_BYTES).")
+    return decode(data, max_pixels=settings.max_image_pixels)
 
 
 def _prompt(points: Sequence[str], box: str | None) -> Prompt:
@@ -342,38 +429,41 @@ def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
 
 
 def _show(
-    args: argparse.Namespace, path: Path, image: Image, detections: Sequence[Detection]
+    args: argparse.Namespace,
+    path: Path,
+    image: Image,
+    detections: Sequence[Detection],
+    overlay: Path | None,
 ) -> dict[str, Any]:
     """Write the overlay, if one is wanted, and return the image's item."""
-    if args.overlay:
-        args.overlay.mkdir(parents=True, exist_ok=True)
-        PILImage.fromarray(draw(image, detections)).save(args.overlay / f"{path.stem}.png")
+    if overlay:
+        save(draw(image, detections), overlay)
     if not args.json:
         names = ", ".join(f"{d.term} {d.score:.2f}".strip() for d in detections) or "nothing found"
-        tqdm.write(f"{path}: {names}", file=sys.stdout)
+        tqdm.write(f"{_printable(path)}: {_printable(names)}", file=sys.stdout)
     height, width = image.shape[:2]
     return {
-        "image": str(path),
+        "image": text(str(path)),
         "width": width,
         "height": height,
         "detections": [as_json(d) for d in detections],
     }
 
 
-def _write_maps(args: argparse.Namespace, path: Path, image: Image, looks: Sequence[Look]) -> None:
+def _write_maps(
+    args: argparse.Namespace, pictures: Pictures, sheet: Path, image: Image, looks: Sequence[Look]
+) -> None:
     """One sheet per image: each term's map; with --layers a sheet per term as well, a picture per layer."""
-    args.maps.mkdir(parents=True, exist_ok=True)
     if not looks:
         return
-    sheet = tiled([image, *(heat(image, look.attention, look.term) for look in looks)], columns=3)
-    PILImage.fromarray(sheet).save(args.maps / f"{path.stem}.png")
+    save(tiled([image, *(heat(image, look.attention, look.term) for look in looks)], columns=3), sheet)
     for number, look in enumerate(looks if args.layers else (), 1):
-        pictures = [
+        maps = [
             heat(image, normalised(each[None])[0], f"{look.term}: layer {layer}")
             for layer, each in enumerate(look.layers if look.layers is not None else (), 1)
         ]
         # Terms are the model's words and no file names, so the files are numbered.
-        PILImage.fromarray(tiled(pictures, columns=4)).save(args.maps / f"{path.stem}-{number}-layers.png")
+        save(tiled(maps, columns=4), pictures.name(args.maps, f"{sheet.stem}-{number}-layers"))
 
 
 def as_json(detection: Detection) -> dict[str, Any]:

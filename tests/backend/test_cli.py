@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from model.recipes import Options
 from model.types import Detection, Image
 from tests.backend import conftest as given
 from tests.backend.conftest import StandIn, data_url, disc, free_port
+from tests.backend.prelabel.conftest import Model, save_image
 
 SAMPLE = "model/builtin/samples/scene-04.jpg"
 
@@ -61,6 +64,122 @@ def test_maps_are_written_as_pictures_a_sheet_per_image(tmp_path: Path) -> None:
     with Pillow.open(SAMPLE) as image, Pillow.open(tmp_path / "scene-04.png") as sheet:
         assert sheet.width == 3 * image.width
         assert np.asarray(sheet).std() > 10
+
+
+@pytest.fixture
+def red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with the images a/x.jpg, b/x.jpg, x.png and x.tif, and a fast model."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/x.jpg", "b/x.jpg", "x.png", "x.tif"):
+        save_image(tmp_path / name, 3)
+    model = Model()
+    model.maps = lambda image, layers: []  # type: ignore[attr-defined]
+    monkeypatch.setattr(VLSAM, "load", lambda *args: model)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()
+    }
+
+
+def test_images_of_one_stem_have_pictures_of_their_own(red: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["annotate", "a/x.jpg", "b/x.jpg", "x.png", "x.tif", "--overlay", "out"]
+    for _ in range(2):
+        assert main(arguments) == 0
+        assert sorted(path.name for path in (red / "out").iterdir()) == [
+            "x-2.png",
+            "x-3.png",
+            "x-4.png",
+            "x.png",
+        ]
+    err = capsys.readouterr().err
+    assert "vlsam: b/x.jpg: its picture is out/x-2.png" in err
+    assert "vlsam: 4 images: 4 annotated, 0 failed" in err
+    # A failure changes nobody's name.
+    (red / "a/x.jpg").write_text("text")
+    before = contents(red / "out")
+    assert main(arguments) == 1
+    assert contents(red / "out") == before
+
+
+def test_pictures_beside_the_originals_overwrite_none(red: Path) -> None:
+    (red / "X.jpg").symlink_to(red / "a/x.jpg")
+    before = contents(red)
+    for _ in range(2):
+        assert main(["annotate", ".", "--overlay", "."]) == 0
+        found = contents(red)
+        assert {name: found[name] for name in before} == before
+        assert sorted(set(found) - set(before)) == ["x-2.png", "x-3.png", "x-4.png", "x-5.png"]
+
+
+def test_segments_picture_overwrites_no_original(tmp_path: Path) -> None:
+    image = tmp_path / "scene.png"
+    shutil.copy(SAMPLE, image)
+    before = image.read_bytes()
+    assert main(["segment", str(image), "--point", "120,80", "--overlay", str(tmp_path)]) == 0
+    assert image.read_bytes() == before
+    assert (tmp_path / "scene-2.png").exists()
+
+
+def test_overlays_and_maps_may_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", SAMPLE, "--maps", str(tmp_path), "--overlay", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene-04-2.png", "scene-04.png"]
+
+
+def test_folders_and_patterns(red: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (red / "a/._x.jpg").touch()
+    (red / "a/notes.txt").touch()
+    (red / "a/b").symlink_to(red / "b")
+    assert main(["annotate", "a", "*.t?f", "x.png", "x.png", "a/x.jpg", "--json"]) == 0
+    out, err = capsys.readouterr()
+    images = [item["image"] for item in json.loads(out)]
+    # What is named twice is wanted twice.
+    assert images == ["a/b/x.jpg", "a/x.jpg", "x.tif", "x.png", "x.png", "a/x.jpg"]
+    assert "skipped: 1 x macOS's shadow of a file (._)" in err
+    assert "skipped: 1 x no image by its name: .txt" in err
+    assert main(["annotate", "a/x.jpg", "a", "nowhere*.jpg", "--json"]) == 1
+    out, err = capsys.readouterr()
+    images = [item["image"] for item in json.loads(out)]
+    assert images == ["a/x.jpg", "a/b/x.jpg", "nowhere*.jpg"]
+    assert "skipped: 1 x image that is named already" in err
+    (red / "empty").mkdir()
+    assert main(["annotate", "empty"]) == 2
+    assert "there are no images: 1 x folder without images: empty" in capsys.readouterr().err
+
+
+def test_names_that_are_no_utf8_or_have_other_odd_characters(
+    red: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = [os.fsdecode(b"caf\xe9.png"), "what?.png", "a#b::c.png", "esc\x1b[2J.png", "new\nline.png"]
+    for name in odd:
+        save_image(red / "odd" / name, 1)
+    (red / "odd" / os.fsdecode(b"\xff.jpg")).write_text("text")
+    arguments = ["annotate", *(f"odd/{name}" for name in odd), "odd", "--overlay", "out"]
+    assert main([*arguments, "--json"]) == 1
+    out, err = capsys.readouterr()
+    items = json.loads(out)
+    assert [item["image"] for item in items[:2]] == ["odd/caf\\xe9.png", "odd/what?.png"]
+    assert items[5]["image"] == "odd/\\xff.jpg"
+    assert "\\ud" not in out
+    assert len(list((red / "out").iterdir())) == 5
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    for said in (out, err):
+        said.encode()
+        assert "\x1b" not in said.replace("\x1b[A", "")  # tqdm's
+    assert "vlsam: odd/\\xff.jpg: There is text" in err
+    assert "odd/caf\\xe9.png: cat 0.90\n" in out
+
+
+def test_what_is_no_file_is_said(red: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(red / "pipe.jpg")
+    assert main(["annotate", "pipe.jpg", "nowhere.jpg", "--json"]) == 1
+    errors = [item["error"] for item in json.loads(capsys.readouterr().out)]
+    assert errors == ["There is no file, but a pipe, a socket or a device.", "No such file or directory"]
+    assert main(["annotate", "x.png", "--overlay", "x.tif"]) == 2
+    assert "x.tif cannot be a folder" in capsys.readouterr().err
 
 
 def test_what_the_models_cannot_do_is_said_for_each_image(

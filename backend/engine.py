@@ -86,14 +86,20 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, *, version: str, load: Callable[[], Model], segmenter: str | None = None
+        self,
+        settings: Settings,
+        *,
+        version: str,
+        load: Callable[[], Model],
+        segmenter: str | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.settings = settings
         self.version = version
         self.images = Images(settings)
         self.memory = Memory()
         self.regions = Kept()
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.unlabelled = Unlabelled()
         self._disk = None
         if settings.cache_dir:
@@ -126,7 +132,7 @@ class Engine:
         Weights that are not on this machine yet have a version by what the hub says of them. Where it does
         not, nothing will be loaded, and the engine says so.
         """
-        profile, options = settings.models(), settings.options()
+        profile, options, metrics = settings.models(), settings.options(), Metrics()
         try:
             version = settings.version(profile)
             segmenter = segmenter_version_of(profile, options)
@@ -136,7 +142,10 @@ class Engine:
             settings,
             version=version,
             segmenter=segmenter,
-            load=lambda: VLSAM.load(profile, settings.device, options, version),
+            load=lambda: VLSAM.load(
+                profile, settings.device, options, version, on_cut=metrics.cut_answers.inc
+            ),
+            metrics=metrics,
         )
 
     @property

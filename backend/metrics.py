@@ -60,6 +60,12 @@ class Metrics:
             ["fate"],
             registry=self._registry,
         )
+        self.cut_answers = Counter(
+            "vlsam_cut_answers",
+            "Answers of the VLM that came to their most tokens before their end: what they named last may be "
+            "missing",
+            registry=self._registry,
+        )
         self.errors = Counter("vlsam_errors", "What went wrong, by kind", ["kind"], registry=self._registry)
         self._queue = Gauge(
             "vlsam_queue_depth", "Jobs that wait for the models, by kind", ["kind"], registry=self._registry

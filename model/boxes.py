@@ -147,14 +147,20 @@ def question_for(kind: str, terms: Sequence[str] = ()) -> str:
 
 
 def parse(
-    answer: str, kind: str, size: tuple[int, int], input_size: tuple[int, int] | None = None
+    answer: str,
+    kind: str,
+    size: tuple[int, int],
+    input_size: tuple[int, int] | None = None,
+    *,
+    cut: bool = False,
 ) -> list[NamedBox]:
     """The boxes in an answer of a model of this type, in their order, each once, at most MAX_BOXES.
 
     `size` is the image's (height, width). `input_size` is that of the image as the model saw it, in pixels
     (grid_thw's rows and columns times the patch size): families whose boxes are counted in these need it.
     Corners may be swapped; what hangs over the image is cut off. A box without a name, thinner than a
-    pixel, not finite, or further outside than the image is large, is left out.
+    pixel, not finite, or further outside than the image is large, is left out; so is the last one of an
+    answer that was cut, unless something follows on its name.
     Raises GroundingError where the family cannot answer with boxes, or input_size is needed and missing.
     """
     family = _family(kind)
@@ -169,7 +175,8 @@ def parse(
     for begin, stop, numbers in family.read(answer):
         start, end = _trimmed(answer, begin, stop)
         name, box = _name(answer[start:end]), _in_pixels(numbers, full, size)
-        if name and box:
+        whole = not cut or answer[stop:].strip()
+        if name and box and whole:
             found.setdefault((name, box), NamedBox(name, box, start, end))
         if len(found) == MAX_BOXES:
             break

@@ -12,7 +12,7 @@ from model.boxes import NamedBox
 from model.listing import Endpoint
 from model.maps import Maps
 from model.recipes import ASK, Options, Recipe
-from model.terms import Term, bare, named, parse
+from model.terms import Term, bare, named, parse, without_cut_name
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, PromptError
 from model.vision import Classifier
 from model.vlm import VLM, Answer
@@ -108,10 +108,11 @@ def look(
 ) -> list[Look]:
     """One answer, its terms, and from the same pass of the model the attention map of each.
 
-    `said` is another VLM's answer, which this one is made to say.
+    Of an answer that was cut, a last term that the cut may have shortened is left out. `said` is another
+    VLM's answer, which this one is made to say.
     """
     answer = _answer(vlm, image, question, options.recipe, said)
-    terms = parse(answer.text)
+    terms = parse(without_cut_name(answer.text) if answer.cut else answer.text)
     present = _presence(vlm, image, terms, options)
     terms = [term for term in terms if present.get(term.text, 1.0) >= options.presence]
     if not terms:

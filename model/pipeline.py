@@ -66,8 +66,13 @@ class VLSAM:
         device: str = "auto",
         options: Options | None = None,
         version: str | None = None,
+        on_cut: Callable[[], None] = lambda: None,
     ) -> "VLSAM":
-        """Load a profile's weights; `version` is for what else decides the results. Raises ModelLoadError."""
+        """Load a profile's weights. Raises ModelLoadError.
+
+        `version` is for what else decides the results. `on_cut` is called whenever an answer of the VLM was
+        cut, having come to its most tokens before its end.
+        """
         device = devices.choose(device)
         by_concept = options is not None and options.localizer == "concept"
         # First, since it may refuse, and is small beside the VLM.
@@ -82,6 +87,7 @@ class VLSAM:
                 dtype=profile.dtype,
                 quantization=profile.quantization,
                 folder=profile.folder,
+                on_cut=on_cut,
             ),
             segmenter,
             version=version or version_of(profile, options),

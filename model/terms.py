@@ -114,6 +114,9 @@ _OR = word_set("or nor oder ou или 或 或者 または")
 _COLON = re.compile(r":(?=[\s*_]|$)(?!\s*\d)|：")
 _DASH = re.compile(r"(?<=[\s*])[-–—]+\s|—")
 
+# After a name: a sign that ends it, or a whole word that it does not go on with.
+_ENDED = re.compile(r"""[,;.!?\n…、，；。！？"|)\]}>]|\w\W""")
+
 
 @dataclass(frozen=True)
 class Term:
@@ -167,9 +170,11 @@ def without_thoughts(answer: str) -> str:
 
 
 def without_cut_name(answer: str) -> str:
-    """Leave out the name at the end of an answer that stopped at a limit, for it may lack its own end."""
-    end = len(answer.rstrip(" \t*_`"))
-    cuts = [term.start for term in _mentions(answer) if term.end >= end]
+    """Leave out the name at the end of an answer that stopped at a limit, for it may lack its own end.
+
+    It stays where something after it shows that it is whole: "police" may be of "police officer".
+    """
+    cuts = [term.start for term in _mentions(answer) if not _ENDED.search(answer, term.end)]
     if begin := _JSON.search(answer):
         quotes = (token for token in _JSON_TOKEN.finditer(answer, begin.start()) if token["open"])
         cuts += [quote.start() for quote in quotes if quote[0] not in answer[quote.end() :]]

@@ -18,6 +18,7 @@ class VLSAMError(Exception):
      +- AttentionError     a model did not give what the attention flow needs
      +- GroundingError     a model was asked for boxes in a way it cannot answer
      +- ListingError       an endpoint that was to list the objects did not
+     +- ImageRefused       a model's processor does not take an image
      +- PromptError        a prompt is empty, not finite or outside the image
      +- OutOfMemory        the device has too little memory for an image
     """
@@ -39,12 +40,27 @@ class ListingError(VLSAMError):
     pass
 
 
+class ImageRefused(VLSAMError):
+    pass
+
+
 class PromptError(VLSAMError, ValueError):
     pass
 
 
 class OutOfMemory(VLSAMError):
     pass
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+
+
+def refused(model: str, image: Image, error: Exception) -> ImageRefused:
+    """What to raise where a model's processor does not take an image."""
+    height, width = image.shape[:2]
+    return ImageRefused(f"{model} does not take an image of {width} x {height} pixels: {first_line(error)}")
 
 
 def _no_points() -> NDArray[np.float32]:

@@ -3,8 +3,9 @@
 import copy
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +21,40 @@ from transformers import (
     PretrainedConfig,
 )
 
-from model import attention, boxes, download, grids
+from model import attention, boxes, download, grids, trial
 from model.boxes import NamedBox
+from model.generation import Greedy, plain, settings_of
+from model.oom import out_of_memory
+from model.presence import Reading, Tokens, first_words, shared
 from model.profiles import Dtype, Quantization
 from model.recipes import Recipe
-from model.types import AttentionError, Image, ModelLoadError
+from model.types import AttentionError, Image, ModelLoadError, first_line, refused
 from model.vision import tower_map
+
+log = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 256
 MAX_BOX_TOKENS = 1024  # a box is some thirty tokens
-PRESENCE_BATCH = 8
-YES, NO = ("Yes", "yes", " Yes", " yes"), ("No", "no", " No", " no")
+LEAST_SAID = 0.05  # chance of "yes" and "no" together, of one name at least, where a model answers at all
+TRIAL = np.linspace(0, 255, 224 * 224 * 3).astype(np.uint8).reshape(224, 224, 3)
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    text: str
-    ends: tuple[int, ...]  # for each token of the answer, where its characters end in `text`
+    text: str  # without the last token of an answer that was cut: nothing says where the model looked for it
+    starts: tuple[int, ...]  # for each token of the answer, where in `text` the characters begin
+    ends: tuple[int, ...]  # and end that it spells; several may spell one
     first: int  # position of the answer's first token in the sequence
     grid: grids.Grid
     capture: attention.Capture
+    cut: bool = False  # at the most tokens, before the model came to an end
     hidden: tuple[torch.Tensor, ...] = ()  # (N, d) after each of the layers before the middle, if kept
     vision: NDArray[np.float32] | None = None  # (rows, columns): the vision tower's own map, if kept
 
     def rows(self, start: int, end: int) -> range:
         """Positions in the sequence of the tokens that spell the characters [start, end) of `text`."""
-        begins = (0, *self.ends[:-1])
-        hits = [i for i, (a, b) in enumerate(zip(begins, self.ends, strict=True)) if a < end and b > start]
+        spans = zip(self.starts, self.ends, strict=True)
+        hits = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
         if not hits:
             raise AttentionError(f"no token spells characters {start} to {end} of the answer")
         return range(self.first + hits[0], self.first + hits[-1] + 1)
@@ -55,13 +63,16 @@ class Answer:
 class VLM:
     """Any model of transformers' AutoModelForImageTextToText whose token grid is known (model/grids.py)."""
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: Any, processor: Any, on_cut: Callable[[], None] = lambda: None) -> None:
+        """`on_cut` is called whenever an answer has come to its most tokens before its end."""
         grids.check_family(model.config.model_type)
         model.set_attn_implementation(attention.implementations(model.config))
         self._model = model.eval()
         self._processor = processor
+        self._generate = Greedy(model, processor.tokenizer)
+        self._on_cut = on_cut
         self._shrink = 1  # sides of images are divided by this
-        processor.tokenizer.padding_side = "left"  # so that the last position of a batch is a token
+        self._one_way = False  # whether no token of a prompt sees the text after it, as far as is known
 
     @classmethod
     def load(
@@ -72,6 +83,7 @@ class VLM:
         dtype: Dtype = "auto",
         quantization: Quantization = "none",
         folder: Path = download.FOLDER,
+        on_cut: Callable[[], None] = lambda: None,
     ) -> "VLM":
         """Load a local folder, or a hub id, which is fetched into `folder` if need be.
 
@@ -105,38 +117,33 @@ class VLM:
             # Read as plain JSON first: a family that needs code of its own would offer to run it.
             grids.check_family(PretrainedConfig.get_config_dict(path)[0].get("model_type", ""))
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            plain(config)
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
             model = AutoModelForImageTextToText.from_pretrained(
                 path,
                 config=config,
+                generation_config=settings_of(path, config),
+                attn_implementation="eager",  # what every family knows; it is switched below
                 dtype=dtype,
                 device_map=device,
                 quantization_config=quantized,
                 use_safetensors=True,
             )
-            vlm = cls(model, processor)
-            # One token shows before the first image whether all of it runs and the capture sees it.
-            token = processor.tokenizer("a", return_tensors="pt")["input_ids"].to(model.device)
-            with torch.inference_mode(), attention.capturing() as capture:
-                model(input_ids=token)
+            vlm = cls(model, processor, on_cut)
+            vlm._try()
         except ModelLoadError:
             raise
+        except AttentionError as error:
+            raise ModelLoadError(f"the VLM {name} cannot say where it looked: {error}") from error
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelLoadError(f"the VLM {name} cannot be loaded: {reason}") from error
-        layers = config.get_text_config(decoder=True).num_hidden_layers
-        if len(capture.layers) < layers:
-            raise ModelLoadError(
-                f"the VLM {name} cannot say where it looked: transformers gives access to the attention of "
-                f"{len(capture.layers)} of its {layers} layers; use another VLM"
-            )
+            raise ModelLoadError(f"the VLM {name} cannot be loaded: {first_line(error)}") from error
         if quantized:
             sizes = [(p.numel() * (1 + (p.dtype == torch.uint8)), p.dtype) for p in model.parameters()]
             small = sum(size for size, kind in sizes if kind in (torch.uint8, torch.int8))
             if not small:
                 raise ModelLoadError(f"the VLM {name} has no layer that {quantization} applies to: use none")
             share = 100 * small // sum(size for size, _ in sizes)  # embeddings and experts stay as they are
-            logging.getLogger(__name__).info("%d %% of the VLM's weights are in %s.", share, quantization)
+            log.info("%d %% of the VLM's weights are in %s.", share, quantization)
         return vlm
 
     @torch.inference_mode()
@@ -154,41 +161,84 @@ class VLM:
 
         `said` is put into the model's mouth: it is the answer, word for word, and read token by token as the
         model's own would be. `hidden` keeps hidden states for the map of source "cosine", `vision` the
-        tower's own map.
+        tower's own map. Raises ImageRefused.
         """
-        inputs = self._inputs(image, [question])
-        first = inputs["input_ids"].shape[1]
-        tokenizer = self._processor.tokenizer
-        forced: dict[str, Any] = {}
+        answer = self._answer(
+            image, question, said=said, hidden=hidden, vision=vision, max_new_tokens=max_new_tokens
+        )
+        if answer.cut:
+            self._tell_cut(max_new_tokens)
+        return answer
+
+    def _tell_cut(self, limit: int) -> None:
+        log.info("An answer was cut at %d tokens: what it named last may be missing.", limit)
+        self._on_cut()
+
+    def _answer(
+        self,
+        image: Image,
+        question: str,
+        *,
+        said: str | None = None,
+        hidden: bool = False,
+        vision: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Answer:
+        script = None
         if said is not None:
-            script = tokenizer(self._plain(said), add_special_tokens=False)["input_ids"]
-            max_new_tokens = len(script) + 1  # the last token is never an input
-            forced["prefix_allowed_tokens_fn"] = lambda _, seen: (
-                script[len(seen) - first :][:1] or script[-1:] or [tokenizer.eos_token_id]
-            )
+            script = self._processor.tokenizer(self._plain(said), add_special_tokens=False)["input_ids"]
+        inputs = self._inputs(image, question)
         with attention.capturing(vision=vision) as capture:
-            generated = self._model.generate(
-                **inputs,
-                **forced,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                output_hidden_states=hidden,
-                return_dict_in_generate=True,
-            )
-        # The last token (the end, as a rule) was never an input, so it has no row.
-        tokens = generated.sequences[0, first:].tolist()
-        decoded = [tokenizer.decode(tokens[: i + 1], skip_special_tokens=True) for i in range(len(tokens))]
-        grid = grids.grid_of(self._model, self._processor, inputs, self._reduced(image).size[::-1])
-        whole = decoded if said is None else decoded[:-1]
+            generated = self._generate(inputs, max_new_tokens, script, hidden=hidden)
+        text, starts, ends = self._spelled(generated.tokens[:-1])
+        grid = self._grid(inputs, image)
         return Answer(
-            text=whole[-1] if whole else "",
-            ends=tuple(len(text) for text in decoded[:-1]),
-            first=first,
+            text=text,
+            starts=starts,
+            ends=ends,
+            first=inputs["input_ids"].shape[1],
             grid=grid,
             capture=capture,
-            hidden=_before_the_middle(generated.hidden_states) if hidden else (),
+            cut=generated.cut,
+            hidden=_before_the_middle(generated.hidden) if hidden else (),
             vision=tower_map(self._model, inputs, capture, grid) if vision else None,
         )
+
+    def _spelled(self, tokens: Sequence[int]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+        """The text of some tokens, and of each the characters [start, end) that it spells, if only in part.
+
+        A character outside ASCII may take several tokens, which read as replacement characters until it is
+        complete.
+        """
+        texts = [
+            self._processor.tokenizer.decode(
+                tokens[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for count in range(len(tokens) + 1)
+        ]
+        text = texts[-1]
+        # A tokenizer may take back characters that were complete while bytes after them are not.
+        whole = [*accumulate((shared(each, text) for each in texts), max)]
+        ends = [min(n + (each != text[:n]), len(text)) for n, each in zip(whole, texts, strict=True)]
+        return text, tuple(whole[:-1]), tuple(ends[1:])
+
+    @torch.inference_mode()
+    def _try(self) -> None:
+        """Let the model say a few words about a small image, and compare what was captured with what it read.
+
+        Raises AttentionError where they differ.
+        """
+        script = self._processor.tokenizer("a dog, a cat", add_special_tokens=False)["input_ids"]
+        inputs = self._inputs(TRIAL, "List all objects in the image.")
+        with attention.capturing() as capture:
+            tokens = self._generate(inputs, 0, script).tokens[:-1]
+        with attention.capturing() as plainly:
+            self._model(**trial.longer(inputs, tokens), use_cache=False, logits_to_keep=1)
+        first = inputs["input_ids"].shape[1]
+        layers = self._model.config.get_text_config(decoder=True).num_hidden_layers
+        trial.check(capture, plainly, layers, first, first + len(tokens))
+        last = int(self._grid(inputs, TRIAL).tokens.max())
+        self._one_way = trial.one_way(capture, first, last)
 
     def smaller(self) -> "VLM":
         """The same model, which sees images at half the size: for want of memory.
@@ -203,30 +253,41 @@ class VLM:
         picture = PILImage.fromarray(image)
         return picture if self._shrink == 1 else picture.reduce(self._shrink)
 
-    def _inputs(self, image: Image, questions: Sequence[str]) -> Any:
-        """The processor's tensors for questions about one image, a row each."""
-        picture, padding = self._reduced(image), len(questions) > 1
-        questions = [self._plain(question) for question in questions]
-        if self._processor.chat_template is None:  # as PaliGemma: its prompt is the image and a line of text
-            prompts = [self._processor.image_token + question for question in questions]
-            images = [[picture]] * len(prompts)
-            batch = self._processor(text=prompts, images=images, return_tensors="pt", padding=padding)
-        else:
-            contents = [
-                [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-                for question in questions
-            ]
-            # Tokenized here and not as text, so that a beginning-of-text token is not put in twice.
-            batch = self._processor.apply_chat_template(
-                [[{"role": "user", "content": content}] for content in contents],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"padding": padding},
-            )
+    def _grid(self, inputs: Any, image: Image) -> grids.Grid:
+        return grids.grid_of(self._model, self._processor, inputs, self._reduced(image).size[::-1])
+
+    def _inputs(self, image: Image, question: str) -> Any:
+        """The processor's tensors for a question about an image: one row.
+
+        Raises ImageRefused where the processor does not take the image.
+        """
+        picture = self._reduced(image)
+        try:
+            if (
+                self._processor.chat_template is None
+            ):  # as PaliGemma: its prompt is the image and a line of text
+                prompt = self._processor.image_token + self._plain(question)
+                batch = self._processor(text=[prompt], images=[[picture]], return_tensors="pt")
+            else:
+                # Tokenized here and not as text, so that a beginning-of-text token is not put in twice.
+                batch = self._processor.apply_chat_template(
+                    [self._conversation(question, picture)],
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=True,
+                    return_tensors="pt",
+                )
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise refused("the VLM", image, error) from error
         batch.pop("labels", None)  # PaliGemma's are for training, and would change its attention mask
         return batch.to(self._model.device)
+
+    def _conversation(self, question: str, picture: PILImage.Image | None = None) -> list[dict[str, Any]]:
+        """A question about an image, for the processor's template."""
+        image = {"type": "image"} if picture is None else {"type": "image", "image": picture}
+        return [{"role": "user", "content": [image, {"type": "text", "text": self._plain(question)}]}]
 
     def _plain(self, text: str) -> str:
         """Text without the names of special tokens, which would be taken for them, nor halves of characters.
@@ -255,39 +316,65 @@ class VLM:
             wanted.append(rows[-1:] if recipe.subtokens == "last" else rows)
         return self._maps(answer, wanted, recipe)
 
+    @torch.inference_mode()
     def background_map(self, image: Image, names: Sequence[str], recipe: Recipe) -> NDArray[np.float32]:
         """Attention of a question about what is not named: (rows, columns). DecAF, arXiv 2510.19592."""
         question = f"Describe the background of the image, excluding any {', '.join(names)}."
-        answer = self.answer(image, question, hidden=recipe.source == "cosine", max_new_tokens=1)
+        answer = self._answer(image, question, hidden=recipe.source == "cosine", max_new_tokens=1)
         found: NDArray[np.float32] = self._maps(answer, [[answer.first - 1]], recipe)[0]
         return found
 
     @torch.inference_mode()
     def presence(self, image: Image, names: Sequence[str]) -> NDArray[np.float32]:
-        """How likely "yes" is against "no" as the first token, asked for each name: (n,) 0 to 1.
+        """How likely "yes" is against "no" as the first word, asked for each name: (n,) 0 to 1.
 
-        POPE's question (arXiv 2305.10355). Raises AttentionError where the model says neither.
+        POPE's question (arXiv 2305.10355). The image is read once for all names; but where its tokens see the
+        question, as PaliGemma's do, once for each, one after the other. Raises AttentionError where the model
+        says neither.
         """
-        tokenizer = self._processor.tokenizer
-        yes, no = (
-            sorted({tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in forms})
-            for forms in (YES, NO)
-        )
-        found = []
-        for start in range(0, len(names), PRESENCE_BATCH):
-            asked = [
-                f"Is there a {name} in the image? Answer yes or no."
-                for name in names[start : start + PRESENCE_BATCH]
-            ]
-            logits = self._model(**self._inputs(image, asked), logits_to_keep=1).logits[:, -1].float()
-            chances = logits.softmax(-1)
-            found.append(torch.stack([chances[:, yes].sum(1), chances[:, no].sum(1)], 1))
-        both = torch.cat(found).cpu().numpy()
-        if set(yes) & set(no) or both.sum(1).max() < 0.05:
+        yes, no = first_words(self._processor.tokenizer)
+        asked = [f"Is there a {name} in the image? Answer yes or no." for name in names]
+        chances = [(read.chance(yes), read.chance(no)) for read in self._readings(image, asked)]
+        both = np.array(chances, np.float32).reshape(-1, 2)
+        if len(both) and both.sum(1).max() < LEAST_SAID:
             raise AttentionError(
                 'the VLM answers neither "yes" nor "no", so it cannot check presence: switch the check off'
             )
         return np.asarray(both[:, 0] / both.sum(1), np.float32)
+
+    def _readings(self, image: Image, questions: Sequence[str]) -> Iterator[Reading]:
+        """The model after each question's prompt, one at a time."""
+        inputs: Any = None
+        if len(questions) > 1 and self._one_way and self._processor.chat_template is not None:
+            inputs = self._inputs(image, questions[0])
+            common, tails = self._parted(inputs, questions)
+            if common > self._grid(inputs, image).tokens.max():
+                start = Reading(self._model, trial.shorter(inputs, common))
+                yield from (start.then(tail) for tail in tails)
+                return
+        for question in questions:
+            yield Reading(self._model, self._inputs(image, question))
+
+    def _parted(self, inputs: Any, questions: Sequence[str]) -> tuple[int, list[Tokens]]:
+        """How many tokens the prompts begin with alike, and the others of each; `inputs` are the first one's.
+
+        The prompts are compared with an image in one token or a few, as their template has it; 0 where such
+        a prompt does not end as the processor's does.
+        """
+        prompts = [
+            self._processor.tokenizer(
+                self._processor.apply_chat_template(
+                    self._conversation(question), add_generation_prompt=True, tokenize=False
+                ),
+                add_special_tokens=False,
+            )["input_ids"]
+            for question in questions
+        ]
+        alike = min(shared(prompts[0], prompt[:-1]) for prompt in prompts)
+        tails = [tuple(prompt[alike:]) for prompt in prompts]
+        ids = inputs["input_ids"][0].tolist()
+        common = len(ids) - len(tails[0])
+        return (common if tuple(ids[common:]) == tails[0] else 0), tails
 
     @torch.inference_mode()
     def boxes(self, image: Image, terms: Sequence[str] = ()) -> tuple[str, list[NamedBox]]:
@@ -295,16 +382,19 @@ class VLM:
 
         Raises GroundingError where the family cannot answer with boxes.
         """
-        inputs = self._inputs(image, [self.box_question(terms)])
-        said = self._model.generate(**inputs, max_new_tokens=MAX_BOX_TOKENS, do_sample=False)
+        inputs = self._inputs(image, self.box_question(terms))
+        said = self._generate(inputs, MAX_BOX_TOKENS)
+        if said.cut:
+            self._tell_cut(MAX_BOX_TOKENS)
         # Some families spell boxes in special tokens.
-        text = self._processor.tokenizer.decode(said[0, inputs["input_ids"].shape[1] :])
+        text = self._processor.tokenizer.decode(said.tokens)
         seen = None
         if "image_grid_thw" in inputs:
             patch = self._model.config.vision_config.patch_size
             rows, columns = (int(n) * patch for n in inputs["image_grid_thw"][0, 1:])
             seen = (rows, columns)
-        return text, boxes.parse(text, self._model.config.model_type, (image.shape[0], image.shape[1]), seen)
+        size = (image.shape[0], image.shape[1])
+        return text, boxes.parse(text, self._model.config.model_type, size, seen, cut=said.cut)
 
     def box_question(self, terms: Sequence[str] = ()) -> str:
         """What this family is asked for boxes with. Raises GroundingError."""

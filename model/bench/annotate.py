@@ -243,7 +243,7 @@ def _eager(vlm: VLM) -> Iterator[None]:
 @torch.inference_mode()
 def _generate_again(vlm: VLM, image: Image, name: str, least: int) -> torch.Tensor:
     said = vlm._model.generate(
-        **vlm._inputs(image, [f"Where is the {name} in the image?"]),
+        **vlm._inputs(image, f"Where is the {name} in the image?"),
         max_new_tokens=30, min_new_tokens=least, do_sample=False, use_cache=False,
         output_attentions=True, return_dict_in_generate=True,
     )  # fmt: skip

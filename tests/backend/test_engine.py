@@ -3,6 +3,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from backend.app import create_app
 from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.settings import Settings
 from model import download
+from model.builtin.scenes import draw_scene
 from model.types import ModelLoadError, Prompt
+from model.vlm import VLM
 from tests.backend.conftest import CONFIG, StandIn
 from tests.model.loopback import running
 
@@ -291,6 +294,21 @@ def test_the_engine_of_a_process_is_made_on_first_use(monkeypatch: pytest.Monkey
         assert made[0].version
     finally:
         PROCESS.install(None)
+
+
+def test_answers_that_were_cut_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = draw_scene(np.random.default_rng(7), width=200, height=150, count=2, degrade=False).image
+    engine = Engine.of(Settings()).start()
+
+    def counted() -> list[str]:
+        lines = engine.metrics.text().decode().splitlines()
+        return [line for line in lines if line.startswith("vlsam_cut_answers_total")]
+
+    engine.run(lambda model: model.annotate(image), priority=BATCH, deadline=soon(60))
+    assert counted() == ["vlsam_cut_answers_total 0.0"]
+    monkeypatch.setattr(VLM, "answer", partialmethod(VLM.answer, max_new_tokens=2))
+    assert engine.run(lambda model: model.annotate(image), priority=BATCH, deadline=soon(60)) == []
+    assert counted() == ["vlsam_cut_answers_total 1.0"]
 
 
 def test_a_profile_that_there_is_not() -> None:

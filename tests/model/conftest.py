@@ -1,13 +1,20 @@
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from model.builtin.scenes import Scene, draw_scene
 from model.pipeline import VLSAM
 from model.profiles import choose
 from model.segmenter import Segmenter
 from model.vlm import VLM
+from tests.model import families
+
+Load = Callable[..., VLM]
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +40,33 @@ def scene() -> Scene:
 @pytest.fixture(scope="session")
 def sam_folder() -> Path:
     return Path(choose().sam)
+
+
+@pytest.fixture(scope="session")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """A family's tiny model, by name; `unmixed` for one whose vision tower keeps its patches apart."""
+
+    @cache
+    def folder(name: str) -> str:
+        return families.saved(name, tmp_path_factory.mktemp(name))
+
+    @cache
+    def loaded(name: str, unmixed: bool = False) -> VLM:
+        vlm = VLM.load(folder(name), device="cpu")
+        if unmixed:
+            unmix(vlm._model)
+        return vlm
+
+    return loaded
+
+
+def unmix(model: Any) -> None:
+    """Let the attention of a vision tower add nothing: it is all that patches learn from each other."""
+    decoder = set(model.model.get_decoder().modules())
+    layers = [m for m in model.modules() if "Attention" in type(m).__name__ and m not in decoder]
+    assert layers
+    for layer in layers:
+        *_, output = (module for module in layer.modules() if isinstance(module, nn.Linear))
+        nn.init.zeros_(output.weight)
+        if output.bias is not None:
+            nn.init.zeros_(output.bias)

@@ -3,17 +3,35 @@
 A family's entry in BUILDERS makes the two; `saved` writes them where VLM.load finds them.
 """
 
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as t
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 Built = tuple[Any, Any]  # model, processor
+Kind = Callable[[list[str]], Tokenizer]  # of tokenizers, made from the special tokens
 
-WORDS = ["a", "bird", "cat", "dog", "house", "list", "objects", "the", "tree", "two", "what", "is", "."]
+WORDS = [
+    "a",
+    "bird",
+    "cat",
+    "dog",
+    "house",
+    "list",
+    "objects",
+    "the",
+    "tree",
+    "two",
+    "what",
+    "is",
+    ".",
+    "Yes",
+    "No",
+]
 COMMON = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 TAGS = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
 TEXT = {
@@ -41,17 +59,55 @@ MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 
 SQUARE = {"height": 64, "width": 64}
 
 
-def tokenizer(*extra: str, **named: str) -> Any:
-    """Whole words; `named` tokens become attributes, `extra` ones are only special."""
-    vocab = [*COMMON.values(), *WORDS, *extra, *named.values()]
-    words = models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(vocab))}, unk_token="<unk>")
-    inner = Tokenizer(words)
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+def tokenizer(*extra: str, kind: Kind | None = None, **named: str) -> Any:
+    """Whole words, or a `kind` below; `named` tokens become attributes, `extra` ones are only special."""
+    specials = list(dict.fromkeys([*COMMON.values(), *extra, *named.values()]))
     made = t.PreTrainedTokenizerFast(
-        tokenizer_object=inner, clean_up_tokenization_spaces=False, extra_special_tokens=named, **COMMON
+        tokenizer_object=(kind or whole_words)(specials),
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens=named,
+        **COMMON,
     )
     made.add_special_tokens({"additional_special_tokens": [*extra, *named.values()]})
     return made
+
+
+def whole_words(specials: list[str]) -> Tokenizer:
+    vocab = [*COMMON.values(), *WORDS, *specials]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(dict.fromkeys(vocab))}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return inner
+
+
+def metaspace(specials: list[str]) -> Tokenizer:
+    """SentencePiece's way, as Llama's: "▁" for a space, also before the first word, and bytes for the rest.
+
+    Words have a piece with the space and one without, but "Yes" and "No" have only the latter.
+    """
+    spaced = [f"▁{word}" for word in WORDS if word not in ("Yes", "No")]
+    vocab = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *string.ascii_letters, ".", ","]
+    inner = Tokenizer(_pieces(vocab, [*spaced, *WORDS], unk_token="<unk>", byte_fallback=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return inner
+
+
+def byte_level(specials: list[str]) -> Tokenizer:
+    """GPT-2's way, as Qwen's: pieces of UTF-8, with the space before a word."""
+    vocab = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(_pieces(vocab, [*(f"Ġ{word}" for word in WORDS), *WORDS]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return inner
+
+
+def _pieces(vocab: list[str], words: list[str], **kwargs: Any) -> models.BPE:
+    """Byte-pair encoding that knows some words whole; each grows from its beginning."""
+    merges = dict.fromkeys((word[:i], word[i]) for word in words for i in range(1, len(word)))
+    known = dict.fromkeys([*vocab, *("".join(pair) for pair in merges)])
+    return models.BPE({piece: i for i, piece in enumerate(known)}, list(merges), **kwargs)
 
 
 def template(image: str) -> str:
@@ -84,6 +140,7 @@ def qwen2_5_vl() -> Built:
         14,
         {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
         | {"window_size": 56, "fullatt_block_indexes": [1]},
+        kind=byte_level,
     )
 
 
@@ -112,9 +169,17 @@ def qwen3_vl_moe() -> Built:
     )
 
 
-def _qwen(model: Any, config: Any, processor: Any, patch: int, vision: dict[str, Any], **extra: Any) -> Built:
+def _qwen(
+    model: Any,
+    config: Any,
+    processor: Any,
+    patch: int,
+    vision: dict[str, Any],
+    kind: Kind | None = None,
+    **extra: Any,
+) -> Built:
     named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-    tok = tokenizer("<|vision_start|>", "<|vision_end|>", **named)
+    tok = tokenizer("<|vision_start|>", "<|vision_end|>", kind=kind, **named)
     ids = tok.convert_tokens_to_ids
     cell = 2 * patch
     images = t.Qwen2VLImageProcessor(
@@ -168,7 +233,8 @@ def _siglip(**kwargs: Any) -> dict[str, Any]:
 
 
 def llava() -> Built:
-    return _llava(t.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=SQUARE), _clip())
+    images = t.CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=SQUARE)
+    return _llava(images, _clip(), kind=metaspace)
 
 
 def llava_padded() -> Built:
@@ -182,8 +248,8 @@ def llava_siglip() -> Built:
     return _llava(images, _siglip(image_size=70), cls_tokens=0)
 
 
-def _llava(images: Any, vision: dict[str, Any], cls_tokens: int = 1) -> Built:
-    tok = tokenizer(image_token="<image>")
+def _llava(images: Any, vision: dict[str, Any], cls_tokens: int = 1, kind: Kind | None = None) -> Built:
+    tok = tokenizer(kind=kind, image_token="<image>")
     strategy = "default" if cls_tokens else "full"
     model = t.LlavaForConditionalGeneration(
         t.LlavaConfig(
@@ -323,7 +389,7 @@ def internvl() -> Built:
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     }
-    tok = tokenizer(**named)
+    tok = tokenizer(kind=None, **named)
     model = t.InternVLForConditionalGeneration(
         t.InternVLConfig(
             vision_config={**TOWER, "patch_size": 8},
@@ -475,8 +541,8 @@ def saved(name: str, folder: Path) -> str:
     model, processor = BUILDERS[name]()
     tok = processor.tokenizer
     specials = [i for i in range(len(tok)) if tok.decode([i], skip_special_tokens=True) == ""]
-    model.generation_config.suppress_tokens = specials  # an answer of random weights still has words
-    model.generation_config.pad_token_id = 2
+    with torch.no_grad():  # an answer of random weights still has words, and no end
+        model.get_output_embeddings().weight[specials] = 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)

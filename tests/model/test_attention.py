@@ -138,7 +138,7 @@ def test_maps_of_a_generated_answer_equal_an_eager_forward_pass(vlm: VLM, scene:
     recipe = RECIPES[name]
     answer = vlm.answer(scene.image, "List all objects in the image.")
     model = vlm._model
-    inputs = vlm._inputs(scene.image, ["List all objects in the image."])
+    inputs = vlm._inputs(scene.image, "List all objects in the image.")
     ids = vlm._processor.tokenizer(answer.text, add_special_tokens=False, return_tensors="pt")["input_ids"]
     count = answer.capture.tokens
     assert inputs["input_ids"].shape[1] + ids.shape[1] == count

@@ -76,6 +76,19 @@ def test_of_a_cut_answer_the_complete_items_stay() -> None:
         assert len(parse(answer[:length], "qwen3_vl", SIZE)) == complete
 
 
+def test_of_a_cut_answer_the_last_name_counts_where_something_follows_on_it() -> None:
+    box = "<loc0100><loc0100><loc0900><loc0900>"
+    for answer, names in (
+        (f"{box} dog ; {box} umb", ["dog"]),
+        (f"{box} dog ; {box} umb ", ["dog"]),
+        (f"{box} dog ; {box} umbrella ;", ["dog", "umbrella"]),
+        (f"{box} dog ; {box}", ["dog"]),
+    ):
+        assert [found.name for found in parse(answer, "paligemma", SIZE, cut=True)] == names
+    assert len(parse(f"{box} dog ; {box} umb", "paligemma", SIZE)) == 2
+    assert len(parse("dog<loc_1><loc_2><loc_300><loc_400>", "florence2", SIZE, cut=True)) == 1
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [

@@ -1,7 +1,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,38 +20,8 @@ from tests.model import families
 
 QUESTION = "list the objects"
 SIZES = {"square": (160, 160), "wide": (120, 270), "tall": (290, 130)}  # height, width
-RESAMPLED = "llava_onevision_resampled"  # too many tokens, made fewer by interpolation
 Load = Callable[..., VLM]
-
-
-@pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """A family's tiny model, by name; `unmixed` for one whose vision tower keeps its patches apart."""
-
-    @cache
-    def folder(name: str) -> str:
-        return families.saved(name, tmp_path_factory.mktemp(name))
-
-    @cache
-    def loaded(name: str, unmixed: bool = False) -> VLM:
-        vlm = VLM.load(folder(name), device="cpu")
-        if unmixed:
-            unmix(vlm._model)
-        return vlm
-
-    return loaded
-
-
-def unmix(model: Any) -> None:
-    """Let the attention of a vision tower add nothing: it is all that patches learn from each other."""
-    decoder = set(model.model.get_decoder().modules())
-    layers = [m for m in model.modules() if "Attention" in type(m).__name__ and m not in decoder]
-    assert layers
-    for layer in layers:
-        *_, output = (module for module in layer.modules() if isinstance(module, nn.Linear))
-        nn.init.zeros_(output.weight)
-        if output.bias is not None:
-            nn.init.zeros_(output.bias)
+RESAMPLED = "llava_onevision_resampled"  # too many tokens, made fewer by interpolation
 
 
 class Caught(Exception):
@@ -65,7 +34,7 @@ def look(vlm: VLM, image: Image) -> tuple[torch.Tensor, Grid]:
     def catch(module: nn.Module, args: Any, kwargs: Any) -> None:
         raise Caught(kwargs["inputs_embeds"][0])
 
-    inputs = vlm._inputs(image, [QUESTION])
+    inputs = vlm._inputs(image, QUESTION)
     hook = vlm._model.model.get_decoder().register_forward_pre_hook(catch, with_kwargs=True)
     with torch.inference_mode(), pytest.raises(Caught) as caught:
         vlm._model(**inputs)
@@ -183,7 +152,7 @@ def test_every_image_token_of_any_size_has_its_place(load: Load, name: str) -> N
     @settings(max_examples=20)
     @given(st.tuples(st.integers(20, 400), st.integers(20, 400)))
     def at(size: tuple[int, int]) -> None:
-        inputs = vlm._inputs(blank(size), [QUESTION])
+        inputs = vlm._inputs(blank(size), QUESTION)
         grid = grids.grid_of(vlm._model, vlm._processor, inputs, size)
         images = (inputs["input_ids"][0] == vlm._model.config.image_token_id).nonzero().flatten().numpy()
         placed = np.concatenate([plane.tokens.ravel() for plane in grid.planes])
@@ -199,7 +168,7 @@ def test_every_image_token_of_any_size_has_its_place(load: Load, name: str) -> N
 @pytest.mark.parametrize("name", families.BUILDERS)
 def test_tokens_that_do_not_fit_give_an_error_and_no_map(load: Load, name: str) -> None:
     vlm, size = load(name), SIZES["wide"]
-    inputs = vlm._inputs(blank(size), [QUESTION])
+    inputs = vlm._inputs(blank(size), QUESTION)
     ids = inputs["input_ids"][0]
     images = (ids == vlm._model.config.image_token_id).nonzero()
     for lost in (images[:1], images):
@@ -213,7 +182,7 @@ def test_a_question_cannot_pass_for_part_of_an_image(load: Load, name: str) -> N
     vlm, size = load(name), SIZES["wide"]
     words = vlm._processor.tokenizer.convert_ids_to_tokens(vlm._model.config.image_token_id)
     plain, hostile = (
-        vlm._inputs(blank(size), [f"list {text} the objects"])
+        vlm._inputs(blank(size), f"list {text} the objects")
         for text in ("", f"{words} {vlm._processor.image_token} <row_9_col_9>")
     )
     one, other = (grids.grid_of(vlm._model, vlm._processor, inputs, size) for inputs in (plain, hostile))

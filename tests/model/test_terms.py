@@ -345,6 +345,11 @@ def test_a_term_knows_the_characters_that_spell_its_first_mention(answer: str, s
         ('["dog", "cat"', '["dog", "cat"'),
         ('{"objects": [{"label": "dog"}, {"label": "umb', '{"objects": [{"label": "dog"}, {"label": '),
         ("dog <think>The user", "dog <think>The user"),
+        ("a dog, a police of", "a dog, a "),
+        ("a dog, a police officer and", "a dog, a "),
+        ("a dog, a police officer and a", "a dog, a police officer and a"),
+        ("a dog, a bus\n", "a dog, a bus\n"),
+        ("Animals:", ""),
     ],
 )
 def test_an_answer_without_the_name_that_a_limit_may_have_cut(answer: str, left: str) -> None:

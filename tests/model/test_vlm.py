@@ -1,16 +1,22 @@
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model import vlm as vlm_module
 from model.builtin.scenes import Scene
-from model.recipes import RECIPES
-from model.terms import parse
+from model.looks import look
+from model.profiles import choose
+from model.recipes import RECIPES, Options
+from model.terms import parse, without_cut_name
 from model.types import AttentionError, ModelLoadError
 from model.vlm import VLM
+from tests.model import families
 
+Load = Callable[..., VLM]
 QUESTION = "List all objects in the image."
 PAPER = RECIPES["paper"]
 
@@ -95,35 +101,89 @@ def test_a_name_in_several_tokens_is_pooled(vlm: VLM, scene: Scene) -> None:
     assert np.allclose(last, each[-1])
 
 
-def test_a_model_that_says_neither_yes_nor_no_cannot_check_presence(vlm: VLM, scene: Scene) -> None:
-    with pytest.raises(AttentionError, match="presence"):
-        vlm.presence(scene.image, ["dog", "cat"])
-
-
-def test_presence_is_the_share_of_yes_of_the_first_token(
-    vlm: VLM, scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The built-in model never says yes or no, so two names that it does say stand for them here."""
-    names = parse(vlm.answer(scene.image, QUESTION).text)
-    tokenizer = vlm._processor.tokenizer
-    said = tokenizer(f" {names[0].text}", add_special_tokens=False)["input_ids"]
-    other = tokenizer(" dog" if names[0].text != "dog" else " cat", add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(vlm_module, "YES", (f" {names[0].text}",))
-    monkeypatch.setattr(vlm_module, "NO", (" dog" if names[0].text != "dog" else " cat",))
-    many = ["a", "a rather long name of many tokens", "b"] * 4  # padded, and in more than one batch
-    chances = vlm.presence(scene.image, many)
-    assert said != other
-    assert chances.shape == (12,)
-    assert ((chances > 0) & (chances < 1)).all()
-    alone = vlm.presence(scene.image, many[:1])
-    assert chances[0] == pytest.approx(alone[0], abs=1e-3)
-
-
 def test_the_second_opinion_asks_for_boxes_in_the_familys_words(vlm: VLM, scene: Scene) -> None:
     text, found = vlm.boxes(scene.image, ["dog"])
     assert "dog" in vlm.box_question(["dog"])
     assert text  # the built-in model lists names, and was never taught boxes
     assert found == []
+
+
+@pytest.mark.parametrize("limit", range(1, 9))
+def test_an_answer_may_be_cut_anywhere(vlm: VLM, scene: Scene, limit: int) -> None:
+    """The built-in model says " pizza, tree." and an end."""
+    whole, answer = (vlm.answer(scene.image, QUESTION, max_new_tokens=most) for most in (256, limit))
+    assert answer.cut == (limit < len(whole.ends) + 1)
+    assert whole.text.startswith(answer.text)
+    assert len(answer.ends) == min(limit - 1, len(whole.ends))
+    assert all(len(answer.rows(at, at + 1)) == 1 for at in range(len(answer.text)))
+    expected = [term for term in parse(whole.text) if re.search(r"[,.]", answer.text[term.end :])]
+    found = look(vlm, scene.image, QUESTION, Options())
+    assert found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vlm, "answer", partial(vlm.answer, max_new_tokens=limit))
+        found = look(vlm, scene.image, QUESTION, Options())
+    assert [each.term for each in found] == [term.text for term in expected]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7])
+@pytest.mark.parametrize("name", families.BUILDERS)
+def test_every_family_may_be_cut_anywhere(load: Load, name: str, limit: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (150, 230, 3), np.uint8)
+    answer = load(name).answer(image, "list the objects", max_new_tokens=limit)
+    assert answer.cut
+    assert len(answer.ends) == limit - 1
+    for at in range(len(answer.text)):
+        rows = answer.rows(at, at + 1)
+        assert answer.first <= rows.start < rows.stop <= answer.capture.tokens
+    whole = [(0, len(answer.text))] if answer.text else []
+    assert load(name).attention_maps(answer, whole, PAPER).shape == (len(whole), *answer.grid.shape)
+
+
+def test_every_cut_is_told_to_whoever_counts_them(scene: Scene) -> None:
+    told: list[None] = []
+    vlm = VLM.load(choose().vlm, device="cpu", on_cut=lambda: told.append(None))
+    vlm.answer(scene.image, QUESTION)
+    vlm.answer(scene.image, QUESTION, said="a dog and")
+    vlm.background_map(scene.image, ["dog"], PAPER)
+    assert not told
+    vlm.answer(scene.image, QUESTION, max_new_tokens=2)
+    assert len(told) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.vlm.MAX_BOX_TOKENS", 2)
+        vlm.smaller().boxes(scene.image)
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "gemma3"])
+@pytest.mark.parametrize("said", ["a dog . 狗 , two hüte", "狗狗", "the tree\n- cat\n", "🐶 dog", "a Yes"])
+def test_characters_of_several_tokens_have_all_of_their_rows(load: Load, name: str, said: str) -> None:
+    """llava's tokenizer is of SentencePiece's kind, with bytes for what it lacks; qwen2_5_vl has bytes."""
+    vlm = load(name)
+    image = np.full((150, 230, 3), 120, np.uint8)
+    answer = vlm.answer(image, "list the objects", said=said)
+    if name != "gemma3":  # which knows words alone
+        assert answer.text == said
+    tokenizer = vlm._processor.tokenizer
+    tokens = tokenizer(said, add_special_tokens=False)["input_ids"]
+    covered: set[int] = set()
+    for at, sign in enumerate(answer.text):
+        rows = answer.rows(at, at + 1)
+        covered |= set(rows)
+        spelled = tokenizer.decode(tokens[rows.start - answer.first : rows.stop - answer.first])
+        assert "\ufffd" not in spelled
+        assert sign.strip() in spelled
+    assert covered >= {row for row in range(answer.first + 1, answer.capture.tokens) if name != "gemma3"}
+    assert list(answer.starts) == sorted(answer.starts)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava"])
+def test_an_answer_that_is_cut_within_a_character_is_read_up_to_it(load: Load, name: str) -> None:
+    vlm = load(name)
+    tokens = vlm._processor.tokenizer("a dog , 狗", add_special_tokens=False)["input_ids"]
+    text, starts, ends = vlm._spelled(tokens[:-1])
+    assert text.startswith("a dog , ")
+    assert all(0 <= a <= b <= len(text) for a, b in zip(starts, ends, strict=True))
+    assert [term.text for term in parse(without_cut_name(text))] == ["dog"]
 
 
 def test_a_corrupt_folder_is_one_sentence(tmp_path: Path) -> None:

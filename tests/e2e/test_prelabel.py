@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
 
 from backend.cli import main
 from backend.demo import label_config
@@ -119,6 +120,34 @@ def test_a_list_of_a_project_can_be_imported(studio: Studio, project: Project, t
     assert one["data"] == tasks[0]["data"]
     assert one["predictions"][0]["result"] == tasks[0]["predictions"][0]["result"]
     assert two["predictions"] == []
+
+
+def test_coco_comes_back_through_label_studios_own_converter(
+    studio: Studio, project: Project, tmp_path: Path
+) -> None:
+    assert prelabel(project, "out.coco.json", "--coco-polygons", "--limit", "2") == 0
+    # An upload is called in Label Studio's folder what it is called here.
+    root = f"/data/upload/{project.id}"
+    convert_coco_to_ls("out.coco.json", "tasks.json", out_type="predictions", image_root_url=root)
+    tasks = json.loads(Path("tasks.json").read_text())
+    other = studio.create_project("Converted", Path("tasks.label_config.xml").read_text())
+    studio._json("POST", f"/api/projects/{other}/import", json=tasks)
+    originals = [task["data"]["image"] for task in studio.tasks(project.id)]
+    taken = studio.tasks(other)
+    assert [task["data"]["image"] for task in taken] == originals[:2]
+    for task, sent in zip(taken, tasks, strict=True):
+        (prediction,) = task["predictions"]
+        assert len(prediction["result"]) == len(sent["predictions"][0]["result"]) > 0
+        assert {region["type"] for region in prediction["result"]} == {"polygonlabels", "rectanglelabels"}
+
+
+def test_yolo_takes_uploads_along(project: Project, scenes: list[Path], studio: Studio) -> None:
+    assert prelabel(project, "out.yolo", "--copy-images") == 0
+    names = [task["data"]["image"].rpartition("/")[2] for task in studio.tasks(project.id)]
+    assert len(names) == SCENES
+    for name, scene in zip(names, scenes, strict=True):
+        assert Path("out.yolo/images", name).read_bytes() == scene.read_bytes()
+        assert Path("out.yolo/labels", f"{Path(name).stem}.txt").read_text()
 
 
 def test_a_project_that_is_not_there(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,7 @@ def test_another_image_than_was_labelled_is_not_copied(loader: Files, folder: Pa
     assert list(folder.iterdir()) == []
 
 
-def test_remote_images_are_fetched_and_none_twice(
+def test_f31_an_image_that_cannot_be_fetched_for_a_copy_is_counted_and_no_other_is_fetched_twice(
     prelabel: Run,
     model: Model,
     photos: Path,

@@ -20,6 +20,7 @@ from backend import bench, doctor, folders
 from backend.fetch import ImageError
 from backend.folders import text
 from backend.images import decode
+from backend.logs import redacted
 from backend.pictures import Pictures, is_ours, save
 from backend.prelabel import command as prelabel
 from backend.results import coco_rle
@@ -108,10 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (VLSAMError, StudioError) as error:
-        print(f"vlsam: {error}", file=sys.stderr)
+        print(f"vlsam: {redacted(str(error))}", file=sys.stderr)
         return 2
     except ValueError as error:  # a setting or an argument that says what is wrong with it
-        print(f"vlsam: {error}", file=sys.stderr)
+        print(f"vlsam: {redacted(str(error))}", file=sys.stderr)
         return 2
 
 

@@ -16,9 +16,11 @@ HIDDEN = "[hidden]"
 _request: ContextVar[str] = ContextVar("request", default="-")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMES = (
-    "x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|awsaccesskeyid|signature"
-    "|sig|(?:access_|refresh_|api_|hf_)?(?:token|key)|password|secret"
+    r"(?:\w+[-_])*(?:token|secret|signature|credential|password|passwd|pwd|apikey|accesskey(?:id)?)"
+    "|sig|auth|awsaccesskeyid|googleaccessid|(?:access_|api_|hf_|secret_|private_)?key"
 )
+# Beside a signature: until when it is good.
+_TIMES = re.compile(r"([?&](?:x-(?:amz|goog)-(?:date|expires)|expires|se|st|ske|skt)=)[^&\s]*", re.IGNORECASE)
 # Where secrets stand: in headers, in addresses, in JSON and in the repr of Python's objects.
 _SECRETS = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -28,6 +30,7 @@ _SECRETS = tuple(
         rf"[?&\s(;](?:{_NAMES})=[\"']?(?P<secret>[^\s\"'&,)]+)",
         rf"[\"'](?:{_NAMES})[\"']\s*:\s*[\"'](?P<secret>[^\"']+)",
         r"://[^/\s:@]*:(?P<secret>[^/\s@]+)@",
+        r"\b(?:https?|ftp)://(?P<secret>[^/\s:@]+)@",
         r"\b(?P<secret>eyJ[\w-]{5,}\.[\w-]+\.[\w-]*)",  # tokens of Label Studio
     )
 )
@@ -47,6 +50,12 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
     for pattern in _SECRETS:
         text = pattern.sub(lambda found: found[0].replace(found["secret"], HIDDEN), text)
     return text
+
+
+def unsigned(address: str) -> str:
+    """An address without its secrets, nor the times that a signature is good for: what it leads to."""
+    hidden = redacted(address)
+    return hidden if hidden == address else _TIMES.sub(rf"\g<1>{HIDDEN}", hidden)
 
 
 class Formatter(logging.Formatter):

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from backend import labels
+from backend.logs import unsigned
 from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import run
@@ -112,12 +113,13 @@ class Job:
             source=source,
             annotator=Annotator(settings, profile, version, config, destination),
             identity={
-                "source": args.source,
+                # Where secrets are in these, they are no business of whoever reads the state.
+                "source": unsigned(args.source),
                 "to": args.to,
                 "label config": xml,
-                "image prefix": args.image_prefix,
+                "image prefix": unsigned(args.image_prefix) if args.image_prefix else args.image_prefix,
                 "all": args.all,
-                "Label Studio": settings.label_studio_url if client else None,
+                "Label Studio": unsigned(settings.label_studio_url or "") if client else None,
                 "model version": version,
             },
             target=target,

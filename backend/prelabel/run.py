@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from backend import heap
 from backend.fetch import ImageError
+from backend.logs import redacted
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, SAME, Row, Unchanged
 from model.oom import out_of_memory
@@ -79,7 +80,7 @@ def failed(item: Item, error: Exception) -> Row:
         reason = f"There is too little memory for this image ({reason})"
     if not known:
         log.error("%s failed.", ascii(item.key[:200]), exc_info=error)
-    return {"key": item.key, "status": FAILED, "reason": " ".join(reason.split())[:500]}
+    return {"key": item.key, "status": FAILED, "reason": redacted(" ".join(reason.split()))[:500]}
 
 
 def ahead(

@@ -23,6 +23,7 @@ from backend.fetch import ImageError, Refused, Server, shown
 from backend.folders import IMAGES, Listing, text
 from backend.images import Images, decode
 from backend.labels import data_with, field_of
+from backend.logs import unsigned
 from backend.prelabel import tables
 from backend.prelabel.naming import image_name
 from backend.prelabel.tables import SourceError as SourceError
@@ -307,7 +308,7 @@ class Manifest:
                     f"but {columns}"
                 ) from None
             given, row_id = _address(found), row.get("id")
-            key = text(_short(given)) or (f"row {number}" if place is not None else "")
+            key = text(_short(unsigned(given))) or (f"row {number}" if place is not None else "")
             if row_id not in (None, ""):
                 key = text(str(row_id))
                 if times[key]:
@@ -328,7 +329,7 @@ class Manifest:
                 self._clean(row),
                 name=text(image_name(given, local=True)) or key,
                 place=place,
-                stamp=stamp(address, of_list if place is not None else _stamp_of(address)),
+                stamp=stamp(unsigned(address), of_list if place is not None else _stamp_of(address)),
             )
 
     def _absolute(self, address: str) -> str:

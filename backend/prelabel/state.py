@@ -3,6 +3,7 @@
 run.json      what was asked for: another command cannot go on from here
 lock          who runs; the kernel lets go of it when that process ends, however it ends
 items.jsonl   the images of the source, in order, listed anew by each start, and what was left out
+              (nobody else may read it, for addresses may be signed)
 rows.jsonl    a line per finished image, on the disk before the next; of two with one key the last counts
 sent.jsonl    which tasks' predictions Label Studio has taken
 samples/      pictures for the contact sheet
@@ -159,7 +160,7 @@ class State:
                     chosen[:] = heapq.nsmallest(samples, chosen)
             file.write(json.dumps({"skipped": skipped}, default=dict).encode() + b"\n")
 
-        write(self.folder / "items.jsonl", lines)
+        write(self.folder / "items.jsonl", lines, private=True)  # addresses may be signed
         return counts[0], counts[1], frozenset(key for _, key in heapq.nsmallest(samples, chosen))
 
     def is_done(self, key: str, stamp: str = "") -> bool:
@@ -242,10 +243,12 @@ class State:
         return self.folder / "samples" / f"{name}.jpg"
 
 
-def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is there whole or not at all."""
+def write(path: Path, fill: Callable[[BinaryIO], object], *, private: bool = False) -> None:
+    """Write a file so that it is there whole or not at all; a `private` one nobody else may read."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    partial.unlink(missing_ok=True)
+    mode = 0o600 if private else 0o666  # less what the person's umask takes
+    with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         fill(file)
         file.flush()
         os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from backend.prelabel.state import State
 from backend.results import decode, image_hash
 from backend.settings import Settings
 from model.types import Detection, Image
-from tests.backend.conftest import CONFIG, ROOT
+from tests.backend.conftest import CONFIG, ROOT, Web
 from tests.backend.prelabel.conftest import HOPELESS, TIGHT, Model, save_image
 from tests.model.endpoint import listing
 
@@ -328,6 +329,43 @@ def test_another_command_does_not_go_on_from_a_state(
     assert prelabel(photos, "--to", out, "--label-config", ui, "--restart") == 0
     assert len(model.seen) == 7
     assert tasks(out)[0]["predictions"][0]["result"][0]["value"]["brushlabels"] == ["Cat"]
+
+
+def test_f29_no_secret_of_source_or_images_is_in_the_state(
+    prelabel: Run,
+    web: Web,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("VLSAM_ALLOWED_HOSTS", "127.0.0.1")
+    web.serve("/a.png", save_image(tmp_path / "a.png", 1).read_bytes())
+    web.serve("/bad.png", b"text")
+
+    def listed(secret: str) -> Path:
+        query = f"X-Amz-Date={secret[:4]}&X-Amz-Signature={secret}"
+        rows = [f"{web.url}/{name}?{query}" for name in ("a.png", "bad.png")]
+        (tmp_path / "list.csv").write_text("\n".join(["image", *rows]))
+        return tmp_path / "list.csv"
+
+    out, secrets = tmp_path / "out.json", ("d0c5a1f0e7b34c1b", "f0c5a1f0e7b34c1b")
+    assert prelabel(listed(secrets[0]), "--to", out) == 0
+    assert prelabel(listed(secrets[1]), "--to", out) == 0  # signed again: what is done stays done
+    assert "1 of 2 images are done already" in capsys.readouterr().err
+    state = tmp_path / "out.json.state"
+    assert stat.S_IMODE((state / "items.jsonl").stat().st_mode) == 0o600
+    for file in state.iterdir():
+        if file.is_file() and file.name != "items.jsonl":  # which has what is to be fetched
+            assert not any(secret in file.read_text() for secret in secrets), file.name
+
+    prefix = "https://joe:hunter22@cdn/?token=hunter33&d="
+    assert prelabel(tmp_path / "a.png", "--to", tmp_path / "b.json", "--image-prefix", prefix) == 0
+    told = (tmp_path / "b.json.state" / "run.json").read_text()
+    assert "cdn" in told
+    assert "hunter" not in told
+    assert prelabel("https://joe:hunter22@127.0.0.1:9/list.csv", "--to", tmp_path / "c.json") == 2
+    assert "hunter" not in capsys.readouterr().err
+    assert "hunter" not in (tmp_path / "c.json.state" / "run.json").read_text()
 
 
 def test_shards_merge_to_the_same_bytes(

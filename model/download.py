@@ -177,6 +177,26 @@ def identity(name: str, folder: Path = FOLDER) -> dict[str, str]:
     return {file: _known(found / file, note) for file in sorted(names | _weights_of(found))}
 
 
+def in_cache(name: str) -> tuple[str, str | None]:
+    """A hub id that transformers itself fetches into the hub's cache, and the commit that is there."""
+    base, wanted = _split(name)
+    with suppress(OSError, ValueError):
+        return base, Path(snapshot_download(base, revision=wanted, local_files_only=True)).name
+    return base, None
+
+
+def commit(name: str) -> str:
+    """The commit of such a hub id: in the hub's cache, or as the hub says. Raises ModelLoadError."""
+    base, wanted = _split(name)
+    if there := in_cache(name)[1]:
+        return there
+    try:
+        return str(HfApi().model_info(base, revision=wanted, timeout=_PATIENCE).sha)
+    except Exception as error:  # whichever the hub library's HTTP client raises
+        unanswered = f"{name} cannot be fetched, for the hub does not answer ({_why(error)})"
+        raise ModelLoadError(_refusal(name, error) or unanswered) from error
+
+
 def fetch_hub(name: str, folder: Path = FOLDER, accept: Accept = _anything) -> Path:
     """Fetch what is missing of a hub id and compare every file with its checksum; returns its folder.
 

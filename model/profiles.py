@@ -81,6 +81,8 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
     digest.update(repr((profile.dtype, profile.quantization, *more)).encode())
     for name, remote in ((profile.vlm, not download.looks_local(profile.vlm)), _sam(profile)):
         digest.update(_identity(name, profile.folder, remote=remote))
+    if options and options.classifier:
+        digest.update(_classifier(options.classifier))
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
 
 
@@ -93,6 +95,12 @@ def segmenter_version_of(profile: Profile, options: Options | None = None) -> st
     name, remote = _sam(profile)
     identity = _identity(name, profile.folder, remote=remote)
     return f"sam-{identity.hex()[:16]}{'-concepts' if concepts else ''}"
+
+
+def _classifier(name: str) -> bytes:
+    if download.looks_local(name):
+        return _identity(name, download.FOLDER, remote=False)
+    return download.commit(name).encode()
 
 
 def _sam(profile: Profile) -> tuple[str, bool]:

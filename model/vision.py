@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.vision_utils import get_vision_window_index
 
-from model import attention
+from model import attention, download
 from model.grids import Grid
 from model.types import AttentionError, Image, ModelLoadError
 
@@ -60,12 +60,19 @@ class Classifier:
 
     @classmethod
     def load(cls, name: str, *, device: str) -> "Classifier":
-        """Load a hub id or a local folder. Raises ModelLoadError."""
+        """Load a hub id, as it is or with @REVISION, or a local folder. Raises ModelLoadError.
+
+        What is in the hub's cache stays at its commit.
+        """
+        place, revision = name, "main"
+        if not download.looks_local(name):
+            place, there = download.in_cache(name)
+            revision = there or name.partition("@")[2] or revision
         try:
-            processor = AutoImageProcessor.from_pretrained(name)
+            processor = AutoImageProcessor.from_pretrained(place, revision=revision)
             # Only the eager implementation gives attention that gradients can be taken of.
             model = AutoModelForImageClassification.from_pretrained(
-                name, attn_implementation="eager", dtype=torch.float32
+                place, revision=revision, attn_implementation="eager", dtype=torch.float32
             )
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

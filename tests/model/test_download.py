@@ -17,6 +17,7 @@ from backend.cli import main
 from backend.settings import Settings, SettingsError
 from model import download
 from model.profiles import PROFILES, choose, segmenter_version_of, version_of
+from model.recipes import Options
 from model.segmenter import Segmenter
 from model.types import ModelLoadError
 from model.vlm import VLM
@@ -436,6 +437,22 @@ def test_two_revisions_under_one_name_have_two_versions(two_commits: Site, tmp_p
     one, other = versions(tmp_path / "a"), versions(tmp_path / "b")
     assert one[0] != other[0]
     assert one[1] != other[1]
+
+
+def test_a_classifiers_revision_counts_as_well(two_commits: Site, tmp_path: Path) -> None:
+    def version(name: str) -> str:
+        return version_of(choose(), Options(classifier=name))
+
+    before, other = version(NAME), version(f"{NAME}@{OTHER}")
+    assert before != other
+    snapshot_download(NAME)  # as transformers would
+    two_commits.commits[NAME, "main"] = two_commits.commits[NAME, OTHER]
+    assert version(NAME) == before  # what is there stays
+    assert version(str(tmp_path)) not in (before, other)
+    (tmp_path / "model.safetensors").write_bytes(CONTENT)
+    one = version(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(MIDDLE[::-1])
+    assert version(str(tmp_path)) != one
 
 
 def test_the_version_is_the_same_before_and_after_the_weights_come(two_commits: Site, tmp_path: Path) -> None:

@@ -292,6 +292,20 @@ def check_family(kind: str) -> None:
         )
 
 
+def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
+    """What a family's processor divides the sides of an image of `size` by because it is too large for it.
+
+    1 where it takes the image as it is, and for families that see any image in one size.
+    """
+    width, height = size
+    most = getattr(processor.image_processor.size, "longest_edge", None)
+    if not most:
+        return 1.0
+    if FAMILIES[kind] is _merged_patches:  # to them it is a number of pixels
+        return max(1.0, math.sqrt(width * height / most))
+    return max(1.0, max(width, height) / most) if FAMILIES[kind] is _broken_rows else 1.0
+
+
 def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]) -> Grid:
     """The grid of the one image, of (height, width) pixels, in a processor's output for one question.
 

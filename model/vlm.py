@@ -251,7 +251,12 @@ class VLM:
 
     def _reduced(self, image: Image) -> PILImage.Image:
         picture = PILImage.fromarray(image)
-        return picture if self._shrink == 1 else picture.reduce(self._shrink)
+        if self._shrink == 1:
+            return picture
+        # Half of what the processor would make of it, which may be far less than half of the image.
+        own = grids.reduction(self._model.config.model_type, self._processor, picture.size)
+        width, height = (max(1, round(side / (own * self._shrink))) for side in picture.size)
+        return picture.resize((width, height), PILImage.Resampling.BOX)
 
     def _grid(self, inputs: Any, image: Image) -> grids.Grid:
         return grids.grid_of(self._model, self._processor, inputs, self._reduced(image).size[::-1])

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
+from transformers.image_utils import SizeDict
 
 from model import grids
 from model.grids import WHOLE, Grid, Plane
@@ -163,6 +165,23 @@ def test_every_image_token_of_any_size_has_its_place(load: Load, name: str) -> N
         assert (grid.spread(np.ones((1, images[-1] + 1), np.float32)) > 0.99).any()
 
     at()
+
+
+@pytest.mark.parametrize(
+    ("name", "longest", "size", "divisor"),
+    [
+        ("qwen2_5_vl", 1_000_000, (2000, 2000), 2.0),  # a number of pixels
+        ("qwen3_vl_moe", 1_000_000, (500, 500), 1.0),
+        ("mistral3", 1000, (2000, 500), 2.0),  # the longer side
+        ("idefics3", 1000, (4000, 500), 1.0),  # which all images are brought to
+        ("llava", None, (4000, 500), 1.0),
+    ],
+)
+def test_what_a_processor_divides_large_images_by(
+    name: str, longest: int | None, size: tuple[int, int], divisor: float
+) -> None:
+    processor = SimpleNamespace(image_processor=SimpleNamespace(size=SizeDict(longest_edge=longest)))
+    assert grids.reduction(name, processor, size) == divisor
 
 
 @pytest.mark.parametrize("name", families.BUILDERS)

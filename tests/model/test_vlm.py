@@ -200,5 +200,8 @@ def test_f4_a_smaller_one_sees_fewer_tokens_of_the_same_image(vlm: VLM, scene: S
     assert {term.text for term in parse(half.text)} & {each.name for each in scene.objects}
     spans = [(term.start, term.end) for term in parse(half.text)]
     assert vlm.attention_maps(half, spans, PAPER).shape == (len(spans), *half.grid.shape)
+    large = scene.image.repeat(5, 0).repeat(5, 1)  # of which the processor makes a small one itself
+    whole, half = vlm.answer(large, QUESTION), vlm.smaller().answer(large, QUESTION)
+    assert half.first < whole.first
     odd = scene.image[:201, :301]
     assert vlm.smaller().smaller().answer(odd, QUESTION).grid.shape

@@ -26,7 +26,7 @@ from backend.prelabel import command as prelabel
 from backend.results import coco_rle
 from backend.settings import Settings
 from backend.studio import StudioError
-from model import sams
+from model import sams, web
 from model.clicks import LEVELS
 from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local, revision
 from model.grids import check_config
@@ -106,6 +106,7 @@ _LARGEST = 1e9  # coordinate; no image has as many pixels, and float32 holds it
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(arguments)
+    web.advise_other_libraries()
     try:
         return int(args.run(args))
     except (VLSAMError, StudioError) as error:
@@ -361,9 +362,12 @@ def _terms(args: argparse.Namespace) -> int:
     auth = (user, password) if user is not None and password is not None else None
     url = args.url.rstrip("/") + "/terms"
     try:
-        answer = requests.get(url, params={"project": args.project}, auth=auth, timeout=10)
+        answer = web.request("GET", url, params={"project": args.project}, auth=auth, timeout=10)
     except requests.RequestException as error:
-        raise ValueError(f"no server answers at {url}: {_printable(str(error))[:200]}") from error
+        why = web.distrust(error)
+        raise ValueError(
+            f"{url} {why}" if why else f"no server answers at {url}: {_printable(str(error))[:200]}"
+        ) from error
     try:
         said = answer.json()
         reason = said.get("error")

@@ -25,6 +25,7 @@ from backend.fetch import Denied, ImageError, Refused, Server, token_kind
 from backend.images import Images
 from backend.labels import ConfigError, TaskError
 from backend.settings import Settings
+from model import web
 from model.download import at_hand
 from model.listing import Endpoint
 from model.types import ListingError, ModelLoadError
@@ -409,11 +410,11 @@ def _shown(api: Api, project: int, ours: Any) -> Iterator[Finding]:
 def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
     started = time.monotonic()
     try:
-        answer = requests.get(f"{url.rstrip('/')}/health", timeout=TIMEOUT_S, allow_redirects=False)
+        answer = web.request("GET", f"{url.rstrip('/')}/health", timeout=TIMEOUT_S, allow_redirects=False)
         health = answer.json()
         version, state = health["model_version"], health["model"]
     except (requests.RequestException, ValueError, LookupError, TypeError) as error:
-        said = f"No vlsam answers at {url} from here ({type(error).__name__})."
+        said = f"No vlsam answers at {url} from here ({web.distrust(error) or type(error).__name__})."
         if connected:
             yield Finding("server", SKIPPED, f"{said} Label Studio reaches it.")
         else:

@@ -43,6 +43,7 @@ from requests.sessions import SessionRedirectMixin
 from urllib3.exceptions import ConnectTimeoutError
 
 from backend.settings import Settings
+from model import web
 
 ACCESS_SECONDS = 240  # Label Studio's access tokens live 300 s
 MAX_REDIRECTS = 5
@@ -202,7 +203,8 @@ class Fetcher:
 
     A host may be asked where every address that its name has is public, where LABEL_STUDIO_URL or
     VLSAM_ALLOWED_HOSTS names it, or where it is the very machine that named it in /setup. The connection goes
-    to an address that was checked, and each redirect is a new question.
+    to an address that was checked, or to a proxy of the environment, which looks the name up again. Each
+    redirect is a new question.
 
     A token goes to the scheme, host and port of its own Label Studio and to the paths of files there. A
     personal access token of Label Studio 1.23.2 is a refresh token: it is exchanged for an access token that
@@ -382,13 +384,17 @@ class Fetcher:
         """An answer whose body is not read yet, and the address that it redirects to.
 
         There is no session. So there are no cookies, no connection serves another question than the one it
-        was allowed for, no proxy chooses the address, no password comes from ~/.netrc, and the body of a
-        redirect, which may be endless, is not read.
+        was allowed for, no password comes from ~/.netrc, and the body of a redirect, which may be endless, is
+        not read.
         """
         name = shown(target.url)
+        try:
+            proxy = web.proxy_of(target.url)
+        except web.ProxyError as error:
+            raise Unreachable(f"{name} cannot be reached: {error}.") from None
         with ExitStack() as stack:
             try:
-                connect = partial(self._connect, target, server, deadline, stack)
+                connect = partial(self._connect, target, proxy, server, deadline, stack)
                 adapter = stack.enter_context(closing(_Pinned(connect)))
                 # Label Studio answers 406 to "image/*".
                 headers = {"User-Agent": "vlsam", "Accept": "*/*", **headers}
@@ -399,6 +405,7 @@ class Fetcher:
                     stream=True,
                     timeout=(min(5.0, left), min(patience, left)),
                     verify=str(self._settings.ca_bundle or "") or True,
+                    proxies={"all": proxy} if proxy else {},
                 )
                 stack.enter_context(response)
                 yield response, SessionRedirectMixin().get_redirect_target(response)
@@ -406,18 +413,30 @@ class Fetcher:
                 late = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
                 if late or time.monotonic() >= deadline:
                     raise TimedOut(f"{name} did not answer in time.") from None
-                raise Unreachable(f"{name} cannot be reached ({type(error).__name__}).") from None
+                if distrust := web.distrust(error):
+                    raise Unreachable(f"{name} {distrust}.") from None
+                by = f" through the proxy {shown(proxy)}: should NO_PROXY name its host?" if proxy else "."
+                raise Unreachable(f"{name} cannot be reached ({type(error).__name__}){by}") from None
 
     def _connect(
-        self, target: Target, server: Server | None, deadline: float, stack: ExitStack
+        self, target: Target, proxy: str | None, server: Server | None, deadline: float, stack: ExitStack
     ) -> socket.socket:
-        """A connection to one of the host's addresses, all of which may be asked. It ends at the deadline."""
+        """A connection to one of the host's addresses, all of which may be asked, or to the proxy.
+
+        It ends at the deadline.
+        """
+        if proxy is not None:
+            self._check(target, server, deadline)
+            parts = urlsplit(proxy)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            connection = socket.create_connection(
+                (parts.hostname or "", port), timeout=min(5.0, _left(deadline))
+            )
+            stack.enter_context(_cut_at(deadline, connection))
+            return connection
         found = [info[4][0] for info in self._look_up(target, deadline)]
         if not all(self._may_ask(target, server, ip_address(address)) for address in found):
-            raise Refused(
-                f"{shown(target.url)} is refused: its host is not on the public Internet. If it should "
-                "be asked, name it in LABEL_STUDIO_URL or VLSAM_ALLOWED_HOSTS."
-            )
+            raise _private(target)
         failure = OSError(f"{target.host} has no address")
         for address in dict.fromkeys(found):
             try:
@@ -430,6 +449,22 @@ class Fetcher:
                 stack.enter_context(_cut_at(deadline, connection))
                 return connection
         raise failure
+
+    def _check(self, target: Target, server: Server | None, deadline: float) -> None:
+        """Raises Refused for a host that may not be asked through a proxy, which looks its name up itself."""
+        if self._is_named(target):
+            return
+        try:
+            found = [info[4][0] for info in self._look_up(target, deadline)]
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise Refused(
+                f"{shown(target.url)} is refused: its host's name cannot be looked up here. If the proxy "
+                "should ask it, name it in VLSAM_ALLOWED_HOSTS."
+            ) from None
+        if not all(self._may_ask(target, server, ip_address(address)) for address in found):
+            raise _private(target)
 
     def _look_up(self, target: Target, deadline: float) -> Sequence[tuple[Any, ...]]:
         """What socket.getaddrinfo says, which knows no deadline itself."""
@@ -444,16 +479,25 @@ class Fetcher:
         threading.Thread(target=look_up, name="look up", daemon=True).start()
         return answer.result(timeout=_left(deadline))
 
-    def _may_ask(self, target: Target, server: Server | None, address: Address) -> bool:
+    def _is_named(self, target: Target) -> bool:
+        """Whether the operator has named its host."""
         ours = self._settings.label_studio_url
-        if ours is not None and target.is_at(ours):
-            return True
-        if any(
+        return (ours is not None and target.is_at(ours)) or any(
             host == target.host and port in (None, target.port) for host, port in self._settings.allowed_hosts
-        ):
+        )
+
+    def _may_ask(self, target: Target, server: Server | None, address: Address) -> bool:
+        if self._is_named(target):
             return True
         named = server is not None and target.is_at(server.url) and same_machine(address, server.caller)
         return named or is_public(address)
+
+
+def _private(target: Target) -> Refused:
+    return Refused(
+        f"{shown(target.url)} is refused: its host is not on the public Internet. If it should be asked, "
+        "name it in LABEL_STUDIO_URL or VLSAM_ALLOWED_HOSTS."
+    )
 
 
 class _Pinned(HTTPAdapter):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import requests
 
+from model import web
+
 LOOPBACK = "127.0.0.1"
 LOG_TAIL_LINES = 15
 STOP_TIMEOUT_S = 10.0
@@ -169,6 +171,6 @@ def free_port(preferred: int) -> int:
 
 def _answers(url: str) -> bool:
     try:
-        return requests.get(url, timeout=2).status_code == 200
+        return web.request("GET", url, timeout=2).status_code == 200
     except requests.RequestException:
         return False

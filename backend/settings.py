@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
+from model import web
 from model.download import FOLDER
 from model.listing import Endpoint
 from model.points import METHODS
@@ -71,9 +72,11 @@ def _folder(value: str) -> Path:
     return folder
 
 
-def _existing(value: str) -> Path:
-    if not Path(value).exists():
-        raise ValueError("a file or folder that exists")
+def _bundle(value: str) -> Path:
+    try:
+        web.context(value)
+    except OSError:  # also what ssl raises for a file without a certificate
+        raise ValueError("a file of certificates in PEM, or a folder of them, that exists") from None
     return Path(value)
 
 
@@ -328,8 +331,9 @@ class Settings:
     ca_bundle: Path | None = _setting(  # noqa: RUF009
         "REQUESTS_CA_BUNDLE",
         None,
-        _existing,
-        "Certificate authorities to trust with https instead of the usual ones: a file or a folder.",
+        _bundle,
+        "Certificate authorities to trust with https instead of the usual ones, whatever is asked: a file or "
+        "a folder.",
     )
     basic_auth_user: str | None = _setting(
         "BASIC_AUTH_USER", None, _text, "With BASIC_AUTH_PASS: who may call, except /health and /webhook."

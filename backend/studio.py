@@ -6,6 +6,8 @@ from typing import Any
 
 import requests
 
+from model import web
+
 JSON = Any
 # Longer than the 100 s that Label Studio gives a backend's /predict.
 TIMEOUT_S = 130.0
@@ -21,7 +23,7 @@ class Studio:
     def __init__(self, url: str, email: str, password: str) -> None:
         """Log in by the form, as a browser does: it needs no token, of whatever kind, to be enabled."""
         self.url = url.rstrip("/")
-        self._session = requests.Session()
+        self._session = web.Session()
         self._send("GET", "/user/login/")
         form = {"email": email, "password": password, "csrfmiddlewaretoken": self._csrf_token()}
         answer = self._send("POST", "/user/login/", data=form, allow_redirects=False)
@@ -161,7 +163,8 @@ class Studio:
                 method, self.url + path, headers=headers, timeout=TIMEOUT_S, **options
             )
         except requests.RequestException as error:
-            raise StudioError(f"Label Studio at {self.url} cannot be reached: {error}") from error
+            why = web.distrust(error) or f"cannot be reached: {error}"
+            raise StudioError(f"Label Studio at {self.url} {why}") from error
         if not answer.ok:
             said = answer.text[:500]
             raise StudioError(f"Label Studio answered {answer.status_code} to {method} {path}: {said}")

@@ -22,6 +22,7 @@ from backend.metrics import Metrics
 from backend.results import image_hash
 from backend.settings import Settings, SettingsError
 from backend.studio import StudioError
+from model import web
 from model.oom import with_less
 from model.profiles import segmenter_version_of
 from model.segmenter import Embedding, Segmenter
@@ -40,15 +41,17 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
     server = Server(settings.label_studio_url, settings.label_studio_api_key)
     try:
-        with httpx.Client(timeout=60, follow_redirects=True) as http:  # the SDK would leave its own open
-            studio = LabelStudio(base_url=server.url, api_key=server.token, httpx_client=http)
+        with web.client(httpx, timeout=60) as http:  # the SDK would leave its own open
+            # Without the slash the SDK exchanges a personal access token beside a path of the address.
+            studio = LabelStudio(base_url=f"{server.url}/", api_key=server.token, httpx_client=http)
             return _warm(settings, settings.cache_dir, server, studio, args)
     except ApiError as error:
         raise StudioError(
             f"Label Studio at {server.url} does not show project {args.project}: HTTP {error.status_code}."
         ) from error
     except httpx.HTTPError as error:
-        raise StudioError(f"Label Studio at {server.url} cannot be reached: {error}.") from error
+        why = web.distrust(error) or f"cannot be reached: {error}"
+        raise StudioError(f"Label Studio at {server.url} {why}.") from error
     except KeyboardInterrupt:
         print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -15,6 +15,7 @@ import requests
 import urllib3
 from PIL import Image as PILImage
 
+from model import web
 from model.terms import without_cut_name, without_thoughts
 from model.types import Image, ListingError
 
@@ -64,7 +65,8 @@ class Endpoint:
             "max_tokens": MAX_TOKENS,
         }
         try:
-            with requests.post(
+            with web.request(
+                "POST",
                 f"{self.url}/chat/completions",
                 json=body,
                 auth=self._authorise,
@@ -77,7 +79,11 @@ class Endpoint:
                 return _read(response, until)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
             raise ListingError("did not answer in time: is it loading or overloaded?") from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError):
+        except web.ProxyError as error:
+            raise ListingError(f"cannot be asked: {error}") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if distrust := web.distrust(error):
+                raise ListingError(distrust) from None
             raise ListingError("cannot be reached: is it running, and the address right?") from None
 
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -23,6 +23,7 @@ from backend.prelabel.naming import image_name
 from backend.prelabel.sources import Item, SourceError, stamp
 from backend.prelabel.state import DONE, FAILED, Row, State
 from backend.settings import Settings
+from model import web
 from model.types import Image
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,9 @@ def connected(settings: Settings) -> Iterator[LabelStudio]:
     if not url or not key:
         raise ProjectError("labelstudio:// needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     # Imports of large masks take their time.
-    with httpx.Client(timeout=120, follow_redirects=True) as http:
-        yield _asking(lambda: LabelStudio(base_url=url, api_key=key, httpx_client=http))
+    with web.client(httpx, timeout=120) as http:
+        # Without the slash the SDK exchanges a personal access token beside a path of the address.
+        yield _asking(lambda: LabelStudio(base_url=f"{url}/", api_key=key, httpx_client=http))
 
 
 def label_config(client: LabelStudio, project: int | None) -> str:
@@ -304,6 +306,8 @@ def _asking(ask: Callable[[], T]) -> T:
             if status < 500 and status not in (408, 429):
                 raise ProjectError(told) from None
         except httpx.HTTPError as error:
+            if distrust := web.distrust(error):
+                raise ProjectError(f"Label Studio {distrust}") from None
             told = f"Label Studio cannot be reached ({type(error).__name__})"
         if pause is None:
             break

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -33,6 +33,8 @@ from backend.fetch import (
 )
 from backend.settings import Settings
 from tests.backend.conftest import Web, data_url
+from tests.model import certificates
+from tests.model.certificates import Proxy
 
 MakeWeb = Callable[..., Web]
 FILE = b"the bytes of a file"
@@ -582,17 +584,74 @@ def test_f14_addresses_that_are_not_fetched(web: Web, fetcher: Fetcher, source: 
     assert "sesame" not in str(caught.value)
 
 
-def test_f14_proxies_of_the_environment_are_not_asked(
-    make_web: MakeWeb, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def proxy(web: Web, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """The proxy of the environment. What it is asked for, `web` answers."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with certificates.proxy() as running:
+        running.to = web.port
+        monkeypatch.setenv("HTTP_PROXY", running.url.replace("//", "//me:sesame@"))
+        yield running
+
+
+def test_a_proxy_of_the_environment_is_asked_for_what_may_be_asked(web: Web, proxy: Proxy) -> None:
+    web.serve("/x.png", FILE)
+    fetcher = Fetcher(Settings(image_timeout=5), resolve=names(dog="8.8.8.8"))
+    assert fetcher.fetch("http://dog.example/x.png") == FILE
+    assert proxy.seen == ["GET http://dog.example/x.png"]
+    assert proxy.logins == ["Basic " + base64.b64encode(b"me:sesame").decode()]
+    # Loopback never is, and no token goes further than without a proxy.
+    server = Server("http://studio.example", "secret")
+    fetcher = Fetcher(Settings(label_studio_url=server.url, allowed_hosts=LOOPBACK), resolve=_no_name)
+    web.serve(PATH, FILE)
+    assert fetcher.fetch(PATH, server) == FILE
+    assert Fetcher(Settings(allowed_hosts=LOOPBACK)).fetch(web.url + "/x.png") == FILE
+    assert proxy.seen[1:] == [f"GET http://studio.example{PATH}"]
+    assert [token for _, _, token in web.seen] == [None, "Token secret", None]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "127.0.0.1", ["8.8.8.8", "10.0.0.1"]])
+def test_f14_a_proxy_is_not_asked_for_private_hosts(web: Web, proxy: Proxy, address: str | list[str]) -> None:
+    fetcher = Fetcher(Settings(), resolve=names(dog=address))
+    with pytest.raises(Refused, match="not on the public Internet"):
+        fetcher.fetch("http://dog.example/x.png")
+    assert (proxy.seen, web.seen) == ([], [])
+
+
+def test_f14_a_proxy_is_asked_for_names_that_are_unknown_here_where_the_operator_names_them(
+    web: Web, proxy: Proxy
 ) -> None:
-    """A proxy would look the name up itself."""
-    web, proxy = make_web(), make_web()
-    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, proxy.url)
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    assert fetcher.fetch(web.serve("/x.png", FILE)) == FILE
+    """The proxy alone would say where they lead, which may be a machine of its own network."""
+    web.serve("/x.png", FILE)
+    with pytest.raises(Refused, match=r"cannot be looked up here\. If the proxy .* VLSAM_ALLOWED_HOSTS"):
+        Fetcher(Settings(), resolve=_no_name).fetch("http://dog.example/x.png")
     assert proxy.seen == []
+    allowed = Settings(allowed_hosts=(("dog.example", None),))
+    assert Fetcher(allowed, resolve=_no_name).fetch("http://dog.example/x.png") == FILE
+    assert proxy.seen == ["GET http://dog.example/x.png"]
+
+
+def test_f14_each_redirect_behind_a_proxy_is_a_new_question(web: Web, proxy: Proxy) -> None:
+    web.redirect("/x.png", to="http://cat.example/secret.png")
+    fetcher = Fetcher(Settings(), resolve=names(dog="8.8.8.8", cat="10.0.0.1"))
+    with pytest.raises(Refused, match=r"cat\.example/secret\.png is refused"):
+        fetcher.fetch("http://dog.example/x.png")
+    assert proxy.seen == ["GET http://dog.example/x.png"]
+
+
+def test_f9_a_proxy_that_is_not_there_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://me:sesame@127.0.0.1:9")
+    fetcher = Fetcher(Settings(), resolve=names(dog="8.8.8.8"))
+    with pytest.raises(Unreachable, match=r"through the proxy http://127.0.0.1:9: should NO_PROXY") as caught:
+        fetcher.fetch("http://dog.example/x.png")
+    assert "sesame" not in str(caught.value)
+    monkeypatch.setenv("http_proxy", "socks5://me:sesame@127.0.0.1:9")
+    with pytest.raises(Unreachable, match="must be addresses of HTTP proxies") as caught:
+        fetcher.fetch("http://dog.example/x.png")
+    assert "sesame" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -643,11 +702,11 @@ def test_f14_a_pinned_connection_proves_its_name_by_certificate(make_web: MakeWe
     )
     fetcher = Fetcher(settings, resolve=names(dog="127.0.0.1", cat="127.0.0.1"))
     assert fetcher.fetch(f"https://dog.example:{web.port}/x.png") == FILE
-    with pytest.raises(Unreachable, match="SSLError"):
+    with pytest.raises(Unreachable, match=r"not trusted here \(Hostname mismatch"):
         fetcher.fetch(f"https://cat.example:{web.port}/x.png")
     assert greeted == ["dog.example", "cat.example"]
     nobody = Fetcher(Settings(allowed_hosts=settings.allowed_hosts), resolve=names(dog="127.0.0.1"))
-    with pytest.raises(Unreachable, match="SSLError"):
+    with pytest.raises(Unreachable, match=r"self-signed certificate\): set REQUESTS_CA_BUNDLE"):
         nobody.fetch(f"https://dog.example:{web.port}/x.png")
 
 

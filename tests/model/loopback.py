@@ -46,8 +46,8 @@ class Site(ThreadingHTTPServer):
 
 
 @contextmanager
-def running() -> Iterator[Site]:
-    site = Site()
+def running(site: Site | None = None) -> Iterator[Site]:
+    site = site or Site()
     thread = threading.Thread(target=site.serve_forever, args=(0.01,))
     thread.start()
     try:

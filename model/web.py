@@ -1,0 +1,195 @@
+"""Whom a connection trusts, and through which proxy it goes: one rule for every client here.
+
+REQUESTS_CA_BUNDLE names the certificate authorities to trust, in place of those that
+a client's library brings.
+HTTP_PROXY and HTTPS_PROXY name the proxy for addresses of that scheme, ALL_PROXY the one for both where they
+are not set. NO_PROXY names what is asked without one: hosts with all below them, addresses, networks such as
+10.0.0.0/8, or * for everything; a port may follow a host. In lower case the names count first. Loopback is
+never asked through a proxy. requests, httpx and httpx2 each read these variables in a way of their own.
+"""
+
+import os
+import re
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+from functools import cache
+from ipaddress import ip_address, ip_network
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
+
+import fsspec.config
+import requests
+from huggingface_hub import get_session, set_client_factory
+from requests.adapters import HTTPAdapter
+
+BUNDLE = "REQUESTS_CA_BUNDLE"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# OpenSSL's codes for a certificate whose signer is not among the trusted ones.
+_UNKNOWN_SIGNERS = (2, 18, 19, 20, 21)
+
+
+class ProxyError(ValueError):
+    """A variable names a proxy that cannot be used. The message is one sentence."""
+
+
+def proxy_of(url: str) -> str | None:
+    """The address of the proxy through which `url` is asked, None for none. Raises ProxyError."""
+    parts = urlsplit(url)
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    if not proxy or _is_exempt(parts.hostname or "", port, proxies.get("no", "")):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urlsplit(proxy).scheme not in ("http", "https") or not urlsplit(proxy).hostname:
+        raise ProxyError(
+            f"the proxy for {parts.scheme} is {_host(proxy)}: HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be "
+            "addresses of HTTP proxies, as in http://proxy:3128"
+        )
+    return proxy
+
+
+def _is_exempt(host: str, port: int, no_proxy: str) -> bool:
+    host = host.rstrip(".").lower()
+    try:
+        address = ip_address(host)
+    except ValueError:
+        address = None
+    if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
+        return True
+    for entry in filter(None, (entry.strip().lower() for entry in no_proxy.split(","))):
+        try:
+            network = ip_network(entry, strict=False)
+        except ValueError:
+            named = re.fullmatch(r"(?:\*?\.)?\[?(.+?)\]?(?::([0-9]+))?", entry)
+            if named and named[2] in (None, str(port)) and f".{host}".endswith(f".{named[1]}"):
+                return True
+        else:
+            if address is not None and address in network:
+                return True
+        if entry == "*":
+            return True
+    return False
+
+
+def advise_other_libraries() -> None:
+    """Bring libraries that read the environment themselves as near to these rules as they go.
+
+    They are fsspec's: for http and https aiohttp gets the bundle and its variables; boto reads both by
+    itself. Loopback joins this process's NO_PROXY, where it is no rule of theirs.
+    """
+    known = getproxies_environment().get("no", "")
+    names = [*filter(None, known.split(",")), *(name for name in _LOOPBACK if name not in known.split(","))]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(names)
+    for scheme in ("http", "https"):
+        fsspec.config.conf.setdefault(scheme, {})["get_client"] = _aiohttp_session
+
+
+async def _aiohttp_session(**options: Any) -> Any:
+    import aiohttp  # without it fsspec knows no http
+
+    bundle = trusted()
+    connector = aiohttp.TCPConnector(ssl=context(bundle) if bundle else True)
+    return aiohttp.ClientSession(connector=connector, **{"trust_env": True, **options})
+
+
+def trusted() -> str | None:
+    """The file or folder that REQUESTS_CA_BUNDLE names."""
+    return os.environ.get(BUNDLE, "").strip() or None
+
+
+def context(bundle: str) -> ssl.SSLContext:
+    """What trusts the authorities of a file or folder alone. Raises OSError where it has none."""
+    if os.path.isdir(bundle):
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
+
+
+def distrust(error: BaseException) -> str:
+    """For an error that has to do with a certificate, what its server "has" and what to do; else ""."""
+    for cause in _causes(error):
+        # aiohttp has an error of this kind that wraps another one.
+        if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_code"):
+            cure = "correct the address, or renew the certificate"
+            if cause.verify_code in _UNKNOWN_SIGNERS:
+                cure = f"set {BUNDLE} to a file with the certificate authority that signed it"
+            said = cause.verify_message.rstrip(".")
+            return f"has a certificate that is not trusted here ({said}): {cure}"
+    return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it comes from: each library packs it up in a way of its own."""
+    found, seen = [error], set[int]()
+    while found:
+        each = found.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        more = (each.__cause__, each.__context__, getattr(each, "reason", None), *each.args)
+        found += [other for other in more if isinstance(other, BaseException)]
+
+
+class Session(requests.Session):
+    """requests by these rules. Passwords of ~/.netrc are not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter())
+
+
+class _Adapter(HTTPAdapter):
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        proxy = proxy_of(request.url or "")
+        options |= {"verify": trusted() or True, "proxies": {"all": proxy} if proxy else {}}
+        return super().send(request, *args, **options)
+
+
+def request(method: str, url: str, **options: Any) -> requests.Response:
+    """As requests.request, by these rules."""
+    with Session() as session:
+        return session.request(method, url, **options)
+
+
+def client(library: Any, **options: Any) -> Any:
+    """A Client by these rules of `library`: httpx, or httpx2, which is its next version."""
+
+    class Transport(library.BaseTransport):  # type: ignore[misc]
+        """Decides for each request, so also for each redirect."""
+
+        def __init__(self) -> None:
+            self._kept: dict[tuple[str | None, str | None], Any] = {}
+            self._lock = threading.Lock()
+
+        def handle_request(self, request: Any) -> Any:
+            proxy, bundle = key = proxy_of(str(request.url)), trusted()
+            with self._lock:
+                if key not in self._kept:
+                    verify = context(bundle) if bundle else True
+                    self._kept[key] = library.HTTPTransport(verify=verify, proxy=proxy, trust_env=False)
+            return self._kept[key].handle_request(request)
+
+        def close(self) -> None:
+            for transport in self._kept.values():
+                transport.close()
+
+    return library.Client(transport=Transport(), trust_env=False, follow_redirects=True, **options)
+
+
+@cache
+def use_for_hub() -> None:
+    """Have the hub's own library connect by these rules."""
+    session = get_session()
+    library, hooks = sys.modules[type(session).__module__.partition(".")[0]], session.event_hooks
+    set_client_factory(lambda: client(library, event_hooks=hooks, timeout=None))
+
+
+def _host(url: str) -> str:
+    """A proxy's address without the password that it may have."""
+    return url.rpartition("@")[2]

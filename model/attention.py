@@ -12,6 +12,7 @@ multiplied by 1 - (L0 - 1) / N, where L0 is the number of tokens that see it: (j
 causal mask (j from 0). The switches are those of model/recipes.py.
 """
 
+import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,8 +32,9 @@ from model.types import AttentionError
 TEXT = "vlsam_text"  # the attention implementation of a VLM's decoder
 CAPPED = "vlsam_capped"  # of decoders that cap their scores, which SDPA cannot
 VISION = "vlsam_vision"  # of its vision tower
-# Scores that exist at one time, as numbers: few enough for a core's cache, enough for a fast product.
-BLOCK = 1 << 19
+# Scores that exist at one time, as numbers. On a CPU: few enough for a core's cache, enough for a fast
+# product. Elsewhere each block is a dozen launches, so few blocks: 256 MiB, or a 32nd of a GPU's memory.
+BLOCK_CPU, BLOCK = 1 << 19, 1 << 26
 
 
 @dataclass
@@ -185,18 +187,22 @@ def flow(capture: Capture, rows: Sequence[int], recipe: Recipe, image: Sequence[
     pushed = torch.zeros(len(rows), count, device=device)
     pushed[torch.arange(len(rows)), torch.tensor(rows)] = 1.0
     total = torch.zeros_like(pushed)
-    for index in _from_the_top(capture, recipe.start_layer):
+    indices, reach = _from_the_top(capture, recipe.start_layer), max(rows) + 1
+    for index in indices:
         layer = capture.layers[index]
         spans = torch.cat(layer.spans)
         # Layers may lie on several devices.
         there = pushed.to(layer.queries[0].device)
-        mixed, weights = _push(layer, spans, there, recipe.head_weights, image)
+        mixed, weights = _push(layer, spans, there, reach, recipe.head_weights, image)
+        reach = max(reach, int(spans[:reach, 1].max()))
         step = (mixed * weights[:, None, None]).mean(0).to(device)
         if recipe.regularise == "before":
             step = step * _column_factor(spans).to(device)
-        pushed = (pushed + step) / 2 if recipe.residual == "half" else pushed + step
+        pushed = pushed + (step / len(indices) if recipe.residual == "depth" else step)
+        if recipe.residual == "half":
+            pushed = pushed / 2
         total = total + pushed
-    rolled = pushed if recipe.residual == "half" else total
+    rolled = total if recipe.residual == "paper" else pushed
     if recipe.regularise == "end":
         rolled = rolled * _column_factor(torch.cat(first.spans)).to(device)
     return rolled
@@ -234,7 +240,7 @@ def received(capture: Capture, patches: int) -> list[Tensor]:
         classed = query.shape[0] * (query.shape[2] - 1) == patches
         rows = 1 if classed else query.shape[2]
         total = torch.zeros(query.shape[0], key.shape[2], device=query.device)
-        block = max(1, BLOCK // (query.shape[1] * key.shape[2]))
+        block = max(1, block_for(query.device) // (query.shape[1] * key.shape[2]))
         for start in range(0, rows, block):
             piece = query[:, :, start : min(start + block, rows)].float() * scaling
             total += (piece @ key.float().transpose(2, 3)).softmax(-1).mean(1).sum(1)
@@ -275,37 +281,57 @@ def _column_factor(spans: Tensor) -> Tensor:
     return 1 - (edges.cumsum(0)[:count] - 1) / count
 
 
+def block_for(device: torch.device) -> int:
+    """How many scores may exist at one time on a device. The same each time, so that results are, too."""
+    if device.type == "cpu":
+        return BLOCK_CPU
+    if device.type == "cuda":
+        return min(BLOCK, torch.cuda.get_device_properties(device).total_memory // (32 * 4))
+    return BLOCK
+
+
 def _push(
-    layer: Layer, spans: Tensor, pushed: Tensor, head_weights: str, image: Sequence[int]
+    layer: Layer, spans: Tensor, pushed: Tensor, reach: int, head_weights: str, image: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """V @ P of every head, (heads, rows, N), and the heads' weights, in one pass over blocks of rows."""
+    """V @ P of every head, (heads, rows, N), and the heads' weights, in one pass over blocks of rows.
+
+    V is zero from column `reach` on. The loop decides by `spans`, which stay on the CPU, so it neither waits
+    for the device nor copies anything to it.
+    """
     query, key = _joined(layer.queries), _joined(layer.keys) * layer.scaling
     heads, count, width = query.shape
     groups, device = key.shape[0], query.device
     query = query.reshape(groups, heads // groups, count, width)
     mixed = torch.zeros(groups, heads // groups, len(pushed), count, device=device)
     peaks = torch.zeros(groups, heads // groups, device=device)
-    columns = torch.tensor(image, device=device)
-    needed = count if head_weights != "none" else int(pushed.any(0).nonzero().max()) + 1
-    rows = max(1, BLOCK * groups // (heads * count))
-    for group in range(groups):
-        for start in range(0, needed, rows):
-            stop = min(start + rows, needed)
-            low, high = int(spans[start:stop, 0].min()), int(spans[start:stop, 1].max())
+    looked = sorted(image)
+    columns = torch.tensor(looked, device=device)
+    seen, place = spans.to(device), torch.arange(count, device=device)
+    needed = count if head_weights != "none" else reach
+    block = max(1, block_for(device) * groups // (heads * count))
+    for start in range(0, needed, block):
+        stop = min(start + block, needed)
+        (low, left), (right, high) = (
+            (int(ends.min()), int(ends.max())) for ends in spans[start:stop].unbind(1)
+        )
+        first, last = bisect.bisect_left(looked, low), bisect.bisect_left(looked, high)
+        for group in range(groups):
             scores = (query[group, :, start:stop].reshape(-1, width) @ key[group, low:high].T).reshape(
                 -1, stop - start, high - low
             )
             _cap(scores, layer.softcap)
-            _hide(scores, spans[start:stop].to(device) - low)
+            # Minus infinity where a row does not see; only the edges need a look.
+            if left > low:
+                scores[..., : left - low].masked_fill_(place[low:left] < seen[start:stop, :1], -torch.inf)
+            if right < high:
+                scores[..., right - low :].masked_fill_(place[right:high] >= seen[start:stop, 1:], -torch.inf)
             # Softmax by hand: the largest probability of a row is one over its sum of exponentials.
             scores.sub_(scores.amax(-1, keepdim=True)).exp_()
             sums = scores.sum(-1)
             if head_weights == "max":
                 peaks[group] += sums.reciprocal().sum(-1)
-            elif head_weights == "vmax":
-                seen = columns[(columns >= low) & (columns < high)] - low
-                if len(seen):
-                    peaks[group] += (scores[..., seen].amax(-1) / sums).sum(-1)
+            elif head_weights == "vmax" and last > first:
+                peaks[group] += (scores[..., columns[first:last] - low].amax(-1) / sums).sum(-1)
             mixed[group, :, :, low:high] += (pushed[:, start:stop] / sums[:, None]) @ scores
     weights = torch.ones_like(peaks) if head_weights == "none" else peaks / count
     if head_weights == "vmax":
@@ -316,13 +342,3 @@ def _push(
 def _cap(scores: Tensor, softcap: float | None) -> None:
     if softcap:
         scores.div_(softcap).tanh_().mul_(softcap)
-
-
-def _hide(scores: Tensor, spans: Tensor) -> None:
-    """Minus infinity, in place, where a row (heads, n, columns) does not see; only edges need a look."""
-    left, right = int(spans[:, 0].max()), int(spans[:, 1].min())
-    place = torch.arange(scores.shape[-1], device=scores.device)
-    if left:
-        scores[..., :left].masked_fill_(place[:left] < spans[:, :1], -torch.inf)
-    if right < scores.shape[-1]:
-        scores[..., right:].masked_fill_(place[right:] >= spans[:, 1:], -torch.inf)

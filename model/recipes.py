@@ -26,8 +26,10 @@ class Recipe:
     head_weights: Literal["none", "max", "vmax"] = "max"
     start_layer: float = 0.0  # share of the layers left out at the bottom (DecAF: half)
     # "paper": (I + S')(I + Sbar), a sum over all starts; "half": (I + S') / 2, one product (Abnar and
-    # Zuidema, arXiv 2005.00928; DecAF).
-    residual: Literal["paper", "half"] = "paper"
+    # Zuidema, arXiv 2005.00928; DecAF), which differs from the product of (I + S') by a factor alone;
+    # "depth": (I + S' / L), one product, in which the L layers together add as much as one does in the others
+    # (ours; that a layer's attention adds less than half: Kobayashi et al., arXiv 2109.07152).
+    residual: Literal["paper", "half", "depth"] = "paper"
     # Where the columns' factor against the causal collapse goes: into S' before each product, or once
     # into the end (VL-SAM 3.2 does not say).
     regularise: Literal["none", "before", "end"] = "before"
@@ -52,8 +54,8 @@ class Recipe:
 RECIPES = {
     "naive": Recipe(source="last-layer", points="peak", refine=False, consistency=False),
     "paper": Recipe(),
-    # What measured best among the switches on the built-in models: docs/decisions/0008.
-    "best": Recipe(residual="half", regularise="none", smooth=0.7, logits=True),
+    # Of what finds its thing at the depth of real models, the best on the built-in ones: docs/decisions/0008.
+    "best": Recipe(residual="depth", regularise="none", smooth=0.7, logits=True),
     "decoder-mean": Recipe(source="decoder-mean"),
     "vision": Recipe(source="vision"),
     "cosine": Recipe(source="cosine"),

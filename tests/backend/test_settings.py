@@ -9,6 +9,7 @@ def test_defaults_need_no_environment() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
     assert (settings.profile, settings.port, settings.deadline) == ("builtin", 9090, 90.0)
+    assert settings.options() == Options()  # whose recipe tests/model/test_recipes.py looks at
 
 
 def test_values_are_typed() -> None:

@@ -1,11 +1,14 @@
 """The flow, against the paper's equations written out with their matrices."""
 
+from collections import Counter
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -30,11 +33,12 @@ def literal(layers: Layers, recipe: Recipe, image: list[int] | None = None) -> t
     count = layers[0].shape[1]
     rolled = torch.zeros(count, count, dtype=torch.float64)
     eye = torch.eye(count, dtype=torch.float64)
-    if recipe.residual == "half":
+    if recipe.residual != "paper":
         rolled = eye
     seen_by = (layers[0][0] > 0).double().sum(0)
     factor = 1 - (seen_by - 1) / count
-    for attended in layers[int(recipe.start_layer * len(layers)) :]:
+    used = layers[int(recipe.start_layer * len(layers)) :]
+    for attended in used:
         attended = attended.double()
         if recipe.head_weights == "max":
             attended = attended * attended.amax(-1).mean(-1)[:, None, None]
@@ -44,7 +48,12 @@ def literal(layers: Layers, recipe: Recipe, image: list[int] | None = None) -> t
         mixed = attended.mean(0)
         if recipe.regularise == "before":
             mixed = mixed * factor
-        rolled = (eye + mixed) / 2 @ rolled if recipe.residual == "half" else (eye + mixed) @ (eye + rolled)
+        if recipe.residual == "half":
+            rolled = (eye + mixed) / 2 @ rolled
+        elif recipe.residual == "depth":
+            rolled = (eye + mixed / len(used)) @ rolled
+        else:
+            rolled = (eye + mixed) @ (eye + rolled)
     return rolled * factor if recipe.regularise == "end" else rolled
 
 
@@ -76,6 +85,8 @@ VARIANTS = {
     "V-Max": replace(PAPER, head_weights="vmax"),
     "from the middle": replace(PAPER, start_layer=0.5),
     "half residual": replace(PAPER, residual="half"),
+    "a share of the depth": replace(PAPER, residual="depth", regularise="none"),
+    "a share of half the depth": replace(PAPER, residual="depth", start_layer=0.5),
     "DecAF": replace(PAPER, head_weights="vmax", start_layer=0.5, residual="half", regularise="none"),
 }
 
@@ -93,9 +104,66 @@ def test_flow_equals_the_papers_matrices(count: int, recipe: Recipe) -> None:
 @pytest.mark.parametrize("block", [1, 1000, 10**9])
 def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     capture, matrices = captured(layers=3, heads=4, key_heads=2, count=40, seed=1)
-    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "BLOCK_CPU", block)
     theirs = literal(matrices, PAPER)[[39]]
     assert (flow(capture, [39], PAPER) - theirs).abs().max() < 1e-5 * theirs.max()
+
+
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The operations that run, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[func.__name__.split(".")[0]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("head_weights", ["max", "vmax", "none"])
+def test_blocks_neither_copy_to_the_device_nor_wait_for_it(
+    head_weights: Literal["max", "vmax", "none"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the device "meta", which has shapes but no numbers: whatever reads one raises."""
+    capture, _ = captured(layers=2, heads=4, key_heads=2, count=100, seed=0)
+    for layer in capture.layers.values():
+        layer.queries, layer.keys = ([p.to("meta") for p in pieces] for pieces in (layer.queries, layer.keys))
+        for piece in layer.spans:  # a sliding window
+            piece[:, 0] = (piece[:, 1] - 30).clamp(min=0)
+    recipe, image, found = replace(PAPER, head_weights=head_weights), list(range(1, 50)), []
+    for block in (1 << 20, 2000):
+        monkeypatch.setattr(attention, "BLOCK", block)
+        with Counted() as counted:
+            assert flow(capture, [99], recipe, image).device.type == "meta"
+        found.append(counted.names)
+    few, many = found
+    assert many["exp_"] >= 10 * few["exp_"]
+    assert many["_to_copy"] == few["_to_copy"]
+
+
+@pytest.mark.parametrize(("memory", "block"), [(4, 1 << 25), (8, 1 << 26), (80, 1 << 26)])
+def test_a_gpus_blocks_are_a_hundred_times_a_cpus_and_fit_its_memory(
+    memory: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def properties(_: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(total_memory=memory << 30)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    assert attention.block_for(torch.device("cuda")) == block
+    assert attention.block_for(torch.device("mps")) == attention.BLOCK
+    assert attention.block_for(torch.device("cpu")) == attention.BLOCK_CPU < block // 50
+
+
+def test_half_residuals_are_the_plain_product_but_for_a_factor() -> None:
+    """So they correct nothing: docs/decisions/0008."""
+    capture, matrices = captured(layers=5, heads=4, key_heads=4, count=60, seed=0)
+    product = torch.eye(60, dtype=torch.float64)
+    for attended in matrices:
+        weights = attended.amax(-1).mean(-1)[:, None, None]
+        product = (torch.eye(60, dtype=torch.float64) + (attended * weights).double().mean(0)) @ product
+    half = flow(capture, [59], replace(PAPER, residual="half", regularise="none"))[0]
+    assert torch.allclose(half.double() * 2**5, product[59], rtol=1e-4)
 
 
 _SIZES: dict[str, Any] = {
@@ -107,7 +175,12 @@ ARCHITECTURES = {
     "qwen3, which normalises queries and keys": Qwen3Config(**_SIZES),
     "mistral, a sliding window": MistralConfig(**_SIZES, sliding_window=6),
     "gemma 2, every other layer slides, and scores are capped": Gemma2Config(
-        **_SIZES, sliding_window=6, attn_logit_softcapping=2.0, query_pre_attn_scalar=1
+        # Weights so large that the scores are, too: far above the cap.
+        **_SIZES,
+        sliding_window=6,
+        attn_logit_softcapping=2.0,
+        query_pre_attn_scalar=1,
+        initializer_range=0.2,
     ),
 }
 
@@ -130,6 +203,10 @@ def test_flow_of_a_generation_equals_an_eager_forward_pass(config: Any) -> None:
     assert (ours - theirs).abs().max() < 1e-5 * theirs.max()
     for index, each in enumerate(per_layer(capture, rows)):
         assert (each - layers[index].mean(0)[rows]).abs().max() < 1e-5
+    for layer in capture.layers.values():
+        if layer.softcap:
+            query, key = torch.cat(layer.queries, 1), torch.cat(layer.keys, 1).repeat_interleave(2, 0)
+            assert (query @ key.transpose(1, 2) * layer.scaling).abs().max() > 2 * layer.softcap
 
 
 @pytest.mark.parametrize("name", ["paper", "naive", "decoder-mean"])

@@ -14,7 +14,7 @@ from model.merge import iou
 from model.pipeline import VLSAM
 from model.recipes import RECIPES, Options, Recipe
 from model.sams.family import BOTTOM_RIGHT, TOP_LEFT, Tokens
-from model.segmenter import Segmenter
+from model.segmenter import MASK_LOGIT, Segmenter
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,16 @@ def test_the_last_pass_of_the_cascade_gets_the_box_of_the_second_answer() -> Non
     for answer, side in ((second, 8), (third, 16)):  # each starts from the answer before
         assert answer.masks is not None
         assert int((answer.masks > 0).sum()) == side * side
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.4])
+def test_the_map_becomes_mask_logits_whose_edge_is_the_threshold(threshold: float) -> None:
+    """Logit 0 is where SAM's masks end; a map's area ends at the threshold."""
+    attention = np.full((6, 6), threshold, np.float32)
+    attention[:, :2], attention[:, 4:] = 0, 1
+    family = Squares([8])
+    searched(attention, family, Options(recipe=Recipe(logits=True), threshold=threshold, rounds=1))
+    logits = family.asked[0].masks
+    assert logits is not None
+    left, middle, right = logits.reshape(64, 64)[32, [5, 32, 58]].tolist()
+    assert (left, middle, right) == pytest.approx((-MASK_LOGIT, 0, MASK_LOGIT), abs=1e-3)

@@ -386,7 +386,7 @@ WORK: list[tuple[dict[str, Any], tuple[int, int], float]] = [
 
 
 @pytest.mark.parametrize(("result", "shape", "work"), WORK)
-def test_the_work_on_a_region_is_counted(result: dict[str, Any], shape: tuple[int, int], work: float) -> None:
+def test_f18_reading_a_region_is_counted(result: dict[str, Any], shape: tuple[int, int], work: float) -> None:
     """In nanoseconds, about: so however many regions a body holds, no request takes longer than its bound."""
     reading = Reading()
     assert results.decode(result, shape, reading) is not None
@@ -411,7 +411,7 @@ def test_a_region_is_painted_only_where_somebody_looks_at_it(points: int) -> Non
     before = reading.units
     left, top, right, bottom = drawn.window
     assert not drawn.holds(np.array([[left - 1, top], [right, bottom], [right + 5.0, top]]))
-    assert not drawn.may_be(Patch.of(disc(3900, 2900, 50, width=4000, height=3000)), 0.1)
+    assert not drawn.may_be(Patch.of(disc(3985, 2900, 12, width=4000, height=3000)), 0.1)
     assert reading.units == before
     assert drawn.holds(np.array([[1000.0, y] for y in range(3000)]))
     assert reading.units < before - 4e7

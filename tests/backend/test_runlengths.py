@@ -139,7 +139,7 @@ def test_any_stream_is_a_mask_or_refused(tail: list[int], usual: bool) -> None:
 
 
 @pytest.mark.parametrize("byte", [0, 0x24, 0x80], ids=hex)
-def test_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
+def test_f18_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
     """Four megabytes of codes for an image that could use them all."""
     stream = [*written(total=4 * 10**7)[:6], *[byte] * 4_000_000]
     reading = Reading(units=30_000_000)

@@ -18,6 +18,7 @@ from backend.disk import Disk
 from backend.fetch import ImageError, Server
 from backend.images import Images
 from backend.labels import TaskError
+from backend.logs import printable
 from backend.metrics import Metrics
 from backend.results import image_hash
 from backend.settings import Settings, SettingsError
@@ -82,8 +83,7 @@ def _warm(
             embedding = kept or with_less(segmenter, methodcaller("encode", image))[0]
         except (TaskError, ImageError, VLSAMError) as error:
             done["failed"] += 1
-            shown = "".join(each if each.isprintable() else "?" for each in str(error))
-            tqdm.write(f"vlsam: task {task.id}: {shown}", file=sys.stderr)
+            tqdm.write(f"vlsam: task {task.id}: {printable(str(error))}", file=sys.stderr)
             continue
         if key not in seen:
             seen.add(key)

@@ -15,10 +15,9 @@ from tqdm import tqdm
 from backend import labels
 from backend.cache import embedding_key
 from backend.disk import Disk
-from backend.fetch import ImageError, Server
+from backend.failures import why
+from backend.fetch import Server
 from backend.images import Images
-from backend.labels import TaskError
-from backend.logs import printable
 from backend.metrics import Metrics
 from backend.results import image_hash
 from backend.settings import Settings, SettingsError
@@ -27,7 +26,6 @@ from model import web
 from model.oom import with_less
 from model.profiles import segmenter_version_of
 from model.segmenter import Embedding, Segmenter
-from model.types import VLSAMError
 
 PAGE = 100  # tasks in one answer of Label Studio
 
@@ -81,9 +79,11 @@ def _warm(
             key = embedding_key(identity, image_hash(image))
             kept = disk.read(key)
             embedding = kept or with_less(segmenter, methodcaller("encode", image))[0]
-        except (TaskError, ImageError, VLSAMError) as error:
+        except Exception as error:
             done["failed"] += 1
-            tqdm.write(f"vlsam: task {task.id}: {printable(str(error))}", file=sys.stderr)
+            reason = why(error, f"task {task.id}")
+            shown = "".join(each if each.isprintable() else "?" for each in reason)
+            tqdm.write(f"vlsam: task {task.id}: {shown}", file=sys.stderr)
             continue
         if key not in seen:
             seen.add(key)

@@ -25,6 +25,7 @@ MAX_BYTES = 1_000_000  # of an answer as it comes
 TIMEOUT = 60.0  # seconds for an answer, in all
 CONNECT = 5.0  # seconds
 QUALITY = 95  # of the JPEG that is sent
+MAX_SIDE = 65_500  # pixels of it that libjpeg writes
 _NO_THOUGHTS = "use a model that does not think first, or switch its thinking off"
 
 
@@ -106,6 +107,8 @@ class Endpoint:
 
 
 def _data_url(image: Image) -> str:
+    if max(image.shape) > MAX_SIDE:
+        raise ListingError(f"is sent JPEG, which holds no image of more than {MAX_SIDE} pixels on a side")
     file = io.BytesIO()
     PILImage.fromarray(image).save(file, "JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -21,7 +21,7 @@ from model import devices, download, sams
 from model.masks import tidied
 from model.profiles import DEVICE_MAPS
 from model.sams.family import BOTTOM_RIGHT, NOTHING, TOP_LEFT, Family, TakesPhrases, Tokens
-from model.types import Box, Image, Mask, Prompt, PromptError
+from model.types import Box, Image, Mask, Prompt, PromptError, refused
 
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
 MASK_LOGIT = 8.0
@@ -124,13 +124,19 @@ class Segmenter:
 
     @torch.inference_mode()
     def encode(self, image: Image) -> Embedding:
-        """Encode an image (H, W, 3) once for all its prompts."""
+        """Encode an image (H, W, 3) once for all its prompts.
+
+        Raises ImageRefused for one of which nothing would be left on one side, scaled as the family wants.
+        """
         height, width = image.shape[:2]
         side = self._family.side
         scaled = (side, side)
         if not self._family.stretched:
             scale = side / max(height, width)
             scaled = (int(height * scale + 0.5), int(width * scale + 0.5))  # as every SAM rounds
+            if not all(scaled):
+                left = f"scaled to {scaled[1]} x {scaled[0]} pixels nothing is left of it"
+                raise refused("the segmenter", image, left)
         return Embedding(self._family.features(image), (height, width), scaled)
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ class VLSAMError(Exception):
      +- AttentionError     a model did not give what the attention flow needs
      +- GroundingError     a model was asked for boxes in a way it cannot answer
      +- ListingError       an endpoint that was to list the objects did not
-     +- ImageRefused       a model's processor does not take an image
+     +- ImageRefused       a model does not take an image, mostly for its shape
      +- PromptError        a prompt is empty, not finite or outside the image
      +- OutOfMemory        the device has too little memory for an image
     """
@@ -57,10 +57,10 @@ def first_line(error: Exception) -> str:
     return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
 
 
-def refused(model: str, image: Image, error: Exception) -> ImageRefused:
-    """What to raise where a model's processor does not take an image."""
+def refused(model: str, image: Image, reason: str) -> ImageRefused:
+    """What to raise where a model does not take an image."""
     height, width = image.shape[:2]
-    return ImageRefused(f"{model} does not take an image of {width} x {height} pixels: {first_line(error)}")
+    return ImageRefused(f"{model} does not take an image of {width} x {height} pixels: {reason}")
 
 
 def _no_points() -> NDArray[np.float32]:

@@ -12,7 +12,8 @@ from transformers.vision_utils import get_vision_window_index
 
 from model import attention, download
 from model.grids import Grid
-from model.types import AttentionError, Image, ModelLoadError
+from model.oom import out_of_memory
+from model.types import AttentionError, Image, ModelLoadError, first_line, refused
 
 
 def tower_map(model: Any, inputs: Any, capture: attention.Capture, grid: Grid) -> NDArray[np.float32]:
@@ -75,8 +76,9 @@ class Classifier:
                 place, revision=revision, attn_implementation="eager", dtype=torch.float32
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelLoadError(f"the classifier {Path(name).name} cannot be loaded: {reason}") from error
+            raise ModelLoadError(
+                f"the classifier {Path(name).name} cannot be loaded: {first_line(error)}"
+            ) from error
         return cls(model.to(device), processor)
 
     def class_of(self, name: str) -> int | None:
@@ -88,9 +90,15 @@ class Classifier:
 
         Attention of each layer times its gradient for the class, positive parts, mean over heads, rolled
         out: R <- R + A R; the class token's row (Chefer et al., arXiv 2103.15679, section 3). Raises
-        AttentionError for a classifier without a square of patches behind its class token.
+        AttentionError for a classifier without a square of patches behind its class token, ImageRefused.
         """
-        inputs = self._processor(images=PILImage.fromarray(image), return_tensors="pt").to(self._model.device)
+        try:
+            inputs = self._processor(images=PILImage.fromarray(image), return_tensors="pt")
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise refused("the classifier", image, first_line(error)) from error
+        inputs = inputs.to(self._model.device)
         with torch.enable_grad():
             output = self._model(**inputs, output_attentions=True)
             layers: list[torch.Tensor] = list(getattr(output, "attentions", None) or ())

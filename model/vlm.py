@@ -285,7 +285,7 @@ class VLM:
         except Exception as error:
             if out_of_memory(error):
                 raise
-            raise refused("the VLM", image, error) from error
+            raise refused("the VLM", image, first_line(error)) from error
         batch.pop("labels", None)  # PaliGemma's are for training, and would change its attention mask
         return batch.to(self._model.device)
 

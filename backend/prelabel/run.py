@@ -1,20 +1,15 @@
 """Images through the models, one after another, while files around them are read and results written."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from backend import heap
-from backend.fetch import ImageError
-from backend.logs import redacted
+from backend.failures import why
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, SAME, Row, Unchanged
-from model.oom import out_of_memory
-from model.types import Image, VLSAMError
-
-log = logging.getLogger(__name__)
+from model.types import Image
 
 # Files are fetched and decoded by so many threads, so many images ahead of the models and behind them: all
 # that a run holds in memory, however long it is.
@@ -74,13 +69,7 @@ def run(
 
 def failed(item: Item, error: Exception) -> Row:
     """The row of an item that failed. Its reason is one line."""
-    known = isinstance(error, ImageError | VLSAMError)
-    reason = str(error) if known else f"{type(error).__name__}: {error}"
-    if not known and out_of_memory(error):
-        reason = f"There is too little memory for this image ({reason})"
-    if not known:
-        log.error("%s failed.", ascii(item.key[:200]), exc_info=error)
-    return {"key": item.key, "status": FAILED, "reason": redacted(" ".join(reason.split()))[:500]}
+    return {"key": item.key, "status": FAILED, "reason": why(error, item.key)}
 
 
 def ahead(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -194,6 +195,67 @@ def test_what_the_models_cannot_do_is_said_for_each_image(
 
 
 @pytest.fixture
+def strip(tmp_path: Path) -> str:
+    """An image of a shape that the VLM's processor refuses."""
+    Pillow.new("RGB", (900, 4)).save(tmp_path / "strip.png")
+    return str(tmp_path / "strip.png")
+
+
+def test_f35_an_image_that_a_processor_refuses_takes_no_other_along(
+    strip: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["annotate", strip, SAMPLE, "--json"]) == 1
+    out, err = capsys.readouterr()
+    bad, good = json.loads(out)
+    assert set(bad) == {"image", "error", "detections"}
+    assert bad["image"] == strip
+    assert bad["error"].startswith("the VLM does not take an image of 900 x 4 pixels: absolute aspect ratio")
+    assert good["detections"]
+    assert f"vlsam: {strip}: {bad['error']}" in err
+    assert "Traceback" not in err
+
+
+def test_f35_nor_does_one_over_which_the_models_stumble(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    usual, seen = VLSAM.annotate, list[int]()
+
+    def annotate(self: VLSAM, image: Image) -> list[Detection]:
+        seen.append(1)
+        if len(seen) == 1:
+            raise RuntimeError("shape mismatch\n  at some kernel")
+        return usual(self, image)
+
+    monkeypatch.setattr(VLSAM, "annotate", annotate)
+    assert main(["annotate", SAMPLE, SAMPLE.replace("04", "05"), "--json"]) == 1
+    bad, good = json.loads(capsys.readouterr().out)
+    assert bad["error"] == "RuntimeError: shape mismatch"
+    assert "error" not in good
+    (record,) = caplog.records
+    assert record.exc_info
+
+
+@pytest.mark.parametrize("surprise", [None, RuntimeError("shape mismatch\n  at some kernel")])
+def test_f35_segment_says_in_one_line_why_an_image_cannot_be_used(
+    surprise: Exception | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Pillow.new("RGB", (5000, 1)).save(tmp_path / "line.png")
+    reason = (
+        "the segmenter does not take an image of 5000 x 1 pixels: scaled to 256 x 0 pixels nothing is left"
+    )
+    if surprise:
+        monkeypatch.setattr(VLSAM, "encode", Mock(side_effect=surprise))
+        reason = "RuntimeError: shape mismatch"
+    assert main(["segment", str(tmp_path / "line.png"), "--point", "5,0", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines()[-1].startswith(f"vlsam: {tmp_path / 'line.png'}: {reason}")
+
+
+@pytest.fixture
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device has too little memory for images in their full size."""
     usual = VLSAM.annotate
@@ -235,54 +297,6 @@ def test_segment_cuts_a_box_at_the_images_edge(capsys: pytest.CaptureFixture[str
         found += json.loads(capsys.readouterr().out)[0]["detections"]
     assert found[0] == found[1]
     assert found[0]["evidence"]["box"] == [0, 0, 200, 549]
-
-
-@pytest.mark.parametrize("joined", [True, False])
-@pytest.mark.parametrize(
-    ("option", "value", "reason"),
-    [
-        ("--point", "-3,5", "a point lies outside the image of 427 x 549 pixels"),
-        ("--point", "-.5,5,0", "a point lies outside"),
-        ("--point", "-inf,5", "--point '-inf,5' is not 2 or 3 numbers"),
-        ("--point", "-a,b", "--point '-a,b' is not 2 or 3 numbers"),
-        ("--box", "-9,-9,-3,-3", "the box lies outside the image"),
-        ("--box", "-1,-1,50", "--box '-1,-1,50' is not 4 numbers"),
-        ("--box", "-1,-1,200,549", None),
-    ],
-)
-def test_negative_coordinates_are_values_however_they_are_given(
-    capsys: pytest.CaptureFixture[str], option: str, value: str, reason: str | None, joined: bool
-) -> None:
-    given = [f"{option}={value}"] if joined else [option, value]
-    assert main(["segment", SAMPLE, *given, "--json"]) == (2 if reason else 0)
-    out, err = capsys.readouterr()
-    if reason:
-        assert reason in err
-    else:
-        assert json.loads(out)[0]["detections"][0]["evidence"]["box"] == [0, 0, 200, 549]
-
-
-def test_an_empty_mask_is_no_detection(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    nothing = given.detection("", np.zeros((549, 427), bool))
-    monkeypatch.setattr(VLSAM, "refine", lambda *_: nothing)
-    assert main(["segment", SAMPLE, "--point", "5,5", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)[0]["detections"] == []
-    assert "the mask is empty" in err
-
-
-def test_names_of_files_do_not_draw_on_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hostile = tmp_path / "a\x1b[2J\n.jpg"
-    hostile.write_bytes(b"no image")
-    assert main(["annotate", str(hostile)]) == 1
-    assert main(["segment", str(hostile), "--point", "1,1"]) == 2
-    out, err = capsys.readouterr()
-    assert "\x1b" not in out + err
-    assert err.count(r"a\x1b[2J\n.jpg: ") == 2
 
 
 def test_segment_takes_a_level_and_tells_what_contradicts(capsys: pytest.CaptureFixture[str]) -> None:

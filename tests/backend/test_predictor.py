@@ -377,6 +377,17 @@ def test_a_model_that_fails_on_one_image(
     assert "Task 2 failed" in caplog.text
 
 
+def test_f35_an_image_that_the_models_refuse_fails_alone_in_one_line(
+    make_engine: Make, builtin: VLSAM, caplog: pytest.LogCaptureFixture
+) -> None:
+    strip, photo = data_url(900, 4), data_url()
+    failed, done = backend(make_engine(lambda: builtin)).predict([task(image=strip), task(image=photo)])
+    assert failed == {}
+    assert "result" in done
+    assert "Task 1 failed: the VLM does not take an image of 900 x 4 pixels: " in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_f6_a_batch_that_runs_out_of_time_returns_what_is_done(make_engine: Make, stand_in: StandIn) -> None:
     stand_in.seconds = 0.2
     predictions = backend(make_engine(deadline=0.7)).predict([task(n) for n in range(10)])
@@ -603,30 +614,6 @@ def test_a_prompt_of_no_control_with_an_unknown_label_is_told_so(make_engine: Ma
     prompt["value"] |= {"rectanglelabels": ["Banana"]}  # type: ignore[operator]
     (answer,) = backend(make_engine()).predict([task()], context={"result": [prompt]})
     assert (answer["result"], answer["reason"]) == ([], "No output control has the label 'Banana'.")
-
-
-def test_an_empty_mask_is_never_a_region_whatever_its_score(
-    make_engine: Make, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    nothing = detection("cat", np.zeros((60, 80), bool), score=0.9)
-    stand_in.found = [nothing]
-    monkeypatch.setattr(stand_in, "refine", lambda *_: nothing)
-    ours = backend(
-        make_engine(), CONFIG.replace("</View>", '<TextArea name="vlsam_prompt" toName="image"/></View>')
-    )
-    with caplog.at_level(logging.INFO):
-        (batch,) = ours.predict([task()])
-    assert "0 detections, 0 regions" in caplog.text
-    typed = {"type": "textarea", "from_name": "vlsam_prompt", "value": {"text": ["cat"]}}
-    bare = {"type": "keypointlabels", "value": {"x": 25, "y": 50, "positive": True}}
-    for context, reason in (
-        (click(20, 30), "The mask is empty"),
-        ({"result": [typed]}, "does not find 'cat'"),
-        ({"result": [bare]}, "The mask is empty"),
-    ):
-        (answer,) = ours.predict([task()], context=context)
-        assert reason in answer.pop("reason")
-        assert answer == batch == {"result": [], "score": 0.0, "model_version": "v1"}
 
 
 def test_a_click_corrects_the_predicted_region_below_it(make_engine: Make, stand_in: StandIn) -> None:

@@ -88,6 +88,25 @@ def test_f4_an_image_without_memory_is_tried_once_more(
     assert len(files(kept)) == 1
 
 
+def test_f35_an_image_over_which_the_segmenter_stumbles_takes_no_other_along(
+    web: Web, kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio(web, data_url(shade=1), data_url(shade=2))
+    usual, tries = Segmenter.encode, list[int]()
+
+    def encode(self: Segmenter, image: Image) -> Embedding:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError("odd shape")
+        return usual(self, image)
+
+    monkeypatch.setattr(Segmenter, "encode", encode)
+    assert main(WARM) == 1
+    out, err = capsys.readouterr()
+    assert out == "1 encoded, 0 there already, 1 failed\n"
+    assert "ValueError: odd shape" in err
+
+
 def test_a_broken_file_is_made_again(web: Web, kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     studio(web, data_url(shade=1))
     assert main(WARM) == 0

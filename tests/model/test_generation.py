@@ -75,7 +75,7 @@ def plain(load: Load) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_no_setting_of_a_checkpoint_changes_what_is_said_or_captured(
+def test_f24_no_setting_of_a_checkpoint_changes_what_is_said_or_captured(
     settings: str, plain: tuple[Any, ...], tmp_path: Path
 ) -> None:
     folder = families.saved(FAMILY, tmp_path)

@@ -10,7 +10,7 @@ from segment_anything import SamPredictor
 
 from model.builtin.scenes import Scene, draw_scene
 from model.segmenter import Segmenter
-from model.types import ModelLoadError, Prompt, PromptError
+from model.types import ImageRefused, ModelLoadError, Prompt, PromptError
 
 HINT = np.random.default_rng(0).normal(0, 5, (128, 128)).astype(np.float32)
 PROMPTS = {
@@ -129,3 +129,18 @@ def test_a_corrupt_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(ModelLoadError, match="no checkpoint of segment-anything") as error:
             Segmenter.load(str(tmp_path / name), device="cpu")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (30_000, 3)])
+def test_f35_an_image_that_scales_to_nothing_is_refused_in_a_sentence(
+    segmenter: Segmenter, size: tuple[int, int]
+) -> None:
+    with pytest.raises(ImageRefused, match=f"{size[1]} x {size[0]} pixels: scaled to"):
+        segmenter.encode(np.zeros((*size, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
+def test_thin_images_have_masks(segmenter: Segmenter, size: tuple[int, int]) -> None:
+    embedding = segmenter.encode(np.zeros((*size, 3), np.uint8))
+    (answer,) = segmenter.decode(embedding, [Prompt.of((0.5, 0.5, 1))], multimask=False)
+    assert answer.masks[0].shape == size

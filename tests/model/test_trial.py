@@ -93,7 +93,7 @@ def test_the_images_of_all_families_but_paligemma_are_read_before_the_question(l
     assert not load("paligemma2")._one_way
 
 
-def test_a_model_that_generates_without_a_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f24_a_model_that_generates_without_a_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(self: Any, config: Any, *args: Any) -> None:
         config.use_cache = False
 
@@ -103,7 +103,7 @@ def test_a_model_that_generates_without_a_cache_is_refused(monkeypatch: pytest.M
     assert "\n" not in str(error.value)
 
 
-def test_a_model_whose_cache_is_not_of_its_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f24_a_model_whose_cache_is_not_of_its_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     real = DynamicCache.update
 
     def shifted(self: Any, keys: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from model.looks import look
 from model.profiles import choose
 from model.recipes import RECIPES, Options
 from model.terms import parse, without_cut_name
-from model.types import AttentionError, ModelLoadError
+from model.types import AttentionError, ImageRefused, ModelLoadError
 from model.vlm import VLM
 from tests.model import families
 
@@ -109,7 +110,7 @@ def test_the_second_opinion_asks_for_boxes_in_the_familys_words(vlm: VLM, scene:
 
 
 @pytest.mark.parametrize("limit", range(1, 9))
-def test_an_answer_may_be_cut_anywhere(vlm: VLM, scene: Scene, limit: int) -> None:
+def test_f6_an_answer_may_be_cut_anywhere(vlm: VLM, scene: Scene, limit: int) -> None:
     """The built-in model says " pizza, tree." and an end."""
     whole, answer = (vlm.answer(scene.image, QUESTION, max_new_tokens=most) for most in (256, limit))
     assert answer.cut == (limit < len(whole.ends) + 1)
@@ -127,7 +128,7 @@ def test_an_answer_may_be_cut_anywhere(vlm: VLM, scene: Scene, limit: int) -> No
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])
 @pytest.mark.parametrize("name", families.BUILDERS)
-def test_every_family_may_be_cut_anywhere(load: Load, name: str, limit: int) -> None:
+def test_f6_every_family_may_be_cut_anywhere(load: Load, name: str, limit: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (150, 230, 3), np.uint8)
     answer = load(name).answer(image, "list the objects", max_new_tokens=limit)
     assert answer.cut
@@ -184,6 +185,30 @@ def test_an_answer_that_is_cut_within_a_character_is_read_up_to_it(load: Load, n
     assert text.startswith("a dog , ")
     assert all(0 <= a <= b <= len(text) for a, b in zip(starts, ends, strict=True))
     assert [term.text for term in parse(without_cut_name(text))] == ["dog"]
+
+
+@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("size", [(4, 900), (900, 4), (1, 60)])
+def test_f35_an_image_of_an_odd_shape_is_seen_or_refused_in_a_sentence(
+    load: Load, name: str, size: tuple[int, int]
+) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    if max(size) / min(size) > 200 and ("_vl" in name or name in ("glm4v", "llava_pixtral", "mistral3")):
+        with pytest.raises(ImageRefused, match=f"image of {size[1]} x {size[0]} pixels: ") as refused:
+            load(name).answer(image, "list the objects", max_new_tokens=3)
+        assert "\n" not in str(refused.value)
+    else:
+        answer = load(name).answer(image, "list the objects", max_new_tokens=3)
+        assert load(name).attention_maps(answer, [(0, 1)], PAPER).shape == (1, *answer.grid.shape)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory")])
+def test_f35_a_processor_without_memory_is_no_refusal(
+    vlm: VLM, scene: Scene, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vlm._processor, "apply_chat_template", Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        vlm.answer(scene.image, QUESTION)
 
 
 def test_a_corrupt_folder_is_one_sentence(tmp_path: Path) -> None:

@@ -107,20 +107,36 @@ def test_workers_fit_the_cluster(there: dict[str, float], asked: int | None, wor
         assert (found.count, found.gpus) == workers
 
 
-@pytest.mark.usefixtures("model")
-def test_f4_a_worker_tries_again_with_less_memory(tmp_path: Path) -> None:
+def work(tmp_path: Path, *files: Path) -> list[dict[str, Any]]:
+    """The rows of a worker for some files."""
     settings = Settings()
     profile = settings.models()
     version = settings.version(profile)
     destination = choose(tmp_path / "out.json", version, Files(settings))
     annotator = Annotator(settings, profile, version, labels.OPEN, destination)
-    files = [save_image(tmp_path / f"{green}.png", 1, green) for green in (0, TIGHT, HOPELESS)]
     items = [json.dumps(asdict(Item(file.name, str(file), {}))) for file in files]
     fetched = pa.concat_tables(fetch(pa.table({"item": items}), loader=Files(settings)))
-    rows = Actor(annotator, sampled=())(fetched).column("row").to_pylist()
-    found = [json.loads(row) for row in rows]
+    return [json.loads(row) for row in Actor(annotator, sampled=())(fetched).column("row").to_pylist()]
+
+
+@pytest.mark.usefixtures("model")
+def test_f4_a_worker_tries_again_with_less_memory(tmp_path: Path) -> None:
+    found = work(tmp_path, *(save_image(tmp_path / f"{n}.png", 1, n) for n in (0, TIGHT, HOPELESS)))
     assert [row.get("reduced", False) for row in found] == [False, True, False]
     assert [row["status"] for row in found] == ["done", "done", "failed"]
+
+
+def test_f35_an_image_that_the_models_refuse_takes_no_other_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the same loop as without Ray."""
+    for name, size in (("strip", (900, 4)), ("photo", (160, 120))):
+        Pillow.new("RGB", size).save(tmp_path / f"{name}.png")
+    strip, photo = work(tmp_path, tmp_path / "strip.png", tmp_path / "photo.png")
+    assert strip["status"] == "failed"
+    assert strip["reason"].startswith("the VLM does not take an image of 900 x 4 pixels: ")
+    assert photo["status"] == "done"
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_without_the_extra(

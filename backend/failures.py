@@ -1,0 +1,29 @@
+"""Why an image failed, in one line: it takes no other image along, whatever was raised."""
+
+import logging
+
+from backend.fetch import ImageError
+from backend.labels import TaskError
+from backend.logs import redacted
+from model.oom import out_of_memory
+from model.types import VLSAMError, first_line
+
+log = logging.getLogger(__name__)
+
+MAX_REASON = 500  # characters
+
+
+def why(error: Exception, image: str) -> str:
+    """What to tell of an image that failed: a sentence of ours, or the kind of a surprise and what it says.
+
+    A surprise is logged with its traceback. Secrets of addresses are left out.
+    """
+    if isinstance(error, ImageError | TaskError | VLSAMError):
+        reason = str(error)
+    else:
+        log.error("%s failed.", ascii(image[:200]), exc_info=error)
+        kind = type(error).__name__
+        reason = kind if first_line(error) == kind else f"{kind}: {first_line(error)}"
+        if out_of_memory(error):
+            reason = f"There is too little memory for this image ({reason})"
+    return redacted(" ".join(reason.split()))[:MAX_REASON]

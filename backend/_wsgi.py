@@ -18,6 +18,7 @@ if not __package__:  # run as a script or from its own folder: `backend` and `mo
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
 from backend import logs
 from backend.app import create_app
@@ -55,6 +56,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
         # It would be one socket for all servers of a user.
         "control_socket_disable": True,
         "loglevel": settings.log_level.lower(),
+        "logger_class": _Log,
     }
     _Server(settings, options).run()
 
@@ -96,6 +98,15 @@ def _end_in_time(_: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
+class _Log(Logger):  # type: ignore[misc]
+    """gunicorn's own lines go where all others go, in the same form."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
 class _Server(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
         self._settings, self._options = settings, options
@@ -133,7 +144,7 @@ def main() -> int:
         settings = Settings.from_env()
         serve(args.host, args.port or settings.port, settings)
     except (SettingsError, ModelLoadError) as error:
-        print(f"vlsam: {error}", file=sys.stderr)
+        print(f"vlsam: {logs.printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -52,6 +52,8 @@ calls of the same model take turns, in the same thread; every figure is a ratio 
                        own time for its pixels
   encodes_per_image    encodes per image, over the first click on each and 20 more on two of them in turn
   objects20_over_1     one decode call of 20 prompts over one of 1 prompt
+  regions30_over_0     a click in a task with 30 predicted regions of its label, outlines like hair or leaves,
+                       over one in a task without any, once the first click has brought them
 
 For the built-in segmenter and for SAM ViT-B at its published size, with random weights, made here. The
 figures of the last model at 2 megapixels come first, all others are in `rows`, with the milliseconds of a

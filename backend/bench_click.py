@@ -42,14 +42,21 @@ from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose, version_of
 from model.segmenter import Embedding, Levels, Segmenter
-from model.types import Image, Prompt
+from model.types import Detection, Evidence, Image, Prompt
 from model.vlm import VLM
 
 T = TypeVar("T")
 
 CLICKS = 20  # on two images in turn
 HOUR = 3600.0
-RATIOS = ("server_over_decoder", "cold_over_encoder", "encodes_per_image", "objects20_over_1")
+RATIOS = (
+    "server_over_decoder",
+    "cold_over_encoder",
+    "encodes_per_image",
+    "objects20_over_1",
+    "regions30_over_0",
+)
+REGIONS = 30
 
 # Each click has a label of its own, so it is a new object and no correction of the one before.
 LABELS = tuple(f"Object {number}" for number in range(CLICKS))
@@ -142,6 +149,51 @@ class Picture:
         return cls(f"{megapixels:g}-{seed}.jpg", file, images.decode(file, max_pixels=10**9), tuple(points))
 
 
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Predicted regions with outlines like hair or leaves, none of them where a picture's points are."""
+
+    regions: tuple[dict[str, Any], ...]  # with the number of its run lengths in place of them
+    run_lengths: tuple[str, ...]  # JSON
+
+    @classmethod
+    def draw(cls, picture: Picture) -> "Neighbours":
+        rng = np.random.default_rng(len(picture.file))
+        height, width = picture.pixels.shape[:2]
+        (control,) = labels.parse(CONFIG).outputs
+        radius, made, run_lengths = width / 8, [], []
+        for number in range(REGIONS):
+            x, y = rng.uniform(0.1, 0.9, 2) * (width, height)
+            mask = np.zeros((height, width), bool)
+            left, top = (max(0, int(side - 2 * radius)) for side in (x, y))
+            window = mask[top : int(y + 2 * radius), left : int(x + 2 * radius)]
+            rows, columns = np.mgrid[: window.shape[0], : window.shape[1]]
+            rough = rng.standard_normal((window.shape[0] // 8 + 1, window.shape[1] // 8 + 1), np.float32)
+            rough = cv2.resize(rough, window.shape[::-1])
+            window[:] = np.hypot(columns + left - x, rows + top - y) + radius / 4 * rough < radius
+            for px, py in picture.points:
+                mask[max(0, int(py) - 5) : int(py) + 6, max(0, int(px) - 5) : int(px) + 6] = False
+            (made_of,) = results.region(
+                mask, control=control, labels=LABELS[:1], region_id=f"region {number}", score=0.5
+            )
+            prompt = Prompt.of((x, y, 1))
+            view = (0.0, 0.0, float(width), float(height))
+            found = Detection("object", mask, 0.5, Evidence("", view, prompt, {}, "bench"))
+            run_lengths.append(json.dumps(made_of["value"]["rle"]))
+            value = {**made_of["value"], "rle": f"run lengths {number}"}
+            made.append({**made_of, "value": value, "meta": evidence.write(found, made_of)})
+        return cls(tuple(made), tuple(run_lengths))
+
+    def beside(self, asked: dict[str, Any], label: str) -> str:
+        """The JSON of a request whose task has these regions, all with the label of the click."""
+        regions = [{**made, "value": {**made["value"], "brushlabels": [label]}} for made in self.regions]
+        (task,) = asked["tasks"]
+        body = json.dumps({**asked, "tasks": [{**task, "predictions": [{"id": 1, "result": regions}]}]})
+        for number, written in enumerate(self.run_lengths):
+            body = body.replace(f'"run lengths {number}"', written)
+        return body
+
+
 @dataclass
 class Times:
     """Seconds of one model on images of one size."""
@@ -152,6 +204,8 @@ class Times:
     decoder: list[float] = field(default_factory=list)
     one: list[float] = field(default_factory=list)
     many: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    first_beside: list[float] = field(default_factory=list)
     cold_stages: list[Mapping[str, float]] = field(default_factory=list)
     warm_stages: list[Mapping[str, float]] = field(default_factory=list)
     encodes: int = 0
@@ -167,6 +221,7 @@ class Times:
             "cold_over_encoder": round(p50(self.cold) / p50(self.encoder), 3),
             "encodes_per_image": self.encodes / len(self.cold),
             "objects20_over_1": round(p50(self.many) / p50(self.one), 2),
+            "regions30_over_0": round(p50(self.beside) / p50(self.warm), 2),
             "decodes_per_click": self.decodes / len(self.warm),
             "ms": {
                 "click": _ms(self.warm),
@@ -175,6 +230,8 @@ class Times:
                 "encoder": _ms(self.encoder),
                 "20 objects": _ms(self.many),
                 "1 object": _ms(self.one),
+                "30 regions": _ms(self.beside),
+                "30 regions, first click": _ms(self.first_beside),
             },
             "click_ms": _split(self.warm, self.warm_stages),
             "first_click_ms": _split(self.cold, self.cold_stages),
@@ -257,6 +314,7 @@ def _row(bench: "_Bench", name: str, megapixels: float, cold: int, repeats: int)
         seconds, embedding = bench.bare(partial(bench.segmenter.encode, picture.pixels))
         times.encoder.append(seconds)
         embeddings.append(embedding)
+    beside = [Neighbours.draw(picture) for picture in drawn[:2]]
     for number in range(CLICKS):
         picture, embedding = drawn[number % 2], embeddings[number % 2]
         seconds, watch = bench.click(picture, number)
@@ -264,6 +322,8 @@ def _row(bench: "_Bench", name: str, megapixels: float, cold: int, repeats: int)
         times.warm_stages.append(watch.seconds)
         times.encodes += watch.calls["encode"]
         times.decodes += watch.calls["decode"]
+        seconds, _ = bench.click(picture, number, beside[number % 2])
+        (times.beside if number >= 2 else times.first_beside).append(seconds)
         prompts = [Prompt.of((*picture.points[number], 1))]
         times.decoder.append(bench.decode(embedding, prompts))
     prompts = [Prompt.of((*point, 1)) for point in drawn[0].points]
@@ -302,10 +362,13 @@ class _Bench(AbstractContextManager["_Bench"]):
             server.server_close()
         PROCESS.install(None)
 
-    def click(self, picture: Picture, number: int) -> tuple[float, Stopwatch]:
+    def click(
+        self, picture: Picture, number: int, beside: "Neighbours | None" = None
+    ) -> tuple[float, Stopwatch]:
         """A click on the picture's point of that number: from the request to the last byte of its answer."""
         self._files[f"/{picture.name}"] = picture.file
-        body = json.dumps(self._request(picture, number)).encode()
+        asked = self._request(picture, number)
+        body = (beside.beside(asked, LABELS[number]) if beside else json.dumps(asked)).encode()
         with Stopwatch().running() as watch:
             since = time.perf_counter()
             connection = HTTPConnection("127.0.0.1", self._server.server_port, timeout=HOUR)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,12 +17,12 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
-from backend import bench, doctor, folders
+from backend import bench, doctor, folders, logs
 from backend.failures import why
 from backend.fetch import ImageError
 from backend.folders import text
 from backend.images import decode
-from backend.logs import redacted
+from backend.logs import printable, redacted
 from backend.pictures import Pictures, is_ours, save
 from backend.prelabel import command as prelabel
 from backend.results import coco_rle
@@ -105,17 +106,26 @@ _LARGEST = 1e9  # coordinate; no image has as many pixels, and float32 holds it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = _parser()
-    args = parser.parse_args(arguments)
+    logs.of_command()
+    args = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     web.advise_other_libraries()
     try:
         return int(args.run(args))
-    except (VLSAMError, StudioError) as error:
-        print(f"vlsam: {redacted(str(error))}", file=sys.stderr)
+    except (VLSAMError, StudioError, ValueError) as error:  # an argument or a setting says what is wrong
+        print(f"vlsam: {printable(redacted(str(error)))}", file=sys.stderr)
         return 2
-    except ValueError as error:  # a setting or an argument that says what is wrong with it
-        print(f"vlsam: {redacted(str(error))}", file=sys.stderr)
-        return 2
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with "--point -3,5" as "--point=-3,5": argparse would take the value for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        value = re.fullmatch(r"-[^-,][^,]*,.*", argument, re.DOTALL)
+        if value and joined and re.fullmatch(r"--\w[\w-]*", joined[-1]):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -351,7 +361,10 @@ def _segment(args: argparse.Namespace) -> int:
         prompt = replace(prompt, box=(x0, y0, x1, y1))
     try:
         found, _ = with_less(vlsam, lambda model: model.refine(model.encode(image), prompt, args.level))
-        item = _show(args, args.image, image, [found], overlay)
+        if not found.mask.any():
+            print("vlsam: the mask is empty: the model finds nothing where you point", file=sys.stderr)
+        detections = [found] if found.mask.any() else []
+        item = _show(args, args.image, image, detections, overlay)
     except Exception as error:
         raise ValueError(f"{_printable(args.image)}: {_printable(why(error, str(args.image)))}") from error
     _print(args, [item])
@@ -377,11 +390,11 @@ def _terms(args: argparse.Namespace) -> int:
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError(f"{url} is no vlsam server's: it answers with {answer.status_code}") from None
     if reason:
-        raise ValueError(_printable(str(reason)))
+        raise ValueError(printable(str(reason)))
     if args.json:
         print(json.dumps(said))
     elif rows:
-        listed = (f"{_printable(term)} ({n} image{'s' if n != 1 else ''})" for term, n in rows)
+        listed = (f"{printable(term)} ({n} image{'s' if n != 1 else ''})" for term, n in rows)
         print(f"seen but not in your config: {', '.join(listed)}")
     else:
         print("everything that was seen has a label in your config")
@@ -390,7 +403,7 @@ def _terms(args: argparse.Namespace) -> int:
 
 def _printable(said: str | Path) -> str:
     """Without the control characters that a terminal would obey, or bytes that are no text."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text(str(said)))
+    return printable(text(str(said)))
 
 
 def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:

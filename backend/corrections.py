@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend import duplicates, evidence, results, shapes, tasks
+from backend import duplicates, evidence, results, tasks
 from backend.labels import Control, LabelConfig
 from backend.memory import Answer, Draft, Patch, Spot
 from backend.reading import Reading
@@ -197,8 +197,7 @@ def settle(asked: Correction, fresh: Mask) -> Correction:
     patch = Patch.of(fresh)
     best, most = None, duplicates.SAME_OBJECT
     for rival in asked.rivals:
-        # Only a region that can overlap by so much is painted.
-        if shapes.area(shapes.common(rival.drawn.window, patch.window)) >= most * patch.area:
+        if rival.drawn.may_be(patch, most):
             overlap = rival.drawn.patch.iou(patch)
             if overlap > most or (best is None and overlap == most):
                 best, most = rival, overlap

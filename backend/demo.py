@@ -17,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 from tqdm import tqdm
 
 from backend import services
+from backend.logs import printable
 from backend.services import Account, Service, ServiceError
 from backend.studio import Studio, StudioError
 from model.builtin.scenes import NAMES
@@ -205,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0 if ready else 130
     except (DemoError, ServiceError, StudioError) as error:
-        print(f"demo: {error}", file=sys.stderr)
+        print(f"demo: {printable(str(error))}", file=sys.stderr)
         return 1
     finally:
         # A second Ctrl+C must not leave one of them behind.

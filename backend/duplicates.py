@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from backend import results, shapes, tasks
+from backend import results, tasks
 from backend.labels import LabelConfig
 from backend.memory import Patch
 from backend.reading import Reading, TooMuch
@@ -80,12 +80,9 @@ class _Found:
             return self._patch("").holds(np.array([spot], float) * (width / 100, height / 100))
         mine = self._patch(shape if shape in ("rectangle", "ellipse") else "")
         drawn = results.read(region.result, mine.shape, reading)
-        # Only a region that can overlap by so much is painted.
-        return (
-            drawn is not None
-            and shapes.area(shapes.common(drawn.window, mine.window)) >= SAME_OBJECT * mine.area
-            and drawn.patch.iou(mine) >= SAME_OBJECT
-        )
+        if drawn is None or not drawn.may_be(mine, SAME_OBJECT):
+            return False
+        return drawn.patch.iou(mine) >= SAME_OBJECT
 
     def _patch(self, shape: str) -> Patch:
         if shape not in self._patches:

@@ -1,4 +1,4 @@
-"""What the log says: of each line which request it belongs to, and of no secret anything."""
+"""What the log says: of each line which request it belongs to, of no secret anything, nothing that draws."""
 
 import logging
 import re
@@ -6,6 +6,8 @@ import secrets
 import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
 
 from backend.settings import Settings
 
@@ -58,20 +60,54 @@ def unsigned(address: str) -> str:
     return hidden if hidden == address else _TIMES.sub(rf"\g<1>{HIDDEN}", hidden)
 
 
-class Formatter(logging.Formatter):
-    """Redacts the whole entry, traceback and all."""
+def printable(text: str) -> str:
+    """The text as one line that a terminal shows and does not obey: all else is escaped, line ends too."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
-    def __init__(self, known: Iterable[str] = ()) -> None:
-        super().__init__(FORMAT)
+
+class Formatter(logging.Formatter):
+    """Redacts the whole entry, traceback and all, and makes it printable.
+
+    An entry is one line, and those of its traceback are indented: no text from outside begins a line.
+    """
+
+    def __init__(self, known: Iterable[str] = (), layout: str = FORMAT) -> None:
+        super().__init__(layout)
         self._known = tuple(known)
 
     def format(self, record: logging.LogRecord) -> str:
         record.request = _request.get()
-        return redacted(super().format(record), self._known)
+        if record.exc_info:
+            record.exc_text = None  # another handler's, as it is
+        return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(redacted(super().formatMessage(record), self._known))
+
+    def formatException(self, ei: Any) -> str:
+        return self._indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return self._indented(super().formatStack(stack_info))
+
+    def _indented(self, text: str) -> str:
+        return "\n".join(f"  {printable(line)}" for line in redacted(text, self._known).split("\n"))
+
+
+def of_command() -> None:
+    """What a command that is no server logs, or fails with unexpectedly, is printable and without secrets."""
+    formatter = Formatter(layout="%(message)s")
+    if logging.lastResort is not None:  # which writes to stderr where nothing is configured
+        logging.lastResort.setFormatter(formatter)
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        print(formatter.formatException((kind, error, trace)), file=sys.stderr)
+
+    sys.excepthook = uncaught
 
 
 def configure(settings: Settings) -> None:
-    """Everything that is logged goes to stderr, with its request and without secrets."""
+    """Everything that is logged goes to stderr, with its request, printable and without secrets."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(settings.secrets))
     logging.basicConfig(level=settings.log_level, handlers=[handler])

@@ -173,7 +173,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         config = project_config.of(task.get("data") if isinstance(task, Mapping) else None)
         image, known = self._load(task, *self._source(task, config), deadline)
         settings = self.engine.settings
-        found = self._detect(image, known.content, vocabulary(config, settings), deadline)
+        found = not_empty(self._detect(image, known.content, vocabulary(config, settings), deadline))
         likenesses: dict[str, str] = {}
         if unnamed := unnamed_terms(found, config, settings):
             likenesses = self.engine.run(
@@ -319,6 +319,8 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         _tell_unread(task, reading, "a click cannot be about them")
         wishes = phrases.wishes(context, task, config)
         asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked, wishes.level))
+        if not detection.mask.any():
+            raise Unanswerable("The mask is empty: the model finds nothing there.")
         _good_enough([detection], wishes)
         with self.engine.metrics.stage("results"):
             region = describe(
@@ -353,7 +355,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             return model.find(image, phrase, encode=lambda view: held.get(model, view), level=wishes.level)
 
         run = partial(self.engine.run, priority=CLICK, deadline=deadline, click=self._click(task, context))
-        found, said = run(work), ascii(phrase[:80])
+        found, said = not_empty(run(work)), ascii(phrase[:80])
         if not found:
             raise Unanswerable(f"The model does not find {said} in this image.")
         found = _good_enough(found, wishes)
@@ -575,6 +577,11 @@ def _left(config: LabelConfig, leftover: str) -> list[tuple[Control, str | None]
         for control in config.predicted
         if policy == "other" and (label := control.label_of(other)) is not None
     ]
+
+
+def not_empty(found: Iterable[Detection]) -> list[Detection]:
+    """The detections that there is something of: an empty mask is none, whatever its score."""
+    return [detection for detection in found if detection.mask.any()]
 
 
 def _good_enough(found: list[Detection], wishes: Wishes) -> list[Detection]:

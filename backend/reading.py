@@ -6,9 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 # Of one request. A unit is about a nanosecond; 100 masks of 12 megapixels with ragged outlines take a third.
 UNITS = 3_000_000_000
@@ -23,8 +21,13 @@ class OutOfTime(TooMuch):
     """The deadline of the request passed."""
 
 
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
 class Kept:
-    """Spans of run lengths that were decoded lately, for each click brings all regions of its task again.
+    """What was read of run lengths lately, for each click brings all regions of its task again.
 
     By a digest of the run lengths and the size of the image, at most `capacity` bytes. Safe to share among
     threads.
@@ -33,27 +36,27 @@ class Kept:
     def __init__(self, capacity: int = KEPT_BYTES) -> None:
         self._capacity = capacity
         self._size = 0
-        self._entries: OrderedDict[Hashable, NDArray[np.int32]] = OrderedDict()  # the latest used last
+        self._entries: OrderedDict[Hashable, Sized] = OrderedDict()  # the latest used last
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable) -> NDArray[np.int32] | None:
+    def get(self, key: Hashable) -> Sized | None:
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
             return self._entries.get(key)
 
-    def put(self, key: Hashable, spans: NDArray[np.int32]) -> None:
+    def put(self, key: Hashable, read: Sized) -> None:
         with self._lock:
-            if key in self._entries or spans.nbytes > self._capacity:
+            if key in self._entries or read.nbytes > self._capacity:
                 return
-            self._entries[key] = spans
-            self._size += _cost(spans)
+            self._entries[key] = read
+            self._size += _cost(read)
             while self._size > self._capacity:
                 self._size -= _cost(self._entries.popitem(last=False)[1])
 
 
-def _cost(spans: NDArray[np.int32]) -> int:
-    return spans.nbytes + 500  # for the entry itself
+def _cost(read: Sized) -> int:
+    return read.nbytes + 500  # for the entry itself
 
 
 @dataclass

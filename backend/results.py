@@ -27,6 +27,7 @@ from backend import runlengths, shapes
 from backend.labels import STATUS, Control, Naming
 from backend.memory import Patch
 from backend.reading import Reading, TooMuch
+from backend.runlengths import Spans
 from backend.shapes import Window
 from model.merge import iou
 from model.types import Mask, box_of
@@ -158,6 +159,7 @@ class Drawn:
     shape: tuple[int, int]  # of the image
     window: Window  # outside of which it has no pixels
     _paint: Callable[[], Mask]
+    spans: Spans | None = None  # of run lengths, which need not be painted to be looked at
 
     @cached_property
     def patch(self) -> Patch:
@@ -168,7 +170,15 @@ class Drawn:
         """Whether any of points (n, 2), xy pixels, is on one of its pixels. Raises TooMuch."""
         left, top, right, bottom = self.window
         inside = (points >= (left, top)).all(axis=1) & (points < (right, bottom)).all(axis=1)
-        return bool(inside.any()) and self.patch.holds(points[inside])
+        if not inside.any():
+            return False
+        return self.spans.hold(points[inside]) if self.spans else self.patch.holds(points[inside])
+
+    def may_be(self, patch: Patch, share: float) -> bool:
+        """Whether its intersection over union with a mask can be `share` or more. Nothing is painted."""
+        least, most = (self.spans.area,) * 2 if self.spans else (0, shapes.area(self.window))
+        common = min(most, patch.area, shapes.area(shapes.common(self.window, patch.window)))
+        return common >= share * max(least, patch.area)
 
 
 def read(result: Mapping[str, Any], shape: tuple[int, int], reading: Reading) -> Drawn | None:
@@ -427,31 +437,21 @@ def _from_rle(given: Any, shape: tuple[int, int], reading: Reading) -> Drawn:
     else:
         raise ValueError("run lengths that are no list of whole numbers")
     reading.spend(2 * len(source))
-    key = (hashlib.blake2b(source, digest_size=16).digest(), type(source), shape)
-    spans = reading.kept.get(key)
-    if spans is None:
+    key = (hashlib.sha256(source).digest(), type(source), shape)
+    kept = reading.kept.get(key)
+    if isinstance(kept, Spans):
+        spans = kept
+    else:
         text = isinstance(given, runlengths.Text)
         stream = runlengths.numbers(given, reading) if text else np.frombuffer(source, np.uint8)
         spans = runlengths.spans(stream, shape, reading)
         reading.kept.put(key, spans)
-    if not len(spans):
-        return Drawn(shape, (0, 0, 0, 0), lambda: np.zeros((0, 0), bool))
-    rows, columns = np.divmod(spans - (0, 1), shape[1])  # of the first and the last pixel of each
-    top, bottom = int(rows[0, 0]), int(rows[-1, 1]) + 1
-    left, right = int(columns[:, 0].min()), int(columns[:, 1].max()) + 1
-    if (rows[:, 0] != rows[:, 1]).any():  # they go on at the start of the next row
-        left, right = 0, shape[1]
-    window = (left, top, right, bottom)
 
     def paint() -> Mask:
-        reading.spend(10 * len(spans) + 2 * shapes.area(window))
-        # Where they begin and end in the window, row by row; between these the pixels are alike.
-        edges = ((rows - top) * (right - left) + columns - left + (0, 1)).ravel()
-        lengths = np.diff(edges, prepend=0, append=shapes.area(window))
-        odd = np.arange(len(lengths)) % 2 == 1
-        return np.repeat(odd, lengths).reshape(bottom - top, right - left)
+        reading.spend(5 * len(spans.edges) + 2 * shapes.area(spans.window))
+        return spans.paint()
 
-    return Drawn(shape, window, paint)
+    return Drawn(shape, spans.window, paint, spans)
 
 
 def rle(mask: Mask) -> list[int]:

@@ -7,11 +7,15 @@ values as its length says. `results.rle` writes it.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.reading import Reading
+from backend.shapes import Window
+from model.types import Mask
 
 Bytes = NDArray[np.uint8]
 
@@ -72,11 +76,57 @@ def _numbers(part: Bytes) -> Bytes:
     return values[last]
 
 
-def spans(stream: Bytes, shape: tuple[int, int], reading: Reading) -> NDArray[np.int32]:
-    """The pixels (n, 2) of a mask (height, width) = `shape`, counted row by row: from, and up to but without.
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """The pixels of a mask, counted row by row, as where rows of them begin and end."""
 
-    They are those whose fourth channel, alpha, is 128 or more; ascending, without overlap. Values beyond the
-    image do not count. Raises ValueError for a stream of an image of another size, or one that ends early.
+    width: int  # of the image
+    # (2 n,) ascending: each span's first pixel, and the one behind its last.
+    edges: NDArray[np.int32]
+
+    @property
+    def nbytes(self) -> int:
+        return self.edges.nbytes
+
+    @cached_property
+    def area(self) -> int:
+        """How many pixels there are."""
+        return int((self.edges[1::2] - self.edges[::2]).sum())
+
+    @cached_property
+    def window(self) -> Window:
+        """The tight window of the pixels; of the image's width where spans go on in the next row."""
+        if not len(self.edges):
+            return 0, 0, 0, 0
+        first, last = self.edges[::2], self.edges[1::2] - 1
+        top, bottom = int(first[0]) // self.width, int(last[-1]) // self.width + 1
+        left, right = first % self.width, last % self.width
+        if (left > right).any() or (last - first >= self.width).any():
+            return 0, top, self.width, bottom
+        return int(left.min()), top, int(right.max()) + 1, bottom
+
+    def hold(self, points: NDArray[Any]) -> bool:
+        """Whether any of points (n, 2), xy pixels inside the image, is on one of the pixels."""
+        columns, rows = np.floor(points).astype(np.int64).T
+        # Behind an odd number of edges it is inside a span.
+        return bool((np.searchsorted(self.edges, rows * self.width + columns, side="right") % 2).any())
+
+    def paint(self) -> Mask:
+        """The pixels of the window."""
+        left, top, right, bottom = self.window
+        if not len(self.edges):
+            return np.zeros((0, 0), bool)
+        rows, columns = np.divmod(self.edges - np.tile([0, 1], len(self.edges) // 2), self.width)
+        edges = (rows - top) * (right - left) + columns - left + np.tile([0, 1], len(self.edges) // 2)
+        lengths = np.diff(edges, prepend=0, append=(right - left) * (bottom - top))
+        return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(bottom - top, right - left)
+
+
+def spans(stream: Bytes, shape: tuple[int, int], reading: Reading) -> Spans:
+    """The pixels of a mask (height, width) = `shape`: those whose fourth channel, alpha, is 128 or more.
+
+    Values beyond the image do not count. Raises ValueError for a stream of an image of another size, or one
+    that ends early.
     """
     total = 4 * shape[0] * shape[1]
     # The head says how much there is to decode.
@@ -99,8 +149,8 @@ def spans(stream: Bytes, shape: tuple[int, int], reading: Reading) -> NDArray[np
         # The values from a to before b hold the alphas of the pixels from a // 4 to before b // 4.
         pixels = np.minimum(edges, total) // 4
         painted = (values >= 128) & (pixels[:-1] < pixels[1:])
-        found.append(np.stack([pixels[:-1][painted], pixels[1:][painted]], axis=1).astype(np.int32))
-    return np.concatenate(found)
+        found.append(np.stack([pixels[:-1][painted], pixels[1:][painted]], axis=1).astype(np.int32).ravel())
+    return Spans(shape[1], np.concatenate(found))
 
 
 def _codes(

@@ -18,6 +18,7 @@ from backend.disk import Disk
 from backend.failures import why
 from backend.fetch import Server
 from backend.images import Images
+from backend.logs import printable
 from backend.metrics import Metrics
 from backend.results import image_hash
 from backend.settings import Settings, SettingsError
@@ -82,8 +83,7 @@ def _warm(
         except Exception as error:
             done["failed"] += 1
             reason = why(error, f"task {task.id}")
-            shown = "".join(each if each.isprintable() else "?" for each in reason)
-            tqdm.write(f"vlsam: task {task.id}: {shown}", file=sys.stderr)
+            tqdm.write(f"vlsam: task {task.id}: {printable(reason)}", file=sys.stderr)
             continue
         if key not in seen:
             seen.add(key)

@@ -185,7 +185,9 @@ class VLSAM:
         for detection in found:
             first.setdefault(detection.term, detection)
         found = [d for d in found if d.term not in single or d is first[d.term]]
-        return found if level == "auto" else [self._at_level(d, embedding, level) for d in found]
+        if level == "auto":
+            return found
+        return [d for d in (self._at_level(d, embedding, level) for d in found) if d.mask.any()]
 
     def _at_level(self, detection: Detection, embedding: Embedding, level: clicks.Level) -> Detection:
         """The detection's points, or else its box, answered at another level."""
@@ -244,7 +246,8 @@ class VLSAM:
     def refine(self, embedding: Embedding, prompt: Prompt, level: clicks.Level = "auto") -> Detection:
         """One mask for a person's prompt on an encoded image, every click on its side of it.
 
-        `level` takes the whole, a part or a part of that where a prompt may mean each. Raises PromptError.
+        `level` takes the whole, a part or a part of that where a prompt may mean each. An empty mask has the
+        score 0. Raises PromptError.
         """
         answer = clicks.obey(self._segmenter, embedding, prompt, level)
         scores = {"predicted_iou": answer.predicted_iou}
@@ -285,4 +288,5 @@ class VLSAM:
         wrong = unmet(instance.mask, instance.prompt)
         reduced = self._reduced and bool(question)  # the segmenter sees the same as ever
         evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, wrong, reduced)
-        return Detection(term, instance.mask, float(np.mean(list(instance.scores.values()))), evidence)
+        score = float(np.mean(list(instance.scores.values()))) if instance.mask.any() else 0.0
+        return Detection(term, instance.mask, score, evidence)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from backend import results
 from backend.labels import LabelConfig
-from backend.predictor import alike, unnamed_terms, vocabulary
+from backend.predictor import alike, not_empty, unnamed_terms, vocabulary
 from backend.prelabel import report
 from backend.prelabel.destinations import Destination, Found
 from backend.prelabel.sources import Item
@@ -57,6 +57,7 @@ class Annotator:
         detections, reduced = with_less(
             model, lambda model: model.annotate(image, vocabulary=words, said=said)
         )
+        detections = not_empty(detections)
         names: dict[str, str] = {}
         if unnamed := unnamed_terms(detections, config, settings):
             names, _ = with_less(

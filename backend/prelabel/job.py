@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from backend import labels
-from backend.logs import unsigned
+from backend.logs import printable, unsigned
 from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import run
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
             job = Job.of(args, settings, stack)
             return _merge(args, job) if args.merge is not None else _run(args, job)
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"vlsam: {error}", file=sys.stderr)
+        print(f"vlsam: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
@@ -159,7 +159,7 @@ def _run(args: argparse.Namespace, job: Job) -> int:
             job.importer.finish(state)
         summary = finish(job, [state], write_destination=shard == (1, 1) and not job.importer)
         for line in job.show():
-            print(f"vlsam: {line}", file=sys.stderr)
+            print(f"vlsam: {printable(line)}", file=sys.stderr)
     return _status(summary, args.max_failures)
 
 
@@ -240,11 +240,11 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> rep
     if is_open:
         _save(folder / LABELS, report.label_config(summary.labels))
     print(summary.as_text(), file=sys.stderr)
-    print(f"samples to look at: {folder / SHEET}", file=sys.stderr)
+    print(printable(f"samples to look at: {folder / SHEET}"), file=sys.stderr)
     if is_open:
-        print(f"a labeling config with these labels: {folder / LABELS}", file=sys.stderr)
+        print(printable(f"a labeling config with these labels: {folder / LABELS}"), file=sys.stderr)
     if write_destination:
-        print(f"written: {job.target}", file=sys.stderr)
+        print(printable(f"written: {job.target}"), file=sys.stderr)
     return summary
 
 

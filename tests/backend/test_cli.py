@@ -299,6 +299,54 @@ def test_segment_cuts_a_box_at_the_images_edge(capsys: pytest.CaptureFixture[str
     assert found[0]["evidence"]["box"] == [0, 0, 200, 549]
 
 
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--point", "-3,5", "a point lies outside the image of 427 x 549 pixels"),
+        ("--point", "-.5,5,0", "a point lies outside"),
+        ("--point", "-inf,5", "--point '-inf,5' is not 2 or 3 numbers"),
+        ("--point", "-a,b", "--point '-a,b' is not 2 or 3 numbers"),
+        ("--box", "-9,-9,-3,-3", "the box lies outside the image"),
+        ("--box", "-1,-1,50", "--box '-1,-1,50' is not 4 numbers"),
+        ("--box", "-1,-1,200,549", None),
+    ],
+)
+def test_negative_coordinates_are_values_however_they_are_given(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, reason: str | None, joined: bool
+) -> None:
+    given = [f"{option}={value}"] if joined else [option, value]
+    assert main(["segment", SAMPLE, *given, "--json"]) == (2 if reason else 0)
+    out, err = capsys.readouterr()
+    if reason:
+        assert reason in err
+    else:
+        assert json.loads(out)[0]["detections"][0]["evidence"]["box"] == [0, 0, 200, 549]
+
+
+def test_an_empty_mask_is_no_detection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = given.detection("", np.zeros((549, 427), bool))
+    monkeypatch.setattr(VLSAM, "refine", lambda *_: nothing)
+    assert main(["segment", SAMPLE, "--point", "5,5", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["detections"] == []
+    assert "the mask is empty" in err
+
+
+def test_names_of_files_do_not_draw_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = tmp_path / "a\x1b[2J\n.jpg"
+    hostile.write_bytes(b"no image")
+    assert main(["annotate", str(hostile)]) == 1
+    assert main(["segment", str(hostile), "--point", "1,1"]) == 2
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert err.count(r"a\x1b[2J\n.jpg: ") == 2
+
+
 def test_segment_takes_a_level_and_tells_what_contradicts(capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for level in ("whole", "subpart"):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from backend import corrections, evidence, results
 from backend.corrections import Correction, Unanswerable
 from backend.labels import LabelConfig, parse
+from backend.reading import UNITS, OutOfTime, Reading, TooMuch
 from model.types import Mask, Prompt
 from tests.backend.conftest import CONFIG, detection, disc
 from tests.conftest import CAPTURES
@@ -398,6 +399,66 @@ def test_prompts_that_share_a_label_belong_together() -> None:
     """Label Studio sends those with the same first label."""
     asked = ask(labelled(click(10, 20), "Cat", "Dog"), click(30, 20, label="Unicorn"), click(50, 20))
     assert asked.prompt.points.round(3).tolist() == [[10, 20], [50, 20]]
+
+
+# What of a task is read
+
+
+def bombs(count: int, **more: Any) -> dict[str, Any]:
+    """A draft of rings that are dear to paint, all over the image."""
+    ring = [[50 + 50 * (n % 2), 100 * (n % 3 % 2)] for n in range(3000)]
+    made = {**region(disc(20, 30, 12), "a", control="poly"), **more}
+    value = {**made["value"], "points": ring}
+    return drafts(*({**made, "id": f"bomb {number}", "value": value} for number in range(count)))
+
+
+def spent(*items: Any, **task: Any) -> float:
+    reading = Reading()
+    corrections.read({"result": list(items)}, task, parse(SPLIT), SHAPE, reading=reading)
+    return UNITS - reading.units
+
+
+def test_only_regions_that_the_clicks_may_be_about_are_painted() -> None:
+    beside = spent(click(10, 30), drafts=[bombs(10)])
+    assert spent(click(70, 30), drafts=[bombs(1)]) > 1.5 * spent(click(10, 30), drafts=[bombs(1)])
+    assert spent(click(10, 30, label="Dog"), drafts=[bombs(10)]) == 0
+    assert beside == pytest.approx(10 * spent(click(10, 30), drafts=[bombs(1)]), rel=0.1)
+
+
+def test_a_rival_is_painted_only_where_it_may_be_the_same_object() -> None:
+    reading = Reading()
+    task = {"drafts": [bombs(5)]}
+    asked = corrections.read({"result": [click(10, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
+    assert len(asked.rivals) == 5
+    before = reading.units
+    assert corrections.settle(asked, disc(10, 30, 9)).target is None
+    assert reading.units == before
+    assert corrections.settle(asked, mask_of_box(40, 0, 80, 60)).target is None
+    assert reading.units < before
+
+
+def test_too_many_regions_and_a_deadline_are_told() -> None:
+    for reading, error in ((Reading(units=1e6), TooMuch), (Reading(deadline=0.0), OutOfTime)):
+        task = {"drafts": [bombs(1000)]}
+        with pytest.raises(error, match="regions"):
+            corrections.read({"result": [click(70, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"rle": 10**14}, {"rle": "abc"}, {"maskDataURL": "data:image/png;base64,AAAA"}, {"touches": 3}]
+)
+def test_a_region_that_cannot_be_read_hides_no_other(bad: dict[str, Any]) -> None:
+    broken = {**region(disc(20, 30, 12), "broken"), "value": {**bad, "brushlabels": ["Cat"]}}
+    reading = Reading()
+    asked = corrections.read(
+        {"result": [click(20, 30)]},
+        {"drafts": [drafts(region(disc(20, 30, 12), "whole"), broken)]},
+        parse(SPLIT),
+        SHAPE,
+        reading=reading,
+    )
+    assert asked.region_id == "whole"
+    assert len(reading.unread) == 1
 
 
 # Clicks and boxes together, from the draft

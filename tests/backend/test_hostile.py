@@ -1,13 +1,18 @@
 """What a request or a model may say that means harm, through the whole server (the fuzzer makes up more)."""
 
-from collections.abc import Callable
+import gzip
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+from backend import predictor
 from backend.app import create_app
 from backend.engine import Engine
+from backend.reading import Reading
 from tests.backend.conftest import CONFIG, StandIn, Web, data_url, detection, disc
 
 Body = Callable[..., dict[str, Any]]
@@ -101,3 +106,125 @@ def test_f19_an_alias_that_two_labels_share_is_the_first_ones(
     answer = client.post("/predict", json=predict_body(data_url(), config=config))
     assert answer.status_code == 200
     assert answer.get_json()["results"][0]["result"]
+
+
+# Regions that are dear to read, or cannot be read
+
+
+def task_of(*regions: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": 7,
+        "data": {"image": data_url()},
+        "annotations": [{"id": 1, "result": list(regions)}],
+        "drafts": [],
+        "predictions": [],
+    }
+
+
+def brush(**value: Any) -> dict[str, Any]:
+    named = {"id": "r1", "from_name": "brush", "to_name": "image", "type": "brushlabels"}
+    return {**named, "value": {**value, "brushlabels": ["Cat"]}}
+
+
+def bodies(predict_body: Body, *regions: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A batch and a click with such a task."""
+    for context in (None, clicks(1, x=90, y=90)):
+        yield {**predict_body(data_url(), context=context), "tasks": [task_of(*regions)]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"rle": 10**14},
+        {"rle": [0] * 1000},
+        {"rle": [255] * 5000},
+        {"maskDataURL": "data:image/png;base64,AAAA"},
+        {"touches": [{"relativePoints": [[1], [2]], "relativeStrokeWidth": {}}]},
+        {"touches": [{"relativePoints": [1] * 19_998, "relativeStrokeWidth": 1e6}]},
+    ],
+)
+def test_f18_a_region_that_cannot_be_read_spoils_no_answer(
+    client: FlaskClient, stand_in: StandIn, predict_body: Body, value: dict[str, Any]
+) -> None:
+    stand_in.found = [detection("cat", disc(20, 30, 9))]
+    for body in bodies(predict_body, brush(**value)):
+        answer = client.post("/predict", json=body)
+        assert answer.status_code == 200
+        assert answer.get_json()["results"][0]["result"]
+
+
+def test_f18_what_cannot_be_read_is_in_the_log(
+    client: FlaskClient, stand_in: StandIn, predict_body: Body, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in.found = [detection("cat", disc(20, 30, 9))]
+    for body in bodies(predict_body, brush(rle=5), brush(rle=[0] * 1000)):
+        caplog.clear()
+        client.post("/predict", json=body)
+        (record,) = [record for record in caplog.records if "cannot be read" in record.message]
+        assert record.message.startswith("Task 7: 2 regions cannot be read, so ")
+        assert not record.exc_info
+
+
+def test_f18_regions_that_are_too_much_to_read_leave_a_reason(
+    client: FlaskClient,
+    stand_in: StandIn,
+    predict_body: Body,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A click is not answered beside the point; a batch goes on without them."""
+    monkeypatch.setattr(predictor, "Reading", partial(Reading, units=1000.0))
+    stand_in.found = [detection("cat", disc(20, 30, 9))]
+    ring = {"points": [[n % 100, n % 99] for n in range(100)], "polygonlabels": ["Cat"]}
+    polygon = {"id": "r2", "from_name": "poly", "to_name": "image", "type": "polygonlabels", "value": ring}
+    batch, click = bodies(predict_body, polygon)
+    (item,) = client.post("/predict", json=batch).get_json()["results"]
+    assert item["result"]
+    assert "too much to read" in caplog.text
+    (item,) = client.post("/predict", json=click).get_json()["results"]
+    assert item["result"] == []
+    assert "too much to read" in item["reason"]
+
+
+def test_f18_the_deadline_holds_for_the_reading_of_regions(
+    make_engine: Callable[..., Engine], predict_body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the clock jumps with each region that is read."""
+    jumps = itertools.count(1)
+
+    class Late(Reading):
+        def spend(self, units: float) -> None:
+            self.deadline -= 10 * next(jumps)
+            super().spend(units)
+
+    monkeypatch.setattr(predictor, "Reading", Late)
+    client = create_app(engine=make_engine(deadline=60)).test_client()
+    square = {"x": 1, "y": 1, "width": 5, "height": 5, "polygonlabels": ["Cat"]}
+    ring = {**square, "points": [[1, 1], [5, 1], [5, 5]]}
+    polygons = [
+        {"id": f"r{n}", "from_name": "poly", "to_name": "image", "type": "polygonlabels", "value": ring}
+        for n in range(20)
+    ]
+    batch, click = bodies(predict_body, *polygons)
+    (item,) = client.post("/predict", json=click).get_json()["results"]
+    assert (item["result"], item["reason"]) == ([], "The regions of the task could not be read in time.")
+    assert next(jumps) < 10
+    assert client.post("/predict", json=batch).get_json()["results"] != [{}]
+
+
+def test_f18_a_body_of_too_many_things_is_refused_with_a_sentence(
+    client: FlaskClient, predict_body: Body
+) -> None:
+    many = {**predict_body(data_url()), "tasks": [0] * 1_500_000}
+    answer = client.post("/predict", json=many)
+    assert answer.status_code == 413
+    assert answer.get_json()["error"].startswith("The body has more than 1500000 values")
+    answer = client.post("/predict", json={**many, "tasks": [0] * 10_001})
+    assert answer.status_code == 400
+    assert "at most 10000 tasks" in answer.get_json()["error"]
+
+
+def test_f18_packed_bodies_are_not_unpacked(client: FlaskClient) -> None:
+    packed = gzip.compress(b" " * 10_000_000 + b"{}")
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert client.post("/predict", data=packed, headers=headers).status_code == 400

@@ -1,5 +1,8 @@
 import logging
+import subprocess
+import sys
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from backend import logs
 from backend.engine import CLICK, Engine
 from backend.settings import Settings
-from tests.backend.conftest import StandIn
+from tests.backend.conftest import ROOT, StandIn
 from tests.backend.test_engine import soon
 
 JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.sIgNaTuRe-_09"
@@ -72,6 +75,54 @@ def test_an_address_that_was_signed_again_is_the_same_without_its_secrets() -> N
 @given(st.text(max_size=200))
 def test_any_text_can_be_logged(text: str) -> None:
     assert isinstance(logs.redacted(text, ("sesame",)), str)
+
+
+HOSTILE = "cup\n2026-01-01 ERROR all is lost\r\x1b[2J\x9b31m\u202e\u2028\ud800 Ölbild 猫"
+
+
+def entry(message: str, *args: Any, error: BaseException | None = None) -> str:
+    info = (type(error), error, error.__traceback__) if error else None
+    record = logging.LogRecord("x", logging.ERROR, "f", 1, message, args, info)
+    record.exc_text = f"Traceback by another handler: {HOSTILE}"  # which ours must not take over
+    return logs.Formatter().format(record)
+
+
+def test_an_entry_is_one_line_that_a_terminal_shows_and_does_not_obey() -> None:
+    (line,) = entry("Task %s failed: %s", HOSTILE, "no image").split("\n")[:1]
+    assert line.isprintable()
+    assert (
+        r"cup\n2026-01-01 ERROR all is lost\r\x1b[2J\x9b31m\u202e\u2028\ud800 Ölbild 猫 failed: no image"
+        in line
+    )
+
+
+def test_a_traceback_is_printable_and_begins_no_line_with_text_from_outside() -> None:
+    def fail() -> None:
+        try:
+            raise KeyError(HOSTILE)
+        except KeyError:
+            raise ValueError(HOSTILE) from None
+
+    try:
+        fail()
+    except ValueError as error:
+        error.add_note(HOSTILE)
+        first, *rest = entry("It failed.", error=error).split("\n")
+    assert first.endswith("It failed.")
+    assert rest[0] == "  Traceback (most recent call last):"
+    assert all(line.isprintable() and line.startswith("  ") for line in rest)
+    assert "  ValueError: cup" in rest
+    assert "another handler" not in "".join(rest)
+
+
+@pytest.mark.parametrize("command", ["log.warning('saw %s', HOSTILE)", "raise RuntimeError(HOSTILE)"])
+def test_a_command_that_is_no_server_logs_and_fails_in_the_same_way(command: str) -> None:
+    code = f"import logging; from backend import logs; logs.of_command(); HOSTILE = {HOSTILE!r}; "
+    code += f"log = logging.getLogger('x'); {command}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False)
+    lines = done.stderr.decode().split("\n")
+    assert any("cup" in line for line in lines)
+    assert all(line.isprintable() and not line.startswith("2026") for line in lines)
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])

@@ -616,6 +616,30 @@ def test_a_prompt_of_no_control_with_an_unknown_label_is_told_so(make_engine: Ma
     assert (answer["result"], answer["reason"]) == ([], "No output control has the label 'Banana'.")
 
 
+def test_an_empty_mask_is_never_a_region_whatever_its_score(
+    make_engine: Make, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nothing = detection("cat", np.zeros((60, 80), bool), score=0.9)
+    stand_in.found = [nothing]
+    monkeypatch.setattr(stand_in, "refine", lambda *_: nothing)
+    ours = backend(
+        make_engine(), CONFIG.replace("</View>", '<TextArea name="vlsam_prompt" toName="image"/></View>')
+    )
+    with caplog.at_level(logging.INFO):
+        (batch,) = ours.predict([task()])
+    assert "0 detections, 0 regions" in caplog.text
+    typed = {"type": "textarea", "from_name": "vlsam_prompt", "value": {"text": ["cat"]}}
+    bare = {"type": "keypointlabels", "value": {"x": 25, "y": 50, "positive": True}}
+    for context, reason in (
+        (click(20, 30), "The mask is empty"),
+        ({"result": [typed]}, "does not find 'cat'"),
+        ({"result": [bare]}, "The mask is empty"),
+    ):
+        (answer,) = ours.predict([task()], context=context)
+        assert reason in answer.pop("reason")
+        assert answer == batch == {"result": [], "score": 0.0, "model_version": "v1"}
+
+
 def test_a_click_corrects_the_predicted_region_below_it(make_engine: Make, stand_in: StandIn) -> None:
     ours = backend(make_engine())
     predicted = ours.predict([task()])[0]

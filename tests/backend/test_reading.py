@@ -16,7 +16,7 @@ def test_work_is_spent_until_there_is_none_left() -> None:
     assert reading.units == 0
 
 
-def test_nothing_is_read_after_the_deadline() -> None:
+def test_f18_nothing_is_read_after_the_deadline() -> None:
     Reading(deadline=time.monotonic() + 60).spend(1)
     with pytest.raises(OutOfTime, match="in time"):
         Reading(units=math.inf, deadline=time.monotonic()).spend(0)

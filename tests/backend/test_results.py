@@ -16,6 +16,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
 from backend import labels, results, runlengths, shapes
+from backend.memory import Patch
 from backend.reading import UNITS, Kept, OutOfTime, Reading, TooMuch
 from model.merge import iou
 from model.types import Mask
@@ -385,7 +386,7 @@ WORK: list[tuple[dict[str, Any], tuple[int, int], float]] = [
 
 
 @pytest.mark.parametrize(("result", "shape", "work"), WORK)
-def test_the_work_on_a_region_is_counted(result: dict[str, Any], shape: tuple[int, int], work: float) -> None:
+def test_f18_reading_a_region_is_counted(result: dict[str, Any], shape: tuple[int, int], work: float) -> None:
     """In nanoseconds, about: so however many regions a body holds, no request takes longer than its bound."""
     reading = Reading()
     assert results.decode(result, shape, reading) is not None
@@ -402,26 +403,31 @@ def test_after_the_deadline_nothing_is_read(result: dict[str, Any]) -> None:
         results.decode(result, (300, 400), late)
 
 
-def test_a_region_is_painted_only_where_somebody_looks_at_it() -> None:
-    square = {"type": "rectangle", "value": {"x": 10, "y": 10, "width": 80, "height": 80}}
-    for result in (
-        zigzag(1000),
-        square,
-        strokes(500),
-        {"type": "brush", "value": {"rle": results.rle(disc(40, 30, 9))}},
-    ):
-        reading = Reading()
-        shape = (60, 80) if "rle" in result["value"] else BIG
-        drawn = results.read(result, shape, reading)
-        assert drawn is not None
-        before = reading.units
-        left, top, right, bottom = drawn.window
-        assert not drawn.holds(np.array([[left - 1, top], [right, bottom], [right + 5.0, top]]))
-        assert reading.units == before
-        mask = results.decode(result, shape)
-        assert mask is not None
-        assert drawn.holds(np.argwhere(mask)[:1, ::-1])
-        assert reading.units < before
+@pytest.mark.parametrize("points", [4, 100])
+def test_a_region_is_painted_only_where_somebody_looks_at_it(points: int) -> None:
+    reading = Reading()
+    drawn = results.read(zigzag(points), BIG, reading)
+    assert drawn is not None
+    before = reading.units
+    left, top, right, bottom = drawn.window
+    assert not drawn.holds(np.array([[left - 1, top], [right, bottom], [right + 5.0, top]]))
+    assert not drawn.may_be(Patch.of(disc(3985, 2900, 12, width=4000, height=3000)), 0.1)
+    assert reading.units == before
+    assert drawn.holds(np.array([[1000.0, y] for y in range(3000)]))
+    assert reading.units < before - 4e7
+
+
+def test_run_lengths_are_looked_at_without_being_painted() -> None:
+    mask = np.random.default_rng(2).random((60, 80)) < 0.5
+    reading = Reading()
+    drawn = results.read({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), reading)
+    assert drawn is not None
+    before = reading.units
+    assert drawn.holds(np.argwhere(mask)[:1, ::-1] + 0.5)
+    assert not drawn.holds(np.argwhere(~mask)[:, ::-1] + 0.5)
+    assert drawn.may_be(Patch.of(mask), 1.0)
+    assert not drawn.may_be(Patch.of(np.ones((60, 80), bool)), 0.7)
+    assert reading.units == before
 
 
 def test_run_lengths_that_come_again_are_not_decoded_again() -> None:

@@ -20,13 +20,25 @@ alphas = st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255)
 
 
 def painted(stream: list[int], shape: tuple[int, int], reading: Reading | None = None) -> Mask:
-    mask = np.zeros(shape[0] * shape[1], bool)
+    mask: Mask = np.zeros(shape[0] * shape[1], bool)
     last = 0
-    for begin, end in runlengths.spans(np.array(stream, np.uint8), shape, reading or Reading()):
+    spans = runlengths.spans(np.array(stream, np.uint8), shape, reading or Reading())
+    for begin, end in spans.edges.reshape(-1, 2):
         assert last <= begin < end
         mask[begin:end] = True
         last = end
-    return mask.reshape(shape)
+    mask = mask.reshape(shape)
+    assert spans.area == mask.sum()
+    left, top, right, bottom = spans.window
+    assert (spans.paint() == mask[top:bottom, left:right]).all()
+    assert spans.area == spans.paint().sum()
+    if mask.any():
+        rows, columns = np.nonzero(mask)
+        assert (top, bottom) == (rows.min(), rows.max() + 1)
+        assert (left, right) in [(columns.min(), columns.max() + 1), (0, shape[1])]
+    every = np.argwhere(np.ones(shape))[:, ::-1] + 0.5
+    assert [spans.hold(point[None]) for point in every[:200]] == mask.ravel()[:200].tolist()
+    return mask
 
 
 def theirs(stream: list[int], shape: tuple[int, int]) -> Mask:
@@ -127,7 +139,7 @@ def test_any_stream_is_a_mask_or_refused(tail: list[int], usual: bool) -> None:
 
 
 @pytest.mark.parametrize("byte", [0, 0x24, 0x80], ids=hex)
-def test_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
+def test_f18_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
     """Four megabytes of codes for an image that could use them all."""
     stream = [*written(total=4 * 10**7)[:6], *[byte] * 4_000_000]
     reading = Reading(units=30_000_000)

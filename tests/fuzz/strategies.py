@@ -104,6 +104,20 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+ZEROS = zlib.compress(bytes(10**6))  # a thousand times smaller
+EXTRA_CHUNKS = [
+    _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 3, 0, 0, 0)) for side in (1, 30_000, 2**31 - 1)
+] + [
+    _chunk(b"zTXt", b"a\0\0" + ZEROS),
+    _chunk(b"iTXt", b"a\0\1\0\0\0" + ZEROS) * 100,
+    _chunk(b"iCCP", b"a\0\0" + ZEROS),
+    _chunk(b"IDAT", ZEROS),
+    _chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)),
+    _chunk(b"eXIf", b"II*\0" + bytes(20)),
+    struct.pack(">I", 2**32 - 1) + b"IDAT",
+]
+
+
 @st.composite
 def odd_pngs(draw: st.DrawFn) -> bytes:
     """A PNG whose checksums are right, and whose head and pixels need not fit."""
@@ -114,8 +128,11 @@ def odd_pngs(draw: st.DrawFn) -> bytes:
     )
     pixels = zlib.compress(draw(st.binary(max_size=200)))
     palette = _chunk(b"PLTE", draw(st.binary(max_size=6))) + _chunk(b"tRNS", draw(st.binary(max_size=3)))
-    body = _chunk(b"IHDR", head) + palette + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    more = draw(st.lists(st.sampled_from(EXTRA_CHUNKS), max_size=3))
+    parts = [_chunk(b"IHDR", head), palette, *more, _chunk(b"IDAT", pixels), _chunk(b"IEND", b"")]
+    if not draw(st.integers(0, 4)):
+        parts = draw(st.permutations(parts))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 pngs = masks.map(_png_of).flatmap(damaged) | odd_pngs()
@@ -136,12 +153,41 @@ def run_lengths(draw: st.DrawFn) -> list[Any]:
         size = draw(st.sampled_from([4 * HEIGHT * WIDTH, 0, 2**32 - 1, 4 * 800 * 600]))
         data = size.to_bytes(4, "big") + draw(st.binary(max_size=60))
     found: list[Any] = list(data)
+    if not draw(st.integers(0, 9)):  # long enough to stay text until somebody reads it
+        found += [draw(st.integers(0, 255))] * draw(st.sampled_from([300, 100_000]))
     if draw(st.booleans()) and found:
         found[draw(st.integers(0, len(found) - 1))] = draw(numbers | junk)
     return found
 
 
-rings = st.lists(st.lists(numbers | junk, min_size=1, max_size=3), max_size=12)
+def _zigzag(points: int) -> list[list[float]]:
+    return [[n * 100 / points, 100 * (n % 2)] for n in range(points)]
+
+
+rings = st.lists(st.lists(numbers | junk, min_size=1, max_size=3), max_size=12) | st.sampled_from(
+    [
+        _zigzag(10_000),
+        _zigzag(10_001),
+        [[1e6, -1e6]] * 10_000,
+        [[50, 50]] * 3,
+        [[-1e6, -1e6], [1e6, -1e6], [0, 1e6]],
+    ]
+)
+touches = st.one_of(
+    st.lists(junk, max_size=2),
+    st.builds(
+        lambda kind, points, width, count: (
+            [{"type": kind, "relativePoints": points, "relativeStrokeWidth": width}]
+            * min(count, 200_000 // (1 + len(points)))
+        ),
+        st.sampled_from(["add", "eraser"]) | junk,
+        st.lists(st.floats(-50, 150), max_size=8)
+        | st.just([0, 0, 100, 100] * 2500)
+        | st.lists(numbers | junk, max_size=4),
+        numbers,
+        st.sampled_from([1, 3, 1000, 5000, 20_000]),
+    ),
+)
 sides = ["x", "y", "width", "height", "rotation", "radiusX", "radiusY", "relativeStrokeWidth"]
 evidences = st.fixed_dictionaries(
     {
@@ -332,17 +378,32 @@ AIMED: dict[str, st.SearchStrategy[Any]] = {
     "id": texts | junk,
     "meta": metas,
     "vlsam": evidences,
-    "rle": run_lengths(),
+    "rle": run_lengths()
+    | st.sampled_from([10**14, -1, 1.5, "1,2,3", {"0": 1}, [[0] * 9] * 9, [-1] * 300, [256] * 300]),
+    **dict.fromkeys(
+        ["brushlabels", "keypointlabels", "polygonlabels", "rectanglelabels", "labels"],
+        st.lists(st.sampled_from(["Cat", "Dog", "Unicorn"]) | texts | junk, max_size=4) | junk,
+    ),
+    "from_name": st.sampled_from(["brush", "kp", "rect", "point", "image", "vlsam_prompt"]) | texts | junk,
+    "to_name": st.sampled_from(["image", "other", ["image"], "brush"]) | texts | junk,
+    "data": st.dictionaries(
+        st.sampled_from(["image", "images", "photo", "kinds"]),
+        st.just(SMALL) | st.lists(st.just(SMALL), max_size=3) | junk,
+    ),
     "maskDataURL": data_urls,
     "imageDataURL": data_urls,
     "image": st.sampled_from(
         ["data:,", "/data/upload/1/a.png", "s3://a/b", "http://[::1", "file:///etc/passwd", "http://x/%s"]
     )
-    | pngs.map(lambda data: "data:image/png;base64," + base64.b64encode(data).decode()),
+    | pngs.map(lambda data: "data:image/png;base64," + base64.b64encode(data).decode())
+    # Not one address: what a task with several images holds, or one that wraps it.
+    | st.lists(st.just(SMALL) | texts | junk, max_size=4)
+    | st.fixed_dictionaries({"url": st.just(SMALL) | texts, "rest": junk})
+    | st.lists(st.fixed_dictionaries({"url": st.just(SMALL)}), max_size=3),
     "points": rings,
     "vertices": st.lists(st.fixed_dictionaries({"x": numbers, "y": numbers}), max_size=9),
     "relativePoints": st.lists(numbers, max_size=9),
-    "touches": st.lists(junk, max_size=2),
+    "touches": touches,
     "label_config": configs,
     "text": st.lists(texts, max_size=3),
     "kinds": st.lists(texts | st.dictionaries(st.sampled_from(["value", "alias"]), texts), max_size=5),
@@ -403,9 +464,52 @@ def written(body: Any, depth: int = 1) -> bytes:
     return text.replace(json.dumps(DEEP), "[" * depth + "]" * depth).encode()
 
 
+DEAR: list[tuple[str, str, dict[str, Any]]] = [
+    ("brush", "brushlabels", {"rle": [*(4 * HEIGHT * WIDTH).to_bytes(4), 0x38, *[0] * 20_000]}),
+    ("brush", "brushlabels", {"rle": [*(4 * HEIGHT * WIDTH).to_bytes(4), 0x39, 0xBB, 0xEF, *[0x24] * 9000]}),
+    ("brush", "brushlabels", {"rle": results.rle(np.indices((HEIGHT, WIDTH)).sum(axis=0) % 2 == 1)}),
+    (
+        "brush",
+        "brushlabels",
+        {"touches": [{"relativePoints": [0, 0, 100, 100], "relativeStrokeWidth": 90}] * 2000},
+    ),
+    ("brush", "brushlabels", {"maskDataURL": results.png(np.ones((HEIGHT, WIDTH), bool))}),
+    ("bitmask", "bitmasklabels", {"imageDataURL": results.png(np.ones((HEIGHT, WIDTH), bool))}),
+    ("poly", "polygonlabels", {"points": _zigzag(10_000)}),
+    ("vector", "vectorlabels", {"closed": True, "vertices": [{"x": x, "y": y} for x, y in _zigzag(5000)]}),
+    ("ellipse", "ellipselabels", {"x": 50, "y": 50, "radiusX": 1e6, "radiusY": 1e6, "rotation": 45}),
+    ("box", "rectanglelabels", {"x": -1e6, "y": -1e6, "width": 1e6, "height": 1e6, "rotation": 1}),
+]
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> Any:
+    """A click, or a batch, in a task with up to hundreds of regions that are dear to read."""
+    body = _rich_body()
+    (task,) = body["tasks"]
+    task["data"]["image"] = SMALL
+    for place in draw(
+        st.lists(st.sampled_from(["drafts", "annotations", "predictions"]), min_size=1, max_size=2)
+    ):
+        made = []
+        for name, kind, value in draw(st.lists(st.sampled_from(DEAR), min_size=1, max_size=3)):
+            count = draw(st.sampled_from([1, 5, 200 if len(str(value)) < 1000 else 10]))
+            labelled = {**value, kind: draw(st.sampled_from([["Cat"], ["Dog"], ["Cat", "Dog"], []]))}
+            made += [
+                {"id": f"{name}{n}", "type": kind, "from_name": name, "to_name": "image", "value": labelled}
+                for n in range(count)
+            ]
+        task[place] = [{"id": 5, "result": made, "updated_at": "2027-01-01T00:00:00Z"}]
+    if draw(st.booleans()):
+        body["params"] = {"context": None}
+    return body
+
+
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
     """A /predict body; now and then not quite JSON."""
+    if not draw(st.integers(0, 14)):
+        return written(draw(crowded()))
     body = draw(st.sampled_from(SEEDS).flatmap(mutated))
     data = written(body, draw(st.sampled_from([10, 100_000]) | st.integers(800, 1000)))
     if draw(st.integers(0, 19)):

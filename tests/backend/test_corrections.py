@@ -254,6 +254,22 @@ def test_of_one_object_in_several_controls_the_first_control_is_corrected() -> N
     assert asked.control.name == "brush"
 
 
+def test_rectangles_come_last_wherever_they_stand_in_the_config() -> None:
+    """A rectangle holds much that is not its object's: here a corner of it that is the other cat's."""
+    head, brush, poly, rect, end = SPLIT.strip().splitlines()[1:6]
+    config = parse(f"<View>{head}{rect}{brush}{poly}{end}")
+    assert [control.name for control in config.outputs] == ["rect", "brush", "poly"]
+    large, small = mask_of_box(5, 5, 70, 55), disc(20, 20, 6)
+    on_top = drafts(region(small, "brushed"), region(large, "boxed", control="rect"))
+
+    def clicked(x: float, y: float) -> str | None:
+        context = {"result": [click(x, y)]}
+        return corrections.read(context, {"annotations": [on_top]}, config, SHAPE).region_id
+
+    assert clicked(20, 20) == "brushed"
+    assert clicked(60, 50) == "boxed"
+
+
 def test_a_rectangle_is_corrected_by_its_box_not_by_a_mask() -> None:
     asked = ask(click(20, 30), predictions=[drafts(region(disc(20, 30, 12), "a", control="rect"))])
     assert asked.control.name == "rect"

@@ -100,6 +100,17 @@ def test_polygons_for_programs_without_run_lengths(
     assert coded == drawn
 
 
+def test_an_empty_mask_is_no_object(
+    prelabel: Run, model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [detection("none", np.zeros((60, 80), bool)), detection("cat", disc(20, 30, 10))]
+    monkeypatch.setattr(model, "annotate", lambda *args, **options: found)
+    out = tmp_path / "out.coco.json"
+    assert prelabel(photos / "a.png", "--to", out, "--coco-polygons") == 0
+    (only,) = read_json(out)["annotations"]
+    assert only["bbox"] == [10, 20, 20, 20]
+
+
 def test_label_studios_own_converter_imports_coco(prelabel: Run, photos: Path, tmp_path: Path) -> None:
     coco, out = tmp_path / "out.coco.json", tmp_path / "tasks.json"
     assert prelabel(photos, "--to", coco, "--coco-polygons") == 0

@@ -31,5 +31,5 @@ WORKDIR /home/vlsam
 VOLUME /models
 EXPOSE 9090
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9090/health', timeout=2)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.build_opener(urllib.request.ProxyHandler({})).open('http://127.0.0.1:9090/health', timeout=2)"]
 CMD ["vlsam", "serve", "--host", "0.0.0.0", "--port", "9090"]

@@ -1,6 +1,7 @@
 """Every client of every command: whom it trusts, and through which proxy it goes."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -228,6 +229,9 @@ def test_no_proxy_and_loopback_go_before_the_proxy(
 ) -> None:
     for name in ("HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, proxy.url)
+    if ask is not manifest:  # fsspec's client knows loopback by this variable alone
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name)
     for host in ("localhost", "127.0.0.1"):
         ask(at(monkeypatch, f"http://{host}:{world.server_port}"), tmp_path / host)
     monkeypatch.setenv("NO_PROXY", "example")
@@ -235,6 +239,24 @@ def test_no_proxy_and_loopback_go_before_the_proxy(
     with pytest.raises((*REFUSALS, OSError)):  # nobody knows its name
         ask(at(monkeypatch, "http://studio.example"), tmp_path / "named")
     assert proxy.seen == []
+
+
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # the SDK's own
+@pytest.mark.parametrize("below", ["", "/ls"])
+def test_personal_access_tokens_are_exchanged_below_label_studios_path(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str
+) -> None:
+    """By the SDK, which would forget the path."""
+    claims = b64encode(json.dumps({"token_type": "refresh", "exp": 9999999999}).encode()).decode().rstrip("=")
+    head = b64encode(b'{"alg": "HS256"}').decode().rstrip("=")
+    world.files = {below + path: content for path, content in world.files.items()}
+    world.files[f"{below}/api/token/refresh/"] = json.dumps({"access": f"{head}.{claims}.c2ln"}).encode()
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", f"{head}.{claims}.c2ln")
+    for ask in (prelabel, CLIENTS["warm"]):
+        ask(at(monkeypatch, world.url + below), tmp_path)
+        assert world.asked[0][0] == f"{below}/api/token/refresh/"
+        assert all(path.startswith(f"{below}/api/") for path, _, _ in world.asked)
+        world.asked.clear()
 
 
 def test_the_demo_sees_its_servers_behind_a_proxy(

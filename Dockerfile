@@ -10,7 +10,7 @@ WORKDIR /src
 # Libraries first, against empty packages, so that a change of our code does not install them again.
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 RUN mkdir -p backend model/builtin && touch backend/__init__.py model/__init__.py model/builtin/__init__.py
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt .
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt '.[heic]'
 # Without its dependencies: see `install` in the Makefile.
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps label-studio-ml==1.0.9
 

@@ -42,7 +42,8 @@ def listed(source: str) -> Listing:
     """The images of a folder and all folders in it, those that fit a pattern, or one file.
 
     A name that exists is no pattern, whatever characters it has. Links to folders are followed, each folder
-    once; a link to a file that is there anyway is left out. Raises ValueError for a wrong pattern.
+    once; a link to a file that is there anyway is left out, and so is what runs left in the folder. Raises
+    ValueError for a wrong pattern.
     """
     if os.path.isdir(source):
         root = source.rstrip("/") + "/"
@@ -160,6 +161,9 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
     def is_new(folder: str) -> bool:
         if depth is not None and folder.count("/") + 1 >= depth:
             return False
+        if _is_of_a_run(root + folder):
+            skipped["results of an earlier run"] += 1
+            return False
         identity = _identity(root + folder)
         if identity in seen:
             skipped["folder that is listed already"] += 1
@@ -178,6 +182,12 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
             elif is_new(name):
                 enter(f"{name}/")
     return files, to_files, skipped
+
+
+def _is_of_a_run(folder: str) -> bool:
+    """Whether a folder is what `vlsam prelabel` keeps, or writes for YOLO: images of images."""
+    kept = {".state": "run.json", ".yolo": "data.yaml"}.get(posixpath.splitext(folder)[1])
+    return kept is not None and os.path.isfile(f"{folder}/{kept}")
 
 
 def _identity(path: str) -> _Identity | None:

@@ -146,6 +146,8 @@ def _run(args: argparse.Namespace, job: Job) -> int:
             samples=report.SAMPLES,
             skipped=job.source.skipped,
         )
+        if total == args.limit:
+            print(f"vlsam: the first {total} images alone (--limit)", file=sys.stderr)
         if done:
             print(f"vlsam: {done} of {total} images are done already", file=sys.stderr)
         if done < total:

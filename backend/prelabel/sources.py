@@ -93,7 +93,7 @@ def choose(source: str, settings: Settings, *, image_key: str, prefix: str | Non
     scheme = scheme_of(source)
     if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):
         raise SourceError(f"{source}: addresses of several file systems (::) are not supported")
-    if source.lower().endswith(MANIFESTS):
+    if source.lower().endswith(MANIFESTS) and not os.path.isdir(source):
         if prefix is not None:
             raise SourceError("--image-prefix goes with a folder or URIs; a manifest has its own addresses")
         files = Files(settings)

@@ -110,7 +110,7 @@ def _parquet(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tup
             else:
                 skipped[f"column of bytes, which no task can hold: {column.name}"] += 1
         place = 0
-        for batch in file.iter_batches(batch_size=64, columns=names, use_threads=False):
+        for batch in file.iter_batches(batch_size=16, columns=names, use_threads=False):
             for row in batch.to_pylist():
                 # Times and decimals are no JSON, which a task's data is.
                 row = json.loads(json.dumps(row, default=str), parse_constant=_no_number)
@@ -181,7 +181,7 @@ class Cells:
             )
             for batch in batches:
                 cells = batch.column(0).field("bytes") if nested else batch.column(0)
-                for cell in cells:
+                for cell in cells.dictionary_decode() if hasattr(cells, "dictionary_decode") else cells:
                     yield now, self._taken(cell)
                     now += 1
 
@@ -205,7 +205,8 @@ def _children(kind: Any) -> dict[str, Any]:
 
 def _holds_bytes(kind: Any) -> bool:
     of_bytes = re.match(r"(large_)?binary|fixed_size_binary", str(kind)) is not None
-    return of_bytes or any(map(_holds_bytes, _children(kind).values()))
+    inside = list(_children(kind).values()) or [getattr(kind, "value_type", None)]  # of a dictionary
+    return of_bytes or any(_holds_bytes(each) for each in inside if each is not None)
 
 
 @contextmanager

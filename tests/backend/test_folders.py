@@ -128,6 +128,23 @@ def test_links_to_files_are_one_image_each(place: Path, tmp_path: Path) -> None:
     assert listed(f"{place}/a*.jpg").names == ["a.jpg"]  # and where its file is not listed
 
 
+def test_what_runs_left_in_a_folder_is_no_image_of_it(place: Path) -> None:
+    for name in (
+        "out.json.state/run.json",
+        "out.json.state/samples/1.jpg",
+        "x.yolo/data.yaml",
+        "x.yolo/images/1.jpg",
+    ):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+    (place / "my.state").mkdir()
+    (place / "my.state/a.jpg").touch()
+    found = listed(str(place))
+    assert found.names == ["A.PNG", "b.jpg", "deep/d.avif", "deep/e.jpg", "deep/er/c.heic", "my.state/a.jpg"]
+    assert found.skipped == {"results of an earlier run": 2}
+    assert names(place / "x.yolo") == ["images/1.jpg"]  # asked for
+
+
 def test_a_folder_that_cannot_be_read_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 

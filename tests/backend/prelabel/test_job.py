@@ -247,6 +247,17 @@ def test_names_that_are_no_utf8_go_on_and_into_every_destination(
     capsys.readouterr().err.encode()
 
 
+def test_results_may_lie_in_the_folder_of_the_images(
+    prelabel: Run, model: Model, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    for ending in ("json", "yolo"):
+        for _ in range(2):
+            assert prelabel(".", "--to", f"out.{ending}") == 0
+            assert sorted(model.seen) == [1, 2, 3, 4, 5, 6, 7]
+        model.seen.clear()
+
+
 def test_what_is_skipped_is_in_the_summary(
     prelabel: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -215,6 +215,8 @@ def test_tasks_data_reads_no_files_of_this_machine(studio: Studio, prelabel: Run
         1: {"image": str(photos / "a.png")},
         2: {"image": f"file://{photos}/a.png"},
         3: {"text": 1},
+        4: {"image": "simplecache::http://169.254.169.254/latest/meta-data"},
+        5: {"image": "ftp://127.0.0.1/a.png"},
     }
     assert prelabel("labelstudio://7", "--to", "out.json") == 1
     reasons = [task["meta"]["vlsam_error"] for task in json.loads(Path("out.json").read_text())]

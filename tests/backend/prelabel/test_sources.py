@@ -210,6 +210,11 @@ def test_what_is_typed_may_be_a_file_uri(photos: Path, tmp_path: Path) -> None:
     assert red(f"file://{tmp_path}/list.csv", item) == 1
 
 
+def test_a_folder_may_be_called_as_a_list(photos: Path, tmp_path: Path) -> None:
+    photos.rename(tmp_path / "photos.csv")
+    assert len(items(f"{tmp_path}/photos.csv")) == 7
+
+
 def test_a_folder_says_what_it_left_out(photos: Path) -> None:
     (photos / "._a.png").touch()
     source = sources.choose(str(photos), Settings(), image_key="image", prefix=None)
@@ -277,7 +282,8 @@ def test_parquet_with_the_images_inside(photos: Path, tmp_path: Path) -> None:
 
 def test_parquet_with_a_column_of_bytes(photos: Path, tmp_path: Path) -> None:
     data = [(photos / f"{name}.png").read_bytes() for name in "abc"]
-    for kind in (pyarrow.binary(), pyarrow.large_binary()):
+    kinds = (pyarrow.binary(), pyarrow.large_binary(), pyarrow.dictionary(pyarrow.int32(), pyarrow.binary()))
+    for kind in kinds:
         parquet.write_table(pyarrow.table({"photo": pyarrow.array(data, kind)}), tmp_path / "b.parquet")
         source = sources.choose(str(tmp_path / "b.parquet"), Settings(), image_key="photo", prefix=None)
         found = list(source.items())

@@ -20,7 +20,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -151,7 +151,7 @@ class State:
                     continue
                 if counts[0] == limit:
                     break
-                file.write(json.dumps({"index": index, **asdict(item)}).encode() + b"\n")
+                file.write(json.dumps({"index": index, **vars(item)}).encode() + b"\n")
                 counts[0] += 1
                 counts[1] += self.is_done(item.key, item.stamp)
                 # The least hashes: the same ones after a restart.

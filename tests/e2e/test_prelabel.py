@@ -63,7 +63,9 @@ def test_each_task_gets_one_prediction_however_often_it_is_asked_for(
     assert prelabel(project, to) == 0
     assert by_task(studio, project) == first
     assert prelabel(project, to, "--restart") == 0
-    assert "0 images" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "0 images" in err
+    assert f"skipped: {SCENES} x labelled by this model already" in err
     assert by_task(studio, project) == first
 
 

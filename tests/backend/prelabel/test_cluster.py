@@ -20,10 +20,11 @@ from backend.prelabel.annotator import Annotator
 from backend.prelabel.cluster import BLOCK, Actor, ClusterError, _sized, fetch
 from backend.prelabel.destinations import choose
 from backend.prelabel.sources import Files, Item
+from backend.results import image_hash
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
 from tests.backend.conftest import ROOT, free_port
-from tests.backend.prelabel.conftest import HOPELESS, TIGHT, save_image
+from tests.backend.prelabel.conftest import HOPELESS, TIGHT, Model, save_image
 
 Run = Callable[..., int]
 
@@ -84,6 +85,24 @@ def test_f31_an_image_that_ends_workers_spoils_no_other_and_other_weights_end_th
         "poison": "2 workers died over this image.",
     }
     assert told["weights"].startswith("the weights differ: ")
+
+
+def test_f31_workers_do_not_annotate_again_what_is_the_same_picture(model: Model, photos: Path) -> None:
+    settings = Settings()
+    profile = settings.models(None)
+    version = settings.version(profile)
+    destination = choose(photos / "out.json", version, Files(settings))
+    annotator = Annotator(settings, profile, version, labels.OPEN, destination)
+    known = image_hash(np.asarray(Pillow.open(photos / "a.png")))
+    items = [Item(name, str(photos / name), {}, content=known) for name in ("a.png", "b.png")]
+    batch = pa.table({"item": [json.dumps(asdict(item)) for item in items]})
+    fetched = pa.concat_tables(fetch(batch, loader=Files(settings)))
+    rows = Actor(annotator, ())(fetched).column("row").to_pylist()
+    assert [(row["key"], row["status"]) for row in map(json.loads, rows)] == [
+        ("a.png", "same"),
+        ("b.png", "done"),
+    ]
+    assert model.seen == [2]
 
 
 @pytest.mark.parametrize(

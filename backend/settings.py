@@ -210,6 +210,12 @@ class Settings:
         _one_of(*get_args(Quantization)),
         "The VLM's weights in 4bit or 8bit, or none; where not set, as the profile says.",
     )
+    max_vlm_pixels: int | None = _setting(
+        "VLSAM_MAX_VLM_PIXELS",
+        None,
+        _integer(50_000, 100_000_000),
+        "Most pixels of an image that the VLM is shown, in all views; where not set, as the profile says.",
+    )
     model_dir: Path = _setting(  # noqa: RUF009
         "MODEL_DIR", FOLDER, Path, "The folder of fetched weights; `vlsam download` fills it ahead."
     )
@@ -452,6 +458,7 @@ class Settings:
             dtype=self.dtype,
             quantization=self.quantization,
             folder=self.model_dir,
+            pixels=self.max_vlm_pixels,
         )
 
     def version(self, profile: Profile) -> str:

@@ -87,6 +87,7 @@ class VLSAM:
                 dtype=profile.dtype,
                 quantization=profile.quantization,
                 folder=profile.folder,
+                pixels=profile.pixels,
                 on_cut=on_cut,
             ),
             segmenter,

@@ -12,6 +12,7 @@ from model.types import ModelLoadError
 BUILTIN = Path(__file__).parent / "builtin"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]  # auto: float32 on a CPU, else bfloat16
 Quantization = Literal["none", "4bit", "8bit"]
+PIXELS = 1_000_000  # of an image, that a VLM is shown: some 1300 tokens of Qwen2.5-VL
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # transformers' own: over several GPUs
 
 # The hub's ids change what they hold; these commits do not. Each is pinned alike by many public projects.
@@ -29,6 +30,7 @@ class Profile:
     dtype: Dtype = "auto"  # of the VLM; the segmenter's is float32
     quantization: Quantization = "none"  # of the VLM's decoder
     folder: Path = download.FOLDER  # where weights are kept that are given by a name
+    pixels: int = PIXELS  # the most of an image that the VLM is shown, in all views together
     demo: bool = False  # knows the 40 drawn objects of model/builtin/scenes.py and nothing else
 
 
@@ -37,9 +39,9 @@ PROFILES = {
     for p in (
         Profile("builtin", str(BUILTIN / "vlm"), str(BUILTIN / "segmenter"), demo=True),
         Profile("gpu-8g", QWEN_3B, "sam_vit_b_01ec64.pth", quantization="4bit"),
-        Profile("gpu-24g", QWEN_7B, "sam_vit_h_4b8939.pth"),
+        Profile("gpu-24g", QWEN_7B, "sam_vit_h_4b8939.pth", pixels=2_000_000),
         # The largest that 80 GB hold with an image of any size, and free to fetch: docs/decisions/0011.
-        Profile("gpu-80g", QWEN_30B, SAM_2_1),
+        Profile("gpu-80g", QWEN_30B, SAM_2_1, pixels=2_000_000),
     )
 }
 
@@ -52,6 +54,7 @@ def choose(
     dtype: Dtype | None = None,
     quantization: Quantization | None = None,
     folder: Path | None = None,
+    pixels: int | None = None,
 ) -> Profile:
     """A profile by name, with whatever else is given in place of its own.
 
@@ -67,6 +70,7 @@ def choose(
         dtype=dtype or profile.dtype,
         quantization=quantization or profile.quantization,
         folder=folder or profile.folder,
+        pixels=pixels or profile.pixels,
         demo=profile.demo and not vlm,
     )
 
@@ -78,7 +82,7 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
     are fetched. Raises ModelLoadError where that fails.
     """
     digest = hashlib.sha256(repr(options or Options()).encode())
-    digest.update(repr((profile.dtype, profile.quantization, *more)).encode())
+    digest.update(repr((profile.dtype, profile.quantization, profile.pixels, *more)).encode())
     for name, remote in ((profile.vlm, not download.looks_local(profile.vlm)), _sam(profile)):
         digest.update(_identity(name, profile.folder, remote=remote))
     if options and options.classifier:

@@ -21,12 +21,12 @@ from transformers import (
     PretrainedConfig,
 )
 
-from model import attention, boxes, download, grids, trial
+from model import attention, boxes, budget, download, grids, trial
 from model.boxes import NamedBox
 from model.generation import Greedy, plain, settings_of
 from model.oom import out_of_memory
 from model.presence import Reading, Tokens, first_words, shared
-from model.profiles import Dtype, Quantization
+from model.profiles import PIXELS, Dtype, Quantization
 from model.recipes import Recipe
 from model.types import AttentionError, Image, ModelLoadError, first_line, refused
 from model.vision import tower_map
@@ -63,12 +63,18 @@ class Answer:
 class VLM:
     """Any model of transformers' AutoModelForImageTextToText whose token grid is known (model/grids.py)."""
 
-    def __init__(self, model: Any, processor: Any, on_cut: Callable[[], None] = lambda: None) -> None:
-        """`on_cut` is called whenever an answer has come to its most tokens before its end."""
+    def __init__(
+        self, model: Any, processor: Any, on_cut: Callable[[], None] = lambda: None, pixels: int = PIXELS
+    ) -> None:
+        """`on_cut` is called whenever an answer has come to its most tokens before its end.
+
+        `pixels` is the most that the model is shown of an image, in all views together.
+        """
         grids.check_family(model.config.model_type)
         model.set_attn_implementation(attention.implementations(model.config))
         self._model = model.eval()
-        self._processor = processor
+        self._pixels = pixels
+        self._processor = self._whole = budget.bounded(processor, model.config, pixels)
         self._generate = Greedy(model, processor.tokenizer)
         self._on_cut = on_cut
         self._shrink = 1  # sides of images are divided by this
@@ -84,6 +90,7 @@ class VLM:
         quantization: Quantization = "none",
         folder: Path = download.FOLDER,
         on_cut: Callable[[], None] = lambda: None,
+        pixels: int = PIXELS,
     ) -> "VLM":
         """Load a local folder, or a hub id, which is fetched into `folder` if need be.
 
@@ -129,7 +136,7 @@ class VLM:
                 quantization_config=quantized,
                 use_safetensors=True,
             )
-            vlm = cls(model, processor, on_cut)
+            vlm = cls(model, processor, on_cut, pixels)
             vlm._try()
         except ModelLoadError:
             raise
@@ -243,23 +250,31 @@ class VLM:
     def smaller(self) -> "VLM":
         """The same model, which sees images at half the size: for want of memory.
 
-        That is a quarter of the tokens where the family's processor lets their number follow the image.
+        That is a quarter of the tokens where the family's processor lets their number follow the image, or
+        the number of its tiles.
         """
         other = copy.copy(self)
-        other._shrink = 2 * self._shrink
+        other._shrink, other._pixels = 2 * self._shrink, self._pixels // 4
+        other._processor = budget.bounded(self._whole, self._model.config, other._pixels)
         return other
 
+    def _size(self, image: Image) -> budget.Size:
+        """Of the image as it is given to the processor."""
+        config, (height, width) = self._model.config, image.shape[:2]
+        if self._shrink > 1:
+            # Half of what the processor would make of it, which may be far less than half of the image.
+            own = grids.reduction(config.model_type, self._whole, (width, height))
+            height, width = (max(1, round(side / (own * self._shrink))) for side in (height, width))
+        return budget.fitted(config, (height, width), self._pixels)
+
     def _reduced(self, image: Image) -> PILImage.Image:
-        picture = PILImage.fromarray(image)
-        if self._shrink == 1:
+        (height, width), picture = self._size(image), PILImage.fromarray(image)
+        if picture.size == (width, height):
             return picture
-        # Half of what the processor would make of it, which may be far less than half of the image.
-        own = grids.reduction(self._model.config.model_type, self._processor, picture.size)
-        width, height = (max(1, round(side / (own * self._shrink))) for side in picture.size)
         return picture.resize((width, height), PILImage.Resampling.BOX)
 
     def _grid(self, inputs: Any, image: Image) -> grids.Grid:
-        return grids.grid_of(self._model, self._processor, inputs, self._reduced(image).size[::-1])
+        return grids.grid_of(self._model, self._processor, inputs, self._size(image))
 
     def _inputs(self, image: Image, question: str) -> Any:
         """The processor's tensors for a question about an image: one row.

@@ -2,6 +2,7 @@ import pytest
 
 from backend.settings import Settings, SettingsError
 from model.listing import Endpoint
+from model.profiles import PROFILES
 from model.recipes import ASK, RECIPES, Options
 
 
@@ -25,6 +26,14 @@ def test_values_are_typed() -> None:
     assert settings.deadline == 12.5
     assert settings.label_studio_url == "http://studio:8080"
     assert settings.log_level == "DEBUG"
+
+
+def test_pixels_of_the_vlm_are_the_profiles_unless_they_are_set() -> None:
+    assert Settings().models("gpu-24g").pixels == PROFILES["gpu-24g"].pixels
+    given = Settings.from_env({"VLSAM_MAX_VLM_PIXELS": "500000"})
+    assert given.models("gpu-24g").pixels == 500_000
+    with pytest.raises(SettingsError, match="VLSAM_MAX_VLM_PIXELS"):
+        Settings.from_env({"VLSAM_MAX_VLM_PIXELS": "none"})
 
 
 def test_allowed_hosts() -> None:

@@ -1,0 +1,66 @@
+"""How many pixels of an image a VLM is shown: a bound for its tokens, whatever the family.
+
+Tokens cost memory, and so does the attention flow. A family's number of tokens follows either the image's
+size, or how often its processor cuts it into tiles, or neither. What counts are the pixels of all views that
+the vision tower sees together. A tower that takes one square of a fixed size is shown that square.
+"""
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from transformers.image_processing_utils import select_best_resolution
+
+Size = tuple[int, int]  # height, width
+
+AREA = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"}
+TILES = {"internvl", "aya_vision", "cohere2_vision"}
+SPLIT = {"idefics3", "smolvlm"}
+CANVAS = {"llava_next", "llava_onevision"}
+
+
+def bounded(processor: Any, config: Any, pixels: int) -> Any:
+    """A processor that shows a model of this config at most `pixels` pixels, as far as settings can.
+
+    The given one stays as it is.
+    """
+    kind, limited = config.model_type, copy.copy(processor)
+    limited.image_processor = images = copy.deepcopy(processor.image_processor)
+    if kind in AREA:
+        frames = images.temporal_patch_size if kind == "glm4v" else 1  # it counts a picture as so many frames
+        most = min(images.size.longest_edge, pixels * frames)
+        least = min(images.size.shortest_edge, most)
+        images.size = replace(images.size, longest_edge=most, shortest_edge=least)
+    elif kind in TILES:
+        # The tiles, and the whole image as one more.
+        count = pixels // (images.size.height * images.size.width) - 1
+        images.max_patches = max(1, min(images.max_patches, count))
+        images.min_patches = min(images.min_patches, images.max_patches)
+    elif kind in SPLIT:
+        # Any image is brought to the longest edge, and cut into squares.
+        tile = images.max_image_size["longest_edge"]
+        rows = math.isqrt(max(1, pixels // tile**2 - 1))
+        images.size = replace(images.size, longest_edge=min(images.size.longest_edge, rows * tile))
+    return limited
+
+
+def fitted(config: Any, size: Size, pixels: int) -> Size:
+    """The size to which an image is brought before the processor sees it; never larger than it is."""
+    kind, (height, width) = config.model_type, size
+    scale = 1.0
+    if kind in CANVAS:
+        base = config.vision_config.image_size**2  # the whole image, as one more square
+        shapes = [tuple(shape) for shape in config.image_grid_pinpoints]
+        small = [shape for shape in shapes if math.prod(shape) + base <= pixels]
+        canvas = select_best_resolution(size, small or [min(shapes, key=math.prod)])
+        scale = min(canvas[0] / height, canvas[1] / width)
+    elif kind == "mistral3" or getattr(config.vision_config, "model_type", "") == "pixtral":
+        cell = int(np.max(config.vision_config.patch_size)) * getattr(config, "spatial_merge_size", 1)
+        # Sides are filled up to whole cells: the larger root of (h s + cell)(w s + cell) = pixels.
+        area, sides, rest = height * width, cell * (height + width), cell**2 - pixels
+        scale = (math.sqrt(max(0, sides**2 - 4 * area * rest)) - sides) / (2 * area)
+    if scale >= 1:
+        return size
+    return max(1, int(height * scale)), max(1, int(width * scale))

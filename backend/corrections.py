@@ -198,7 +198,7 @@ def settle(asked: Correction, fresh: Mask) -> Correction:
     best, most = None, duplicates.SAME_OBJECT
     for rival in asked.rivals:
         if rival.drawn.may_be(patch, most):
-            overlap = rival.drawn.patch.iou(patch)
+            overlap = rival.drawn.iou(patch)
             if overlap > most or (best is None and overlap == most):
                 best, most = rival, overlap
     return _aimed(asked, best)

@@ -10,7 +10,7 @@ from backend import results, tasks
 from backend.labels import LabelConfig
 from backend.memory import Patch
 from backend.reading import Reading, TooMuch
-from backend.results import MAX_PERCENT
+from backend.results import MAX_PERCENT, Drawn
 from backend.tasks import Region
 from model.types import Detection, Mask
 
@@ -37,7 +37,8 @@ def without(
     for region in known:
         try:
             reading.spend(PAIR * len(left))
-            left = [(f, ls) for f, ls in left if not (_may_be(region, ls) and f.is_of(region, reading))]
+            made = _Made(region, reading)
+            left = [(f, ls) for f, ls in left if not (_may_be(region, ls) and f.is_of(made))]
         except TooMuch as error:
             reading.unread.append(f"the others: {error}")
             break
@@ -49,7 +50,9 @@ def of(detection: Detection, label: str | None, known: Iterable[Region], reading
     found = _Found(detection)
     for region in known:
         reading.spend(PAIR)
-        if tasks.alike(region.labels, () if label is None else (label,)) and found.is_of(region, reading):
+        if tasks.alike(region.labels, () if label is None else (label,)) and found.is_of(
+            _Made(region, reading)
+        ):
             return region
     return None
 
@@ -60,18 +63,33 @@ def _may_be(region: Region, labels: Collection[str | None]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
+class _Made:
+    """A region, read once for all that are compared with it."""
+
+    region: Region
+    reading: Reading
+    _drawn: list[Drawn | None] = field(default_factory=list)
+
+    def drawn(self, shape: tuple[int, int]) -> Drawn | None:
+        """Raises TooMuch."""
+        if not self._drawn:
+            self._drawn.append(results.read(self.region.result, shape, self.reading))
+        return self._drawn[0]
+
+
+@dataclass(frozen=True, eq=False)
 class _Found:
     """A detection, and what of it is compared with regions."""
 
     detection: Detection
     _patches: dict[str, Patch] = field(default_factory=dict)  # by the shape of the control
 
-    def is_of(self, region: Region, reading: Reading) -> bool:
+    def is_of(self, made: _Made) -> bool:
         """Whether it is of the object of a region. Raises TooMuch.
 
         A rectangle or an ellipse is compared with that of the mask, and a keypoint has to be on it.
         """
-        shape = region.control.shape
+        region, shape = made.region, made.region.control.shape
         if shape == "keypoint":
             value, (height, width) = tasks.value_of(region.result), self.detection.mask.shape
             spot: list[Any] = [value.get("x"), value.get("y")]
@@ -79,10 +97,8 @@ class _Found:
                 return False
             return self._patch("").holds(np.array([spot], float) * (width / 100, height / 100))
         mine = self._patch(shape if shape in ("rectangle", "ellipse") else "")
-        drawn = results.read(region.result, mine.shape, reading)
-        if drawn is None or not drawn.may_be(mine, SAME_OBJECT):
-            return False
-        return drawn.patch.iou(mine) >= SAME_OBJECT
+        drawn = made.drawn(mine.shape)
+        return drawn is not None and drawn.may_be(mine, SAME_OBJECT) and drawn.iou(mine) >= SAME_OBJECT
 
     def _patch(self, shape: str) -> Patch:
         if shape not in self._patches:

@@ -159,6 +159,7 @@ class Drawn:
     shape: tuple[int, int]  # of the image
     window: Window  # outside of which it has no pixels
     _paint: Callable[[], Mask]
+    reading: Reading
     spans: Spans | None = None  # of run lengths, which need not be painted to be looked at
 
     @cached_property
@@ -179,6 +180,11 @@ class Drawn:
         least, most = (self.spans.area,) * 2 if self.spans else (0, shapes.area(self.window))
         common = min(most, patch.area, shapes.area(shapes.common(self.window, patch.window)))
         return common >= share * max(least, patch.area)
+
+    def iou(self, patch: Patch) -> float:
+        """Intersection over union with a mask of the same image. Raises TooMuch."""
+        self.reading.spend(shapes.area(shapes.common(self.window, patch.window)))
+        return self.patch.iou(patch)
 
 
 def read(result: Mapping[str, Any], shape: tuple[int, int], reading: Reading) -> Drawn | None:
@@ -249,7 +255,7 @@ def _read(
 
 def painted(patch: Patch) -> Drawn:
     """A region that is painted already."""
-    return Drawn(patch.shape, patch.window, lambda: patch.pixels)
+    return Drawn(patch.shape, patch.window, lambda: patch.pixels, Reading())
 
 
 def _filled(ring: NDArray[np.float64], shape: tuple[int, int], reading: Reading) -> Drawn:
@@ -259,7 +265,7 @@ def _filled(ring: NDArray[np.float64], shape: tuple[int, int], reading: Reading)
         reading.spend(10 * shapes.crossings(ring, window) + 5 * shapes.area(window))
         return shapes.fill_window(ring, window)
 
-    return Drawn(shape, window, paint)
+    return Drawn(shape, window, paint, reading)
 
 
 def coco_rle(mask: Mask) -> dict[str, Any]:
@@ -360,7 +366,7 @@ def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], reading: Rea
         reading.spend(6 * shapes.area(window))
         return shapes.fill_ellipse_window(ellipse, window)
 
-    return Drawn(shape, window, paint)
+    return Drawn(shape, window, paint, reading)
 
 
 def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], reading: Reading) -> Drawn | None:
@@ -392,7 +398,7 @@ def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], reading: Readi
             shapes.stroke(canvas, stroke.points - (left, top), stroke.width, add=stroke.add)
         return canvas.astype(bool)
 
-    return Drawn(shape, window, paint)
+    return Drawn(shape, window, paint, reading)
 
 
 @dataclass(frozen=True, eq=False)
@@ -451,7 +457,7 @@ def _from_rle(given: Any, shape: tuple[int, int], reading: Reading) -> Drawn:
         reading.spend(5 * len(spans.edges) + 2 * shapes.area(spans.window))
         return spans.paint()
 
-    return Drawn(shape, spans.window, paint, spans)
+    return Drawn(shape, spans.window, paint, reading, spans)
 
 
 def rle(mask: Mask) -> list[int]:
@@ -534,7 +540,7 @@ def _plain(data: bytes, shape: tuple[int, int], reading: Reading) -> bytes:
     parts = [data[:8]]
     at, names = 8, list[bytes]()
     while not names or names[-1] != b"IEND":
-        reading.spend(500)
+        reading.spend(1000)
         size, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
         if at + 12 + size > len(data) or (name == b"IHDR") != (not names):
             raise ValueError("a broken PNG")

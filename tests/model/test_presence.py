@@ -98,10 +98,8 @@ def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vlm_module, "LEAST_SAID", 0.0)
 
 
-@pytest.mark.usefixtures("talkative")
-@pytest.mark.parametrize("name", families.BUILDERS)
-def test_every_family_reads_an_image_once_and_says_what_it_would_say_afresh(load: Load, name: str) -> None:
-    vlm = load(name)
+def watched(vlm: VLM) -> tuple[Any, list[tuple[bool, int]]]:
+    """The presence of NAMES, and of each call of the model whether it saw an image, and its rows."""
     seen: list[tuple[bool, int]] = []
 
     def watch(module: Any, args: Any, kwargs: Any) -> None:
@@ -109,9 +107,28 @@ def test_every_family_reads_an_image_once_and_says_what_it_would_say_afresh(load
 
     hook = vlm._model.register_forward_pre_hook(watch, with_kwargs=True)
     try:
-        found = vlm.presence(IMAGE, NAMES)
+        return vlm.presence(IMAGE, NAMES), seen
     finally:
         hook.remove()
+
+
+@pytest.mark.usefixtures("talkative")
+def test_where_the_image_may_see_the_question_it_is_read_for_each(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = load("gemma3")
+    shared, _ = watched(vlm)
+    monkeypatch.setattr(vlm, "_one_way", False)
+    found, seen = watched(vlm)
+    assert seen == [(True, 1)] * len(NAMES)
+    assert found == pytest.approx(shared, abs=1e-5)
+
+
+@pytest.mark.usefixtures("talkative")
+@pytest.mark.parametrize("name", families.BUILDERS)
+def test_every_family_reads_an_image_once_and_says_what_it_would_say_afresh(load: Load, name: str) -> None:
+    vlm = load(name)
+    found, seen = watched(vlm)
     # PaliGemma's image sees the question.
     assert sum(image for image, _ in seen) == (len(NAMES) if name.startswith("paligemma") else 1)
     assert {rows for _, rows in seen} == {1}

@@ -43,6 +43,7 @@ class Said:
     """In place of a VLM: what it says and where it looks is given."""
 
     text = "dog, cat"
+    cut = False
     attention: NDArray[np.float32] = np.eye(5, 7, dtype=np.float32)
 
     def answer(self, image: Image, question: str, *, said: str | None = None, **_: Any) -> "Said":

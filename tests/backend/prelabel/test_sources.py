@@ -120,10 +120,10 @@ def test_surrogates_in_json_are_text(tmp_path: Path) -> None:
 
 def test_keys_of_a_list_are_never_shared(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
-    path.write_text("image\n" + "".join(f"{name}\n" for name in ("a", "a", "a#2", "a", "a#2", "a#2#2")))
+    path.write_text("image\n" + "".join(f"{name}\n" for name in ("a#2", "a", "a", "a#2", "a#2#2", "a")))
     found = items(str(path))
     assert len({item.key for item in found}) == 6
-    assert [item.address.rpartition("/")[2] for item in found] == ["a", "a", "a#2", "a", "a#2", "a#2#2"]
+    assert [item.address.rpartition("/")[2] for item in found] == ["a#2", "a", "a", "a#2", "a#2#2", "a"]
 
 
 def test_cells_without_a_column_are_counted(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ values = st.recursive(
     | st.sampled_from(["rle", '"rle":[' + "1," * 300 + "1]", '\\"rle":[', "]", "\\", 'a\\"', "é"])
     | st.just(LONG),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["rle", "a", '"rle"', "]"]), inner)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["rle", "a", '"rle"', 'a"rle', "]"]), inner)
     ),
     max_leaves=12,
 )
@@ -69,6 +70,18 @@ def test_run_lengths_stay_as_they_are() -> None:
     found = bodies.loads(json.dumps({"value": {"rle": LONG, "other": LONG}}).encode())["value"]
     assert bytes(found["rle"].characters) == json.dumps(LONG)[1:-1].encode()
     assert found["other"] == LONG
+
+
+def test_a_key_that_only_ends_like_that_of_run_lengths() -> None:
+    assert loads(json.dumps({'a"rle': LONG})) == {'a"rle': LONG}
+
+
+def test_run_lengths_are_looked_for_so_many_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of short ones would take seconds: the others are values among others, which are counted."""
+    monkeypatch.setattr(bodies, "MAX_TEXTS", 3)
+    found = bodies.loads(json.dumps([{"rle": LONG}] * 5).encode())
+    assert [isinstance(each["rle"], Text) for each in found] == [True] * 3 + [False] * 2
+    assert plain(found) == [{"rle": LONG}] * 5
 
 
 def test_no_text_of_a_body_stands_for_its_run_lengths() -> None:

@@ -460,6 +460,14 @@ def test_too_many_regions_and_a_deadline_are_told() -> None:
             corrections.read({"result": [click(70, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
 
 
+def test_of_a_context_the_newest_items_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corrections, "MAX_ITEMS", 2)
+    assert ask(click(10, 20), click(30, 20), click(50, 20)).prompt.points.round(3).tolist() == [
+        [30, 20],
+        [50, 20],
+    ]
+
+
 @pytest.mark.parametrize(
     "bad", [{"rle": 10**14}, {"rle": "abc"}, {"maskDataURL": "data:image/png;base64,AAAA"}, {"touches": 3}]
 )

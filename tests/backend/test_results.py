@@ -430,6 +430,17 @@ def test_run_lengths_are_looked_at_without_being_painted() -> None:
     assert reading.units == before
 
 
+def test_comparing_masks_counts_as_work() -> None:
+    reading = Reading()
+    drawn = results.read(zigzag(4), BIG, reading)
+    assert drawn is not None
+    whole = Patch.of(np.ones(BIG, bool))
+    assert drawn.patch.area
+    before = reading.units
+    assert drawn.iou(whole) == pytest.approx(0.25)
+    assert before - reading.units == 3001 * 3000  # the pixels that both may have
+
+
 def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
     kept = Kept()
     mask = np.random.default_rng(1).random((60, 80)) < 0.5

@@ -6,7 +6,7 @@ from backend.fetch import ImageError
 from backend.labels import TaskError
 from backend.logs import redacted
 from model.oom import out_of_memory
-from model.types import VLSAMError, first_line
+from model.types import VLSAMError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def why(error: Exception, image: str) -> str:
     else:
         log.error("%s failed.", ascii(image[:200]), exc_info=error)
         kind = type(error).__name__
-        reason = kind if first_line(error) == kind else f"{kind}: {first_line(error)}"
+        reason = f"{kind}: {error}" if str(error).strip() else kind
         if out_of_memory(error):
             reason = f"There is too little memory for this image ({reason})"
     return redacted(" ".join(reason.split()))[:MAX_REASON]

@@ -84,17 +84,30 @@ _THOUGHTS = re.compile(
 )
 # "Not there", where it is the answer about a name.
 _ABSENT = (
-    r"(?:0+(?:\.0+)?(?![.\d]*\d)|zero\b|false\b|null\b|nil\b|n/a|absent\b|missing\b|\[\s?\]|\{\s?\}|[❌✗✘]|"
-    r"(?:no|not|none)(?:\s(?:present|visible|detected|found|seen|there|shown))?\b|没有|无|なし|없음)"
+    r"(?:(?:0+(?:\.0+)?(?![.\d]*\d)|zero\b)(?:[ ]?%|[ ](?!in\b)[^\W\d_]{1,20}\b)?|\[\s?\]|\{\s?\}|[❌✗✘]|"
+    r"(?:false|null|nil|n/a|absent|missing|nein|non|нет)\b|"
+    r"(?:no|not|none)(?:\s(?:present|visible|detected|found|seen|there|shown))?\b|没有|无|否|なし|いいえ|없음|아니요)"
 )
 _NOT_THERE = re.compile(rf"\s*{_ABSENT}[\s.!]*", re.IGNORECASE)
-_THERE = re.compile(r"\s*(?:yes|true|present|visible|detected|found|[1-9]\d{0,5})[\s.!]*", re.IGNORECASE)
-# A name of which the answer says so: "cat: 0", "cats (0)", "| cat | no |", "❌ cat".
+_THERE = re.compile(
+    r"\s*(?:yes|true|present|visible|detected|found|[1-9]\d{0,5}|ja|oui|sí|да|有|是|はい|あり|있음|예)[\s.!]*",
+    re.IGNORECASE,
+)
+_FENCE = re.compile(r"```[ \t]{0,9}[\w+-]{1,20}[ \t]{0,9}$", re.MULTILINE)  # names a language, no thing
+_NUMBER = r"[(（]?(?:\d{1,3}|[一二三四五六七八九十]{1,3})[.):、．）：](?!\d)"
+_BULLET = r"[-+•·▪◦●○■□–—・‣⁃►▶◆◇★☆※✓✔☑✅→➤]|\*(?=\s)"
+# A name of which the answer says so: "cat: 0", "cats (0)", "| cat | no |", "❌ cat", or which stands under
+# "Not visible:". Also the head of a table, which names no thing.
 _DENIED = re.compile(
     rf"""(?:^|(?<=[\n,;|:，；：、]))[^\n,;|:，；：、()（）]{{1,80}}
     (?:[:：=|(（]|\s[-–—x×]\s?|\s(?=[0❌✗✘]|없음|なし))[\s*_`"']{{0,8}}{_ABSENT}
     (?=[\s*_`"']{{0,8}}(?:[-–—,.;|()（），；。、\n]|in\b|$))
-    | ^[\s*-]{{0,8}}[❌✗✘][^\n,;|]{{1,80}}""",
+    | ^[\s*-]{{0,8}}[❌✗✘][^\n,;|]{{1,80}}
+    | ^[^\n,]{{1,80}},[ \t]*0[ \t]*$
+    | (?:^[\s#*_>-]{{0,8}}|(?<=[.;]\s))(?:absent|missing|(?:objects?\s)?not\s(?:present|visible|detected|
+      found|seen|there|shown|in\sthe\s(?:image|picture|photo|scene)))[\s*_]{{0,4}}[:：][^\n.;]*
+      (?:\n[ \t]*(?:{_BULLET}|{_NUMBER})[^\n]*)*
+    | ^[^\n|]{{0,80}}\|[^\n]{{1,300}}\n(?=[ \t]*\|?[ \t]*:?-{{2,}}:?[ \t]*\|)""",
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
 # What begins an item of a list also amid a line: numbers in circles and the like (① ⑴ ❶ ㈠ Ⅰ 1️⃣), and 二、.
@@ -102,9 +115,7 @@ _NUMBERED = re.compile(
     "[\u2460-\u24ff\u2776-\u2793\u3220-\u3229\u3280-\u3289\u2160-\u217f]|\\d\ufe0f?\u20e3"
     "|[ \t\u3000](?=[一二三四五六七八九十]{1,3}、)"
 )
-_NUMBER = r"[(（]?(?:\d{1,3}|[一二三四五六七八九十]{1,3})[.):、．）：](?!\d)"
 _LETTER = r"(?:[ivxIVX]{1,4}|[^\W\d_])[.)．）](?=\s)"
-_BULLET = r"[-+•·▪◦●○■□–—・‣⁃►▶◆◇★☆※✓✔☑✅→➤]|\*(?=\s)"
 _LINE_END = re.compile(r"[\n\r]+|(?<=\S)[ \t　]{1,4}(?=\d{1,2}[.)．）]\s|[・•●✓✔✅])")
 _ITEM = re.compile(rf"([ \t　]*+)(?:[#*_>]\s?){{0,6}}(?:{_BULLET}|{_NUMBER}|{_LETTER})(?=[\s*_]*\w)")
 _COMMAS = frozenset(",，;；،")  # not "、", which stands between what is denied together
@@ -178,7 +189,28 @@ def without_cut_name(answer: str) -> str:
     if begin := _JSON.search(answer):
         quotes = (token for token in _JSON_TOKEN.finditer(answer, begin.start()) if token["open"])
         cuts += [quote.start() for quote in quotes if quote[0] not in answer[quote.end() :]]
+        cuts += _open_key(answer, begin.start())
     return answer[: min([*cuts, len(answer)])]
+
+
+def _open_key(answer: str, start: int) -> list[int]:
+    """Where the last pair of an object begins, if its value is missing or may be cut, as "fa" of "false"."""
+    opened: list[str] = []
+    pair: list[re.Match[str]] = []
+    for token in _JSON_TOKEN.finditer(answer, start):
+        sign = token["sign"]
+        if sign in (None, ":"):
+            pair.append(token)
+            continue
+        pair = []
+        if sign in ("[", "{"):
+            opened.append(sign)
+        elif sign != "," and opened:
+            opened.pop()
+    if opened[-1:] != ["{"] or not pair or pair[0][0].strip("\"'") in _KEYS:
+        return []
+    word = pair[-1].end() == len(answer) and pair[-1][0].isalpha()
+    return [pair[0].start()] if len(pair) < 3 or word or any(token["open"] for token in pair) else []
 
 
 def _blanked(text: str, start: int, end: int, sign: str = "|") -> str:
@@ -194,6 +226,7 @@ def _mentions(answer: str) -> Iterator[Term]:
     strings = _json(text)
     if strings is not None:
         return chain.from_iterable(map(_named_in, strings))
+    text = _FENCE.sub(lambda match: "|" * len(match[0]), text)
     text = _DENIED.sub(lambda match: "|" * len(match[0]), text)
     text = _NUMBERED.sub(lambda match: "\n" + " " * (len(match[0]) - 1), text)
     return _lines(_without_asides(text))
@@ -360,9 +393,12 @@ def _is_named(name: _String) -> bool:
 
 
 def _is_absent(value: _Node) -> bool:
-    """Whether a value says that what its key names is not there: 0, false, null, [], {}, "No"."""
+    """Whether a value says that what its key names is not there: 0, false, null, [], {}, "No", count: 0."""
     if isinstance(value, _Container):
-        return not value.items
+        told = [(_key(key), item) for key, item in value.items if key is not None]
+        # An object may be named "box" or "mask", so places count only where nothing else is told.
+        telling = _COUNTS if {name for name, _ in told} - _COUNTS - _PLACES - _FIGURES else _COUNTS | _PLACES
+        return not value.items or any(name in telling and _is_absent(item) for name, item in told)
     text = value if isinstance(value, str) else value.value
     return not text.strip() or _NOT_THERE.fullmatch(text) is not None
 

@@ -184,6 +184,20 @@ DENIED = [
     ('[{"label": "cat", "count": 0}, {"label": "dog", "count": 2}]', "dog"),
     ('[{"label": "dog", "bbox_2d": [1, 2, 3, 4], "occluded": false}]', "dog"),
     ('{"present": ["dog"], "absent": ["cat"]}', "dog"),
+    ('{"cat": {"count": 0, "location": "left"}, "dog": {"count": 1, "location": "right"}}', "dog"),
+    ('{"cat": {"present": false}, "dog": {"present": true}}', "dog"),
+    ('{"cat": {"bbox": []}, "dog": {"bbox": [1, 2, 3, 4]}}', "dog"),
+    ('{"objects": {"dog": 1, "mask": 0}}', "dog"),
+    ('{"Katze": "nein", "Hund": "ja"}', "hund"),
+    ("Katze: nein\nHund: ja", "hund"),
+    ("cat: 0 instances\ndog: 2 instances", "dog"),
+    ("cats - 0\ndogs - 2", "dog"),
+    ("cat: 0%\ndog: 90%", "dog"),
+    ("cat,0\ndog,2", "dog"),
+    ("Not visible: bird, horse\nVisible: dog", "dog"),
+    ("Not present:\n- bird\n- horse\n\nVisible:\n- dog", "dog"),
+    ("Dog, cat. Absent: bird.", "dog, cat"),
+    ("| Thing | Present |\n|---|:-:|\n| dog | yes |\n| cat | no |", "dog"),
 ]  # fmt: skip
 
 HEADED = [
@@ -195,6 +209,7 @@ HEADED = [
     ("Kitchen: stove, sink, fridge", "stove, sink, fridge"),
     ("Living room: sofa, tv\nKitchen: stove, sink", "sofa, tv, stove, sink"),
     ("## Kitchen\n- stove\n- sink\n## Garden\n- tree", "stove, sink, tree"),
+    ("```text\ndog, cat\n```", "dog, cat"),
     ("Dog: a brown dog\nCat: brown, on the grass", "dog, cat"),
     ("物体列表：狗，猫，汽车。", "狗, 猫, 汽车"),
 ]
@@ -265,6 +280,10 @@ NOTHING = [
     "抱歉，我无法识别图片中的物体。",
     "[]",
     '{"objects": []}',
+    "```json\n[]\n```",
+    "```json\n{}\n```",
+    '```json\n{"objects": []}\n```',
+    "```json\n",
 ]
 
 COCO = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
@@ -344,6 +363,12 @@ def test_a_term_knows_the_characters_that_spell_its_first_mention(answer: str, s
         ('["dog", "umb', '["dog", '),
         ('["dog", "cat"', '["dog", "cat"'),
         ('{"objects": [{"label": "dog"}, {"label": "umb', '{"objects": [{"label": "dog"}, {"label": '),
+        ('{"dog": 2, "cat"', '{"dog": 2, '),
+        ('{"dog": 2, "cat":', '{"dog": 2, '),
+        ('{"dog": 2, "cat": fal', '{"dog": 2, '),
+        ('{"dog": "Yes", "cat": "N', '{"dog": "Yes", '),
+        ('{"dog": 2', '{"dog": 2'),
+        ("```json\n{\n", "```json\n{\n"),
         ("dog <think>The user", "dog <think>The user"),
         ("a dog, a police of", "a dog, a "),
         ("a dog, a police officer and", "a dog, a "),

@@ -19,6 +19,8 @@ AREA = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"}
 TILES = {"internvl", "aya_vision", "cohere2_vision"}
 SPLIT = {"idefics3", "smolvlm"}
 CANVAS = {"llava_next", "llava_onevision"}
+SIDE = 4096  # pixels of an image for a tower that takes one square: some processors pad images to squares
+RATIO = 200  # of sides, as for Qwen's processor: others enlarge a line of pixels until it fills their square
 
 
 def bounded(processor: Any, config: Any, pixels: int) -> Any:
@@ -46,6 +48,14 @@ def bounded(processor: Any, config: Any, pixels: int) -> Any:
     return limited
 
 
+def takes(processor: Any, size: Size) -> bool:
+    """Whether a processor of one square can be given an image: 1 x 40 000 pixels cost CLIP's 40 GB."""
+    images = processor.image_processor
+    filled = getattr(images, "do_center_crop", None) and getattr(images.size, "shortest_edge", None)
+    padded = getattr(images, "do_pad", None)
+    return not filled or bool(padded) or max(size) <= RATIO * min(size)
+
+
 def fitted(config: Any, size: Size, pixels: int) -> Size:
     """The size to which an image is brought before the processor sees it; never larger than it is."""
     kind, (height, width) = config.model_type, size
@@ -61,6 +71,8 @@ def fitted(config: Any, size: Size, pixels: int) -> Size:
         # Sides are filled up to whole cells: the larger root of (h s + cell)(w s + cell) = pixels.
         area, sides, rest = height * width, cell * (height + width), cell**2 - pixels
         scale = (math.sqrt(max(0, sides**2 - 4 * area * rest)) - sides) / (2 * area)
+    elif kind not in AREA | TILES | SPLIT:
+        scale = SIDE / max(size)
     if scale >= 1:
         return size
     return max(1, int(height * scale)), max(1, int(width * scale))

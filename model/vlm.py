@@ -281,6 +281,8 @@ class VLM:
 
         Raises ImageRefused where the processor does not take the image.
         """
+        if not budget.takes(self._processor, image.shape[:2]):
+            raise refused("the VLM", image, f"one side is more than {budget.RATIO} times the other")
         picture = self._reduced(image)
         try:
             if (

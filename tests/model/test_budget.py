@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from transformers import Qwen2VLImageProcessor
 
 from model import attention, budget
 from model.profiles import PROFILES, choose, segmenter_version_of, version_of
+from model.types import ImageRefused
 from model.vlm import VLM
 from tests.model import families
 
@@ -92,6 +94,34 @@ def test_a_photograph_fits_a_profiles_memory(name: str, size: budget.Size) -> No
     )
     context = 0.6 * 2**30
     assert decoder_bytes + tables + tower + sam + kept + passing + context < 0.97 * memory * 2**30
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_padded", "vipllava"])
+@pytest.mark.parametrize("size", [(1, 40_000), (40_000, 1), (60, 12_000), (12_000, 2000)])
+def test_a_tower_of_one_square_makes_no_large_image_of_a_long_one(
+    load: Load, name: str, size: budget.Size, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processors pad to a square of the longer side, or enlarge until the shorter one fills theirs."""
+    vlm = load(name)
+    images = vlm._processor.image_processor
+    made: list[int] = []
+    for step in ("pad_to_square", "resize"):
+        if own := getattr(images, step, None):
+
+            def spy(*args: Any, own: Any = own, **kwargs: Any) -> Any:
+                result = own(*args, **kwargs)
+                made.append(result.numel() // 3)
+                return result
+
+            monkeypatch.setattr(images, step, spy)
+    if name != "llava_padded" and max(size) > budget.RATIO * min(size):
+        with pytest.raises(ImageRefused, match="one side is more than 200 times the other"):
+            shown(vlm, size)
+        assert not made
+        return
+    shown(vlm, size)
+    assert made
+    assert all(pixels <= max(budget.SIDE**2, budget.RATIO * 64**2) for pixels in made)
 
 
 def test_a_budget_leaves_the_processor_as_it_was(load: Load) -> None:

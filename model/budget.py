@@ -48,7 +48,7 @@ def bounded(processor: Any, config: Any, pixels: int) -> Any:
     return limited
 
 
-def takes(processor: Any, size: Size) -> bool:
+def takes(processor: Any, size: tuple[int, ...]) -> bool:
     """Whether a processor of one square can be given an image: 1 x 40 000 pixels cost CLIP's 40 GB."""
     images = processor.image_processor
     filled = getattr(images, "do_center_crop", None) and getattr(images.size, "shortest_edge", None)

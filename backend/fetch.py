@@ -47,6 +47,7 @@ from model import web
 
 ACCESS_SECONDS = 240  # Label Studio's access tokens live 300 s
 MAX_REDIRECTS = 5
+MAX_ADDRESS = 16_000  # characters, but for a data URL: signed addresses of storages have some 2000
 PAUSES = (0.25, 1.0)  # seconds before another try, where the server is busy and does not say how long
 BUSY = (429, 502, 503, 504)
 
@@ -231,6 +232,8 @@ class Fetcher:
         deadline = min(deadline, time.monotonic() + self._settings.image_timeout)
         if source[:5].lower() == "data:":
             return _data_url(source, self._settings.max_image_bytes)
+        if len(source) > MAX_ADDRESS:
+            raise Refused(f"{shown(source)} has more than {MAX_ADDRESS} characters.")
         path, root = self._path(source, server), self._settings.local_files_root
         if path is not None and root is not None and urlsplit(path).path.rstrip("/") == "/data/local-files":
             return _local_file(path, root, self._settings.max_image_bytes)
@@ -611,6 +614,8 @@ def _data_url(source: str, max_bytes: int) -> bytes:
         raise Refused("The data: address is not base64.")
     if len(body) * 3 // 4 > max_bytes + 3:
         raise _too_large("The image file", max_bytes)
+    if body.count("%") > 1000 + len(body) // 16:  # base64 has one sign in 32 that needs it
+        raise Refused("The data: address is percent-encoded more than base64 needs.")
     try:
         return base64.b64decode(unquote(body), validate=True)
     except (binascii.Error, ValueError):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any, Generic, TypeVar
 from xml.etree import ElementTree
 
@@ -26,6 +27,9 @@ PROMPT_SHAPES = ("keypoint", "rectangle")  # of smart tools, the only ones that 
 SILENT_SHAPES = ("brush", "bitmask")  # of smart tools that Label Studio 1.23.2 has but that send nothing
 MAX_CONFIG = 1_000_000  # characters
 MAX_DEPTH = 100  # of tags in tags
+MAX_TAGS = (
+    200  # images, and controls that draw or say what a region is: an answer may have all for each object
+)
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
 STATUS = "vlsam_status"  # the TextArea that failures of clicks are written into; never a prompt
@@ -293,12 +297,19 @@ def parse(xml: str) -> LabelConfig:
         raise ConfigError(
             "The labeling config has no <Image> with a name, and this model only labels images."
         )
-    about = [_About.of(image, on) for image, on in _by_image(root, dict(reversed(images.items())))]
-    usable = [each for each in about if each.labelled or each.free]
+    if sum(map(_counts, root.iter())) > MAX_TAGS:
+        raise ConfigError(
+            f"The labeling config has more than {MAX_TAGS} images and controls that draw or name regions."
+        )
+    images = dict(reversed(images.items()))
+    about = (_About.of(image, on) for image, on in _by_image(root, images))
+    usable = [*islice((each for each in about if each.labelled or each.free), 2)]
     if not usable:
+        first = next(iter(images.values()))
+        _only_one(root, [_About(first, (), (), ())])
         raise ConfigError(
             "The labeling config has no <BrushLabels>, <PolygonLabels>, <RectangleLabels> or the like with "
-            f"labels for {_shown(about[0].image)}, no <Labels> with a <Brush>, and no <Brush> "
+            f"labels for {_shown(first)}, no <Labels> with a <Brush>, and no <Brush> "
             'with a <TextArea perRegion="true">.'
         )
     _only_one(root, usable)
@@ -384,7 +395,7 @@ class _About:
         source = next((tag for tag in on if _kind(tag) == "labels"), None)
         shared = None if source is None else _Source.of(source)  # once: many tools may share thousands
         found = [(tag, control) for tag in on if (control := _control(tag, image, shared)) is not None]
-        return cls(image, on, found, tuple(_namings(on, image)))
+        return cls(image, on, found, tuple(_namings(on, image)) if found else ())
 
     @property
     def labelled(self) -> list[tuple[ElementTree.Element, Control]]:
@@ -435,8 +446,8 @@ def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
     if len(usable) > 1:
         first, second = (_shown(each.image) for each in usable[:2])
         raise ConfigError(
-            f"There are controls with labels for {len(usable)} images, as {first} and {second}. {one}: give "
-            "labels to the controls of one <Image> alone."
+            f"There are controls with labels for several images, as {first} and {second}. {one}: give labels "
+            "to the controls of one <Image> alone."
         )
 
 
@@ -604,6 +615,15 @@ def _phrases(on: Iterable[ElementTree.Element]) -> Iterator[str]:
             continue
         if tag.get("name") == PROMPT or _is_set(tag, "smart"):
             yield tag.get("name", "")
+
+
+def _counts(tag: ElementTree.Element) -> bool:
+    kind = _kind(tag)
+    return (
+        kind == "image"
+        or kind.removesuffix("labels") in SHAPES
+        or (kind in ("textarea", "taxonomy") and _is_set(tag, "perRegion"))
+    )
 
 
 def _is_set(tag: ElementTree.Element, name: str) -> bool:

@@ -402,8 +402,8 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _memory_key(self, task: Any, image: str) -> Key | None:
         """Whose answers may help; None where the task has no id."""
-        task_id = task.get("id")
-        if not isinstance(task_id, str | int):
+        task_id = tasks.number(task)
+        if task_id is None:
             return None
         server = self.server.url if self.server else ""
         return (server, str(self.project or task.get("project")), str(task_id), image)
@@ -414,8 +414,8 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         items = [item for item in (given if isinstance(given, list) else []) if isinstance(item, Mapping)]
         names: list[Any] = [item.get("id") for item in items]
         names.append(items[-1].get("from_name") if items else None)
-        number = task.get("id") if isinstance(task, Mapping) else None
-        if not all(isinstance(name, str) and name for name in names) or type(number) not in (int, str):
+        number = tasks.number(task)
+        if not all(isinstance(name, str) and name for name in names) or number is None:
             return None
         *prompts, control = names
         server = self.server.url if self.server else ""
@@ -436,7 +436,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _load(
         self, task: Mapping[str, Any], source: Any, key: bytes | None, deadline: float
     ) -> tuple[Image, Known]:
-        engine, number = self.engine, task.get("id")
+        engine, number = self.engine, tasks.number(task)
 
         def fetch() -> Image:
             with engine.metrics.stage("image"):
@@ -450,7 +450,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _source(self, task: Any, config: LabelConfig) -> tuple[Any, bytes | None]:
         """The value of the task's image field, and its key among the sources."""
         source = config.source(task)
-        return source, source_key(self.server, self.project, task.get("id"), source)
+        return source, source_key(self.server, self.project, tasks.number(task), source)
 
     def _count(self, error: str) -> None:
         self.engine.metrics.errors.labels(error).inc()

@@ -45,6 +45,12 @@ def _newest_items(items: list[Any]) -> list[Mapping[str, Any]]:
     return [item for item in reversed(items) if isinstance(item, Mapping)][:MAX_REGIONS]
 
 
+def number(task: Any) -> int | str | None:
+    """The id of a task; None where it has none, or one that Label Studio would not give."""
+    found = task.get("id") if isinstance(task, Mapping) else None
+    return found if type(found) is int or (type(found) is str and len(found) <= MAX_ID) else None
+
+
 def own(task: Mapping[str, Any]) -> Iterator[list[Any]]:
     """The result lists that the person of a request sees or has made, the newest first.
 

@@ -86,6 +86,19 @@ def test_data_urls_that_hold_no_file(strict: Fetcher, source: str) -> None:
         strict.fetch(source)
 
 
+def test_base64_may_be_percent_encoded_where_it_needs_it(strict: Fetcher) -> None:
+    signs = base64.b64encode(b"\xfb\xff\xfe" * 99).decode().replace("+", "%2B").replace("/", "%2F")
+    assert strict.fetch(f"data:image/png;base64,{signs}") == b"\xfb\xff\xfe" * 99
+    with pytest.raises(Refused, match="more than base64 needs"):
+        strict.fetch("data:image/png;base64," + "%41" * 4000)  # each is an object of its own for a while
+
+
+@pytest.mark.parametrize("start", ["http://127.0.0.1:1/", "/data/upload/", "s3://a/", "", "//"])
+def test_an_endless_address_is_refused_at_once(fetcher: Fetcher, start: str) -> None:
+    with pytest.raises(Refused, match="more than 16000 characters"):
+        fetcher.fetch(start + "a" * 16_001, Server("http://127.0.0.1:1"))
+
+
 def test_f16_an_address_of_anybody_is_fetched_without_a_token(web: Web, fetcher: Fetcher) -> None:
     url = web.serve("/dog.png", FILE)
     assert fetcher.fetch(url, Server("http://127.0.0.1:1", "secret")) == FILE

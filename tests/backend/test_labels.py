@@ -1,6 +1,6 @@
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -402,8 +402,9 @@ def test_any_term_finds_a_label_or_none(term: str) -> None:
 
 BRUSH = "<BrushLabels name='b' toName='i'><Label value='Cat'/></BrushLabels>"
 OTHER = "<Image name='j' value='$b'/>" + BRUSH.replace("'i'", "'j'") + "</View>"
+NAMES = "<TextArea name='t' toName='i' perRegion='true'/>"
 SEVERAL = (
-    "controls with labels for 2 images, as <Image name='i'> and <Image name='j'>. This model labels one image"
+    "with labels for several images, as <Image name='i'> and <Image name='j'>. This model labels one image of"
 )
 
 
@@ -440,7 +441,16 @@ def repeated(body: str) -> str:
             "<View><Image name='i' value='$a'/>" + repeated(BRUSH) + "</View>",
             "repeats <BrushLabels name='b'>",
         ),
+        (
+            "<View>" + repeated("<Image name='i_{{idx}}' value='$all[{{idx}}]'/>") + BRUSH + "</View>",
+            "repeats",
+        ),
         (image("value='$a'").replace("</View>", OTHER), SEVERAL),
+        (
+            "<View>" + "<Image name='i' value='$a'/>" * 100 + BRUSH * 101 + "</View>",
+            "more than 200 images and",
+        ),
+        ("<View><Image name='i' value='$a'/>" + BRUSH + NAMES * 200 + "</View>", "more than 200 images and"),
         ("<!DOCTYPE v [<!ENTITY a 'b'>]><View>&a;</View>", "DOCTYPE"),
         ("<!DOCTYPE v SYSTEM 'http://127.0.0.1/x.dtd'><View/>", "DOCTYPE"),
         ("<View>&a;</View>", "not well-formed"),
@@ -450,6 +460,31 @@ def repeated(body: str) -> str:
 def test_f19_a_config_that_cannot_be_used_is_one_sentence(xml: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         parse(xml)
+
+
+def test_text_areas_of_the_image_are_no_matter() -> None:
+    """Forms have many, and an answer none of them."""
+    many = "<TextArea name='t' toName='i'/>" * 300
+    assert parse(image("value='$a'").replace("</View>", many + "</View>")).outputs
+
+
+def test_labels_that_many_images_share_are_not_read_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def count(tags: Iterable[Any]) -> list[Label]:
+        read.append(len([*tags]))
+        return [Label("Cat", ("Cat",))]
+
+    monkeypatch.setattr(labels, "_labels", count)
+    names = [f"i{n}" for n in range(150)]
+    images = "".join(f"<Image name='{name}' value='$a'/>" for name in names)
+    choices = f"<Taxonomy name='t' toName='{','.join(names)}' perRegion='true'>{'<Choice/>' * 9}</Taxonomy>"
+    with pytest.raises(ConfigError, match="no <BrushLabels>"):
+        parse(f"<View>{images}{choices}</View>")
+    brush = f"<BrushLabels name='b' toName='{','.join(names)}'><Label/></BrushLabels>"
+    with pytest.raises(ConfigError, match="for several images"):
+        parse(f"<View>{images}{choices}{brush}</View>")
+    assert sum(read) <= 2 * (9 + 1)
 
 
 def test_entities_are_not_expanded() -> None:

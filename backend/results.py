@@ -38,6 +38,9 @@ ELLIPSE_IOU = 0.8  # of a mask and its ellipse: below, a prediction has none
 KEYPOINT_WIDTH = 0.75  # percent of the image: the size of the marker
 MAX_RING = 10_000  # points of a ring, or of strokes together, that are read
 MAX_PERCENT = 1e6  # of a coordinate
+# Units of work for a region however small it is, measured: to read it, its run lengths besides, to paint it.
+READ, RUN_LENGTHS = 25_000, 80_000
+PAINT, PAINT_RING = 60_000, 130_000
 PNG = "data:image/png;base64,"
 
 
@@ -202,6 +205,7 @@ def read(result: Mapping[str, Any], shape: tuple[int, int], reading: Reading) ->
     if not isinstance(value, Mapping) or not isinstance(kind, str):
         return None
     try:
+        reading.spend(READ)
         drawn = _read(kind.removesuffix("labels"), value, shape, reading)
     except TooMuch:
         raise
@@ -262,7 +266,7 @@ def _filled(ring: NDArray[np.float64], shape: tuple[int, int], reading: Reading)
     window = shapes.window_of(ring, shape)
 
     def paint() -> Mask:
-        reading.spend(10 * shapes.crossings(ring, window) + 5 * shapes.area(window))
+        reading.spend(PAINT_RING + 10 * shapes.crossings(ring, window) + 5 * shapes.area(window))
         return shapes.fill_window(ring, window)
 
     return Drawn(shape, window, paint, reading)
@@ -363,7 +367,7 @@ def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], reading: Rea
     window = shapes.ellipse_window(ellipse, shape)
 
     def paint() -> Mask:
-        reading.spend(6 * shapes.area(window))
+        reading.spend(20_000 + 6 * shapes.area(window))
         return shapes.fill_ellipse_window(ellipse, window)
 
     return Drawn(shape, window, paint, reading)
@@ -448,13 +452,14 @@ def _from_rle(given: Any, shape: tuple[int, int], reading: Reading) -> Drawn:
     if isinstance(kept, Spans):
         spans = kept
     else:
+        reading.spend(RUN_LENGTHS)
         text = isinstance(given, runlengths.Text)
         stream = runlengths.numbers(given, reading) if text else np.frombuffer(source, np.uint8)
         spans = runlengths.spans(stream, shape, reading)
         reading.kept.put(key, spans)
 
     def paint() -> Mask:
-        reading.spend(5 * len(spans.edges) + 2 * shapes.area(spans.window))
+        reading.spend(PAINT + 5 * len(spans.edges) + 2 * shapes.area(spans.window))
         return spans.paint()
 
     return Drawn(shape, spans.window, paint, reading, spans)

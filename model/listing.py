@@ -138,7 +138,7 @@ def _text(content: bytes) -> str:
     said = re.sub(r"\n{3,}", "\n\n", without_thoughts(text)).strip("\n")
     if not said.strip():
         raise ListingError(f"gave nothing but thoughts within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
-    if ended == "length" or len(said) > MAX_TEXT:
+    if str(ended).lower() in ("length", "max_tokens") or len(said) > MAX_TEXT:
         said = without_cut_name(said[:MAX_TEXT])
         if not said.strip():
             raise ListingError(f"was cut after {MAX_TOKENS} tokens, before the end of the first name")

@@ -78,7 +78,9 @@ _JSON_TOKEN = re.compile(
 _ESCAPE = re.compile(r"\\{1,2}u[dD][89abAB]\w\w\\{1,2}u[dD][c-fC-F]\w\w|\\{1,2}u\w{4}|\\.|.", re.DOTALL)
 # A mark that opens a model's thoughts, or closes them.
 _THOUGHTS = re.compile(
-    r"""[<\[◁]\|?(?P<end>/)?(?:\w{1,20}:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)\|?[>\]▷]
+    r"""[<\[◁][|｜]?(?P<end>/|end_(?:of_)?)?(?:\w{1,20}:|(?:begin|start)_(?:of_)?)?
+      (?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)(?:\s[\w="' -]{0,40}(?=>))?[|｜]?[>\]▷]
+    | <unused9(?:4>(?:thought\b)?|(?P<unused>5>))
     | <\|channel\|>(?:analysis|(?P<final>final))(?:<\|message\|>)?""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -172,7 +174,7 @@ def without_thoughts(answer: str) -> str:
     """
     begin: int | None = None
     for mark in _THOUGHTS.finditer(answer):
-        if mark["end"] or mark["final"]:
+        if mark.lastgroup:
             answer = _blanked(answer, begin or 0, mark.end(), "\n")
             begin = None
         elif begin is None:

@@ -101,6 +101,7 @@ def test_a_long_answer_is_cut(scene: Scene, lister: Lister) -> None:
         ("<think>Is that a horse?</think>\n\ndog, cat", "stop", "dog, cat"),
         ("A horse?\n</thinking>dog, cat", "stop", "dog, cat"),
         ("dog, cat, umb", "length", "dog, cat, "),
+        ("dog, cat, umb", "MAX_TOKENS", "dog, cat, "),
         ("dog, cat, umb", "stop", "dog, cat, umb"),
         ("<think>A horse?</think>dog, umb", "length", "dog, "),
         ("x" * 5000, "stop", "x" * listing.MAX_TEXT),

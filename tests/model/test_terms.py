@@ -242,6 +242,11 @@ THOUGHT = [
     ("<reasoning>a horse</reasoning>\ndog", "dog"),
     ("[THINK]horse[/THINK]dog", "dog"),
     ("◁think▷horse◁/think▷dog", "dog"),
+    ("<|begin_of_thought|>horse<|end_of_thought|>dog", "dog"),
+    ("<|START_THINKING|>horse<|END_THINKING|>dog", "dog"),
+    ("<unused94>thought\nhorse<unused95>dog", "dog"),
+    ("<｜think｜>horse<｜/think｜>dog", "dog"),
+    ('dog <think id="1">Maybe a horse', "dog"),
     ("<|channel|>analysis<|message|>horse<|end|><|start|>assistant<|channel|>final<|message|>dog", "dog"),
 ]
 

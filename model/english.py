@@ -30,8 +30,8 @@ _KINDS = {
             hope someone""",
         "is": "is are was were look appear seem",
         "and": "and",
-        "negation": """no not cannot never nothing none zero 0 unable sorry unfortunately please apologize ai
-            let kein keine keinen aucun aucune ningún ninguna nessun nessuna нет""",
+        "negation": """no not cannot never neither nor nothing none zero 0 unable sorry unfortunately
+            please apologize ai let kein keine keinen aucun aucune ningún ninguna nessun nessuna нет""",
         "adjective": """red green blue yellow black white brown gray grey pink purple beige golden dark
             bright pale blond blonde large small big tiny huge little tall short long wide narrow thick
             thin old young new modern vintage round square flat empty full open closed clean dirty clear

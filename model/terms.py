@@ -118,7 +118,10 @@ _NUMBERED = re.compile(
     "|[ \t\u3000](?=[一二三四五六七八九十]{1,3}、)"
 )
 _LETTER = r"(?:[ivxIVX]{1,4}|[^\W\d_])[.)．）](?=\s)"
-_LINE_END = re.compile(r"[\n\r]+|(?<=\S)[ \t　]{1,4}(?=\d{1,2}[.)．）]\s|[・•●✓✔✅])")
+_LINE_END = re.compile(
+    r"[\n\r]+|(?<=\S)[ \t　]{1,4}(?=\d{1,2}[.)．）]\s|[・•●✓✔✅])"
+    r"|[;；](?=\s{0,4}[^\W\d_][\w \t]{0,30}[:：]\s)"  # "Kitchen: stove; bedroom: bed"
+)
 _ITEM = re.compile(rf"([ \t　]*+)(?:[#*_>]\s?){{0,6}}(?:{_BULLET}|{_NUMBER}|{_LETTER})(?=[\s*_]*\w)")
 _COMMAS = frozenset(",，;；،")  # not "、", which stands between what is denied together
 _INSTEAD = word_set("but however only just instead")  # what is not denied comes after them

@@ -454,7 +454,7 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
     A draft also holds regions: there a prompt is a keypoint that says whether it is positive, or a
     rectangle of a control that is a prompt tool.
     """
-    items = items[-MAX_ITEMS:] if isinstance(items, list) else []
+    items = tasks.latest(items, MAX_ITEMS, "items of a context or draft") if isinstance(items, list) else []
     items = [item for item in items if isinstance(item, Mapping)]
     if drafts:
         ids = {

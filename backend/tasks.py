@@ -1,10 +1,15 @@
 """What Label Studio says of a task: drafts, annotations, predictions and their regions, all untrusted."""
 
-from collections.abc import Collection, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.labels import MAX_LABELS, Control, LabelConfig
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_REGIONS = 1000  # of a result list that are looked at
 MAX_ENTRIES = 1000  # drafts, annotations or predictions of a task that are looked at, the last ones
@@ -41,8 +46,15 @@ def ids(items: list[Any]) -> set[str]:
     return {number for item in _newest_items(items) if (number := region_id(item)) is not None}
 
 
-def _newest_items(items: list[Any]) -> list[Mapping[str, Any]]:
-    return [item for item in reversed(items) if isinstance(item, Mapping)][:MAX_REGIONS]
+def _newest_items(items: list[Any]) -> Sequence[Mapping[str, Any]]:
+    return latest([item for item in items if isinstance(item, Mapping)], MAX_REGIONS, "results")[::-1]
+
+
+def latest(given: Sequence[T], most: int, what: str) -> Sequence[T]:
+    """The last `most` of a list, which are the newest; what is left out is logged."""
+    if len(given) > most:
+        log.warning("Of %d %s only the last %d are looked at.", len(given), what, most)
+    return given[-most:]
 
 
 def number(task: Any) -> int | str | None:
@@ -79,8 +91,10 @@ def newest(drafts: Any) -> Mapping[str, Any] | None:
 
 
 def entries(given: Any) -> list[Mapping[str, Any]]:
-    entries = given[-MAX_ENTRIES:] if isinstance(given, list) else []
-    return [entry for entry in entries if isinstance(entry, Mapping)]
+    newest = (
+        latest(given, MAX_ENTRIES, "drafts, annotations or predictions") if isinstance(given, list) else []
+    )
+    return [entry for entry in newest if isinstance(entry, Mapping)]
 
 
 def changed(entry: Mapping[str, Any]) -> str:

@@ -434,8 +434,10 @@ def _with_drafted(
     same_kind = {g.prompt_id for g in drafted if (g.point is None) == (not clicks)}
     if same_kind and not own & same_kind:
         return gestures
+    drafted = drafted[-MAX_CLICKS:]
     if clicks:
         meant = _pixels([click for click in clicks if click.positive] or clicks, shape)
+        meant = np.stack([meant.min(axis=0), meant.max(axis=0)])  # what holds these holds all of them
         around = [
             gesture
             for gesture in drafted

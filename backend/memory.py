@@ -93,11 +93,12 @@ class Answer:
     draft: Draft | None  # the newest draft at that time
     at: float  # time.monotonic()
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
-        """About what it takes; ids are short and `meta` is of our own making."""
+        """About what it takes; ids are short, and all of `meta` but a person's notes is of our own making."""
         arrays = self.patch.pixels.nbytes + (0 if self.logits is None else self.logits.nbytes)
-        return arrays + 8_000 + 500 * len(self.lineage)
+        texts = sum(100 + 4 * len(text) for text in (*self.labels, *self.meta.get("text", ())))
+        return arrays + 8_000 + 500 * len(self.lineage) + texts
 
     def is_of(
         self,

@@ -468,6 +468,24 @@ def test_of_a_context_the_newest_items_are_looked_through(monkeypatch: pytest.Mo
     ]
 
 
+def test_not_every_box_of_a_draft_is_compared_with_every_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def count(around: Any, points: Any) -> bool:
+        compared.append(len(points))
+        return False
+
+    monkeypatch.setattr(corrections, "_holds", count)
+    clicks = [click(n % 80, 20, id=f"p{n}") for n in range(1500)]
+    boxes = [{**box(0, 0, 80, 60), "id": f"b{n}"} for n in range(1500)]
+    config = parse(CONFIG)
+    corrections.read({"result": clicks}, {"drafts": [drafts(*boxes)]}, config, SHAPE)
+    assert 0 < sum(compared) <= 2 * 1000
+    compared.clear()
+    corrections.read({"result": boxes[:1]}, {"drafts": [drafts(*clicks)]}, config, SHAPE)
+    assert 0 < sum(compared) <= 1000
+
+
 @pytest.mark.parametrize(
     "bad", [{"rle": 10**14}, {"rle": "abc"}, {"maskDataURL": "data:image/png;base64,AAAA"}, {"touches": 3}]
 )

@@ -101,6 +101,9 @@ def test_what_one_answer_takes_is_counted() -> None:
     small, large = answer("x", "1"), answer("x", "1", mask=np.ones(SHAPE, bool))
     assert large.nbytes - small.nbytes > 4000
     assert replace(small, logits=np.zeros((256, 256), np.float32)).nbytes - small.nbytes == 4 * 256**2
+    noted = replace(small, meta={"text": ["a" * 10_000, "b"], "vlsam": {}})  # what people write has no bound
+    assert noted.nbytes - small.nbytes > 40_000
+    assert replace(small, labels=("a" * 10_000, "b")).nbytes - small.nbytes > 39_000
 
 
 # In an annotator's hands

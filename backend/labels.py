@@ -30,6 +30,7 @@ MAX_DEPTH = 100  # of tags in tags
 MAX_TAGS = (
     200  # images, and controls that draw or say what a region is: an answer may have all for each object
 )
+MAX_INSIDE = 200_000  # tags inside these, those of tags in tags counted for each
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
 STATUS = "vlsam_status"  # the TextArea that failures of clicks are written into; never a prompt
@@ -297,10 +298,13 @@ def parse(xml: str) -> LabelConfig:
         raise ConfigError(
             "The labeling config has no <Image> with a name, and this model only labels images."
         )
-    if sum(map(_counts, root.iter())) > MAX_TAGS:
+    counted = [tag for tag in root.iter() if _counts(tag)]
+    if len(counted) > MAX_TAGS:
         raise ConfigError(
             f"The labeling config has more than {MAX_TAGS} images and controls that draw or name regions."
         )
+    if sum(1 for tag in counted for _ in tag.iter()) > MAX_INSIDE:
+        raise ConfigError("The labeling config has too many labels in controls inside of controls.")
     images = dict(reversed(images.items()))
     about = (_About.of(image, on) for image, on in _by_image(root, images))
     usable = [*islice((each for each in about if each.labelled or each.free), 2)]

@@ -14,6 +14,7 @@ from model.clicks import LEVELS, Level
 from model.terms import bare
 
 LEVEL, SCORE = "vlsam_level", "vlsam_score"
+MAX_TYPED = 10_000  # characters of a text that are read: more than a phrase may have, so that one is told
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def typed(context: Mapping[str, Any], config: LabelConfig) -> str | None:
             text = tasks.value_of(item).get("text")
             texts = text if isinstance(text, list) else [text]
             if texts and isinstance(texts[-1], str) and texts[-1].strip():
-                return texts[-1]
+                return texts[-1].strip()[:MAX_TYPED]
     return None
 
 

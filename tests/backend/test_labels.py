@@ -408,6 +408,12 @@ SEVERAL = (
 )
 
 
+def nested(depth: int, count: int) -> str:
+    """Controls inside of controls, each of which has all labels."""
+    opened = "<View><Image name='i' value='$a'/>" + "<BrushLabels name='b' toName='i'>" * depth
+    return opened + "<Label value='a'/>" * count + "</BrushLabels>" * depth + "</View>"
+
+
 def repeated(body: str) -> str:
     return f"<Repeater on='$all'>{body}</Repeater>"
 
@@ -451,6 +457,7 @@ def repeated(body: str) -> str:
             "more than 200 images and",
         ),
         ("<View><Image name='i' value='$a'/>" + BRUSH + NAMES * 200 + "</View>", "more than 200 images and"),
+        (nested(90, 3000), "too many labels in controls inside of controls"),
         ("<!DOCTYPE v [<!ENTITY a 'b'>]><View>&a;</View>", "DOCTYPE"),
         ("<!DOCTYPE v SYSTEM 'http://127.0.0.1/x.dtd'><View/>", "DOCTYPE"),
         ("<View>&a;</View>", "not well-formed"),

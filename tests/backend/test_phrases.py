@@ -15,6 +15,7 @@ from backend.predictor import VLSAMBackend
 from backend.results import decode
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
+from model.looks import MAX_PHRASE
 from model.merge import iou
 from model.pipeline import VLSAM
 from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc, image_url
@@ -78,6 +79,14 @@ def ask(ours: VLSAMBackend, *items: Any, **more: Any) -> dict[str, Any]:
 def test_text_controls_are_prompts_by_name_or_where_they_say_so() -> None:
     told = '<TextArea name="vlsam_status" toName="image" smart="true"/></View>'
     assert labels.parse(TYPED.replace("</View>", told)).phrases == {"vlsam_prompt", "asked"}
+
+
+def test_a_text_without_end_is_read_as_far_as_it_may_be_a_phrase() -> None:
+    """It is looked through for words, each of which is an object of its own."""
+    typed = phrases.typed(context(text("  " + "cat " * 1_000_000)), PARSED)
+    assert typed is not None
+    assert typed.startswith("cat cat")
+    assert MAX_PHRASE < len(typed) <= 10_000
 
 
 def test_the_text_submitted_last_counts() -> None:

@@ -80,6 +80,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def is_ours(path: Path) -> bool:
     """Whether a file is a picture that `save` wrote."""
+    if not path.is_file():  # opening a pipe would wait for somebody who writes into it
+        return False
     try:
         with PILImage.open(path, formats=("PNG",)) as opened:
             return opened.info.get("Software") == OURS

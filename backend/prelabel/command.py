@@ -140,7 +140,7 @@ def _failures(text: str) -> tuple[float, bool]:
     """A number, and whether it is a share in percent."""
     found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)%|(\d{1,12})", text, re.ASCII)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 20 or 5%%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 20 or 5%")
     return float(found[1] or found[2]), found[1] is not None
 
 

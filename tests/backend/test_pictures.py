@@ -77,3 +77,9 @@ def test_what_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         names(tmp_path / "file", "x")
     with pytest.raises(ImageError, match=r"nowhere/x\.png cannot be written: No such file"):
         save(PIXELS, tmp_path / "nowhere/x.png")
+
+
+def test_a_pipe_is_no_picture_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")  # nobody will ever write to it
+    assert not is_ours(tmp_path / "x.png")
+    assert names(tmp_path, "x") == ["x-2.png"]

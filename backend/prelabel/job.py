@@ -4,6 +4,7 @@ import argparse
 import base64
 import heapq
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item, Source
 from backend.prelabel.state import SAME, Row, State, StateError, state_of, write
+from backend.prelabel.tables import scheme_of
 from backend.settings import Settings
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
@@ -136,6 +138,8 @@ def _run(args: argparse.Namespace, job: Job) -> int:
     shard = args.shard or (1, 1)
     state = job.state(shard)
     known = (state.folder / "run.json").exists()
+    if not job.importer:
+        _check_target(args.source, job.target, known=known)
     if not known and not args.restart and not job.importer and job.target.exists():
         raise StateError(f"{job.target} is there already; move it, or overwrite it with --restart")
     with state.open({**job.identity, "shard": f"{shard[0]}/{shard[1]}"}, restart=args.restart):
@@ -163,6 +167,21 @@ def _run(args: argparse.Namespace, job: Job) -> int:
         for line in job.show():
             print(f"vlsam: {printable(line)}", file=sys.stderr)
     return _status(summary, args.max_failures)
+
+
+def _check_target(source: str, target: Path, *, known: bool) -> None:
+    """Raise StateError where writing `target` would take away images, the list, or somebody's folder.
+
+    `known`: there is a state beside it, so what is there comes from a run.
+    """
+    place = Path(os.path.realpath(target))
+    path = source[len("file://") :] if source.lower().startswith("file://") else source
+    if scheme_of(path) is None and Path(os.path.realpath(path)).is_relative_to(place):
+        raise StateError(f"{target} holds SOURCE, which it would replace; give another --to")
+    is_folder = target.name.lower().endswith(".yolo")
+    if target.exists() and (target.is_dir() != is_folder or (is_folder and not known)):
+        kind = "folder" if target.is_dir() else "file"
+        raise StateError(f"{target} is a {kind} that is from no run; move it, or give another --to")
 
 
 def _status(summary: report.Summary, allowed: tuple[float, bool] | None) -> int:

@@ -24,6 +24,7 @@ from backend.folders import IMAGES, Listing, text
 from backend.images import Images, decode
 from backend.labels import data_with, field_of
 from backend.logs import unsigned
+from backend.pictures import is_ours
 from backend.prelabel import tables
 from backend.prelabel.naming import image_name
 from backend.prelabel.tables import SourceError as SourceError
@@ -166,6 +167,8 @@ class Folder:
         try:
             if scheme_of(self._source) is None:
                 listing = folders.listed(self._source)
+                if not os.path.isfile(self._source):
+                    listing = _without_pictures(listing)
             else:
                 listing, stamps = _remote(self._source)
         except SourceError:
@@ -195,6 +198,18 @@ class Folder:
                 name=text(name),
                 stamp=stamps[name] if stamps else _stamp_of(address),
             )
+
+
+def _without_pictures(listing: Listing) -> Listing:
+    """A listing without what `vlsam annotate` drew beside the images."""
+    names = [name for name in listing.names if not _is_picture(listing.root + name)]
+    if left_out := len(listing.names) - len(names):
+        listing.skipped["picture of an earlier run"] += left_out
+    return Listing(listing.root, names, listing.skipped)
+
+
+def _is_picture(path: str) -> bool:
+    return path.lower().endswith(".png") and is_ours(Path(path))  # only these are opened
 
 
 class _Keys:

@@ -437,6 +437,36 @@ def test_wrong_arguments_are_one_sentence(
     assert (tmp_path / "taken.json").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("source", "to", "reason"),
+    [
+        ("mine.yolo/images", "mine.yolo", "holds SOURCE"),
+        ("mine.yolo/images/*.png", "mine.yolo", "holds SOURCE"),
+        ("file://{here}/mine.yolo", "mine.yolo", "holds SOURCE"),
+        ("linked", "mine.yolo", "holds SOURCE"),
+        ("list.parquet", "list.parquet", "holds SOURCE"),
+        ("other.png", "mine.yolo", "a folder that is from no run"),
+        ("other.png", "folder.json", "a folder that is from no run"),
+        ("other.png", "file.yolo", "a file that is from no run"),
+    ],
+)
+def test_no_restart_takes_away_images_lists_or_folders_of_somebody(
+    source: str, to: str, reason: str, prelabel: Run, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    image = save_image(tmp_path / "mine.yolo/images/a.png", 1).read_bytes()
+    save_image(tmp_path / "other.png", 2)
+    save_image(tmp_path / "folder.json/a.png", 1)
+    (tmp_path / "linked").symlink_to("mine.yolo/images")
+    (tmp_path / "file.yolo").write_text("precious")
+    parquet.write_table(pyarrow.table({"image": [image]}), tmp_path / "list.parquet")
+    assert prelabel(source.format(here=tmp_path), "--to", to, "--restart") == 2
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "mine.yolo/images/a.png").read_bytes() == image
+    assert parquet.read_schema(tmp_path / "list.parquet").names == ["image"]
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str], prelabel: Run) -> None:
     with pytest.raises(SystemExit, match="0"):
         prelabel("--help")

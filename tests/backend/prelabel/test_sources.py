@@ -9,11 +9,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import fsspec
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from backend.fetch import ImageError
+from backend.pictures import save
 from backend.prelabel import sources
 from backend.prelabel.sources import Item, SourceError
 from backend.settings import Settings
@@ -223,6 +225,16 @@ def test_a_folder_says_what_it_left_out(photos: Path) -> None:
         assert source.skipped == {"macOS's shadow of a file (._)": 1, "no image by its name: .txt": 1}
     with pytest.raises(SourceError, match=r"has no images \(.jpg.*but 1 x no image by its name: .txt"):
         items(str(photos / "*.txt"))
+
+
+def test_pictures_drawn_beside_the_images_are_left_out(photos: Path) -> None:
+    save(np.zeros((4, 4, 3), np.uint8), photos / "a-2.png")
+    os.mkfifo(photos / "pipe.png")  # fails when it is read, and is not waited for before
+    chosen = sources.choose(str(photos), Settings(), image_key="image", prefix=None)
+    assert [item.key for item in chosen.items()][:2] == ["a.png", "b.png"]
+    assert chosen.skipped["picture of an earlier run"] == 1
+    assert [item.key for item in items(f"{photos}/a*.png")] == ["a.png"]
+    assert [item.key for item in items(f"{photos}/a-2.png")] == ["a-2.png"]  # it was named
 
 
 def test_a_stamp_follows_the_file(photos: Path, tmp_path: Path) -> None:

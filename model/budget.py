@@ -20,7 +20,7 @@ TILES = {"internvl", "aya_vision", "cohere2_vision"}
 SPLIT = {"idefics3", "smolvlm"}
 CANVAS = {"llava_next", "llava_onevision"}
 SIDE = 4096  # pixels of an image for a tower that takes one square: some processors pad images to squares
-RATIO = 200  # of sides, as for Qwen's processor: others enlarge a line of pixels until it fills their square
+RATIO = 400  # of sides: some processors enlarge a line of pixels until it fills their square
 
 
 def bounded(processor: Any, config: Any, pixels: int) -> Any:

@@ -522,7 +522,7 @@ def _from_png(url: Any, shape: tuple[int, int], reading: Reading) -> Patch:
     data = _plain(base64.b64decode(url[len(PNG) :], validate=True), shape, reading)
     height, width = shape
     with PILImage.open(io.BytesIO(data), formats=["PNG"]) as picture:
-        reading.spend(20 * picture.width * picture.height)
+        reading.spend((40 if data[24] == 16 else 20) * picture.width * picture.height)  # bits of a value
         clear = picture.info.get("transparency")
         if picture.mode == "P" and isinstance(clear, bytes):  # as ours: a third of the time of RGBA
             alpha = np.frombuffer(clear.ljust(256, b"\xff"), np.uint8)[np.asarray(picture)]

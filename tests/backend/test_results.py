@@ -415,6 +415,18 @@ def test_f18_however_small_a_region_is_it_takes_its_time(kind: str) -> None:
     assert work / 1.5 < UNITS - reading.units < 1.5 * work
 
 
+def test_f18_a_png_of_16_bits_takes_twice_the_time() -> None:
+    spent = []
+    for bits in (8, 16):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 800, 600, bits, 6, 0, 0, 0))
+        pixels = chunk(b"IDAT", zlib.compress((b"\0" + b"\xff" * (800 * bits // 2)) * 600))
+        reading = Reading()
+        value = {"maskDataURL": png_of(header, pixels, END)}
+        assert results.decode({"type": "brush", "value": value}, (600, 800), reading) is not None
+        spent.append(UNITS - reading.units)
+    assert spent[1] - spent[0] >= 20 * 800 * 600
+
+
 @pytest.mark.parametrize("result", [zigzag(100), strokes(10), noise(), *(case for case, _, _ in WORK[5:])])
 def test_after_the_deadline_nothing_is_read(result: dict[str, Any]) -> None:
     late = Reading(deadline=time.monotonic())

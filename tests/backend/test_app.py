@@ -325,7 +325,7 @@ def test_a_context_without_a_click_has_an_empty_answer(
         ({"label_config": f"<Repeater on='$all'>{CONFIG}</Repeater>"}, "<Repeater on='$all'> repeats <Image"),
         (
             {"label_config": f"<View>{CONFIG}{OTHER}</View>"},
-            "labels for 2 images, as <Image name='image'> and",
+            "labels for several images, as <Image name='image'> and",
         ),
         ({"params": None}, "params"),
         ({"params": []}, "params"),

@@ -70,6 +70,11 @@ def test_an_opened_task_is_not_annotated_but_ready_for_clicks(
     backend = start_backend(servers.studio, OWNER.token, tmp_path / "backend.log", **settings)
     try:
         backend.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        # While models load, what is asked twice is done once.
+        ready = time.monotonic() + START_TIMEOUT_S
+        while requests.get(f"{backend.url}/ready", timeout=10).status_code != 200:
+            assert time.monotonic() < ready, backend.tail()
+            time.sleep(0.1)
         studio.connect_backend(project.id, backend.url)
         for _ in range(2):  # Label Studio asks each time, since there is no prediction
             assert studio.task(project.tasks[0])["predictions"] == []

@@ -27,9 +27,8 @@ PROMPT_SHAPES = ("keypoint", "rectangle")  # of smart tools, the only ones that 
 SILENT_SHAPES = ("brush", "bitmask")  # of smart tools that Label Studio 1.23.2 has but that send nothing
 MAX_CONFIG = 1_000_000  # characters
 MAX_DEPTH = 100  # of tags in tags
-MAX_TAGS = (
-    200  # images, and controls that draw or say what a region is: an answer may have all for each object
-)
+# Images, and controls that draw or say what a region is: an answer may have all for each object.
+MAX_TAGS = 200
 MAX_INSIDE = 200_000  # tags inside these, those of tags in tags counted for each
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
@@ -387,7 +386,7 @@ def _parts(path: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _About:
-    """An <Image> and what the tags that point to it are."""
+    """An <Image> tag and the tags that point to it, by kind."""
 
     image: ElementTree.Element
     on: Sequence[ElementTree.Element]

@@ -55,7 +55,7 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
 
 
 def unsigned(address: str) -> str:
-    """An address without its secrets, nor the times that a signature is good for: what it leads to."""
+    """Return an address without secrets and without the times of a signature: the same for the same file."""
     hidden = redacted(address)
     return hidden if hidden == address else _TIMES.sub(rf"\g<1>{HIDDEN}", hidden)
 

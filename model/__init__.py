@@ -1,1 +1,1 @@
-"""VL-SAM: an image in, named masks out. Knows nothing of Label Studio or HTTP."""
+"""VL-SAM: an image in, named masks out. Knows nothing of Label Studio."""

@@ -38,7 +38,7 @@ def need(module: str, what: str) -> Any:
 
 
 def scheme_of(address: str) -> str | None:
-    """The scheme of a URI in small letters; None for a path of this machine."""
+    """Return the scheme of a URI in lower case; None for a local path."""
     found = _SCHEME.match(address)
     return found[1].lower() if found else None
 

@@ -85,7 +85,7 @@ def test_run_lengths_are_looked_for_so_many_times_at_most(monkeypatch: pytest.Mo
 
 
 def test_no_text_of_a_body_stands_for_its_run_lengths() -> None:
-    """What stands for them while the rest is parsed is another word each time."""
+    """Run lengths are replaced by a random name, so no text in a body can be taken for one."""
     body = json.dumps({"rle": LONG, "others": [{"rle": str(number)} for number in range(3)]})
     assert loads(body) == json.loads(body)
     rest, texts = bodies._without_run_lengths(body.encode())

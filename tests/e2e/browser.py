@@ -261,8 +261,12 @@ class Editor:
         settings = self.page.locator(".ant-modal", has_text="Labeling Interface Settings")
         field = settings.locator("label", has_text="Keep label selected after creating a region")
         switch = field.locator("input[type=checkbox]")
-        if switch.is_checked() != on:
-            field.get_by_text("Allows continuous region creation").click()  # once the window stands still
+        for _ in range(5):
+            if switch.is_checked() == on:
+                break
+            # A click while the window still opens may be lost.
+            field.get_by_text("Allows continuous region creation").click()
+            self.page.wait_for_timeout(1000)
         expect(switch).to_be_checked(checked=on)
         settings.get_by_role("button", name="Close").click()
         settings.wait_for(state="hidden")

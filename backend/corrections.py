@@ -5,17 +5,18 @@ Which region a click is meant for, nobody says; the rules are in docs/decisions/
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend import duplicates, evidence, results, tasks
+from backend import duplicates, evidence, results, shapes, tasks
 from backend.labels import Control, LabelConfig
 from backend.memory import Answer, Draft, Patch, Spot
 from backend.reading import Reading
 from backend.results import Drawn
+from backend.tasks import Region
 from model.types import Box, Detection, Mask, Prompt, box_of
 
 MAX_CLICKS = 1000
@@ -66,6 +67,7 @@ class Correction:
     rivals: tuple[Target, ...]
     clicks: Prompt  # of this request alone
     seen: "_Seen"
+    missing: str = ""  # why there is no answer where no target is found
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ class _Seen:
     prompts: Mapping[str, Spot]  # by id
     draft: Draft | None
     related: frozenset[str]  # ids that a relation names
-    in_place: bool
+    labels_in_place: bool
     same: tuple[Answer, ...]  # earlier answers to these prompts, the newest first
 
 
@@ -115,7 +117,9 @@ def read(
     clock's time. Whatever else a context holds is skipped.
 
     A click with several labels is about a region that has one of them, and a region that is corrected keeps
-    all of its own.
+    all of its own. Clicks without a label are about the region that the newest of them is in, else the one
+    whose mask they overlap, whatever its label; else they have the only label of the config. Those of them
+    that are in other regions do not count.
 
     A correction with `rivals` is not settled: segment its prompt, then call `settle`. Only regions that the
     clicks may be about are read, and `reading` bounds that. Raises Unanswerable and TooMuch.
@@ -125,12 +129,17 @@ def read(
         raise Unanswerable(_nothing(context, config))
     drawn = gestures[-1].labels
     control = config.control_of(drawn)
-    if control is None and not drawn:
-        raise Unanswerable("The click has no label.")
-    if control is None:
+    if control is None and drawn:
         raise Unanswerable(f"No output control has the label {' or '.join(drawn)[:80]!r}.")
-    # Of several labels those that the control knows: Label Studio refuses regions with others.
-    labels = tuple(filter(control.knows, drawn)) if control.takes_labels else ()
+    missing, nameless = "", control is None
+    if control is None:
+        only = config.only_label
+        control = config.label_control(only) or config.predicted[0]
+        labels: tuple[str, ...] = () if only is None else (only,)
+        missing = "" if labels else _missing(gestures[-1], config)
+    else:
+        # Of several labels those that the control knows: Label Studio refuses regions with others.
+        labels = tuple(filter(control.knows, drawn)) if control.takes_labels else ()
     draft = tasks.newest(task.get("drafts"))
     gestures = [gesture for gesture in gestures if tasks.alike(gesture.labels, drawn)]
     drafted = [
@@ -139,8 +148,6 @@ def read(
         if tasks.alike(gesture.labels, drawn)
     ]
     gestures = _with_drafted(gestures, drafted, shape)
-    clicks = _prompt(gestures, shape)
-    positive = clicks.box is not None or bool(clicks.labels.any())
     prompts = {gesture.prompt_id: gesture.spot for gesture in gestures if gesture.prompt_id is not None}
     marker = None if draft is None else (str(draft.get("id")), tasks.changed(draft))
     drafted_ids = {item_id for item in tasks.result_of(draft) if (item_id := tasks.id_of(item)) is not None}
@@ -148,7 +155,7 @@ def read(
     answers = [
         answer
         for answer in answers
-        if tasks.alike(answer.labels, labels)
+        if (nameless or tasks.alike(answer.labels, labels))
         and answer.patch.shape == shape
         and not _arrived(answer, sources)
     ]
@@ -160,18 +167,24 @@ def read(
         if answer not in same
         and answer.is_of(prompts, marker, drafted_ids, now, continued=answer.prompts.keys() <= ancestors)
     ]
-    seen = _Seen(
-        prompts,
-        marker,
-        frozenset(related(sources)),
-        # Only where labels are the tools does a selected region keep smart tools from working.
-        labels_in_place or (control.takes_labels and control.labels_name is None),
-        tuple(same),
-    )
-    found, others = _search(sources, theirs, labels, clicks, config, shape, reading or Reading())
+    seen = _Seen(prompts, marker, frozenset(related(sources)), labels_in_place, tuple(same))
+    targets = partial(_targets, sources, theirs, config, shape, reading or Reading())
+    meant, earlier, wanted = gestures, list[_Gesture](), None if nameless else labels
+    if nameless:
+        meant, earlier, about = _of_newest(gestures, _below(gestures, targets(None), shape))
+        wanted = about.labels if about else None
+    clicks = _prompt(meant, shape)
+    found, others = _search(targets(wanted), clicks, shape, foreign=bool(missing) and clicks.box is not None)
+    before = {gesture.prompt_id for gesture in earlier}
+    if found and any(answer.base == found.state and before & answer.lineage.keys() for answer in same):
+        clicks = _prompt([*earlier, *meant], shape)
+    positive = clicks.box is not None or bool(clicks.labels.any())
     if found is None and not positive:
-        raise Unanswerable("There are negative clicks only, and no region of their label is below them.")
-    asked = Correction(clicks, labels, control, None, "", None, (), others if positive else (), clicks, seen)
+        which = "no region" if nameless else "no region of their label"
+        raise Unanswerable(f"There are negative clicks only, and {which} is below them.")
+    asked = Correction(
+        clicks, labels, control, None, "", None, (), others if positive else (), clicks, seen, missing
+    )
     return asked if found is None and asked.rivals else _aimed(asked, found)
 
 
@@ -192,7 +205,8 @@ def bare(context: Mapping[str, Any], config: LabelConfig, shape: tuple[int, int]
 def settle(asked: Correction, fresh: Mask) -> Correction:
     """The correction with its target: the rival that `fresh`, the mask of its prompt, overlaps, or none.
 
-    Raises TooMuch.
+    Where a rectangle has to be about some rival, it is also about one that it surrounds or is in. Raises
+    TooMuch, and Unanswerable where there is no answer without a target.
     """
     patch = Patch.of(fresh)
     best, most = None, duplicates.SAME_OBJECT
@@ -201,6 +215,8 @@ def settle(asked: Correction, fresh: Mask) -> Correction:
             overlap = rival.drawn.iou(patch)
             if overlap > most or (best is None and overlap == most):
                 best, most = rival, overlap
+    if best is None and asked.missing and asked.clicks.box:
+        best = _overlapped(asked.rivals, asked.clicks.box)
     return _aimed(asked, best)
 
 
@@ -263,21 +279,25 @@ def _words(held: Any) -> list[Any]:
     return found
 
 
-def _search(
+def _targets(
     sources: Sequence[list[Any]],
     answers: Sequence[Answer],
-    labels: tuple[str, ...],
-    clicks: Prompt,
     config: LabelConfig,
     shape: tuple[int, int],
     reading: Reading,
-) -> tuple[Target | None, tuple[Target, ...]]:
-    """The topmost region with one of `labels` that holds any of the clicks; else those of our own making.
+    labels: tuple[str, ...] | None,
+) -> Iterator[Target]:
+    """The regions with one of `labels`, or with any, that a click may be about. Only they are read.
 
-    Topmost is the newest answer, else the last region of the first source. Of several output controls
-    the first one with such a region wins, in the order of LabelConfig.turn.
+    The topmost first: the newest answer, then the last region of the first source. Of several output
+    controls those of the first one come first, in the order of LabelConfig.turn; with any label only
+    rectangles come last. Raises TooMuch.
     """
-    rivals: list[Target] = []
+
+    def turn(region: Region) -> tuple[bool, int]:
+        last, place = config.turn(region.control)
+        return last, 0 if labels is None else place
+
     taken: set[str] = set()
     for answer in answers:
         control = config.output(answer.control)
@@ -285,10 +305,7 @@ def _search(
             continue
         taken.add(answer.region_id)
         drawn = results.painted(answer.patch)
-        target = Target(answer.region_id, control, answer.labels, drawn, answer.meta, answer)
-        if drawn.holds(clicks.points):
-            return target, ()
-        rivals.append(target)
+        yield Target(answer.region_id, control, answer.labels, drawn, answer.meta, answer)
     known: set[str] = set()
     for source in sources:
         regions = list(tasks.regions(source, config))
@@ -297,25 +314,105 @@ def _search(
         if ids & known:
             continue
         # Stable, so of one control the topmost comes first.
-        for region in sorted(regions, key=lambda region: config.turn(region.control)):
-            if region.id in taken or not tasks.alike(region.labels, labels):
+        for region in sorted(regions, key=turn):
+            if region.id in taken or not (labels is None or tasks.alike(region.labels, labels)):
                 continue
             reading.spend(duplicates.PAIR)
             read = results.read(region.result, shape, reading)
-            if read is None:
-                continue
-            meta = region.result.get("meta")
-            target = Target(region.id, region.control, region.labels, read, meta)
-            if read.holds(clicks.points):
-                return target, ()
-            if evidence.read(target.meta, shape) is not None:
-                rivals.append(target)
+            if read is not None:
+                meta = region.result.get("meta")
+                yield Target(region.id, region.control, region.labels, read, meta)
         known |= ids
+
+
+def _search(
+    targets: Iterable[Target], clicks: Prompt, shape: tuple[int, int], *, foreign: bool
+) -> tuple[Target | None, tuple[Target, ...]]:
+    """The first target that holds any of the clicks; else those of our own making, and `foreign` ones too."""
+    rivals: list[Target] = []
+    for target in targets:
+        if target.drawn.holds(clicks.points):
+            return target, ()
+        if foreign or target.answer is not None or evidence.read(target.meta, shape) is not None:
+            rivals.append(target)
     return None, tuple(rivals)
 
 
+def _below(
+    gestures: Sequence[_Gesture], targets: Iterable[Target], shape: tuple[int, int]
+) -> list[Target | None]:
+    """For each gesture the first of the targets that holds it: none for a rectangle."""
+    points = _pixels([g if g.point else replace(g, point=(0.0, 0.0)) for g in gestures], shape)
+    found: list[Target | None] = [None] * len(gestures)
+    left = [index for index, gesture in enumerate(gestures) if gesture.point is not None]
+    for target in targets:
+        if target.drawn.holds(points[left]):
+            target.drawn.reading.spend(duplicates.PAIR * len(left))
+            for index in left:
+                if target.drawn.holds(points[[index]]):
+                    found[index] = target
+            left = [index for index in left if found[index] is None]
+        if not left:
+            break
+    return found
+
+
+def _of_newest(
+    gestures: list[_Gesture], below: Sequence[Target | None]
+) -> tuple[list[_Gesture], list[_Gesture], Target | None]:
+    """The gestures about the region that the newest click is in, those before any region, and the region.
+
+    A click outside all regions is about the one of the click before it, a rectangle about any. Where no
+    click is in a region, all gestures are about the same.
+    """
+    about = next((target for target in reversed(below) if target is not None), None)
+    if about is None:
+        return gestures, [], None
+    meant: list[_Gesture] = []
+    earlier: list[_Gesture] = []
+    current = None
+    for gesture, target in zip(gestures, below, strict=True):
+        current = target or current
+        if gesture.point is None or current is about:
+            meant.append(gesture)
+        elif current is None:
+            earlier.append(gesture)
+    return meant, earlier, about
+
+
+def _overlapped(rivals: Iterable[Target], box: Box) -> Target | None:
+    """The rival whose own box is most like a box, by an IoU of a half or more; else the first it is in."""
+    left, top, right, bottom = (round(side) for side in box)
+    window = (left, top, max(right, left + 1), max(bottom, top + 1))
+    best, most, holder = None, duplicates.SAME_OBJECT, None
+    for rival in rivals:
+        common = shapes.area(shapes.common(rival.drawn.window, window))
+        overlap = common / (shapes.area(rival.drawn.window) + shapes.area(window) - common)
+        if overlap > most or (best is None and overlap == most):
+            best, most = rival, overlap
+        if holder is None and 2 * common >= shapes.area(window):
+            holder = rival if 2 * rival.drawn.count(window) >= shapes.area(window) else None
+    return best or holder
+
+
+def _missing(gesture: _Gesture, config: LabelConfig) -> str:
+    """What a prompt without a label lacks."""
+    known = list(dict.fromkeys(label.value for control in config.predicted for label in control.labels))
+    some = f": {', '.join(known[:5])[:200]}{' ...' if len(known) > 5 else ''}" if known else ""
+    drawn = "click" if gesture.point is not None else "rectangle"
+    return (
+        f"The {drawn} has no label and no region is below it. Click inside a region to correct it, or choose "
+        f"a label first{some}."
+    )
+
+
 def _aimed(asked: Correction, target: Target | None) -> Correction:
-    """The correction of a region, or of none, with the prompt and the id that follow from it."""
+    """The correction of a region, or of none, with the prompt and the id that follow from it.
+
+    Raises Unanswerable where it has to be of one.
+    """
+    if target is None and asked.missing:
+        raise Unanswerable(asked.missing)
     seen = asked.seen
     prompt, term, state = asked.clicks, "", ""
     if target is not None:
@@ -327,9 +424,12 @@ def _aimed(asked: Correction, target: Target | None) -> Correction:
     earlier = next((a for a in seen.same if a.base == state and a.lineage.items() < drawn.items()), None)
     if earlier is not None:
         prompt = replace(prompt, mask=earlier.patch.mask, logits=earlier.logits)
+    control = target.control if target else asked.control
+    # Only where labels are the tools does a selected region keep smart tools from working.
+    in_place = seen.labels_in_place or (control.takes_labels and control.labels_name is None)
     region_id = target.region_id if target else earlier.region_id if earlier else None
     notes: tuple[str, ...] = ()
-    if region_id is not None and (region_id in seen.related or not seen.in_place):
+    if region_id is not None and (region_id in seen.related or not in_place):
         # Replacing it would break the editor.
         notes = (f"{_SUPERSEDES}{region_id}",) if target else ()
         region_id = None
@@ -337,7 +437,7 @@ def _aimed(asked: Correction, target: Target | None) -> Correction:
         asked,
         prompt=prompt,
         labels=target.labels if target else asked.labels,
-        control=target.control if target else asked.control,
+        control=control,
         target=target,
         term=term,
         region_id=region_id,

@@ -221,6 +221,12 @@ class LabelConfig:
         best = max(self.predicted, key=lambda control: sum(map(control.knows, labels)))
         return best if any(map(best.knows, labels)) else self.label_control(None)
 
+    @property
+    def only_label(self) -> str | None:
+        """The label of all predictions where there is no other."""
+        known = {label.value for control in self.predicted for label in control.labels}
+        return known.pop() if len(known) == 1 else None
+
     def named(self, term: str) -> list[tuple[Control, str]]:
         """The predicted controls that have a label for a term, and that label.
 

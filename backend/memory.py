@@ -71,6 +71,10 @@ class Patch:
         union = self.area + other.area - both
         return both / union if union else 0.0
 
+    def count(self, window: Window) -> int:
+        """How many of its pixels are in a part of the image."""
+        return int(np.count_nonzero(self._within(shapes.common(self.window, window))))
+
     def _within(self, window: Window) -> NDArray[np.bool_]:
         x, y = self.corner
         left, top, right, bottom = window

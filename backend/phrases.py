@@ -68,8 +68,7 @@ def label_of(phrase: str, term: str, context: Mapping[str, Any], config: LabelCo
         for selected in tasks.labels_of(item):
             if any(control.knows(selected) for control in config.predicted):
                 return selected
-    known = {label.value for control in config.predicted for label in control.labels}
-    return known.pop() if len(known) == 1 else None
+    return config.only_label
 
 
 def _items(context: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -178,6 +178,11 @@ class Drawn:
             return False
         return self.spans.hold(points[inside]) if self.spans else self.patch.holds(points[inside])
 
+    def count(self, window: Window) -> int:
+        """How many of its pixels are in a part of the image. Raises TooMuch."""
+        self.reading.spend(shapes.area(shapes.common(self.window, window)))
+        return self.patch.count(window)
+
     def may_be(self, patch: Patch, share: float) -> bool:
         """Whether its intersection over union with a mask can be `share` or more. Nothing is painted."""
         least, most = (self.spans.area,) * 2 if self.spans else (0, shapes.area(self.window))

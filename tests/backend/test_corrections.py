@@ -417,6 +417,192 @@ def test_prompts_that_share_a_label_belong_together() -> None:
     assert asked.prompt.points.round(3).tolist() == [[10, 20], [50, 20]]
 
 
+# Clicks without a label
+
+
+def nameless(x: float, y: float, **more: Any) -> dict[str, Any]:
+    """A smart keypoint with which no label was chosen."""
+    return click(x, y, label=None, **more)
+
+
+def nameless_box(x: float, y: float, width: float, height: float) -> dict[str, Any]:
+    drawn = box(x, y, width, height)
+    del drawn["value"]["rectanglelabels"]
+    return drawn
+
+
+BRUSHES = parse(CONFIG)
+CAT, DOG = region(disc(20, 30, 12), "cat"), region(disc(60, 30, 9), "dog", control="poly", label="Dog")
+MISSING = "has no label and no region is below it.* choose a label first: Cat, Dog"
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(("x", "found", "label"), [(20, "cat", "Cat"), (60, "dog", "Dog")])
+def test_a_click_without_a_label_corrects_the_region_below_it(
+    x: float, found: str, label: str, positive: bool
+) -> None:
+    asked = ask(nameless(x, 30, positive=positive), predictions=[drafts(CAT, DOG)])
+    assert (asked.region_id, asked.labels) == (found, (label,))
+    assert asked.prompt.points[-1].tolist() == [x, 30]
+    assert asked.prompt.labels[-1] == positive
+    assert asked.prompt.mask is not None
+
+
+def test_of_regions_of_several_labels_the_topmost_is_meant() -> None:
+    dog = region(disc(24, 30, 12), "dog", control="poly", label="Dog")
+    for order, found in (((CAT, dog), "dog"), ((dog, CAT), "cat")):
+        assert ask(nameless(22, 30), annotations=[drafts(*order)]).region_id == found
+
+
+@given(
+    discs=st.lists(
+        st.tuples(st.floats(0, 80), st.floats(0, 60), st.floats(3, 30), st.sampled_from(["Cat", "Dog"])),
+        max_size=5,
+    ),
+    x=st.floats(0, 79.9),
+    y=st.floats(0, 59.9),
+)
+def test_a_click_without_a_label_is_about_the_last_drawn_region_that_holds_it(
+    discs: list[tuple[float, float, float, str]], x: float, y: float
+) -> None:
+    masks = [disc(*circle) for *circle, _ in discs]
+    drawn = [
+        results.region(mask, control=BRUSHES.outputs[0], labels=[label], region_id=str(number), score=0.5)
+        for number, (mask, (*_, label)) in enumerate(zip(masks, discs, strict=True))
+    ]
+    holding = [number for number, mask in enumerate(masks) if mask[int(y), int(x)]]
+    context = {"result": [nameless(x, y)]}
+    task = {"annotations": [drafts(*(item for items in drawn for item in items))]}
+    if holding:
+        asked = corrections.read(context, task, BRUSHES, SHAPE)
+        assert (asked.region_id, asked.labels) == (str(holding[-1]), (discs[holding[-1]][3],))
+    else:
+        with pytest.raises(Unanswerable, match=MISSING):
+            corrections.read(context, task, BRUSHES, SHAPE)
+
+
+def test_a_rectangle_is_meant_where_nothing_else_is_below_a_click() -> None:
+    on_top = region(mask_of_box(5, 5, 75, 55), "boxed", control="rect")
+    task = {"annotations": [drafts(DOG, on_top)]}
+    assert ask(nameless(60, 30), **task).region_id == "dog"
+    assert ask(nameless(40, 10), **task).region_id == "boxed"
+
+
+def test_of_one_object_in_several_controls_clicks_with_and_without_a_label_mean_the_same() -> None:
+    both = [region(disc(20, 30, 12), name, control=name) for name in ("brush", "poly")]
+    for asked in (click(20, 30), nameless(20, 30)):
+        assert ask(asked, predictions=[drafts(*both)]).region_id == "brush"
+
+
+def test_a_region_without_a_label_is_corrected_and_gets_none() -> None:
+    bare = region(disc(20, 30, 12), "bare")
+    bare["value"]["brushlabels"] = []
+    asked = ask(nameless(20, 30), predictions=[drafts(bare)])
+    assert (asked.region_id, asked.labels) == ("bare", ())
+
+
+def test_a_click_without_a_label_keeps_all_labels_of_its_region() -> None:
+    assert ask(nameless(20, 30), annotations=[drafts(BOTH)]).labels == ("Cat", "Dog")
+
+
+def test_outside_all_regions_a_click_needs_a_label_where_there_are_several() -> None:
+    for task in ({}, {"annotations": [drafts({**CAT, "meta": {}})]}):
+        with pytest.raises(Unanswerable, match=f"click {MISSING}"):
+            ask(nameless(60, 30), **task)
+    with pytest.raises(Unanswerable, match=r"negative clicks only, and no region is below them"):
+        ask(nameless(60, 30, positive=False), predictions=[drafts(CAT)])
+
+
+def test_outside_all_regions_a_click_has_the_only_label() -> None:
+    config = parse(SPLIT.replace('<Label value="Dog"/>', ""))
+    task = {"annotations": [drafts(CAT)]}
+    asked = corrections.read({"result": [nameless(60, 30)]}, task, config, SHAPE)
+    settled = corrections.settle(asked, disc(60, 30, 5))
+    assert (settled.target, settled.control.name, settled.labels) == (None, "brush", ("Cat",))
+    assert corrections.read({"result": [nameless(20, 30)]}, task, config, SHAPE).region_id == "cat"
+
+
+def test_the_only_label_may_be_that_of_the_tasks_data() -> None:
+    xml = """<View><Image name="image" value="$image"/>
+      <BrushLabels name="brush" toName="image" value="$names"/>
+      <KeyPointLabels name="kp" toName="image" smart="true" value="$names"/></View>"""
+    context = {"result": [nameless(20, 30)]}
+    config = parse(xml)
+    asked = corrections.read(context, {}, config.of({"names": ["Newt"]}), SHAPE)
+    assert asked.labels == ("Newt",)
+    with pytest.raises(Unanswerable, match=r"choose a label first: Newt, Eft\."):
+        corrections.read(context, {}, config.of({"names": ["Newt", "Eft"]}), SHAPE)
+
+
+def test_regions_that_are_named_in_words_need_no_label() -> None:
+    config = parse("""<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>
+      <TextArea name="words" toName="image" perRegion="true"/>
+      <KeyPoint name="kp" toName="image" smart="true"/></View>""")
+    asked = corrections.read({"result": [nameless(20, 30)]}, {}, config, SHAPE)
+    assert (asked.control.name, asked.labels, asked.target) == ("brush", (), None)
+
+
+def test_a_click_without_a_label_beside_a_region_is_about_it_where_the_mask_says_so() -> None:
+    asked = ask(nameless(33, 30), predictions=[drafts(CAT, DOG)])
+    assert corrections.settle(asked, disc(22, 30, 14)).labels == ("Cat",)
+    assert corrections.settle(asked, disc(58, 30, 9)).region_id == "dog"
+    with pytest.raises(Unanswerable, match=MISSING):
+        corrections.settle(asked, disc(33, 30, 4))
+
+
+@pytest.mark.parametrize(
+    ("clicks", "found", "spots"),
+    [
+        ([(20, 30), (25, 30)], "cat", [(20, 30), (25, 30)]),
+        ([(20, 30), (60, 30)], "dog", [(60, 30)]),
+        ([(60, 30), (40, 5), (20, 30)], "cat", [(20, 30)]),
+        ([(60, 30), (40, 5)], "dog", [(60, 30), (40, 5)]),
+        ([(20, 30), (40, 5), (60, 30), (45, 30)], "dog", [(60, 30), (45, 30)]),
+        ([(40, 5), (20, 30)], "cat", [(20, 30)]),
+    ],
+)
+def test_the_newest_click_in_a_region_says_which_and_the_clicks_in_others_do_not_count(
+    clicks: list[tuple[float, float]], found: str, spots: list[tuple[float, float]]
+) -> None:
+    """The browser sends all that were not accepted as one group, wherever they are."""
+    items = [nameless(x, y, id=f"p{number}") for number, (x, y) in enumerate(clicks)]
+    asked = ask(*items, annotations=[drafts({**CAT, "meta": {}}, {**DOG, "meta": {}})])
+    assert asked.region_id == found
+    assert asked.prompt.points.round(2).tolist() == [[*spot] for spot in spots]
+
+
+def test_a_box_without_a_label_is_about_the_region_that_it_overlaps() -> None:
+    ring = disc(60, 30, 9) & ~disc(60, 30, 7)
+    by_hand = {**region(ring, "dog", control="brush", label="Dog"), "meta": {}}
+    task = {"annotations": [drafts(CAT, by_hand)]}
+    around = ask(nameless_box(51, 21, 18, 18), **task)
+    assert corrections.settle(around, ring).labels == ("Dog",)  # the mask says so
+    assert corrections.settle(around, disc(60, 30, 3)).labels == ("Dog",)  # the box does
+    inside = ask(nameless_box(16, 26, 8, 8), **task)
+    assert corrections.settle(inside, disc(20, 30, 3)).region_id == "cat"
+    beside = ask(nameless_box(35, 0, 10, 60), **task)
+    with pytest.raises(Unanswerable, match=f"rectangle {MISSING}"):
+        corrections.settle(beside, mask_of_box(35, 0, 45, 60))
+
+
+def test_recorded_click_of_a_labels_config_without_its_label(capture: Callable[..., Any]) -> None:
+    """Without a chosen label the browser sends the keypoint alone, with an empty list."""
+    body = capture("ui_42_labels_config")
+    config = parse(body["label_config"])
+    item = body["params"]["context"]["result"][0]
+    item["value"]["labels"] = []
+    found = disc(305, 253, 40, width=800, height=600)
+    made = results.region(found, control=config.outputs[0], labels=["Dog"], region_id="a", score=0.5)
+    task = {**body["tasks"][0], "predictions": [drafts(*made)]}
+    asked = corrections.read({"result": [item]}, task, config, (600, 800), labels_in_place=True)
+    assert (asked.region_id, asked.labels) == ("a", ("Dog",))
+    # Both results have the label: the region's, and that of its <Labels>.
+    answer = results.region(found, control=asked.control, labels=asked.labels, region_id="a", score=0.5)
+    assert [result["value"].get("labels") for result in answer] == [None, ["Dog"]]
+    with pytest.raises(Unanswerable, match=MISSING):
+        corrections.read({"result": [item]}, body["tasks"][0], config, (600, 800))
+
+
 # What of a task is read
 
 

@@ -222,6 +222,69 @@ def test_auto_accept_a_region_with_several_labels_is_gone_on_from_by_any_of_them
     assert person.click(62, 30, labels=["Dog"])["id"] != cat["id"]
 
 
+def test_auto_accept_clicks_without_a_label_go_on_in_the_region_that_they_are_in(
+    person: Annotator, stand_in: StandIn
+) -> None:
+    person.auto_accept = True
+    cat, dog = person.click(20, 30), person.click(60, 30, labels=["Dog"])
+    for x, region, label in ((22, cat, "Cat"), (62, dog, "Dog"), (24, cat, "Cat")):
+        again = person.click(x, 30, labels=[])
+        assert (again["id"], again["value"]["brushlabels"]) == (region["id"], [label])
+    assert points(stand_in) == [[20, 30], [22, 30], [24, 30]]
+    assert len(person.regions) == 2
+    assert person.click(40, 5, labels=[]) == {}
+    assert "The click has no label" in person.reason
+
+
+def test_auto_accept_clicks_without_a_label_have_the_only_one_there_is(engine: Engine) -> None:
+    only = VLSAMBackend(CONFIG.replace('<Label value="Dog"/>', ""), engine=engine, project="1.1")
+    person = Annotator(only, auto_accept=True)
+    first = person.click(20, 30, labels=[])
+    assert first["value"]["brushlabels"] == ["Cat"]
+    assert person.click(22, 30, labels=[])["id"] == first["id"]
+    assert person.click(60, 30, labels=[])["id"] != first["id"]
+
+
+def test_by_hand_accepted_clicks_without_a_label_go_on_from_their_answer(
+    person: Annotator, stand_in: StandIn
+) -> None:
+    person.click(20, 30)
+    person.accept()
+    person.save_draft()
+    first = person.click(23, 30, labels=[])
+    assert person.click(27, 30, labels=[])["id"] == first["id"]  # outside of the region in the draft
+    assert points(stand_in) == [[20, 30], [23, 30], [27, 30]]
+    mask = decode(first, SHAPE)
+    start = stand_in.prompts[-1].mask
+    assert mask is not None
+    assert start is not None
+    assert (start == mask).all()
+
+
+def test_a_click_beside_a_region_stays_the_regions_own_when_the_next_one_is_inside(
+    person: Annotator, stand_in: StandIn
+) -> None:
+    first = person.click(20, 30)
+    holed = disc(20, 30, 5) & ~disc(20, 30, 2)
+    value = {"format": "rle", "brushlabels": ["Cat"], "rle": rle(holed)}
+    person.suggested = {**first, "value": value}
+    person.accept()
+    person.save_draft()
+    assert person.click(21, 30, labels=[])["id"] == first["id"]  # for its fresh mask is that of the region
+    assert person.click(23, 30, labels=[])["id"] == first["id"]
+    assert points(stand_in) == [[21, 30], [23, 30]]
+
+
+def test_a_click_that_had_no_answer_is_no_part_of_the_next_one(person: Annotator, stand_in: StandIn) -> None:
+    """It stays on the screen until somebody deletes it."""
+    person.click(20, 30)
+    person.accept()
+    person.save_draft()
+    assert person.click(60, 30, labels=[]) == {}
+    person.click(22, 30, labels=[])
+    assert points(stand_in) == [[20, 30], [22, 30]]
+
+
 def test_auto_accept_a_click_elsewhere_makes_another_region(person: Annotator, stand_in: StandIn) -> None:
     person.auto_accept = True
     first = person.click(20, 30)

@@ -755,6 +755,28 @@ def test_a_failure_is_written_into_the_status_and_the_next_success_clears_it(mak
     assert shown(answered) == []
 
 
+def test_a_click_without_a_label_takes_that_of_its_region_and_elsewhere_says_what_is_missing(
+    make_engine: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = backend(make_engine(), STATUS)
+    predicted = ours.predict([task()])[0]
+    for x, label, index in ((20, "Cat", 0), (60, "Dog", 2)):
+        nameless = click(x, 30)
+        nameless["result"][0]["value"]["keypointlabels"] = []
+        (answer,) = ours.predict([task(predictions=[predicted])], context=nameless)
+        region, _ = answer["result"]
+        assert region["id"] == predicted["result"][index]["id"]
+        assert (region["value"]["brushlabels"], shown(answer)) == ([label], [])
+    nameless["result"][0]["value"]["x"] = 50
+    (answer,) = ours.predict([task(predictions=[predicted])], context=nameless)
+    said = (
+        "The click has no label and no region is below it. Click inside a region to correct it, or choose a "
+        "label first: Cat, Dog."
+    )
+    assert (shown(answer), answer["reason"], len(answer["result"])) == ([said], said, 1)
+    assert said in caplog.text
+
+
 def test_predictions_have_no_status(make_engine: Make) -> None:
     (prediction,) = backend(make_engine(), STATUS).predict([task()])
     assert "vlsam_status" not in json.dumps(prediction)

@@ -17,7 +17,7 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
-from backend import bench, doctor, folders, logs
+from backend import bench, doctor, folders, logs, recommended
 from backend.failures import why
 from backend.fetch import ImageError
 from backend.folders import text
@@ -48,6 +48,7 @@ examples:
   vlsam segment photo.jpg --point 120,80 --json  one mask, from a click at x 120, y 80
   vlsam prelabel photos/ --to labelled.json      a whole folder, for an import into Label Studio
   vlsam download --profile gpu-8g                fetch large models' weights ahead
+  vlsam config --labels "Dog,Car"                a labeling config for Label Studio, ready to paste
   vlsam warm --project 7                         encode a project's images before the team comes
   vlsam serve --port 9090                        the Label Studio backend; then connect its URL
   vlsam terms --project 7                        what a running server saw and project 7 has no label for
@@ -180,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     prelabel.add_to(commands)
     bench.add_to(commands)
     doctor.add_to(commands)
+    recommended.add_to(commands)
 
     segment = commands.add_parser("segment", help="one mask of an image, from points and a box")
     segment.add_argument("image", type=Path, metavar="IMAGE")

@@ -355,6 +355,14 @@ def parse(xml: str) -> LabelConfig:
     )
 
 
+def label_tags(xml: str) -> Iterator[ElementTree.Element]:
+    """The <Label> tags of all lists for the image that is labelled. Raises ConfigError."""
+    image = parse(xml).image_name
+    for tag in _read(xml).iter():
+        if _kind(tag).endswith("labels") and image in _targets(tag):
+            yield from (child for child in tag.iter() if _kind(child) == "label")
+
+
 def field_of(data: Mapping[str, Any], path: str) -> Any:
     """What stands in a task's data at a path such as "photo.url" or "imgs[0]".
 
@@ -426,10 +434,14 @@ def _by_image(
     on: dict[str, list[ElementTree.Element]] = {name: [] for name in images}
     for tag in root.iter():
         if tag.get("name"):
-            for target in {target.strip() for target in tag.get("toName", "").split(",")} & on.keys():
+            for target in _targets(tag) & on.keys():
                 on[target].append(tag)
     for name, image in images.items():
         yield image, on[name]
+
+
+def _targets(tag: ElementTree.Element) -> set[str]:
+    return {target.strip() for target in tag.get("toName", "").split(",")}
 
 
 def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
@@ -603,9 +615,9 @@ def _plain(found: Iterable[tuple[ElementTree.Element, Control]]) -> list[Control
 
 
 def _is_prompt_tool(tag: ElementTree.Element) -> bool:
-    if _kind(tag).startswith("keypoint") and not _is_plain_tool(tag):
-        return True
-    return _is_set(tag, "smart") or _is_set(tag, "smartOnly")
+    if _is_plain_tool(tag):  # with smartOnly="true" it has no tool at all
+        return False
+    return _kind(tag).startswith("keypoint") or _is_set(tag, "smart") or _is_set(tag, "smartOnly")
 
 
 def _is_plain_tool(tag: ElementTree.Element) -> bool:

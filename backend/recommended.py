@@ -1,33 +1,252 @@
-"""The labeling configs that we recommend: one for masks, one for polygons, one for boxes."""
+"""The labeling configs that we recommend, one each for masks, polygons and boxes, and `vlsam config`."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+import argparse
+import csv
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 from xml.sax.saxutils import quoteattr
 
+from backend import labels
 from backend.colours import colours
+from backend.labels import MAX_LABEL, MAX_LABELS
+from backend.settings import Settings
 
 Kind = Literal["masks", "polygons", "boxes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# The tool that draws the regions. Not smart: a smart brush sends nothing in Label Studio 1.23.2.
-_OUTPUT = {
-    "masks": '<Brush name="mask" toName="image" smart="false"/>',
-    "polygons": '<Polygon name="outline" toName="image" smart="false"/>',
-    "boxes": '<Rectangle name="box" toName="image" smart="false"/>',
+ABOUT = """\
+Prints a labeling config, ready to paste into a project's Settings, Labeling Interface, Code. The labels stand
+above the picture, in colours that stay apart and with a key each, and the only smart tool is the point. Label
+Studio's own exports hold what is drawn with it, and so does `vlsam export`.
+
+  masks      exact to the pixel, with holes and parts; Label Studio exports them as "Brush labels to COCO",
+             PNG and NumPy
+  polygons   one ring around each object; COCO and YOLO
+  boxes      COCO, YOLO and Pascal VOC
+
+Only the config goes to standard output; what is to be said about it goes to standard error.
+
+examples:
+  vlsam config --labels "Dog,Car"                     masks
+  vlsam config --labels "Dog,Car" --for boxes         or polygons
+  vlsam config --labels 'Dog,"Boots, black"'          a label with a comma
+  vlsam config --from classes.txt > config.xml        a file with a label on each line
+  vlsam config --from config.xml --for polygons       the labels of another config, with their aliases
+  vlsam config --from labelstudio://7                 and predicted values; the same of project 7
+  vlsam config --from labelstudio://7 --labels Bus    and one label more
+"""
+
+# Label Studio's own tools have the other letters, and shift+1, shift+2 and shift+r.
+_PLAIN_KEYS = "1234567890acdfgijlnqstxyz"
+KEYS = (*_PLAIN_KEYS, *(f"shift+{key}" for key in _PLAIN_KEYS[2:]))
+# Labels without a key of their own get one from Label Studio, tools' keys too, unless they have one that no
+# keyboard has.
+NO_KEY = " "
+
+# The text that the status belongs to is not to be seen. With another value than the image's, Label Studio
+# would export JSON and CSV alone.
+_BELOW = f"""\
+  <KeyPoint name="click" toName="image" smart="true" smartOnly="true"/>
+  <Image name="image" value="$image" zoom="true"/>
+{{tool}}\
+  <View style="display:none"><Text name="said" value="$image"/></View>
+  <TextArea name="{labels.STATUS}" toName="said" editable="false" showSubmitButton="false"/>
+"""
+# What is smart="false" and smartOnly="true" has no tool of its own that a label would choose.
+_MASKS = """\
+<View>
+  <BrushLabels name="mask" toName="image" smart="false" smartOnly="true">
+{labels}  </BrushLabels>
+{below}</View>
+"""
+_POLYGONS = """\
+<View>
+  <Labels name="label" toName="image">
+{labels}  </Labels>
+{below}  <Collapse>
+    <Panel value="Rename a region, or draw by hand">
+      <PolygonLabels name="outline" toName="image" smart="false">
+{again}      </PolygonLabels>
+    </Panel>
+  </Collapse>
+</View>
+"""
+_BOXES = """\
+<View>
+  <Labels name="label" toName="image">
+{labels}  </Labels>
+{below}</View>
+"""
+_TOOLS = {
+    "masks": '  <Brush name="paint" toName="image" smart="false"/>\n',
+    "boxes": '  <Rectangle name="box" toName="image" smart="false"/>\n',
 }
 
 
-def label_config(labels: Sequence[str], kind: Kind = "masks") -> str:
-    """The XML of a labeling config that gives regions of a kind one of these labels, ready to paste."""
-    lines = "".join(
-        f"    <Label value={quoteattr(label)} background={quoteattr(colour)}/>\n"
-        for label, colour in zip(labels, colours(len(labels)), strict=True)
+@dataclass(frozen=True)
+class LabelTag:
+    """What a <Label> says."""
+
+    value: str
+    alias: str = ""
+    predicted_values: str = ""
+    background: str = ""  # its colour; chosen where there is none
+
+    @property
+    def name(self) -> str:
+        """What results carry."""
+        return self.alias or self.value
+
+
+def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks") -> str:
+    """The XML of a labeling config that gives regions of a kind one of these labels, ready to paste.
+
+    Measured with Label Studio 1.23.2, which exports masks only from BrushLabels and polygons only from
+    PolygonLabels, and where the choice of a label chooses the tool of its list. BrushLabels can have none.
+    PolygonLabels always have one, so clicks take their label from <Labels>, and people rename regions and
+    draw by hand with a second list. <Labels> and Rectangle export boxes as they are.
+    """
+    known = [LabelTag(tag) if isinstance(tag, str) else tag for tag in tags]
+    known = [
+        tag if tag.background else replace(tag, background=colour)
+        for tag, colour in zip(known, colours(len(known)), strict=True)
+    ]
+    keys = [*KEYS[: len(known)], *[NO_KEY] * (len(known) - len(KEYS))]
+    template = {"masks": _MASKS, "polygons": _POLYGONS, "boxes": _BOXES}[kind]
+    return template.format(
+        labels="".join(_label(tag, key, 4) for tag, key in zip(known, keys, strict=True)),
+        again="".join(_label(tag, NO_KEY, 8) for tag in known),
+        below=_BELOW.format(tool=_TOOLS.get(kind, "")),
     )
-    return (
-        "<View>\n"
-        f'  <Labels name="label" toName="image">\n{lines}  </Labels>\n'
-        '  <Image name="image" value="$image" zoom="true"/>\n'
-        f"  {_OUTPUT[kind]}\n"
-        '  <KeyPoint name="click" toName="image" smart="true" smartOnly="true"/>\n'
-        "</View>\n"
+
+
+def _label(tag: LabelTag, key: str, indent: int) -> str:
+    attributes: Mapping[str, str] = {
+        "value": tag.value,
+        "alias": tag.alias,
+        "background": tag.background,
+        "predicted_values": tag.predicted_values,
+        "hotkey": key,
+    }
+    written = " ".join(f"{name}={quoteattr(value)}" for name, value in attributes.items() if value)
+    return f"{' ' * indent}<Label {written}/>\n"
+
+
+def tags_of(xml: str) -> list[LabelTag]:
+    """The labels of a labeling config for the image that is labelled, each once. Raises ConfigError."""
+    found: dict[str, LabelTag] = {}
+    for tag in labels.label_tags(xml):
+        value, alias, predicted, colour = (
+            tag.get(name, "").strip() for name in ("value", "alias", "predicted_values", "background")
+        )
+        each = LabelTag(value, alias, predicted, colour)
+        known = found.setdefault(each.name, each)
+        # What one list leaves out another may say.
+        found[each.name] = replace(
+            known,
+            predicted_values=known.predicted_values or predicted,
+            background=known.background or colour,
+        )
+    return [tag for tag in found.values() if tag.value]
+
+
+def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
+    """The tags with one space for each white space, the empty ones and the repeated ones left out.
+
+    Raises ValueError where Label Studio cannot have such a label.
+    """
+    seen: set[str] = set()
+    for tag in tags:
+        tag = replace(tag, **{name: " ".join(text.split()) for name, text in vars(tag).items()})
+        for text in (tag.value, tag.alias, tag.predicted_values):
+            if any(unicodedata.category(c) in ("Cc", "Cs", "Cn") for c in text):
+                raise ValueError(f"the label {text[:80]!r} has characters that no labeling config can hold")
+            if len(text) > MAX_LABEL and text is not tag.predicted_values:
+                raise ValueError(f"the label {text[:80]!r}... has more than {MAX_LABEL} characters")
+        if re.search(r"\$[\w\[\].{}]", tag.value):
+            raise ValueError(
+                f"the label {tag.value!r} has a $ before a word: Label Studio would show a field of the task"
+            )
+        if tag.name and tag.name not in seen:
+            seen.add(tag.name)
+            yield tag
+        if len(seen) > MAX_LABELS:
+            raise ValueError(f"there are more than {MAX_LABELS} labels")
+
+
+def add_to(commands: Any) -> None:
+    """Put `config` under the main parser's commands."""
+    config = commands.add_parser(
+        "config",
+        help="print a labeling config, ready to paste",
+        description=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    config.add_argument("--labels", metavar="A,B", default="", help='with commas between: "Dog,Car"')
+    config.add_argument(
+        "--from", dest="source", metavar="SOURCE",
+        help="a file with a label on each line, an .xml file with a labeling config, or labelstudio://7, "
+        "which needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; --labels come after these",
+    )  # fmt: skip
+    config.add_argument(
+        "--for", dest="kind", choices=KINDS, default="masks", help="what regions are (default: masks)"
+    )
+    config.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    given = [*(_read(args.source) if args.source else ()), *_split(args.labels)]
+    tags = list(checked(given))
+    if not tags:
+        raise ValueError('there are no labels: give --labels "Dog,Car" or --from labels.txt')
+    if len(given) > len(tags):
+        print(f"vlsam: {len(given) - len(tags)} empty or repeated labels are left out", file=sys.stderr)
+    if len(tags) > len(KEYS):
+        print(
+            f"vlsam: the first {len(KEYS)} of {len(tags)} labels have a key; there are no more that Label "
+            "Studio leaves free",
+            file=sys.stderr,
+        )
+    xml = label_config(tags, args.kind)
+    encoding = sys.stdout.encoding or "utf-8"  # what it lacks is written as &#...;
+    sys.stdout.write(xml.encode(encoding, "xmlcharrefreplace").decode(encoding))
+    return 0
+
+
+def _split(text: str) -> list[LabelTag]:
+    """The labels of a list with commas, where quotes hold those that have some. Raises ValueError."""
+    try:
+        return [
+            LabelTag(label) for row in csv.reader([text], skipinitialspace=True, strict=True) for label in row
+        ]
+    except csv.Error as error:
+        raise ValueError(f"--labels {text[:80]!r} is not a list with commas between: {error}") from None
+
+
+def _read(source: str) -> list[LabelTag]:
+    if source.startswith("labelstudio://"):
+        from backend.prelabel import project  # Label Studio's SDK takes seconds to import
+
+        number = project.number(source)
+        with project.connected(Settings.from_env()) as client:
+            xml = project.label_config(client, number)
+        return _of_config(xml, f"project {number}")
+    try:
+        text = Path(source).read_text("utf-8-sig")
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"--from {source} cannot be read: {error}") from None
+    if Path(source).suffix.lower() == ".xml":
+        return _of_config(text, source)
+    return [LabelTag(line) for line in text.splitlines()]
+
+
+def _of_config(xml: str, where: str) -> list[LabelTag]:
+    tags = tags_of(xml)
+    if not tags:
+        raise ValueError(f"the labeling config of {where} has no labels: they come with the data of tasks")
+    return tags

@@ -77,7 +77,9 @@ class _Seen:
     prompts: Mapping[str, Spot]  # by id
     draft: Draft | None
     related: frozenset[str]  # ids that a relation names
-    labels_in_place: bool
+    in_place: bool  # whatever the region: none can be selected
+    unlabelled: bool  # the newest prompt, so no region with a label is selected
+    newest: NDArray[np.float32]  # (n, 2) xy of the point that was clicked last; none after a rectangle
     same: tuple[Answer, ...]  # earlier answers to these prompts, the newest first
 
 
@@ -91,6 +93,7 @@ class _Gesture:
     rectangle: tuple[float, float, float, float, float] | None = None  # x, y, width, height, rotation
     prompt_id: str | None = None
     bound: bool = True  # to a control of the config
+    has_list: bool = True  # its tool has a list of labels of its own, as KeyPointLabels has
     image: str | None = None  # the name of the <Image> that it was drawn on, where the browser says it
 
     @property
@@ -127,7 +130,8 @@ def read(
     gestures = list(_gestures(context.get("result"), config))
     if not gestures:
         raise Unanswerable(_nothing(context, config))
-    drawn = gestures[-1].labels
+    newest = gestures[-1]
+    drawn = newest.labels
     control = config.control_of(drawn)
     if control is None and drawn:
         raise Unanswerable(f"No output control has the label {' or '.join(drawn)[:80]!r}.")
@@ -136,7 +140,7 @@ def read(
         only = config.only_label
         control = config.label_control(only) or config.predicted[0]
         labels: tuple[str, ...] = () if only is None else (only,)
-        missing = "" if labels else _missing(gestures[-1], config)
+        missing = "" if labels else _missing(newest, config)
     else:
         # Of several labels those that the control knows: Label Studio refuses regions with others.
         labels = tuple(filter(control.knows, drawn)) if control.takes_labels else ()
@@ -167,7 +171,16 @@ def read(
         if answer not in same
         and answer.is_of(prompts, marker, drafted_ids, now, continued=answer.prompts.keys() <= ancestors)
     ]
-    seen = _Seen(prompts, marker, frozenset(related(sources)), labels_in_place, tuple(same))
+    seen = _Seen(
+        prompts,
+        marker,
+        frozenset(related(sources)),
+        # A selected region keeps tools with labels of their own from working, and lends others its label.
+        labels_in_place or newest.has_list,
+        not drawn,
+        _pixels([newest] if newest.point else [], shape),
+        tuple(same),
+    )
     targets = partial(_targets, sources, theirs, config, shape, reading or Reading())
     meant, earlier, wanted = gestures, list[_Gesture](), None if nameless else labels
     if nameless:
@@ -425,12 +438,16 @@ def _aimed(asked: Correction, target: Target | None) -> Correction:
     if earlier is not None:
         prompt = replace(prompt, mask=earlier.patch.mask, logits=earlier.logits)
     control = target.control if target else asked.control
-    # Only where labels are the tools does a selected region keep smart tools from working.
-    in_place = seen.labels_in_place or (control.takes_labels and control.labels_name is None)
+    in_place = (
+        seen.in_place
+        or (seen.unlabelled and control.takes_labels)
+        # In a selected region a click places no point.
+        or (target is not None and target.drawn.holds(seen.newest))
+    )
     region_id = target.region_id if target else earlier.region_id if earlier else None
     notes: tuple[str, ...] = ()
     if region_id is not None and (region_id in seen.related or not in_place):
-        # Replacing it would break the editor.
+        # Replacing it may break the editor.
         notes = (f"{_SUPERSEDES}{region_id}",) if target else ()
         region_id = None
     return replace(
@@ -589,17 +606,22 @@ def _gesture(item: Mapping[str, Any]) -> _Gesture | None:
     labels, prompt_id = tasks.labels_of(item), tasks.id_of(item)
     # Label Studio's next protocol sends prompts that belong to no control; the label is the browser's.
     bound = prompt_id is not None or "from_name" in item or bool(labels)
+    has_list = kind in ("keypointlabels", "rectanglelabels")
     if width is not None and height is not None and kind not in ("keypoint", "keypointlabels"):
         if kind not in ("rectangle", "rectanglelabels", "labels"):
             return None
         rotation = _number(value.get("rotation")) or 0.0
         rectangle = (x, y, width, height, rotation)
-        return _Gesture(labels, rectangle=rectangle, prompt_id=prompt_id, bound=bound, image=image)
+        return _Gesture(
+            labels, rectangle=rectangle, prompt_id=prompt_id, bound=bound, has_list=has_list, image=image
+        )
     if kind not in ("keypoint", "keypointlabels", "labels"):
         return None
     positive = item.get("is_positive", value.get("positive", True))
     positive = positive is not False and positive != 0
-    return _Gesture(labels, (x, y), positive, prompt_id=prompt_id, bound=bound, image=image)
+    return _Gesture(
+        labels, (x, y), positive, prompt_id=prompt_id, bound=bound, has_list=has_list, image=image
+    )
 
 
 def _nothing(context: Mapping[str, Any], config: LabelConfig) -> str:

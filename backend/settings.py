@@ -419,7 +419,7 @@ class Settings:
         "VLSAM_LABELS_IN_PLACE",
         False,
         _switch,
-        "1: with a <Labels> config a click replaces its region, which breaks the editor if it is selected.",
+        "1: a labelled click beside a region replaces it too, which breaks the editor if it is selected.",
     )
     log_level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
 

@@ -787,24 +787,58 @@ LABELS = """
 """
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_with_a_labels_config_a_region_is_replaced_only_where_that_is_wanted(in_place: bool) -> None:
-    """There it may be selected, which nobody tells us."""
+def free_click(x: float, y: float, label: str | None, **more: Any) -> dict[str, Any]:
+    """Of a <KeyPoint>, which has no list of labels of its own."""
+    value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "labels": [label] if label else []}
+    return {"value": value, "is_positive": True, "type": "keypoint", "from_name": "kp", "id": "p", **more}
+
+
+def of_labels(mask: Mask) -> tuple[LabelConfig, dict[str, Any]]:
+    """A config with one list of labels for all tools, and a task with a region "a" of a cat."""
     config = parse(LABELS)
-    (brush,) = config.outputs
-    found = detection("tabby", disc(20, 30, 12))
-    region = results.region(found.mask, control=brush, labels=["Cat"], region_id="a", score=0.5)
-    task = {"drafts": [drafts({**region[0], "meta": evidence.write(found, region[0])}, *region[1:])]}
+    found = detection("tabby", mask)
+    region = results.region(mask, control=config.outputs[0], labels=["Cat"], region_id="a", score=0.5)
+    return config, {"drafts": [drafts({**region[0], "meta": evidence.write(found, region[0])}, *region[1:])]}
 
-    def asked(label: str) -> Correction:
-        context = {"result": [click(22, 30, label=label, id="p")]}
-        return corrections.read(context, task, config, SHAPE, labels_in_place=in_place)
 
-    cat = asked("Cat")
-    assert cat.target is not None
-    assert (cat.term, len(cat.prompt.points)) == ("tabby", 2)
-    assert (cat.region_id, cat.notes) == (("a", ()) if in_place else (None, ("Supersedes region a",)))
-    assert asked("Dog").target is None
+@pytest.mark.parametrize("x", [22, 40], ids=["inside", "outside"])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_where_a_region_may_be_selected_it_is_replaced_only_where_that_is_wanted(
+    wanted: bool, x: int
+) -> None:
+    """A selected region lends the <KeyPoint> its label, and keeps clicks inside from placing points."""
+    config, task = of_labels(disc(20, 30, 12))
+    clicks = [free_click(x, 30, "Cat")]
+    asked = corrections.read({"result": clicks}, task, config, SHAPE, labels_in_place=wanted)
+    asked = corrections.settle(asked, disc(22, 30, 14)) if asked.rivals else asked
+    assert asked.target is not None
+    assert (asked.term, len(asked.prompt.points)) == ("tabby", 2)
+    replaced = wanted or x == 22
+    assert (asked.region_id, asked.notes) == (("a", ()) if replaced else (None, ("Supersedes region a",)))
+
+
+def test_the_newest_click_tells_whether_a_region_may_be_selected() -> None:
+    config, task = of_labels(disc(20, 30, 12))
+    inside, outside = free_click(22, 30, "Cat"), free_click(40, 30, "Cat", id="q")
+    for clicks, region_id in ([outside, inside], "a"), ([inside, outside], None):
+        assert corrections.read({"result": clicks}, task, config, SHAPE).region_id == region_id
+
+
+def test_a_click_without_a_label_says_that_no_region_is_selected() -> None:
+    config, task = of_labels(disc(20, 30, 12))
+    asked = corrections.read({"result": [free_click(40, 30, None)]}, task, config, SHAPE)
+    assert corrections.settle(asked, disc(22, 30, 14)).region_id == "a"
+
+
+def test_a_tool_with_labels_of_its_own_works_only_where_no_region_is_selected() -> None:
+    config, task = of_labels(disc(20, 30, 12))
+    asked = corrections.read({"result": [click(40, 30, id="p")]}, task, config, SHAPE)
+    assert corrections.settle(asked, disc(22, 30, 14)).region_id == "a"
+
+
+def test_a_click_with_another_label_is_about_no_region_below_it() -> None:
+    config, task = of_labels(disc(20, 30, 12))
+    assert corrections.read({"result": [free_click(22, 30, "Dog")]}, task, config, SHAPE).target is None
 
 
 def test_with_a_labels_config_too_a_region_keeps_all_its_labels() -> None:

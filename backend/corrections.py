@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from backend import duplicates, evidence, results, shapes, tasks
 from backend.labels import Control, LabelConfig
+from backend.logs import printable
 from backend.memory import Answer, Draft, Patch, Spot
 from backend.reading import Reading
 from backend.results import Drawn
@@ -249,6 +250,19 @@ def remembered(asked: Correction, region: Mapping[str, Any], detection: Detectio
         draft=asked.seen.draft,
         at=now,
     )
+
+
+def done(asked: Correction, region: Mapping[str, Any], mask: Mask) -> str:
+    """What a settled correction did, one line for the log. Its answer is `region`, which has this mask."""
+    label = printable(" and ".join(asked.labels))[:80] or "no label"
+    new, target = region["id"], asked.target
+    if target is None:
+        return f"click with {label}: new region {new}"
+    more = int(np.count_nonzero(mask)) - int(np.count_nonzero(target.mask))
+    old = ascii(target.region_id)[1:-1]
+    did = f"joined {more} pixels to" if more > 0 else f"took {-more} pixels from" if more else "corrected"
+    instead = f", now region {new}" if new != target.region_id else ""
+    return f"click with {label}: {did} region {old}{instead}"
 
 
 def is_click(context: Mapping[str, Any], config: LabelConfig) -> bool:

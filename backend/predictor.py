@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ from backend.corrections import Correction, Unanswerable
 from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.events import UnknownEvent
 from backend.fetch import ImageError, Server, Target
-from backend.labels import Control, LabelConfig, TaskError
+from backend.labels import STATUS, Control, LabelConfig, TaskError
+from backend.logs import printable
 from backend.memory import Key
 from backend.phrases import Wishes
 from backend.reading import OutOfTime, Reading, TooMuch
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 Prediction = dict[str, Any]
 
+MAX_TOLD, MAX_TOLD_TERM = 10, 40  # terms that an empty prediction names, and characters of each
+NOTHING_THERE = "The mask is empty: the model finds nothing there."
 UNEXPECTED = "unexpected"  # the kind of errors that are ours, in /metrics
 
 
@@ -206,7 +209,8 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             unmatched.total(),
             f": {', '.join(repr(term[:40]) for term in list(unmatched)[:10])}" if unmatched else "",
         )
-        return self._prediction(regions)
+        told = explained(regions, found, unmatched, config, known.content, self.model_version)
+        return prediction(regions, self.model_version, told)
 
     def _event(self, context: Mapping[str, Any]) -> Prediction:
         try:
@@ -261,13 +265,20 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _answer(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> Prediction:
+        started = self._clock()
+
+        def taken() -> int:
+            return round(1000 * (self._clock() - started))
+
         try:
             phrase = None if corrections.is_click(context, config) else phrases.typed(context, config)
             if phrase is None:
-                regions = self._correct(task, context, config, deadline)
+                regions, done = self._correct(task, context, config, deadline)
             else:
                 regions = self._find(task, phrase, context, config, deadline)
-            return self._prediction(regions, "" if regions else "The mask is empty.")
+                done = f"text: {len({region['id'] for region in regions})} new or renewed regions"
+            log.info("Task %s: %s, %d ms", _name(task), done, taken())
+            return self._prediction(regions)
         except Late:
             self._count("Late")
             reason = "The click could not be answered in time."
@@ -278,7 +289,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             self._count("Superseded")
             # The editor shows the answer to its newest request only.
             reason = "A newer click came before its turn."
-            log.info("Task %s: no answer to the click: %s", _name(task), reason)
+            log.info("Task %s: no answer to the click: %s (%d ms)", _name(task), reason, taken())
             return self._prediction([], reason)
         except (Unanswerable, TooMuch, TaskError, ImageError, VLSAMError) as error:
             self._count(type(error).__name__)
@@ -287,14 +298,18 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             raise
         except Exception:
             self._count(UNEXPECTED)
-            log.exception("Task %s: no answer to the click.", _name(task))
+            log.exception("Task %s: no answer to the click (%d ms).", _name(task), taken())
             return self._prediction([], "The server failed; its log says why.")
-        log.warning("Task %s: no answer to the click: %s", _name(task), reason)
+        log.warning("Task %s: no answer to the click: %s (%d ms)", _name(task), reason, taken())
         return self._prediction([], reason)
 
     def _correct(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
-    ) -> list[results.Result]:
+    ) -> tuple[list[results.Result], str]:
+        """The results of the region that clicks made or corrected, and what was done, for the log.
+
+        Raises Unanswerable.
+        """
         config = config.of(task.get("data") if isinstance(task, Mapping) else None)
         click = self._click(task, context)
         seen = self._see(task, config, deadline)
@@ -302,7 +317,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         bare = corrections.bare(context, config, seen.known.size)
         if bare is not None:
             detection = run(lambda model: model.refine(seen.embedding(model), bare))
-            return events.mask(detection.mask, detection.score)
+            if not detection.mask.any():
+                raise Unanswerable(NOTHING_THERE)
+            return events.mask(detection.mask, detection.score), "click of no control: a mask"
         memory = self.engine.memory
         key = self._memory_key(task, seen.known.content)
         reading = self._reading(deadline)
@@ -320,7 +337,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         wishes = phrases.wishes(context, task, config)
         asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked, wishes.level))
         if not detection.mask.any():
-            raise Unanswerable("The mask is empty: the model finds nothing there.")
+            raise Unanswerable(NOTHING_THERE)
         _good_enough([detection], wishes)
         with self.engine.metrics.stage("results"):
             region = describe(
@@ -333,15 +350,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 compact=True,
             )
         if not region:
-            return []
+            raise Unanswerable(f"The mask is nothing that <{asked.control.tag}> can draw.")
         if key:
             memory.remember(key, corrections.remembered(asked, region[0], detection, memory.clock()))
         said = corrections.said(task, asked.target.region_id, config) if asked.target else {}
-        return region + [
+        words = [
             results.naming(region[0], naming, said[naming.name])
             for naming in config.namings
             if said.get(naming.name)
         ]
+        return region + words, corrections.done(asked, region[0], detection.mask)
 
     def _find(
         self, task: Any, phrase: str, context: Mapping[str, Any], config: LabelConfig, deadline: float
@@ -491,10 +509,54 @@ def alike(model: Model, terms: Sequence[str], names: Sequence[str], threshold: f
     }
 
 
-def prediction(regions: list[results.Result], model_version: str) -> Prediction:
-    """The item that Label Studio stores; its score is the mean of its regions', 0 without any."""
+def prediction(
+    regions: list[results.Result], model_version: str, told: Sequence[results.Result] = ()
+) -> Prediction:
+    """The item that Label Studio stores; its score is the mean of its regions', 0 without any.
+
+    `told` is what it says besides.
+    """
     score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
-    return {"result": regions, "score": results.unit(score), "model_version": model_version}
+    return {"result": [*regions, *told], "score": results.unit(score), "model_version": model_version}
+
+
+def explained(
+    regions: Sequence[results.Result],
+    found: Sequence[Detection],
+    unmatched: Collection[str],
+    config: LabelConfig,
+    image: str,
+    model_version: str,
+) -> list[results.Result]:
+    """What the status control says of a prediction without regions; nothing where there are some.
+
+    `unmatched` are the terms of `found` that have no label.
+    """
+    if regions or config.status_of is None:
+        return []
+    told = results.status(why_empty(found, unmatched), config.status_of)
+    return [{**told, "id": results.prediction_id(image, model_version, STATUS, "", 0)}]
+
+
+def why_empty(found: Sequence[Detection], unmatched: Collection[str]) -> str:
+    """Why a prediction has no regions, for an annotator."""
+    if not found:
+        return "VL-SAM found no object in this image."
+    terms = dict.fromkeys(detection.term for detection in found)
+    reasons = (
+        ([term for term in terms if term in unmatched], "No label of this project fits."),
+        (
+            [term for term in terms if term not in unmatched],
+            "It is annotated already, or no control of this project can draw it.",
+        ),
+    )
+    return " ".join(f"VL-SAM saw: {some_of(named)}. {reason}" for named, reason in reasons if named)
+
+
+def some_of(terms: Sequence[str]) -> str:
+    """The first of many terms, which models made, for a line that people read."""
+    more = f" and {len(terms) - MAX_TOLD} more" if len(terms) > MAX_TOLD else ""
+    return ", ".join(printable(term[:MAX_TOLD_TERM]) for term in terms[:MAX_TOLD]) + more
 
 
 def label_of(term: str, config: LabelConfig, names: Mapping[str, str], leftover: str) -> str | None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from backend import folders, results, shapes
 from backend.labels import LabelConfig
-from backend.predictor import annotation, label_of, prediction
+from backend.predictor import annotation, explained, label_of, prediction
 from backend.prelabel.copies import Copies, link
 from backend.prelabel.naming import file_names, stems
 from backend.prelabel.run import FETCHERS, ahead
@@ -86,15 +86,17 @@ class ImportList:
         self._path, self._version = path, version
 
     def describe(self, image: Image, found: Found) -> Row:
-        regions, _ = annotation(
+        content = results.image_hash(image)
+        regions, unmatched = annotation(
             found.detections,
             found.config,
-            results.image_hash(image),
+            content,
             self._version,
             names=found.names,
             leftover=found.leftover,
         )
-        return {"prediction": prediction(regions, self._version)}
+        told = explained(regions, found.detections, unmatched, found.config, content, self._version)
+        return {"prediction": prediction(regions, self._version, told)}
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         def fill(file: BinaryIO) -> None:

@@ -1,6 +1,7 @@
 import base64
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -777,9 +778,51 @@ def test_a_click_without_a_label_takes_that_of_its_region_and_elsewhere_says_wha
     assert said in caplog.text
 
 
-def test_predictions_have_no_status(make_engine: Make) -> None:
+def test_predictions_with_regions_have_no_status(make_engine: Make) -> None:
     (prediction,) = backend(make_engine(), STATUS).predict([task()])
     assert "vlsam_status" not in json.dumps(prediction)
+
+
+CONE = "traffic cone"
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        ([], "VL-SAM found no object in this image."),
+        ([CONE, "cart", CONE], "VL-SAM saw: traffic cone, cart. No label of this project fits."),
+        (["a\x1b[2J\n"], "VL-SAM saw: a\\x1b[2J\\n. No label of this project fits."),
+        (
+            [f"thing {number}" for number in range(12)],
+            f"VL-SAM saw: {', '.join(f'thing {n}' for n in range(10))} and 2 more. "
+            "No label of this project fits.",
+        ),
+    ],
+)
+def test_an_empty_prediction_says_why_where_people_look(
+    make_engine: Make, stand_in: StandIn, terms: list[str], said: str
+) -> None:
+    stand_in.found = [detection(term, disc(20, 30, 12)) for term in terms]
+    ours = backend(make_engine(), STATUS)
+    one, again = ours.predict([task(1), task(1)])
+    assert (shown(one), one["score"]) == ([said], 0.0)
+    assert one == again  # Label Studio may ask twice
+    assert LabelInterface(STATUS).validate_prediction(one, return_errors=True) == []
+    # Where the config has no place for it, it is as empty as ever, and a click empties the place.
+    assert backend(make_engine()).predict([task(1)])[0]["result"] == []
+    (answer,) = ours.predict([task(predictions=[one])], context=click(20, 30))
+    assert shown(answer) == []
+
+
+def test_a_prediction_without_what_is_annotated_already_says_so(make_engine: Make, stand_in: StandIn) -> None:
+    ours = backend(make_engine(), STATUS)
+    predicted = ours.predict([task()])[0]["result"]
+    stand_in.found.append(detection(CONE, disc(40, 10, 5)))
+    (empty,) = ours.predict([task(annotations=[{"id": 1, "result": predicted}])])
+    assert shown(empty) == [
+        "VL-SAM saw: traffic cone. No label of this project fits. VL-SAM saw: cat, dogs. It is annotated "
+        "already, or no control of this project can draw it."
+    ]
 
 
 def test_weights_that_cannot_be_loaded_are_told_too(make_engine: Make) -> None:
@@ -819,6 +862,44 @@ def test_a_click_does_not_wait_for_the_rest_of_a_batch(make_engine: Make, stand_
     ours.predict([task()], context=click(20, 30))
     batch.join()
     assert stand_in.order.index("click") <= 2
+
+
+def test_each_click_is_one_line_in_the_log(
+    make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "backend.predictor")
+    ours = backend(make_engine())
+    predicted = ours.predict([task()])[0]
+    ours.predict([task(9)], context=click(20, 30, "Dog"))
+    ours.predict([task(9, predictions=[predicted])], context=click(31.9, 30))
+    stand_in.refine = lambda *_: detection("", disc(20, 30, 8))  # type: ignore[method-assign]
+    ours.predict([task(9, predictions=[predicted])], context=click(25, 30, positive=False))
+    ours.predict([task(9)], context=click(25, 30, positive=False))
+    _, *lines = [record.getMessage() for record in caplog.records]
+    cat = predicted["result"][0]["id"]
+    patterns = [
+        r"Task 9: click with Dog: new region [0-9a-f]{32}, \d+ ms",
+        rf"Task 9: click with Cat: joined \d+ pixels to region {cat}, \d+ ms",
+        rf"Task 9: click with Cat: took \d+ pixels from region {cat}, \d+ ms",
+        r"Task 9: no answer to the click: There are negative clicks only.*\. \(\d+ ms\)",
+    ]
+    assert len(lines) == len(patterns)
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_labels_and_ids_write_no_lines_of_their_own_into_the_log(
+    make_engine: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "backend.predictor")
+    config = CONFIG.replace('value="Cat"', 'value="C&#10;t&#x202e;"')
+    made = backend(make_engine(), config).predict([task()], context=click(60, 30, "C\nt\u202e"))[0]["result"]
+    made[0]["id"] = "a\nTask 1: all is well"
+    asked = click(60, 30, "C\nt\u202e")
+    backend(make_engine(), config).predict([task(drafts=[{"id": 1, "result": made}])], context=asked)
+    new, corrected = [record.getMessage() for record in caplog.records]
+    assert new.startswith("Task 1: click with C\\nt\\u202e: new region ")
+    assert "corrected region a\\nTask 1: all is well, " in corrected
 
 
 def sent(*prompts: Any, control: Any = "kp") -> dict[str, Any]:

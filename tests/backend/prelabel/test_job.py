@@ -92,6 +92,16 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     assert summary["scores"]["0.9"] == 6
 
 
+def test_empty_predictions_say_why_as_the_servers_do(prelabel: Run, photos: Path, tmp_path: Path) -> None:
+    out, ui = tmp_path / "out.json", tmp_path / "ui.xml"
+    status = '<TextArea name="vlsam_status" toName="image"/></View>'
+    ui.write_text(CONFIG.replace("Cat", "Unicorn").replace("Dog", "Griffin").replace("</View>", status))
+    assert prelabel(photos, "--to", out, "--label-config", ui) == 0
+    told = [task["predictions"][0]["result"][0]["value"]["text"] for task in tasks(out)]
+    assert told[1] == ["VL-SAM saw: cat, dogs. No label of this project fits."]
+    assert told[3] == ["VL-SAM found no object in this image."]
+
+
 def test_an_endpoint_lists_ahead_of_the_models(
     prelabel: Run, model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

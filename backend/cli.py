@@ -18,6 +18,7 @@ import requests
 from tqdm import tqdm
 
 from backend import bench, doctor, folders, logs, recommended
+from backend.export import command as export
 from backend.failures import why
 from backend.fetch import ImageError
 from backend.folders import text
@@ -47,6 +48,7 @@ examples:
   vlsam annotate photos/ --json > found.json     all images of a folder
   vlsam segment photo.jpg --point 120,80 --json  one mask, from a click at x 120, y 80
   vlsam prelabel photos/ --to labelled.json      a whole folder, for an import into Label Studio
+  vlsam export --project 7 --to out.yolo         what people made of it, to train with
   vlsam download --profile gpu-8g                fetch large models' weights ahead
   vlsam config --labels "Dog,Car"                a labeling config for Label Studio, ready to paste
   vlsam warm --project 7                         encode a project's images before the team comes
@@ -179,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     warm.set_defaults(run=_warm)
 
     prelabel.add_to(commands)
+    export.add_to(commands)
     bench.add_to(commands)
     doctor.add_to(commands)
     recommended.add_to(commands)

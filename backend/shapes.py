@@ -1,7 +1,7 @@
 """Masks to and from what editors draw: rings, ellipses, points and strokes. All in pixels of the image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -18,6 +18,8 @@ TOLERANCE = 1.0  # pixels between a mask's outline and its ring; less where the 
 SPECK = 0.002  # of the largest part: what is smaller is left out of a ring, and so is a smaller hole
 MAX_POINTS = 1000  # of a ring that is made: editors draw a handle for each
 MAX_PARTS = 100
+MAX_HOLES, MAX_CORNERS = 300, 200_000  # of a mask whose rings are exact
+MAX_PAIRS = 1_000_000  # of points of two rings that are compared to join them
 BLOCK = (
     1 << 18
 )  # numbers in the arrays that shapes are painted with, a few rows at a time: they fit into caches
@@ -40,6 +42,69 @@ def rings_of(mask: Mask) -> list[Ring]:
     them out, since all pixels of all rings count.
     """
     return [_bridged(part) for part in _outlines(mask)]
+
+
+def exact_rings_of(mask: Mask) -> list[Ring] | None:
+    """A ring (n, 2), n >= 4, along the edges of its pixels for each part of a mask that is not empty.
+
+    Holes are joined to their part as in `rings_of`, and every speck is there: `fill` and pycocotools make the
+    same mask of them again. None where it has more than MAX_HOLES holes or MAX_CORNERS corners.
+    """
+    left, top, right, bottom = (int(side) for side in box_of(mask))
+    part = mask[top:bottom, left:right]
+    rows, columns = _row_edges(part), _row_edges(part.T)[:, ::-1, ::-1]
+    if len(rows) + len(columns) > MAX_CORNERS:
+        return None
+    _, number = cv2.connectedComponents(part.astype(np.uint8), connectivity=4)
+    parts: dict[int, list[Ring]] = {}
+    for ring in _followed(rows, columns):
+        (x, y), (towards, _) = ring[:2].astype(int).tolist()
+        inside = number[y, x] if towards > x else number[y - 1, x - 1]
+        parts.setdefault(int(inside), []).append(np.add(ring, (left, top)))
+    if sum(map(len, parts.values())) - len(parts) > MAX_HOLES:
+        return None
+    # Only the outline runs clockwise.
+    return [_bridged(sorted(rings, key=_area, reverse=True)) for rings in parts.values()]
+
+
+def _followed(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[Ring]:
+    """The rings (n, 2) that lines along rows and along columns make, each (n, 2, 2): from and to, as xy.
+
+    Each ring begins with a line along a row. Pixels that share a corner alone are in different rings.
+    """
+    lines = np.concatenate([rows, columns])
+    ends = lines[:, 1].tolist()
+    ways = np.sign(lines[:, 1] - lines[:, 0]).tolist()
+    starts = zip(lines[:, 0].tolist(), ways, strict=True)
+    beginning = {(*start, *way): number for number, (start, way) in enumerate(starts)}
+    left = dict.fromkeys(range(len(rows)))
+    while left:
+        ring = [number := next(iter(left))]
+        while True:
+            left.pop(number, None)
+            (x, y), (dx, dy) = ends[number], ways[number]
+            # Where two lines begin, the one to the right goes around the same pixel.
+            turned = beginning.get((x, y, -dy, dx))
+            number = beginning[x, y, dy, -dx] if turned is None else turned
+            if number == ring[0]:
+                break
+            ring.append(number)
+        yield lines[ring, 0].astype(np.float64)
+
+
+def _row_edges(mask: Mask) -> NDArray[np.int64]:
+    """(n, 2, 2): the lines between rows of pixels with the mask on one side, from and to, as xy.
+
+    The mask lies to the right of where a line goes.
+    """
+    # 1 where the mask is below, and -1 where it is above.
+    below = np.pad(np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0), ((0, 0), (1, 1)))
+    y, x = np.nonzero(np.diff(below, axis=1))
+    side = below[y, x + 1]
+    (first,) = np.nonzero(side)
+    lines = np.stack([np.stack([x[first], y[first]], 1), np.stack([x[first + 1], y[first]], 1)], 1)
+    lines[side[first] < 0] = lines[side[first] < 0, ::-1]
+    return lines
 
 
 def _outlines(mask: Mask) -> list[list[Ring]]:
@@ -97,10 +162,15 @@ def _bridged(rings: Sequence[Ring]) -> Ring:
 
 
 def _nearest(one: Ring, other: Ring) -> tuple[float, tuple[float, float], int]:
-    """The least squared distance of two rings' points, the point of `one`, and the number of `other`'s."""
-    squared = ((one[:, None] - other[None]) ** 2).sum(axis=2)
-    here, there = divmod(int(squared.argmin()), len(other))
-    return float(squared[here, there]), (float(one[here, 0]), float(one[here, 1])), there
+    """The least squared distance of two rings' points, the point of `one`, and the number of `other`'s.
+
+    Of long rings not every point is looked at.
+    """
+    step = math.ceil(math.sqrt(len(one) * len(other) / MAX_PAIRS))
+    squared = ((one[::step, None] - other[None, ::step]) ** 2).sum(axis=2)
+    here, there = divmod(int(squared.argmin()), squared.shape[1])
+    x, y = one[here * step].tolist()
+    return float(squared[here, there]), (x, y), there * step
 
 
 def fill(ring: Ring, shape: tuple[int, int]) -> Mask:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -51,7 +52,9 @@ class Copies:
         self._there = {path.name.partition("-")[0]: path for path in folder.glob("[!.]*")}
 
     def put(self, item: Item, pixels: str, folder: Path, stem: str) -> str:
-        """Copy into `folder` the image that has the image_hash `pixels`. Returns what came of it.
+        """Copy into `folder` the image that was labelled. Returns what came of it.
+
+        `pixels` is what is known of that: its image_hash, or no more than its size, as size_text says it.
 
         A copy is the file itself where every reader sees in it what was labelled. Else it is made of the
         pixels that were labelled: JPEG of a JPEG, PNG of others. An image that cannot be had is logged.
@@ -78,14 +81,21 @@ class Copies:
         return f"converted, since trainers do not read {why}" if why else "copied"
 
 
+def size_text(shape: Sequence[int]) -> str:
+    """The size of an image of this shape, as 640x480."""
+    return f"{shape[1]}x{shape[0]}"
+
+
 def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
     """A file for every reader, why it is another one ("" where it is the same), and its suffix."""
-    if image_hash(image) != pixels:
+    if pixels not in (image_hash(image), size_text(image.shape)):
         raise ImageError("The image is another one than was labelled.")
     with Pillow.open(BytesIO(data), formats=formats()) as opened:
         kind, why = opened.format or "", _obstacle(opened)
         if not why and opened.getexif().get(ORIENTATION) in range(2, 9):
             why = "EXIF orientation"
+        if not why and opened.mode in ("1", "P"):  # which supervision refuses
+            why = "a palette"
     if not why:
         return data, "", SUFFIXES[kind]
     file = BytesIO()

@@ -1,16 +1,20 @@
 """Where the results of `vlsam prelabel` go: files. Label Studio's predictions are in project.py."""
 
 import json
+import posixpath
 import re
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 from pycocotools import mask as coco
 from tqdm import tqdm
 
@@ -22,7 +26,8 @@ from backend.prelabel.naming import file_names, stems
 from backend.prelabel.run import FETCHERS, ahead
 from backend.prelabel.sources import Item, Loader, SourceError, need
 from backend.prelabel.state import DONE, Row, state_of, write
-from model.types import Detection, Image
+from backend.shapes import Ring
+from model.types import Detection, Image, Mask, box_of
 
 Finished = Callable[[], Iterable[tuple[Item, Row]]]  # all rows in the source's order, as often as asked
 Files = Counter[str]  # what became of how many images' files, where a destination takes them along
@@ -53,19 +58,20 @@ class Destination(Protocol):
 
 
 def choose(
-    path: Path, version: str, loader: Loader, *, polygons: bool = False, copy: bool = False
+    path: Path, version: str, loader: Loader, *, rings: bool = False, copy: bool = False
 ) -> Destination:
     """The destination that a path's suffix names. Raises SourceError.
 
-    `polygons` is for COCO, and `copy`, of images, for YOLO. `loader` is the source's.
+    `rings`, not run lengths, are for COCO, and `copy`, of images, for YOLO. `loader` is the source's.
     """
     name = path.name.lower()
-    if polygons and not name.endswith(".coco.json"):
+    if rings and not name.endswith(".coco.json"):
         raise SourceError("--coco-polygons goes with --to NAME.coco.json")
     if copy and not name.endswith(".yolo"):
         raise SourceError("--copy-images goes with --to NAME.yolo")
     if name.endswith(".coco.json"):
-        return Coco(path, version, polygons=polygons)
+        info = {"description": "Objects found by VL-SAM for Label Studio", "version": version}
+        return Coco(path, info, polygons if rings else run_lengths)
     if name.endswith(".json"):
         return ImportList(path, version)
     if name.endswith(".parquet"):
@@ -115,46 +121,89 @@ class ImportList:
         return Counter()
 
 
-class _Detections:
-    """What the formats that are not Label Studio's keep: each detection that has a label, with its mask."""
+@dataclass(frozen=True, eq=False)
+class Object:
+    """An object of an image, as the formats that are not Label Studio's have it."""
+
+    label: str
+    mask: Mask  # not empty
+    term: str
+    score: float | None = None  # None where a person made it
+    ring: Ring | None = None  # in pixels, where it was drawn as one
+
+
+class Objects(ABC):
+    """What the formats that are not Label Studio's keep: each object that has a label, with its mask."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def describe(self, image: Image, found: Found) -> Row:
-        return {
-            "detections": [
-                {
-                    "term": detection.term,
-                    "label": label,
-                    "score": results.unit(detection.score),
-                    "box": list(detection.box),
-                    "mask": results.coco_rle(detection.mask),
-                    **self._more(detection),
-                }
-                for detection, label in found.labelled()
-                if label is not None and detection.mask.any()
-            ]
+        return self.keep(
+            Object(label, detection.mask, detection.term, results.unit(detection.score))
+            for detection, label in found.labelled()
+            if label is not None and detection.mask.any()
+        )
+
+    def keep(self, objects: Iterable[Object]) -> Row:
+        """What the row of an image keeps of its objects."""
+        return {"detections": [self._kept(each) for each in objects]}
+
+    @abstractmethod
+    def write(self, rows: Finished, names: Sequence[str]) -> Files:
+        """As Destination."""
+
+    def _kept(self, found: Object) -> Row:
+        ring = found.ring
+        box = box_of(found.mask) if ring is None else (*ring.min(axis=0).tolist(), *ring.max(axis=0).tolist())
+        kept = {
+            "term": found.term,
+            "label": found.label,
+            "score": found.score,
+            "box": list(box),
+            "mask": results.coco_rle(found.mask),
         }
-
-    def _more(self, detection: Detection) -> Row:
-        return {}
+        return kept if ring is None else {**kept, "drawn": ring.round(4).tolist()}
 
 
-class Coco(_Detections):
-    """COCO's instances: masks as compressed RLE or as polygons, boxes as x, y, width, height.
+class Coco(Objects):
+    """COCO's instances: masks as run lengths or as polygons, boxes as x, y, width, height.
 
-    `iscrowd` is 0 with RLE, too: what is 1 is a group of objects to COCO's evaluation, which then does not
-    count it, and to loaders, which leave it out.
+    `segmentation` makes the one or the other of what a row keeps of an object. `iscrowd` is 0 with run
+    lengths, too: what is 1 is a group of objects to COCO's evaluation, which then does not count it, and to
+    loaders, which leave it out. With `copies` the images are copied into the folder `images_of` DEST, and
+    each `file_name` is that of its copy.
     """
 
-    def __init__(self, path: Path, version: str, *, polygons: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: Mapping[str, str],
+        segmentation: Callable[[Row], Any],
+        copies: Loader | None = None,
+    ) -> None:
         super().__init__(path)
-        self._version, self._polygons = version, polygons
+        self._info, self._segmentation, self._copies = info, segmentation, copies
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
+        if self._copies is None:
+            called = file_names(lambda: ((item.name, item.address) for item, _ in done(rows)))
+            self._write(rows, names, called)
+            return Counter()
+        named = list(stems(lambda: (item.name for item, _ in done(rows))))
+        copies = Copies(self._copies, state_of(self._path) / "images")
+        with replaced(images_of(self._path)) as folder:
+            files = beside(rows, named, folder, copies.put)
+            copied = {path.stem: path.name for path in folder.iterdir()}
+        called = (
+            copied.get(stem, stem + posixpath.splitext(item.name)[1])
+            for (item, _), stem in zip(done(rows), named, strict=True)
+        )
+        self._write(rows, names, called)
+        return files
+
+    def _write(self, rows: Finished, names: Sequence[str], called: Iterator[str]) -> None:
         number = {name: place for place, name in enumerate(names, 1)}
-        called = file_names(lambda: ((item.name, item.address) for item, _ in _done(rows)))
 
         def images() -> Iterator[Any]:
             for place, (item, row) in enumerate(rows(), 1):
@@ -168,46 +217,101 @@ class Coco(_Detections):
             for place, (_, row) in enumerate(rows(), 1):
                 for each in row.get("detections", ()):
                     x0, y0, x1, y1 = each["box"]
-                    yield {
+                    held = {
                         "image_id": place,
                         "category_id": number[each["label"]],
-                        "segmentation": _polygons(each["mask"]) if self._polygons else each["mask"],
+                        "segmentation": self._segmentation(each),
                         "area": int(coco.area(each["mask"])),
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                         "iscrowd": 0,
-                        "score": each["score"],
                     }
+                    yield held if each["score"] is None else {**held, "score": each["score"]}
 
         def fill(file: BinaryIO) -> None:
             # pycocotools up to 2.0.10 wants `info` where it reads results.
-            info = {"description": "Objects found by VL-SAM for Label Studio", "version": self._version}
-            file.write(f'{{"info": {json.dumps(info)}, "licenses": [], "images": ['.encode())
-            _list(file, images())
+            file.write(f'{{"info": {json.dumps(dict(self._info))}, "licenses": [], "images": ['.encode())
+            written(file, images())
             file.write(b'], "annotations": [')
-            _list(file, ({"id": place, **each} for place, each in enumerate(annotations(), 1)))
+            written(file, ({"id": place, **each} for place, each in enumerate(annotations(), 1)))
             file.write(b'], "categories": [')
-            _list(file, ({"id": place, "name": name} for name, place in number.items()))
+            written(file, ({"id": place, "name": name} for name, place in number.items()))
             file.write(b"]}\n")
 
         write(self._path, fill)
-        return Counter()
 
 
-def _done(rows: Finished) -> Iterator[tuple[Item, Row]]:
+def run_lengths(kept: Row) -> Row:
+    """The mask of an object as COCO's compressed run lengths."""
+    mask: Row = kept["mask"]
+    return mask
+
+
+def polygons(kept: Row) -> list[list[float]]:
+    """A ring for each part of an object, within a pixel of its outline, as x, y, x, y, ... in pixels."""
+    return _flat(shapes.rings_of(mask_of(kept)))
+
+
+def exact_polygons(kept: Row) -> Any:
+    """The ring that was drawn, or one along the pixels of each part; run lengths of masks full of holes."""
+    if "drawn" in kept:
+        return _flat([np.array(kept["drawn"])])
+    rings = shapes.exact_rings_of(mask_of(kept))
+    return kept["mask"] if rings is None else _flat(rings)
+
+
+def mask_of(kept: Row) -> Mask:
+    return np.asarray(coco.decode(kept["mask"]).astype(bool))
+
+
+def _flat(rings: Iterable[Ring]) -> list[list[float]]:
+    return [ring.round(2).ravel().tolist() for ring in rings]
+
+
+def done(rows: Finished) -> Iterator[tuple[Item, Row]]:
     return ((item, row) for item, row in rows() if row["status"] == DONE)
 
 
-def _polygons(mask: Row) -> list[list[float]]:
-    """A ring for each part, as x, y, x, y, ... in pixels."""
-    return [ring.round(2).ravel().tolist() for ring in shapes.rings_of(coco.decode(mask).astype(bool))]
+def images_of(path: Path) -> Path:
+    """The folder of copied images beside a COCO file: out.images of out.coco.json."""
+    return path.with_name(f"{path.name[: -len('.coco.json')]}.images")
 
 
-def _list(file: BinaryIO, values: Iterable[Any]) -> None:
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `path` once it is full."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    if path.exists():
+        shutil.rmtree(path)
+    partial.replace(path)
+
+
+def beside(
+    rows: Finished, named: Sequence[str], folder: Path, put: Callable[[Item, str, Path, str], str]
+) -> Files:
+    """Have `put` place all images in `folder`, each under its stem of `named`; what came of how many."""
+
+    def place(wanted: tuple[Item, str, str]) -> str:
+        item, content, stem = wanted
+        return put(item, content, folder, stem)
+
+    wanted = ((item, row["content"], stem) for (item, row), stem in zip(done(rows), named, strict=True))
+    files: Files = Counter()
+    with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
+        placed = ahead(wanted, place, fetchers)
+        for _, came in tqdm(placed, "images", len(named), unit="image", file=sys.stderr, disable=None):
+            files[came.result()] += 1
+    return files
+
+
+def written(file: BinaryIO, values: Iterable[Any]) -> None:
     for number, value in enumerate(values):
         file.write((b",\n" if number else b"\n") + json.dumps(value).encode())
 
 
-class Yolo(_Detections):
+class Yolo(Objects):
     """A folder for YOLO's segmentation: data.yaml, labels/*.txt and images/, which `copy` fills with copies.
 
     A label file has its image's name and is there without objects, too. A line of it is a class and one ring
@@ -218,52 +322,35 @@ class Yolo(_Detections):
         super().__init__(path)
         self._loader, self._copy = loader, copy
 
-    def _more(self, detection: Detection) -> Row:
-        value = results.encode(detection.mask, "polygon")
-        return {"ring": value["points"] if value else []}
+    def _kept(self, found: Object) -> Row:
+        height, width = found.mask.shape
+        ring = found.ring if found.ring is not None else shapes.ring_of(found.mask)
+        return {**super()._kept(found), "ring": (100 * ring / (width, height)).clip(0, 100).round(6).tolist()}
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         number = {name: place for place, name in enumerate(names)}
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        for kind in ("images", "labels"):
-            (partial / kind).mkdir(parents=True)
-        called = list(stems(lambda: (item.name for item, _ in _done(rows))))
+        named = list(stems(lambda: (item.name for item, _ in done(rows))))
+        copies = Copies(self._loader, state_of(self._path) / "images") if self._copy else None
 
-        def labelled() -> Iterator[tuple[Item, str, str]]:
-            for (item, row), stem in zip(_done(rows), called, strict=True):
+        def linked(item: Item, content: str, folder: Path, stem: str) -> str:
+            return link(item, self._loader, folder, stem)
+
+        with replaced(self._path) as folder:
+            for kind in ("images", "labels"):
+                (folder / kind).mkdir()
+            for (_, row), stem in zip(done(rows), named, strict=True):
                 lines = [
                     " ".join(
                         [str(number[each["label"]]), *(f"{n / 100:.6g}" for xy in each["ring"] for n in xy)]
                     )
                     for each in row["detections"]
-                    if each["ring"]
                 ]
-                (partial / "labels" / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
-                yield item, row["content"], stem
-
-        copies = Copies(self._loader, state_of(self._path) / "images") if self._copy else None
-
-        def place(labelled: tuple[Item, str, str]) -> str:
-            item, content, stem = labelled
-            if copies:
-                return copies.put(item, content, partial / "images", stem)
-            return link(item, self._loader, partial / "images", stem)
-
-        files: Files = Counter()
-        with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
-            placed = ahead(labelled(), place, fetchers)
-            for _, came in tqdm(
-                placed, "images", len(called), unit="image", file=sys.stderr, disable=not copies
-            ):
-                files[came.result()] += 1
-        # No `path`: trainers then look beside data.yaml, from wherever they are started. JSON is YAML.
-        lines = [f"  {place}: {_yaml(name)}" for name, place in number.items()]
-        head = ["train: images", "val: images", "names:" if lines else "names: {}"]
-        (partial / "data.yaml").write_text("\n".join([*head, *lines]) + "\n", "utf-8")
-        if self._path.exists():
-            shutil.rmtree(self._path)
-        partial.replace(self._path)
+                (folder / "labels" / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
+            files = beside(rows, named, folder / "images", copies.put if copies else linked)
+            # No `path`: trainers then look beside data.yaml, from wherever they are started. JSON is YAML.
+            lines = [f"  {place}: {_yaml(name)}" for name, place in number.items()]
+            head = ["train: images", "val: images", "names:" if lines else "names: {}"]
+            (folder / "data.yaml").write_text("\n".join([*head, *lines]) + "\n", "utf-8")
         return files
 
 
@@ -276,10 +363,10 @@ def _yaml(text: str) -> str:
     )
 
 
-class Parquet(_Detections):
+class Parquet(Objects):
     """A row per image: key, image, task's data as JSON, size, error, and a list of detections."""
 
-    def __init__(self, path: Path, version: str) -> None:
+    def __init__(self, path: Path, version: str | None) -> None:
         super().__init__(path)
         self._version = version
 
@@ -312,9 +399,8 @@ class Parquet(_Detections):
                         "image": folders.text(item.address),
                         "data": json.dumps(item.data),
                     }
-                    batch.append(
-                        {**about, **kept, "error": row.get("reason"), "model_version": self._version}
-                    )
+                    version = row.get("model_version", self._version)
+                    batch.append({**about, **kept, "error": row.get("reason"), "model_version": version})
                     if len(batch) == 500:
                         writer.write_table(arrow.Table.from_pylist(batch, schema))
                         batch.clear()

@@ -6,7 +6,6 @@ import heapq
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -14,15 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from backend import labels
 from backend.logs import printable, unsigned
 from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
-from backend.prelabel.run import run
+from backend.prelabel.run import progress, run
 from backend.prelabel.sources import Item, Source
-from backend.prelabel.state import SAME, Row, State, StateError, state_of, write
+from backend.prelabel.state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.prelabel.tables import scheme_of
 from backend.settings import Settings
 
@@ -63,12 +60,11 @@ class Job:
         profile = settings.models(args.profile)
         version = settings.version(profile)
         given, wanted = project.number(args.source), project.number(args.to)
-        client = None
-        if given is not None or wanted is not None:
-            client = stack.enter_context(project.connected(settings))
+        number = given if given is not None else wanted
+        client = None if number is None else stack.enter_context(project.connected(settings))
         xml = _read(args.label_config) if args.label_config else None
         if client is not None and xml is None:
-            xml = project.label_config(client, given if given is not None else wanted)
+            xml = project.label_config(client, number)
         config = labels.OPEN if xml is None else labels.parse(xml)
         if wanted is not None and given != wanted:
             raise sources.SourceError(
@@ -109,7 +105,7 @@ class Job:
             destination = destinations.ImportList(target, version)
         else:
             destination = destinations.choose(
-                target, version, source.loader, polygons=args.coco_polygons, copy=args.copy_images
+                target, version, source.loader, rings=args.coco_polygons, copy=args.copy_images
             )
         return cls(
             source=source,
@@ -178,10 +174,7 @@ def _check_target(source: str, target: Path, *, known: bool) -> None:
     path = source[len("file://") :] if source.lower().startswith("file://") else source
     if scheme_of(path) is None and Path(os.path.realpath(path)).is_relative_to(place):
         raise StateError(f"{target} holds SOURCE, which it would replace; give another --to")
-    is_folder = target.name.lower().endswith(".yolo")
-    if target.exists() and (target.is_dir() != is_folder or (is_folder and not known)):
-        kind = "folder" if target.is_dir() else "file"
-        raise StateError(f"{target} is a {kind} that is from no run; move it, or give another --to")
+    check_target(target, is_folder=target.name.lower().endswith(".yolo"), known=known)
 
 
 def _status(summary: report.Summary, allowed: tuple[float, bool] | None) -> int:
@@ -207,11 +200,7 @@ def label(
 ) -> None:
     """Annotate all that is pending in a state, by this process or a cluster's, with a bar on stderr."""
     annotator, loader = job.annotator, job.source.loader
-    tqdm.set_lock(threading.RLock())  # its own kind of lock starts a process
-    interval = 0.5 if sys.stderr.isatty() else 30.0  # a line now and then in the log of a job
-    with tqdm(
-        total=total, initial=done, desc="prelabel", unit="image", file=sys.stderr, mininterval=interval
-    ) as bar:
+    with progress("prelabel", "image", total=total, done=done) as bar:
 
         def save(item: Item, row: Row) -> None:
             if picture := row.pop(PICTURE, None):

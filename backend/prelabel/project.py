@@ -39,6 +39,10 @@ class ProjectError(ValueError):
     """Label Studio cannot be used. The message is one sentence."""
 
 
+class Missing(ProjectError):
+    """What is asked for is not there."""
+
+
 def number(address: str) -> int | None:
     """The project of labelstudio://7, None for another address. Raises SourceError."""
     if not address.startswith("labelstudio://"):
@@ -54,15 +58,44 @@ def connected(settings: Settings) -> Iterator[LabelStudio]:
     """The Label Studio of the settings. Raises ProjectError."""
     url, key = settings.label_studio_url, settings.label_studio_api_key
     if not url or not key:
-        raise ProjectError("labelstudio:// needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+        raise ProjectError("a project of Label Studio needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     # Imports of large masks take their time.
     with web.client(httpx, timeout=120) as http:
         # Without the slash the SDK exchanges a personal access token beside a path of the address.
         yield _asking(lambda: LabelStudio(base_url=f"{url}/", api_key=key, httpx_client=http))
 
 
+def get(client: LabelStudio, project: int | None) -> Any:
+    """What Label Studio says of a project. Raises ProjectError."""
+    try:
+        return _asking(lambda: client.projects.get(id=project))
+    except Missing as error:
+        raise ProjectError(
+            f"{error}; the number of a project is in the address of its page, as in /projects/7"
+        ) from None
+
+
 def label_config(client: LabelStudio, project: int | None) -> str:
-    return str(_asking(lambda: client.projects.get(id=project)).label_config)
+    return str(get(client, project).label_config)
+
+
+def titles_of_backends(client: LabelStudio, project: int) -> list[str]:
+    """What a project's model_version is where what a backend answers is shown."""
+    return [str(backend.title) for backend in _asking(lambda: client.ml.list(project=project))]
+
+
+def read(client: LabelStudio, path: str, **query: Any) -> bytes:
+    """The body of what Label Studio answers to a GET, which the SDK would make objects of. Raises Missing."""
+
+    def ask() -> bytes:
+        # The SDK's client knows how to ask with each kind of token.
+        http = client._client_wrapper.httpx_client
+        answer = http.request(path, method="GET", params=query, request_options={"max_retries": 0})
+        if answer.status_code != 200:
+            raise ApiError(status_code=answer.status_code, body=answer.text)
+        return bytes(answer.content)
+
+    return _asking(ask)
 
 
 def show(client: LabelStudio, project: int, version: str, *, anyway: bool) -> Iterator[str]:
@@ -85,11 +118,11 @@ def show(client: LabelStudio, project: int, version: str, *, anyway: bool) -> It
 
 
 def _show(client: LabelStudio, project: int, version: str, where: str, *, anyway: bool) -> Iterator[str]:
-    found = _asking(lambda: client.projects.get(id=project))
+    found = get(client, project)
     shown, switched_on = found.model_version or "", found.show_collab_predictions is not False
-    titles = []
+    titles: list[str] = []
     if shown not in ("", version):
-        titles = [backend.title for backend in _asking(lambda: client.ml.list(project=project))]
+        titles = titles_of_backends(client, project)
     changes: dict[str, Any] = {}
     if shown != version and (anyway or shown in ("", *titles)):
         changes["model_version"] = version
@@ -112,7 +145,10 @@ def _show(client: LabelStudio, project: int, version: str, where: str, *, anyway
 
 
 class Tasks:
-    """The tasks of a project, oldest first, but for those with a prediction of version `without`."""
+    """The tasks of a project, oldest first, but for those with a prediction of version `without`.
+
+    `mark` adds to an item's stamp what of the task tells that it has changed.
+    """
 
     def __init__(
         self,
@@ -122,10 +158,12 @@ class Tasks:
         config: LabelConfig,
         *,
         without: str | None,
+        mark: Callable[[Any], str] = lambda task: "",
     ) -> None:
         self.loader = TaskImages(settings, config)
         self.skipped: Counter[str] = Counter()
-        self._client, self._project, self._config = client, project, config
+        self.cancelled: set[int] = set()  # tasks of those listed that somebody has skipped
+        self._client, self._project, self._config, self._mark = client, project, config, mark
         self._query: dict[str, Any] = {"ordering": ["tasks:id"]}
         if without is not None:
             having = {
@@ -146,10 +184,13 @@ class Tasks:
                     source = self._config.source({"data": task.data})
                 except TaskError:  # which its loader tells
                     source = None
+                if getattr(task, "cancelled_annotations", 0):
+                    self.cancelled.add(int(task.id))
                 address = source if isinstance(source, str) else ""
                 key = str(task.id)
                 name = image_name(address, local=False) or key
-                yield Item(key, address, dict(task.data), int(task.id), name, stamp=stamp(address))
+                marked = stamp(address, *filter(None, [self._mark(task)]))
+                yield Item(key, address, dict(task.data), int(task.id), name, stamp=marked)
             listed += len(found)
             page = page + 1 if len(found) == PAGE else 0
         if "filters" in self._query:
@@ -303,6 +344,10 @@ def _asking(ask: Callable[[], T]) -> T:
             told = f"Label Studio answered HTTP {status}: {_text(error.body)}"
             if status == 400:
                 raise Refused(told) from None
+            if status == 404:
+                raise Missing(told) from None
+            if status in (401, 403):
+                told += "; LABEL_STUDIO_API_KEY must be a token of somebody who may do this"
             if status < 500 and status not in (408, 429):
                 raise ProjectError(told) from None
         except httpx.HTTPError as error:

@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 from PIL import Image as PILImage
 
 from backend.prelabel.sources import Item
-from backend.prelabel.state import FAILED, REDUCED, Row
+from backend.prelabel.state import FAILED, REDUCED, SKIPPED, Row
 from model.overlay import draw
 from model.types import Detection, Image
 
@@ -40,6 +40,9 @@ class Summary:
     failures: list[tuple[str, str]] = field(default_factory=list)  # the first ones
     files: Counter[str] = field(default_factory=Counter)  # what became of images' files, beside DEST's labels
     skipped: Counter[str] = field(default_factory=Counter)  # by reason; none of the images above
+    several: int = 0  # images with several annotations, of which one was taken
+    left_out: Counter[str] = field(default_factory=Counter)  # regions that are no objects, by reason
+    left_out_of: dict[str, list[str]] = field(default_factory=dict)  # the first images of each reason
 
     @classmethod
     def of(cls, rows: Iterable[tuple[Item, Row]], skipped: Mapping[str, int] | None = None) -> "Summary":
@@ -49,6 +52,9 @@ class Summary:
         return summary
 
     def add(self, item: Item, row: Row) -> None:
+        if row["status"] == SKIPPED:
+            self.skipped[row["reason"]] += 1
+            return
         self.images += 1
         if row["status"] == FAILED:
             self.failed += 1
@@ -64,10 +70,17 @@ class Summary:
                 continue
             kept += 1
             self.labels[label] += 1
-            self.scores[min(9, int(score * 10))] += 1
+            if score is not None:  # as of what people made
+                self.scores[min(9, int(score * 10))] += 1
         self.regions += kept
         self.empty += not kept
         self.reduced += row.get(REDUCED, False)
+        self.several += row.get("several", False)
+        for reason, count in row.get("left_out", {}).items():
+            self.left_out[reason] += count
+            images = self.left_out_of.setdefault(reason, [])
+            if len(images) < SHOWN:
+                images.append(item.key)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -83,6 +96,11 @@ class Summary:
             "failures": dict(self.reasons.most_common(SHOWN)),
             "image_files": dict(self.files.most_common(SHOWN)),
             "skipped": dict(self.skipped.most_common()),
+            "several": self.several,
+            "left_out": {
+                reason: {"regions": count, "images": self.left_out_of[reason]}
+                for reason, count in self.left_out.most_common(SHOWN)
+            },
         }
 
     def as_text(self) -> str:
@@ -98,8 +116,16 @@ class Summary:
             )
         if self.dropped:
             lines.append(f"terms without a label: {_top(self.dropped)}")
-        if self.regions:
+        if any(self.scores):
             lines.append("scores: " + "  ".join(f"{i / 10:.1f} {n}" for i, n in enumerate(self.scores) if n))
+        if self.several:
+            lines.append(f"several annotations, of which one was taken: {self.several}")
+        for reason, count in self.left_out.most_common(FEW):
+            images = self.left_out_of[reason]
+            more = ", ..." if len(images) > FEW else ""
+            lines.append(
+                f"regions left out: {count} x {_plain(reason)} ({', '.join(map(_plain, images[:FEW]))}{more})"
+            )
         for what, counts in (("failed", self.reasons), ("skipped", self.skipped)):
             lines += [f"{what}: {count} x {_plain(reason)}" for reason, count in counts.most_common(FEW)]
             if len(counts) > FEW:

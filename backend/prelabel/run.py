@@ -1,9 +1,13 @@
 """Images through the models, one after another, while files around them are read and results written."""
 
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from tqdm import tqdm
 
 from backend import heap
 from backend.failures import why
@@ -65,6 +69,13 @@ def run(
             # After an error nothing more begins; what is being saved is saved.
             fetchers.shutdown(wait=False, cancel_futures=True)
             encoder.shutdown(wait=False, cancel_futures=True)
+
+
+def progress(name: str, unit: str, *, total: int, done: int) -> Any:
+    """A bar on stderr, or a line now and then in the log of a job."""
+    tqdm.set_lock(threading.RLock())  # its own kind of lock starts a process
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, initial=done, desc=name, unit=unit, file=sys.stderr, mininterval=interval)
 
 
 def failed(item: Item, error: Exception) -> Row:

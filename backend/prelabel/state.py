@@ -30,6 +30,7 @@ from backend.prelabel.sources import Item
 Row = dict[str, Any]
 
 DONE, FAILED = "done", "failed"
+SKIPPED = "skipped"  # an item that was looked at and is none of the images, with the reason
 REDUCED = "reduced"  # in the row of an image that was seen in half its size, for want of memory
 SAME = "same"  # on its way to the state: a row of an image whose file was replaced by the same picture
 # Rows may be megabytes; their first keys tell what a start needs to know.
@@ -43,6 +44,19 @@ class StateError(ValueError):
 def state_of(target: Path, part: str = "") -> Path:
     """The folder beside DEST that holds the state of its run, or of a part of that."""
     return target.with_name(f"{target.name}{part}.state")
+
+
+def check_target(target: Path, *, is_folder: bool, known: bool) -> None:
+    """Raise StateError where writing `target`, a folder or a file, would take away what is from no run.
+
+    `known`: there is a state beside it, so what is there comes from a run.
+    """
+    if not target.exists():
+        return
+    strange = is_folder and not known and target.is_dir() and any(target.iterdir())
+    if target.is_dir() != is_folder or strange:
+        kind = "folder" if target.is_dir() else "file"
+        raise StateError(f"{target} is a {kind} that is from no run; move it, or give another --to")
 
 
 class Unchanged(Exception):

@@ -85,6 +85,34 @@ def test_any_mask_has_rings_that_coco_takes(mask: Mask) -> None:
     assert painted(rings, (height, width)).shape == (height, width)
 
 
+@given(masks)
+@example(np.ones((1, 1), bool))
+@example(np.eye(9, dtype=bool))
+@example(disc(40, 30, 25) & ~disc(40, 30, 20) | disc(40, 30, 12) & ~disc(36, 30, 3))
+def test_exact_rings_hold_any_mask_to_the_pixel_with_every_hole_and_part(mask: Mask) -> None:
+    rings = shapes.exact_rings_of(mask)
+    assert rings is not None
+    height, width = mask.shape
+    assert (painted(rings, (height, width)) == mask).all()  # as pycocotools does it
+    assert (np.logical_or.reduce([shapes.fill(ring, (height, width)) for ring in rings]) == mask).all()
+    parts, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    assert len(rings) == parts - 1
+
+
+def test_masks_full_of_holes_have_no_exact_rings() -> None:
+    holes = np.ones((100, 100), bool)
+    holes[1::3, 1::3] = False
+    assert shapes.exact_rings_of(holes) is None
+    assert shapes.exact_rings_of(~holes) is not None
+
+
+def test_long_outlines_are_joined_to_their_holes() -> None:
+    ring = disc(1500, 1500, 1400, width=3000, height=3000) & ~disc(1500, 1500, 900, width=3000, height=3000)
+    (exact,) = shapes.exact_rings_of(ring) or []
+    assert len(exact) > 3000  # of which not every pair of points is compared
+    assert (painted([exact], (3000, 3000)) == ring).all()
+
+
 def test_rings_keep_parts_apart_and_leave_holes_out() -> None:
     ring = disc(60, 60, 40, width=300, height=120) & ~disc(60, 60, 20, width=300, height=120)
     beside, within = disc(200, 60, 15, width=300, height=120), disc(60, 60, 10, width=300, height=120)

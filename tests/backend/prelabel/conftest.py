@@ -12,6 +12,7 @@ from model.looks import Said
 from model.pipeline import VLSAM
 from model.types import Detection, Image
 from tests.backend.conftest import detection, disc
+from tests.backend.fake_studio import studio as studio
 
 TIGHT, HOPELESS = 200, 201
 TERMS = ("cat", "dogs", "<b>mouse</b>")

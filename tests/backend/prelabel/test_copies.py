@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from backend.prelabel.copies import Copies, link
+from backend.prelabel.copies import Copies, link, size_text
 from backend.prelabel.sources import Files, Item
 from backend.results import image_hash
 from backend.settings import Settings
@@ -50,7 +50,6 @@ KEPT = {
     "jpeg": file("JPEG"),
     "mpo": file("MPO", **frames()),
     "png": file("PNG"),
-    "palette": file("PNG", mode="P"),
     "grey": file("PNG", mode="L"),
     "webp": file("WEBP", lossless=True),
     "bmp": file("BMP"),
@@ -71,6 +70,7 @@ CONVERTED = {
     "real": (file("TIFF", SCENE[..., 0] / np.float32(255)), "more than 8 bits", "PNG"),
     "transparent": (file("PNG", with_alpha()), "transparency", "PNG"),
     "cmyk": (file("JPEG", mode="CMYK"), "CMYK colours", "JPEG"),
+    "palette": (file("PNG", mode="P"), "a palette", "PNG"),  # which supervision refuses
     "turned jpeg": (file("JPEG", turn=6), "EXIF orientation", "JPEG"),
     "turned png": (file("PNG", turn=3), "EXIF orientation", "PNG"),
 }
@@ -139,7 +139,7 @@ def test_links_lead_to_files_that_trainers_read(loader: Files, folder: Path) -> 
         said[name] = link(Item(name, str(folder.parent / name), {}), loader, folder, name)
     linked = {path.stem for path in folder.iterdir()}
     assert linked == {name for name, came in said.items() if came == "linked"}
-    assert linked == {*KEPT, "turned jpeg", "turned png"}  # which OpenCV turns
+    assert linked == {*KEPT, "turned jpeg", "turned png", "palette"}  # which OpenCV reads right
     for path in folder.iterdir():
         assert path.read_bytes() == (folder.parent / path.stem).read_bytes()
         assert np.abs(seen(path).astype(int) - loader.load(Item("", str(path.resolve()), {}))).max() <= 3
@@ -148,6 +148,16 @@ def test_links_lead_to_files_that_trainers_read(loader: Files, folder: Path) -> 
     assert away == "not linked, since they are not on this machine (--copy-images fetches them)"
     (folder.parent / "gif").write_text("text")
     assert "cannot be read any more" in link(Item("gif", str(folder.parent / "gif"), {}), loader, folder, "g")
+
+
+def test_an_image_of_which_the_size_alone_is_known_is_copied_if_it_has_that(
+    loader: Files, folder: Path
+) -> None:
+    save_image(folder.parent / "a.png", 1)
+    copies = Copies(loader, folder.parent / "kept")
+    item = Item("a", str(folder.parent / "a.png"), {})
+    assert "another one than was labelled" in copies.put(item, "60x80", folder, "a")
+    assert copies.put(item, size_text((60, 80, 3)), folder, "a") == "copied"
 
 
 def test_another_image_than_was_labelled_is_not_copied(loader: Files, folder: Path) -> None:

@@ -36,6 +36,19 @@ def test_summary() -> None:
     assert "3 images: 2 labelled with 2 regions, 1 of them empty; 1 failed" in summary().as_text()
 
 
+def test_regions_that_are_left_out_are_said_with_the_reason_and_the_images() -> None:
+    row = {"status": "done", "found": [["cat", "cat", None]], "left_out": {"a line": 2}, "several": True}
+    told = Summary.of((Item(str(n), "", {}), row) for n in range(10))
+    told.add(Item("10", "", {}), {"status": "skipped", "reason": "nobody looked"})
+    text = told.as_text()
+    assert "regions left out: 20 x a line (0, 1, 2, 3, 4, 5, 6, 7, ...)" in text
+    assert "several annotations, of which one was taken: 10" in text
+    assert "skipped: 1 x nobody looked" in text
+    assert "scores" not in text  # what people made has none
+    assert told.images == 10
+    assert told.as_json()["left_out"]["a line"]["regions"] == 20
+
+
 def test_what_was_skipped_is_said_with_the_reason() -> None:
     told = Summary(skipped=Counter({"a\x1b[2J": 3, **{f"reason {n}": 1 for n in range(20)}}))
     assert told.as_json()["skipped"]["reason 7"] == 1

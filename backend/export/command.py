@@ -1,0 +1,88 @@
+"""The command `vlsam export`: what it takes. What it does is in job.py."""
+
+import argparse
+from typing import Any
+
+ABOUT = """\
+Writes what people made in a project: final annotations, or drafts, or predictions. It can be killed at any
+time: the same command goes on where it was. Run again later it reads what has changed since, and writes DEST
+anew. Whatever is left out is counted, with the reason.
+
+DEST, by its ending
+  out.coco.json   COCO instances: polygons to the pixel, holes and parts with them
+  out.yolo        a folder to train YOLO's segmentation (or detection) with
+  masks/          a folder of PNGs: NAME.png has the number of a class in each pixel, and
+                  objects/NAME/1.png ... have each object whole; classes.txt, index.json
+  out.parquet     a row per image, with run lengths
+  out.json        tasks to import into Label Studio again
+
+What is taken of each task
+  annotations     the ground truth, else of all submitted ones the one that was changed last. Skipped tasks
+                  and tasks that nobody submitted are left out. Submitted without a region is an image
+                  without objects, and stays.
+  drafts          of all people's drafts the one that was changed last; they are read anew each time
+  predictions     those of the model version that the project shows, or of --model-version; where it shows
+                  none, or a backend's, the newest
+
+What an object is
+  Each region of a brush, bitmask, polygon, closed vector, rectangle or ellipse, whole, also where another
+  one lies over it. Its name is its label as results hold it: the alias, where a label has one. A region
+  with several labels is an object of each; one without takes the text or choice that names it (perRegion).
+  Classes are numbered in the order of the labeling config; others follow, by name.
+  Left out, counted and named: regions without a name or without pixels (keypoints, open lines), clicks and
+  boxes that were meant for a smart tool, and what cannot be read, as run lengths of another image's size.
+
+Beside DEST lies DEST.state: what is done (rows.jsonl), and summary.json.
+"""
+
+EXAMPLES = """\
+exit status:
+  0    done; single tasks may have failed
+  1    every task that was to be written failed
+  2    nothing was done, or the run had to end: an argument, a setting, DEST, Label Studio
+  130  stopped by Ctrl-C
+
+examples:
+  vlsam export --project 7 --to out.coco.json                 for pycocotools, supervision, detectron2 ...
+  vlsam export --project 7 --to out.coco.json --copy-images   and the images in out.images/
+  vlsam export --project 7 --to out.yolo --copy-images        then: yolo segment train data=out.yolo/data.yaml
+  vlsam export --project 7 --to masks/                        semantic masks and one for each object
+  vlsam export --project 7 --to found.coco.json --what predictions --model-version yolo-11
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Put `export` under the main parser's commands."""
+    parser = commands.add_parser(
+        "export",
+        help="write what people made in a project: COCO, YOLO, masks, parquet; resumable",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--project", type=int, required=True, metavar="N", help="its number in Label Studio")
+    parser.add_argument("--to", required=True, metavar="DEST", help="a file or folder, by its ending")
+    parser.add_argument(
+        "--what", choices=("annotations", "drafts", "predictions"), default="annotations",
+        help="(default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--model-version", metavar="V", help="with --what predictions: the model's version")
+    parser.add_argument(
+        "--copy-images",
+        action="store_true",
+        help="the images, too, converted where trainers would not see what was labelled: in out.images/, "
+        "out.yolo/images/, masks/images/",
+    )
+    parser.add_argument(
+        "--coco-rle", action="store_true", help="into .coco.json run lengths instead of polygons: smaller"
+    )
+    parser.add_argument("--restart", action="store_true", help="throw away what is done, and begin again")
+    parser.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from backend.export.job import main  # the SDK is not needed by the other commands
+
+    if args.model_version is not None and args.what != "predictions":
+        raise ValueError("--model-version goes with --what predictions")
+    return main(args)

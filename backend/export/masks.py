@@ -1,0 +1,99 @@
+"""A folder of masks: which class each pixel is of, and each object whole."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from backend import folders
+from backend.colours import colours
+from backend.prelabel.copies import Copies
+from backend.prelabel.destinations import Files, Finished, Objects, beside, done, mask_of, replaced, written
+from backend.prelabel.naming import stems
+from backend.prelabel.sources import Loader, SourceError
+from backend.prelabel.state import Row, state_of, write
+
+BACKGROUND = "background"  # class 0
+MAX_CLASSES = 2**16 - 1
+
+
+class Masks(Objects):
+    """A folder of PNGs, with classes.txt and index.json.
+
+    NAME.png holds the number of a class in each pixel, that of the topmost object; 0 is no object. Numbers
+    are lines of classes.txt, counted from 0. A file has 8 bits and a palette, or 16 bits for more than 255
+    classes. objects/NAME/1.png and so on are the objects of the image, from the lowest to the topmost, each
+    whole: 255 is the object.
+    """
+
+    def __init__(self, path: Path, copies: Loader | None = None) -> None:
+        super().__init__(path)
+        self._copies = copies
+
+    def write(self, rows: Finished, names: Sequence[str]) -> Files:
+        if len(names) > MAX_CLASSES:
+            raise SourceError(f"a folder of masks holds {MAX_CLASSES} classes at most, and there are more")
+        number = {name: place for place, name in enumerate(names, 1)}
+        named = list(stems(lambda: (item.name for item, _ in done(rows))))
+        files: Files = Counter()
+        with replaced(self._path) as folder:
+            if self._copies is not None:
+                (folder / "images").mkdir()
+                copies = Copies(self._copies, state_of(self._path) / "images")
+                files = beside(rows, named, folder / "images", copies.put)
+            copied = {path.stem: path.name for path in folder.glob("images/*")}
+            lines = [" ".join(name.split()) for name in (BACKGROUND, *names)]
+            (folder / "classes.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8", "replace")
+
+            def images() -> Iterator[Any]:
+                for (item, row), stem in zip(done(rows), named, strict=True):
+                    image = {
+                        "mask": f"{stem}.png",
+                        "image": folders.text(item.address),
+                        "width": row["width"],
+                        "height": row["height"],
+                        "objects": list(_objects(folder, stem, row, number)),
+                    }
+                    yield {**image, "file": f"images/{copied[stem]}"} if stem in copied else image
+
+            def fill(file: BinaryIO) -> None:
+                file.write(f'{{"classes": {json.dumps([BACKGROUND, *names])}, "images": ['.encode())
+                written(file, images())
+                file.write(b"]}\n")
+
+            write(folder / "index.json", fill)
+        return files
+
+
+def _objects(folder: Path, stem: str, row: Row, number: dict[str, int]) -> Iterator[Row]:
+    """Write the masks of an image; what the index says of its objects."""
+    own = folder / "objects" / stem
+    own.mkdir(parents=True)
+    classes = np.zeros((row["height"], row["width"]), np.uint8 if len(number) < 256 else np.uint16)
+    for place, each in enumerate(row["detections"], 1):
+        mask = mask_of(each)
+        Pillow.fromarray(mask.astype(np.uint8) * 255).save(own / f"{place}.png")
+        classes[mask] = number[each["label"]]
+        x0, y0, x1, y1 = each["box"]
+        about = {
+            "mask": f"objects/{stem}/{place}.png",
+            "label": each["label"],
+            "class": number[each["label"]],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": int(mask.sum()),
+        }
+        yield about if each["score"] is None else {**about, "score": each["score"]}
+    picture = Pillow.fromarray(classes)
+    if classes.dtype == np.uint8:
+        picture.putpalette(_palette(len(number)).tobytes())
+    picture.save(folder / f"{stem}.png")
+
+
+def _palette(count: int) -> NDArray[np.uint8]:
+    """(count + 1, 3) RGB: black, and a colour for each class."""
+    return np.array([(0, 0, 0), *(tuple(bytes.fromhex(c.lstrip("#"))) for c in colours(count))], np.uint8)

@@ -1,0 +1,188 @@
+"""The result list of an annotation to objects: which of its entries is a region, and what that is called."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backend import results, tasks
+from backend.labels import SHAPES, LabelConfig
+from backend.prelabel.destinations import Object
+from backend.reading import Reading
+from backend.shapes import Ring
+
+Entry = Mapping[str, Any]
+
+# What `value` holds of a shape. A region that was accepted with labels of several lists chosen is there once
+# for each of them, as the type of that list with the geometry of the region.
+_GEOMETRY = {
+    "brush": ("rle", "maskDataURL", "touches"),
+    "bitmask": ("imageDataURL",),
+    "polygon": ("points",),
+    "vector": ("vertices",),
+    "ellipse": ("radiusX",),
+    "rectangle": ("height",),  # which a keypoint has not
+}
+_MARGIN = 1e-3  # percent of the image that a corner may be outside
+MAX_NAME = 200  # characters
+
+
+@dataclass
+class _Region:
+    """The entries of one id."""
+
+    shape: str = ""  # "" where none has a geometry
+    geometry: Entry = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+
+
+def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
+    """The (height, width) of the image that most of its results say; None where none does."""
+    said: Counter[tuple[int, int]] = Counter()
+    for item in _entries(items):
+        height, width = item.get("original_height"), item.get("original_width")
+        if type(height) is int and type(width) is int and height > 0 and width > 0:
+            said[height, width] += item.get("to_name") == config.image_name
+    return max(said, key=lambda shape: said[shape], default=None)
+
+
+def read(
+    items: Sequence[Any],
+    config: LabelConfig,
+    shape: tuple[int, int],
+    reading: Reading,
+    left_out: Counter[str],
+    *,
+    scored: bool = False,
+) -> Iterator[Object]:
+    """The objects of an image (height, width) = `shape` in a result list, in its order: the topmost is last.
+
+    Regions that are none are counted in `left_out`, by reason. With `scored` each has its result's score.
+    Raises TooMuch.
+    """
+    for region in _regions(items):
+        if isinstance(region, str):
+            left_out[region] += 1
+            continue
+        entry = region.geometry
+        why, names = _reason(region, config), _names(region, config)
+        if why is None and not names:
+            why = "a region without a label"
+        if why is not None:
+            left_out[why] += 1
+            continue
+        before = len(reading.unread)
+        drawn = results.read(entry, shape, reading)
+        mask = None if drawn is None else drawn.patch.mask
+        if mask is None or not mask.any():
+            unread = reading.unread[before:]
+            left_out[unread[0].partition(": ")[2] if unread else f"a {region.shape} without pixels"] += 1
+            continue
+        ring = _ring(region, shape)
+        score = results.unit(_number(entry.get("score"))) if scored else None
+        for name in names:
+            yield Object(name, mask, name, score, ring)
+
+
+def names(items: Sequence[Any], config: LabelConfig) -> list[str]:
+    """What the objects of a result list are called, as far as that is seen without looking at pixels."""
+    regions = [each for each in _regions(items) if isinstance(each, _Region)]
+    return [name for each in regions if _reason(each, config) is None for name in _names(each, config)]
+
+
+def _entries(items: Sequence[Any]) -> Iterator[Entry]:
+    return (item for item in items if isinstance(item, Mapping))
+
+
+def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
+    """The regions of a result list, by id, in its order, and then why others are none."""
+    found: dict[str, _Region] = {}
+    nameless: list[_Region] = []
+    for item in _entries(items):
+        number = tasks.region_id(item)
+        region = _Region() if number is None else found.setdefault(number, _Region())
+        if number is None:
+            nameless.append(region)
+        region.entries.append(item)
+        kind = item.get("type")
+        shape = kind.removesuffix("labels") if isinstance(kind, str) else ""
+        value = tasks.value_of(item)
+        if not region.shape and any(value.get(key) is not None for key in _GEOMETRY.get(shape, ())):
+            region.shape, region.geometry = shape, item
+    for region in (*found.values(), *nameless):
+        if region.shape:
+            yield region
+            continue
+        kinds = {str(entry.get("type")).removesuffix("labels") for entry in region.entries}
+        if "keypoint" in kinds:
+            prompt = any("is_positive" in entry for entry in region.entries)
+            yield "a click of a smart tool" if prompt else "a keypoint, which has no pixels"
+        elif drawn := sorted(kinds & SHAPES.keys()):
+            yield f"a {drawn[0]} without pixels"
+
+
+def _reason(region: _Region, config: LabelConfig) -> str | None:
+    """Why a region is no object; None where it is one."""
+    if region.geometry.get("to_name") != config.image_name:
+        return "a region of another image of the task"
+    if region.shape == "rectangle" and tasks.control_of(region.geometry) in config.prompt_boxes:
+        return "a box of a smart tool"
+    return None
+
+
+def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
+    """Its labels, or else what a `perRegion` control says.
+
+    Of a region with labels of its own a <Labels> list may have been used to say another, which counts where
+    it is one of these.
+    """
+    own = tasks.labels_of(region.geometry)
+    others = [tasks.labels_of(entry) for entry in region.entries if entry.get("type") == "labels"]
+    control = config.output(tasks.control_of(region.geometry) or "")
+    if others and own and control is not None:
+        own = tuple(label for label in others[-1] if control.knows(label)) or own
+    ghosts = [tasks.labels_of(entry) for entry in region.entries]
+    labels = next((labels for labels in (own, *others, *ghosts) if labels), ())
+    return tuple(label for label in labels if label.strip()) or tuple(_words(region, config))
+
+
+def _words(region: _Region, config: LabelConfig) -> Iterator[str]:
+    """The first text, or the path of the first choice, that names a region: one name, or none."""
+    for naming in config.namings:
+        for entry in region.entries:
+            if (entry.get("from_name"), entry.get("type")) != (naming.name, naming.type):
+                continue
+            held = tasks.value_of(entry).get(naming.key)
+            for word in held if isinstance(held, list) else [held]:
+                path = word if isinstance(word, list) else [word]
+                texts = [each.strip() for each in path if isinstance(each, str) and each.strip()]
+                if texts and len(texts) == len(path):
+                    yield " / ".join(texts)[:MAX_NAME]
+                    return
+
+
+def _ring(region: _Region, shape: tuple[int, int]) -> Ring | None:
+    """The ring that a region was drawn as, in pixels; None for others, and where it leaves the image."""
+    value = tasks.value_of(region.geometry)
+    height, width = shape
+    match region.shape:
+        case "polygon":
+            percent = np.array(value["points"], np.float64)
+        case "vector" if not any(vertex.get("isBezier") for vertex in value["vertices"]):
+            percent = np.array([(vertex["x"], vertex["y"]) for vertex in value["vertices"]], np.float64)
+        case "rectangle":
+            sides = [float(value[key]) for key in ("x", "y", "width", "height")]
+            turned = float(value.get("rotation") or 0)
+            corners = results.corners(sides[0], sides[1], sides[2], sides[3], turned, shape)
+            percent = 100 * corners / (width, height)
+        case _:
+            return None
+    if (percent < -_MARGIN).any() or (percent > 100 + _MARGIN).any():
+        return None
+    return np.asarray(percent.clip(0, 100) * (width, height) / 100)
+
+
+def _number(value: Any) -> float:
+    return float(value) if type(value) in (int, float) else 0.0

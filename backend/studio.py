@@ -143,6 +143,22 @@ class Studio:
         saved: dict[str, JSON] = self._json("POST", f"/api/tasks/{task}/annotations/", json=annotation)
         return saved
 
+    def skip(self, task: int) -> None:
+        """What the editor's button does: an annotation that says so."""
+        self._json("POST", f"/api/tasks/{task}/annotations/", json={"result": [], "was_cancelled": True})
+
+    def annotations(self, task: int) -> list[dict[str, JSON]]:
+        """Those of all people, without skipped ones."""
+        found: list[dict[str, JSON]] = self._json("GET", f"/api/tasks/{task}/annotations/")
+        return found
+
+    def change_annotation(self, annotation: int, **fields: JSON) -> None:
+        self._json("PATCH", f"/api/annotations/{annotation}/", json=fields)
+
+    def save_draft(self, task: int, result: list[JSON]) -> None:
+        """What the editor does by itself while a person has not submitted."""
+        self._json("POST", f"/api/tasks/{task}/drafts", json={"result": result, "lead_time": 1.0})
+
     def annotation(self, annotation: int) -> dict[str, JSON]:
         saved: dict[str, JSON] = self._json("GET", f"/api/annotations/{annotation}/")
         return saved

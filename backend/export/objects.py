@@ -27,6 +27,7 @@ _GEOMETRY = {
 }
 _MARGIN = 1e-3  # percent of the image that a corner may be outside
 MAX_NAME = 200  # characters
+MAX_SIDE = 1e6  # pixels
 
 
 @dataclass
@@ -42,9 +43,9 @@ def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
     """The (height, width) of the image that most of its results say; None where none does."""
     said: Counter[tuple[int, int]] = Counter()
     for item in _entries(items):
-        height, width = item.get("original_height"), item.get("original_width")
-        if type(height) is int and type(width) is int and height > 0 and width > 0:
-            said[height, width] += item.get("to_name") == config.image_name
+        height, width = (_number(item.get(f"original_{side}")) for side in ("height", "width"))
+        if height >= 1 and width >= 1:
+            said[int(height), int(width)] += item.get("to_name") == config.image_name
     return max(said, key=lambda shape: said[shape], default=None)
 
 
@@ -185,4 +186,4 @@ def _ring(region: _Region, shape: tuple[int, int]) -> Ring | None:
 
 
 def _number(value: Any) -> float:
-    return float(value) if type(value) in (int, float) else 0.0
+    return float(value) if type(value) in (int, float) and abs(value) <= MAX_SIDE else 0.0  # nor NaN

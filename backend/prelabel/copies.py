@@ -60,7 +60,7 @@ class Copies:
         pixels that were labelled: JPEG of a JPEG, PNG of others. An image that cannot be had is logged.
         Raises OSError where nothing can be written. From several threads, for different items.
         """
-        wanted = f"{item.key}\0{pixels}".encode("utf-8", "surrogatepass")
+        wanted = f"{item.key}\0{item.address}\0{pixels}".encode("utf-8", "surrogatepass")
         name = hashlib.blake2b(wanted, digest_size=16).hexdigest()
         path = self._there.get(name)
         if path is None:

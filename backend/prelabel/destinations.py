@@ -234,7 +234,11 @@ class Coco(Objects):
             file.write(b'], "annotations": [')
             written(file, ({"id": place, **each} for place, each in enumerate(annotations(), 1)))
             file.write(b'], "categories": [')
-            written(file, ({"id": place, "name": name} for name, place in number.items()))
+            # pycocotools looks up categories by a `supercategory`, and some loaders want one.
+            written(
+                file,
+                ({"id": n, "name": name, "supercategory": "object"} for name, n in number.items()),
+            )
             file.write(b"]}\n")
 
         write(self._path, fill)

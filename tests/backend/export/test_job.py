@@ -304,7 +304,7 @@ def test_f31_one_bad_task_takes_no_other_along(
     del studio.files["/data/upload/7/1234-2.png"]  # whose size no region tells
     studio.gone = {4}
     huge = annotation(region(DOG, "brush", "Dog"))
-    huge["result"][0].update(original_width=10**6, original_height=10**6)
+    huge["result"][0].update(original_width=10**5, original_height=10**5)
     studio.annotations[3] = [huge]
     monkeypatch.setattr(job, "TASK_UNITS", 300_000)  # enough for one region
     assert export("--to", "out.coco.json") == 0

@@ -165,8 +165,13 @@ def test_the_size_is_what_most_results_say() -> None:
     small = region(disc(10, 10, 5, width=40, height=30), "brush", "Dog")
     many = [*small, *region(DOG, "brush", "Dog"), *region(CAT, "brush", "Dog")]
     assert objects.size(many, config) == (HEIGHT, WIDTH)
-    odd = [{"original_width": True, "original_height": 5}, {"original_width": 5}, "text", None]
+    odd: list[Any] = [{"original_width": True, "original_height": 5}, {"original_width": 5}, "text", None]
+    odd += [
+        {"original_width": float("nan"), "original_height": 5},
+        {"original_width": 0, "original_height": 5},
+    ]
     assert objects.size(odd, config) is None
+    assert objects.size([*odd, {"original_width": 6.0, "original_height": 5}], config) == (5, 6)
     assert objects.size([], config) is None
 
 

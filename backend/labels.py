@@ -277,7 +277,7 @@ class LabelConfig:
 
 
 # For images without a project: masks, and whatever the model names is a label.
-OPEN = LabelConfig("image", "image", (Control("label", "BrushLabels", "image", (), open=True),))
+OPEN = LabelConfig("image", "image", (Control("mask", "BrushLabels", "image", (), open=True),))
 
 
 @lru_cache(maxsize=64)

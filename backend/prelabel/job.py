@@ -21,6 +21,7 @@ from backend.prelabel.run import progress, run
 from backend.prelabel.sources import Item, Source
 from backend.prelabel.state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.prelabel.tables import scheme_of
+from backend.recommended import label_config
 from backend.settings import Settings
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
@@ -248,7 +249,7 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> rep
     _save(folder / SUMMARY, json.dumps(summary.as_json(), indent=1))
     _save(folder / SHEET, report.page(f"Samples of {job.target.name}", summary, _samples(states)))
     if is_open:
-        _save(folder / LABELS, report.label_config(summary.labels))
+        _save(folder / LABELS, label_config([label for label, _ in summary.labels.most_common()]))
     print(summary.as_text(), file=sys.stderr)
     print(printable(f"samples to look at: {folder / SHEET}"), file=sys.stderr)
     if is_open:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from PIL import Image as PILImage
 
@@ -173,15 +172,6 @@ section {{ display: flex; flex-wrap: wrap; gap: 3rem; }} td {{ padding-right: 1r
 {f"<h2>Failed</h2><ul>{failures}</ul>" if failures else ""}
 </body></html>
 """
-
-
-def label_config(labels: Counter[str]) -> str:
-    """A labeling config for a project that takes these labels."""
-    lines = "".join(f"    <Label value={quoteattr(label)}/>\n" for label, _ in labels.most_common())
-    return (
-        '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
-        f'  <BrushLabels name="label" toName="image">\n{lines}  </BrushLabels>\n</View>\n'
-    )
 
 
 def _top(counts: Counter[str], most: int = 15) -> str:

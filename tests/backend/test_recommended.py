@@ -1,6 +1,7 @@
 """`vlsam config`: the labeling configs that we recommend."""
 
 import re
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -35,7 +36,7 @@ def test_our_server_reads_what_it_recommends(kind: Kind) -> None:
     assert output.label_of("taxi") == "car"
     assert [(prompt.name, prompt.tag) for prompt in config.prompts] == [("click", "KeyPoint")]
     assert config.prompt_boxes == config.phrases == frozenset()
-    assert config.idle == config.namings == ()
+    assert (config.idle, config.namings) == ((), ())
     assert config.status_of == "said"
     assert config.image_key == "image"
 
@@ -204,3 +205,11 @@ def test_a_config_without_labels_is_said(
     status, out, err = run(capsys, "--from", str(path))
     assert (status, out) == (2, "")
     assert said in err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str], kind: Kind) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    command = f'vlsam config --labels "Dog,Traffic cone" --for {kind}'
+    _, xml, _ = run(capsys, *shlex.split(command)[2:])
+    assert f"```sh\n{command}\n```\n\n```xml\n{xml}```\n" in readme

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
-from backend import labels
 from backend.prelabel import report
 from backend.prelabel.report import Summary
 from backend.prelabel.sources import Item
@@ -76,9 +75,3 @@ def test_the_page_is_one_file_and_escapes_all_text(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") == 6  # title twice, caption, dropped, failed: key and reason
     assert "src='data:image/jpeg;base64,/9j/" in page
     assert "http" not in page
-
-
-def test_the_labeling_config_takes_any_label() -> None:
-    xml = report.label_config(Counter({HOSTILE: 1, "cat": 5}))
-    (control,) = labels.parse(xml).outputs
-    assert [label.value for label in control.labels] == ["cat", HOSTILE]

@@ -12,15 +12,17 @@ import re
 import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import requests
 
-from backend import labels
+from backend import labels, recommended
+from backend.events import TRIAL
 from backend.fetch import Denied, ImageError, Refused, Server, token_kind
 from backend.images import Images
 from backend.labels import ConfigError, TaskError
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "failed", "skipped"
 TIMEOUT_S = 20.0
+TASKS = 5  # that are tried
+UNKNOWN_PLACE = "where `vlsam serve` was started; in Docker `docker compose logs vlsam`"
 TRIAL_S = 130.0  # longer than the 100 s that Label Studio gives a prediction
 HEALTH_S = 1.0  # what Label Studio gives a backend's /health
 WATCH_S = 300.0  # so long a project is not looked at again
@@ -42,10 +46,14 @@ MAX_AT_ONCE = 4
 
 ABOUT = """\
 Label Studio shows its users no error of an ML backend: they see nothing. This walks the whole way from here
-to a project's images and back, and says what to do where it ends. It changes nothing in Label Studio.
+to a project's images and back, and says what to do where it ends. Without --fix it changes nothing.
 
 Run it where `vlsam serve` runs, with the same environment: the key is read from LABEL_STUDIO_API_KEY, and
 never from the command line. Exit status 1 if anything failed.
+
+With --fix it offers what it can set in Label Studio, asks about each (y/N), and looks again: the connection
+of the backend, Interactive preannotations, which predictions are shown, and the recommended labeling config
+for a project that has none. Nothing else is ever changed.
 
   ok       as it should be
   note     works, but is often the reason for what people report
@@ -55,7 +63,8 @@ never from the command line. Exit status 1 if anything failed.
 examples:
   vlsam doctor --project 3                                          Label Studio at $LABEL_STUDIO_URL
   vlsam doctor --label-studio-url http://localhost:8080 --project 3
-  docker compose exec backend vlsam doctor --project 3              in the container, whose network counts
+  docker compose exec vlsam vlsam doctor --project 3                in the container, whose network counts
+  vlsam doctor --project 3 --fix --labels "Dog,Car"                 set what is missing, asking first
 """
 
 _WHERE = "inside a container `localhost` is the container itself; use the other's service name or host name"
@@ -150,11 +159,13 @@ def access(api: Api, project: int, images: Images) -> Iterator[Finding]:
         check = "token"
         yield Finding(check, OK, _token(api))
         check = "project"
-        found = _project(api, project)
+        found = project_of(api, project)
         yield Finding(check, OK, f"Project {project} is {found.get('title')!r}.")
         check = "config"
-        config = _config(found.get("label_config"))
+        xml = str(found.get("label_config") or "")
+        config = _config(xml)
         yield from _about(config)
+        yield _exports(config, labels.data_keys(xml))
         check = "image"
         yield _image(api, project, config, images)
     except Trouble as trouble:
@@ -162,33 +173,43 @@ def access(api: Api, project: int, images: Images) -> Iterator[Finding]:
 
 
 def diagnose(
-    api: Api, project: int, images: Images, settings: Settings, backend_url: str | None = None
+    api: Api,
+    project: int,
+    images: Images,
+    settings: Settings,
+    backend_url: str | None = None,
+    tasks: int = TASKS,
 ) -> Iterator[Finding]:
-    """All checks, each as soon as it is done. `backend_url` is where Label Studio is to find the backend."""
+    """All checks, each as soon as it is done.
+
+    `backend_url` is where Label Studio is to find the backend, and `tasks` is how many are tried.
+    """
     known = empty = False
     for finding in access(api, project, images):
         known = known or (finding.check == "project" and finding.status == OK)
         empty = empty or (finding.check == "image" and finding.status == SKIPPED)
         yield finding
     connected: Mapping[str, Any] = {}
+    first: Mapping[str, Any] = {}
+    default = backend_url or f"http://localhost:{settings.port}"
     if known:
         try:
-            connected = _connected(api, project, backend_url or f"http://localhost:{settings.port}")
-            yield Finding("backend", OK, f"Label Studio reaches {connected['url']} and sends clicks to it.")
+            backends = backends_of(api, project)
+            first = next(iter(backends), {})
+            yield from _connected(api, project, backends, default)
+            connected = first
         except Trouble as trouble:
             yield Finding("backend", FAILED, str(trouble), trouble.cure)
         yield from _shown(api, project, connected.get("model_version"))
     else:
         yield Finding("backend", SKIPPED, "Which backend the project has cannot be asked.")
-    url = backend_url or connected.get("url") or f"http://localhost:{settings.port}"
-    yield from _model(url, connected, settings)
+    yield from _model(backend_url or str(first.get("url") or default), connected, settings)
     if (endpoint := settings.options().listing) is not None:
         yield _listing(endpoint)
     if connected and not empty:
-        try:
-            yield _trial(api, connected)
-        except Trouble as trouble:
-            yield Finding("trial", FAILED, str(trouble), trouble.cure)
+        yield from _trials(api, project, connected, tasks)
+    elif known:
+        yield Finding("log", OK, f"The server's log: {UNKNOWN_PLACE}.")
 
 
 def _connect(api: Api) -> str:
@@ -207,6 +228,12 @@ def _token(api: Api) -> str:
     token = api.server.token or ""
     if not token:
         raise Trouble("LABEL_STUDIO_API_KEY is not set.", _NEW_KEY)
+    if token_kind(token) == "cut":
+        raise Trouble(
+            "LABEL_STUDIO_API_KEY is a personal access token without its signature, which is the part after "
+            "its second dot.",
+            "copy the whole token, or create another one in Account & Settings",
+        )
     if token_kind(token) == "access":
         raise Trouble("LABEL_STUDIO_API_KEY is an access token, which ends after 5 minutes.", _NEW_KEY)
     user = api.get("/api/current-user/whoami")
@@ -222,10 +249,17 @@ def _refused(token: str, said: str) -> Trouble:
             "Legacy tokens are disabled in this Label Studio, as they are by default.",
             f"{_NEW_KEY} (or Organization, Access Token Settings: allow legacy tokens)",
         )
+    if "." in token:
+        return Trouble(
+            "Label Studio does not know this token. It has a dot, so it may be a part of a personal access "
+            "token, which has two.",
+            f"copy the whole token, or {_NEW_KEY}",
+        )
     return Trouble("Label Studio does not know this legacy token.", _NEW_KEY)
 
 
-def _project(api: Api, project: int) -> Mapping[str, Any]:
+def project_of(api: Api, project: int) -> Mapping[str, Any]:
+    """A project's settings. Raises Trouble."""
     answer = api.send("GET", f"/api/projects/{project}")
     if answer.status in (403, 404):
         raise Trouble(
@@ -238,9 +272,9 @@ def _project(api: Api, project: int) -> Mapping[str, Any]:
     return found
 
 
-def _config(xml: Any) -> labels.LabelConfig:
+def _config(xml: str) -> labels.LabelConfig:
     try:
-        return labels.parse(xml if isinstance(xml, str) else "")
+        return labels.parse(xml)
     except ConfigError as error:
         raise Trouble(
             str(error), "Settings, Labeling Interface, Code: take one of the configs in the README"
@@ -283,6 +317,59 @@ def _about(config: labels.LabelConfig) -> Iterator[Finding]:
         )
 
 
+# The exports of Label Studio 1.23.2 that hold the regions of a control, by its tag. Measured.
+_RINGS, _MASKS = ("COCO", "YOLO"), ("PNG", "NumPy")
+_HELD = {
+    "BrushLabels": ("Brush labels to COCO", *_MASKS),
+    "Brush": _MASKS,
+    "PolygonLabels": _RINGS,
+    "RectangleLabels": (*_RINGS, "Pascal VOC"),
+    "Rectangle": (*_RINGS, "Pascal VOC"),
+}
+# What it offers for a tag that is there, whatever becomes of it.
+_OFFERED = {**_HELD, "Brush": _HELD["BrushLabels"]}
+
+
+def _exports(config: labels.LabelConfig, data_keys: Collection[str]) -> Finding:
+    """Which exports of Label Studio's own hold the regions, and which it offers that do not."""
+    cure = "`vlsam export` writes all of any config; `vlsam config` prints one whose exports hold the regions"
+    drawn = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
+    if len(data_keys) > 1:
+        return Finding(
+            "config",
+            NOTE,
+            f"Label Studio exports this config to JSON and CSV alone, for its tags show {len(data_keys)} "
+            f"values: {', '.join(sorted(data_keys))}.",
+            f"give a <Text> that only holds a control the value of the image; {cure}",
+        )
+    points = [control for control in config.prompts if control.tag == "KeyPointLabels"]
+    held = dict.fromkeys(name for control in config.outputs for name in _HELD.get(control.tag, ()))
+    offered = dict.fromkeys(
+        name
+        for control in (*config.outputs, *config.prompts)
+        if control.takes_labels
+        for name in _OFFERED.get(control.tag, ())
+    )
+    spoiled = [name for name in offered if name in _RINGS and points]
+    empty = [name for name in offered if name not in held]
+    good = [name for name in held if name not in spoiled]
+    right = f"{', '.join(good)} hold them" if good else "only JSON holds them"
+    bad = list(dict.fromkeys([*empty, *spoiled]))
+    if not bad:
+        status = OK if good else NOTE
+        return Finding(
+            "config", status, f"Of Label Studio's exports of {drawn}: {right}.", "" if good else cure
+        )
+    why = f" because of KeyPointLabels {points[0].name!r}" if spoiled else ""
+    return Finding(
+        "config",
+        NOTE,
+        f"Label Studio's exports to {', '.join(bad)} are empty or call everything `default`{why}. "
+        f"Of {drawn}: {right}.",
+        cure,
+    )
+
+
 def _image(api: Api, project: int, config: labels.LabelConfig, images: Images) -> Finding:
     answer = api.get(f"/api/tasks?project={project}&page_size=1&fields=all")
     tasks = answer.get("tasks") if isinstance(answer, dict) else None
@@ -322,29 +409,42 @@ def _image_cure(source: Any) -> str:
     return f"fetch it from this machine by hand: a firewall, proxy or login is in the way; {_WHERE}"
 
 
-def _connected(api: Api, project: int, backend_url: str) -> Mapping[str, Any]:
-    """The backend that Label Studio asks: the first of the project. It calls /health and /setup of each."""
-    backends = api.get(f"/api/ml?project={project}")
-    if not isinstance(backends, list) or not backends:
+def backends_of(api: Api, project: int) -> list[Mapping[str, Any]]:
+    """The backends of a project. Label Studio calls /health and /setup of each before it answers.
+
+    Raises Trouble.
+    """
+    found = api.get(f"/api/ml?project={project}")
+    return [backend for backend in (found if isinstance(found, list) else []) if isinstance(backend, dict)]
+
+
+def _connected(
+    api: Api, project: int, backends: Sequence[Mapping[str, Any]], backend_url: str
+) -> Iterator[Finding]:
+    """Whether the backend that Label Studio asks works: the first of the project. Raises Trouble."""
+    if not backends:
         _probe(api, backend_url)
         raise Trouble(
             f"No ML backend is connected to project {project}.",
             f"Settings, Model, Connect Model: {backend_url}, with Interactive preannotations on",
         )
-    first: Mapping[str, Any] = backends[0]
+    first = backends[0]
     if first.get("state") != "CO":
         _probe(api, str(first.get("url")))
         raise Trouble(
             f"Label Studio cannot use {first.get('url')}: {first.get('readable_state')}, "
-            f"{first.get('error_message') or 'no answer to /health'}.",
-            f"start `vlsam serve`, correct the URL in Settings, Model; {_WHERE}",
+            f"{first.get('error_message') or 'no answer to /health'}. Until it answers, Retrieve predictions "
+            "and clicks do nothing, and Label Studio says nothing of it.",
+            f"start `vlsam serve` again, or correct the URL in Settings, Model; {_WHERE}",
         )
     if not first.get("is_interactive"):
         raise Trouble(
             f"Label Studio does not send clicks to {first.get('url')}.",
             "Settings, Model, Edit: turn on Interactive preannotations",
         )
-    return first
+    yield Finding("backend", OK, f"Label Studio reaches {first['url']} and sends clicks to it.")
+    if others := ", ".join(str(backend.get("url")) for backend in backends[1:]):
+        yield Finding("backend", NOTE, f"Label Studio asks the first backend alone, and never {others}.")
 
 
 def _probe(api: Api, url: str) -> None:
@@ -360,6 +460,16 @@ def _probe(api: Api, url: str) -> None:
         raise Trouble(f"Label Studio does not find the host of {url}.", _WHERE)
 
 
+def versions_of(api: Api, project: int) -> tuple[dict[str, int], list[str]]:
+    """How many predictions of each version a project has, and its backends' titles. Raises Trouble."""
+    said = api.get(f"/api/projects/{project}/model-versions/?extended=true&include_live_models=true")
+    try:
+        counts = {str(each["model_version"]): int(each["count"]) for each in said["static"]}
+        return counts, [str(each["title"]) for each in said["live"] or ()]
+    except (LookupError, TypeError, ValueError):
+        raise _not_label_studio(api.server.url) from None
+
+
 def _shown(api: Api, project: int, ours: Any) -> Iterator[Finding]:
     """What hides predictions: the project's `model_version`, and its switch for showing any.
 
@@ -370,11 +480,9 @@ def _shown(api: Api, project: int, ours: Any) -> Iterator[Finding]:
     check, hidden = "predictions", "in Label All Tasks and the score column"
     cure = "Settings, Annotation, Use predictions to prelabel tasks"
     try:
-        found = _project(api, project)
-        said = api.get(f"/api/projects/{project}/model-versions/?extended=true&include_live_models=true")
-        counts = {str(each["model_version"]): int(each["count"]) for each in said["static"]}
-        titles = [each["title"] for each in said["live"] or ()]
-    except (Trouble, LookupError, TypeError, ValueError):
+        found = project_of(api, project)
+        counts, titles = versions_of(api, project)
+    except Trouble:
         yield Finding(check, SKIPPED, "Which predictions the project shows cannot be asked.")
         return
     shown, total = found.get("model_version") or "", sum(counts.values())
@@ -454,8 +562,94 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
         )
 
 
+def _trials(api: Api, project: int, connected: Mapping[str, Any], number: int) -> Iterator[Finding]:
+    """Have Label Studio ask the backend about some tasks; the answers are stored nowhere."""
+    place, tried = UNKNOWN_PLACE, 0
+    unlabelled: Counter[str] = Counter()
+    try:
+        for task in _some_tasks(api, project, number):
+            answer = _tried(api, connected, task)
+            if answer is None:  # a server that has no such event, or somebody else's
+                yield _trial(api, connected)
+                break
+            place = str(answer.get("log") or place)
+            if not tried and answer.get("on_open") == "prewarm":
+                yield Finding("trial", NOTE, "Opened tasks get no predictions: VLSAM_ON_OPEN=prewarm.")
+            unlabelled.update(set(_texts(answer.get("unlabelled"))))
+            tried += 1
+            yield _of_trial(task, answer, place)
+    except Trouble as trouble:
+        yield Finding("trial", FAILED, str(trouble), trouble.cure)
+    if unlabelled:
+        seen = ", ".join(f"{term[:40]} ({n} of {tried} tasks)" for term, n in unlabelled.most_common(5))
+        yield Finding("trial", NOTE, f"Seen without a label: {seen}.", _label_for(unlabelled))
+    yield Finding("log", OK, f"The server's log: {place}.")
+
+
+def _some_tasks(api: Api, project: int, number: int) -> Iterator[int]:
+    """The ids of at most so many tasks, spread over the project."""
+    place, total = 0, number
+    while place < min(number, total):
+        page = 1 + place * total // min(number, total)
+        found = api.get(f"/api/tasks?project={project}&page_size=1&page={page}&fields=all")
+        try:
+            total, task = int(found["total"]), int(found["tasks"][0]["id"])
+        except (LookupError, TypeError, ValueError):
+            return
+        yield task
+        place += 1
+
+
+def _tried(api: Api, connected: Mapping[str, Any], task: int) -> Mapping[str, Any] | None:
+    """What the backend has for a task; None where it does not know the question. Raises Trouble."""
+    path = f"/api/ml/{connected['id']}/interactive-annotating"
+    body = {"task": task, "context": {"event": TRIAL}}
+    said = api.send("POST", path, body, timeout=TRIAL_S)
+    try:
+        answer = said.json()
+    except ValueError:
+        return None
+    if isinstance(answer, dict) and answer.get("errors"):
+        raise Trouble(
+            f"Label Studio got no answer for task {task}: {_line(str(answer['errors']))[:200]}.",
+            f"the server's log says why: {UNKNOWN_PLACE}",
+        )
+    data = answer.get("data") if isinstance(answer, dict) else None
+    return data if isinstance(data, dict) and "log" in data else None
+
+
+def _of_trial(task: int, answer: Mapping[str, Any], place: str) -> Finding:
+    if reason := answer.get("reason"):
+        return Finding("trial", FAILED, f"Task {task}: {reason}", f"the server's log has more: {place}")
+    items = answer.get("result")
+    regions = {
+        str(item.get("id"))
+        for item in (items if isinstance(items, list) else [])
+        if isinstance(item, dict) and item.get("from_name") != labels.STATUS
+    }
+    seen = _texts(answer.get("seen"))
+    saw = (
+        f"the model saw {', '.join(term[:40] for term in seen[:10])}" if seen else "the model found no object"
+    )
+    if not regions:
+        return Finding("trial", NOTE, f"Task {task} got no regions: {saw}.")
+    return Finding("trial", OK, f"Task {task} got {len(regions)} regions: {saw}.")
+
+
+def _texts(given: Any) -> list[str]:
+    return [text for text in (given if isinstance(given, list) else []) if isinstance(text, str)]
+
+
+def _label_for(terms: Counter[str]) -> str:
+    """What to add to a labeling config for the commonest terms."""
+    (term, _), *_ = terms.most_common(1)
+    value, name = quoteattr(term[:1].upper() + term[1:]), quoteattr(term)
+    more = "; and so for the others" if len(terms) > 1 else ""
+    return f"add <Label value={value}/>, or predicted_values={name} to the label that means it{more}"
+
+
 def _trial(api: Api, connected: Mapping[str, Any]) -> Finding:
-    """Have Label Studio ask the backend about a task of its choice; the answer is stored nowhere."""
+    """Have Label Studio ask about a task of its choice, as it does for a batch. Raises Trouble."""
     path = f"/api/ml/{connected['id']}/predict/test?random=true"
     answer = api.send("POST", path, timeout=TRIAL_S)
     try:
@@ -571,6 +765,18 @@ def add_to(commands: Any) -> None:
         metavar="URL",
         help="of `vlsam serve` (default: the one that the project has, or http://localhost:$PORT)",
     )
+    doctor.add_argument(
+        "--tasks", type=int, default=TASKS, metavar="N", help="how many tasks to try (default: %(default)s)"
+    )
+    doctor.add_argument("--fix", action="store_true", help="offer what can be set, and ask about each change")
+    doctor.add_argument("--yes", action="store_true", help="with --fix: make the changes without asking")
+    doctor.add_argument(
+        "--labels", metavar="A,B", default="", help="with --fix: of a project that has no labeling config"
+    )
+    doctor.add_argument(
+        "--for", dest="kind", choices=recommended.KINDS, default="masks",
+        help="with --labels: what its regions are (default: masks)",
+    )  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print one JSON array, an item for each finding")
     doctor.set_defaults(run=_run)
 
@@ -583,12 +789,32 @@ def _run(args: argparse.Namespace) -> int:
     images = Images(settings)
     server = Server(settings.label_studio_url, settings.label_studio_api_key)
     backend_url = args.backend_url.rstrip("/") if args.backend_url else None
-    findings = []
-    for finding in diagnose(Api(server, images), args.project, images, settings, backend_url):
-        findings.append(finding)
-        if not args.json:
-            print(finding, flush=True)
+    if args.tasks < 1:
+        raise ValueError("--tasks must be 1 or more")
+    api, told = Api(server, images), list[Finding]()
+
+    def tell(findings: Iterable[Finding]) -> list[Finding]:
+        seen = []
+        for finding in findings:
+            seen.append(finding)
+            if not args.json:
+                print(finding, flush=True)
+        told.extend(seen)
+        return seen
+
+    def look() -> list[Finding]:
+        return tell(diagnose(api, args.project, images, settings, backend_url, args.tasks))
+
+    findings = look()
+    if args.fix:
+        from backend import repairs  # which needs what is here
+
+        tags = list(recommended.checked(recommended.split(args.labels)))
+        default = backend_url or f"http://localhost:{settings.port}"
+        offered = repairs.changes(api, args.project, default, tags, args.kind)
+        if any(f.status == OK for f in tell(repairs.made(offered, repairs.consent(yes=args.yes)))):
+            findings = look()
     if args.json:
-        json.dump([asdict(finding) for finding in findings], sys.stdout)
+        json.dump([asdict(finding) for finding in told], sys.stdout)
         sys.stdout.write("\n")
     return int(any(finding.status == FAILED for finding in findings))

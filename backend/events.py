@@ -28,6 +28,10 @@ def mask(pixels: Mask, score: float) -> list[Result]:
     return [{"type": "bitmasklabels", "score": results.unit(score), "value": value}]
 
 
+# Ours: what would be predicted for a task, and why there is nothing. `vlsam doctor` has Label Studio ask it.
+TRIAL = "vlsam_trial"
+
+
 class UnknownEvent(Exception):
     """There is no answer to an event. The message is the reason, one sentence."""
 

@@ -344,6 +344,8 @@ class Fetcher:
         kind = token_kind(token)
         if kind is None:
             return f"Token {token}"
+        if kind == "cut":
+            raise Denied("The token for Label Studio lacks its signature, the part after its second dot.")
         if kind != "refresh":
             return f"Bearer {token}"
         with self._lock:
@@ -665,17 +667,26 @@ def _left(deadline: float) -> float:
 
 
 def token_kind(token: str) -> str | None:
-    """ "refresh" or "access" for a JSON web token of Label Studio, None for a legacy token."""
-    if not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]*", token):
+    """ "refresh" or "access" for a JSON web token of Label Studio, None for a legacy token.
+
+    "cut" for a web token without its signature, which is its last part.
+    """
+    parts = token.split(".")
+    if not all(re.fullmatch(r"[\w-]*", part) for part in parts):
         return None
-    body = token.split(".")[1]
+    known = [_claims(part) for part in parts[:2]]
+    if len(parts) == 3 and parts[2] and known[1] is not None:
+        return str(known[1].get("token_type", "access"))
+    return "cut" if any(claims is not None for claims in known) else None
+
+
+def _claims(part: str) -> dict[str, Any] | None:
+    """The JSON object that a part of a web token is, None for anything else."""
     try:
-        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (binascii.Error, ValueError, RecursionError):
         return None
-    if not isinstance(claims, dict):
-        return None
-    return str(claims.get("token_type", "access"))
+    return found if isinstance(found, dict) else None
 
 
 def shown(url: str) -> str:

@@ -363,6 +363,17 @@ def label_tags(xml: str) -> Iterator[ElementTree.Element]:
             yield from (child for child in tag.iter() if _kind(child) == "label")
 
 
+def data_keys(xml: str) -> set[str]:
+    """All that the tags which controls point to show. Where they are several, Label Studio exports little.
+
+    Raises ConfigError.
+    """
+    root = _read(xml)
+    shown = {tag.get("name", ""): tag.get("value", "") for tag in root.iter()}
+    targets = {target for tag in root.iter() for target in _targets(tag) if target}
+    return {shown[target] for target in targets & shown.keys() if shown[target]}
+
+
 def field_of(data: Mapping[str, Any], path: str) -> Any:
     """What stands in a task's data at a path such as "photo.url" or "imgs[0]".
 

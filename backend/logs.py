@@ -1,8 +1,10 @@
 """What the log says: of each line which request it belongs to, of no secret anything, nothing that draws."""
 
 import logging
+import os
 import re
 import secrets
+import stat
 import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -104,6 +106,21 @@ def of_command() -> None:
         print(formatter.formatException((kind, error, trace)), file=sys.stderr)
 
     sys.excepthook = uncaught
+
+
+def place() -> str:
+    """Where to read what this process logs, which goes to stderr: a file's path, or a sentence."""
+    try:
+        path = os.readlink(f"/proc/self/fd/{sys.stderr.fileno()}")
+        if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode) and os.path.exists(path):
+            return path
+    except (OSError, ValueError, AttributeError):  # no /proc, or no stderr
+        pass
+    if os.environ.get("JOURNAL_STREAM"):
+        return "journalctl of the unit that runs `vlsam serve`"
+    if os.path.exists("/.dockerenv"):
+        return "`docker compose logs` or `docker logs` of the container that runs `vlsam serve`"
+    return "where `vlsam serve` was started: it goes to stderr"
 
 
 def configure(settings: Settings) -> None:

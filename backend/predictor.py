@@ -10,7 +10,7 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend import corrections, duplicates, events, evidence, labels, phrases, results, tasks
+from backend import corrections, duplicates, events, evidence, labels, logs, phrases, results, tasks
 from backend.cache import Held, Known, source_key
 from backend.corrections import Correction, Unanswerable
 from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
@@ -80,10 +80,13 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         item at all, and its image is encoded in the background. An empty answer to a click says why under
         "reason". Raises ConfigError and Unavailable.
         """
-        if isinstance(context, Mapping) and context.get("event") is not None:
+        event = context.get("event") if isinstance(context, Mapping) else None
+        if context is not None and event is not None and event != events.TRIAL:
             return [self._event(context)]
         config = labels.parse(self.label_config or "")
         deadline = self._clock() + self.engine.settings.deadline
+        if event is not None:
+            return [self._try(tasks[0] if tasks else None, config, deadline)]
         # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
         if context is None and len(tasks) == 1 and self.engine.settings.on_open == "prewarm":
             self._prewarm(tasks[0], config, deadline)
@@ -128,7 +131,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 if self.gone():
                     log.warning("Nobody waits any longer: %d of %d tasks are left.", *left())
                     break
-                predictions.append(self._annotate(task, config, deadline, reading))
+                predictions.append(self._annotate(task, config, deadline, reading).prediction)
             except Late:
                 self._count("Late")
                 log.warning("Out of time: %d of %d tasks are left.", *left())
@@ -172,7 +175,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _annotate(
         self, task: Any, project_config: LabelConfig, deadline: float, reading: Reading
-    ) -> Prediction:
+    ) -> "Annotated":
         config = project_config.of(task.get("data") if isinstance(task, Mapping) else None)
         image, known = self._load(task, *self._source(task, config), deadline)
         settings = self.engine.settings
@@ -210,7 +213,25 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             f": {', '.join(repr(term[:40]) for term in list(unmatched)[:10])}" if unmatched else "",
         )
         told = explained(regions, found, unmatched, config, known.content, self.model_version)
-        return prediction(regions, self.model_version, told)
+        return Annotated(prediction(regions, self.model_version, told), found, unmatched)
+
+    def _try(self, task: Any, config: LabelConfig, deadline: float) -> Prediction:
+        """What a batch would have for a task; what the model saw or why it failed; where the log is."""
+        try:
+            with self.engine.admitted():
+                made = self._annotate(task, config, deadline, self._reading(deadline))
+        except Late:
+            answer = self._prediction([], "The task could not be annotated in time.")
+        except (TaskError, ImageError, VLSAMError, Unavailable) as error:
+            answer = self._prediction([], str(error))
+        except Exception:
+            self._count(UNEXPECTED)
+            log.exception("Task %s failed.", _name(task))
+            answer = self._prediction([], "The server failed; its log says why.")
+        else:
+            seen = list(dict.fromkeys(detection.term for detection in made.found))
+            answer = {**made.prediction, "seen": seen, "unlabelled": list(made.unmatched)}
+        return {**answer, "on_open": self.engine.settings.on_open, "log": logs.place()}
 
     def _event(self, context: Mapping[str, Any]) -> Prediction:
         try:
@@ -475,6 +496,15 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _prediction(self, regions: list[results.Result], reason: str = "") -> Prediction:
         return {**prediction(regions, self.model_version), **({"reason": reason} if reason else {})}
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """A task's prediction, and what the model saw."""
+
+    prediction: Prediction
+    found: Sequence[Detection]
+    unmatched: Collection[str]  # the terms that no label fits
 
 
 @dataclass(frozen=True, eq=False)

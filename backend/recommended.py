@@ -200,7 +200,7 @@ def add_to(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    given = [*(_read(args.source) if args.source else ()), *_split(args.labels)]
+    given = [*(_read(args.source) if args.source else ()), *split(args.labels)]
     tags = list(checked(given))
     if not tags:
         raise ValueError('there are no labels: give --labels "Dog,Car" or --from labels.txt')
@@ -218,7 +218,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _split(text: str) -> list[LabelTag]:
+def split(text: str) -> list[LabelTag]:
     """The labels of a list with commas, where quotes hold those that have some. Raises ValueError."""
     try:
         return [

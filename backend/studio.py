@@ -99,6 +99,11 @@ class Studio:
         backend = {"project": project, "url": url, "title": "VL-SAM", "is_interactive": interactive}
         return int(self._json("POST", "/api/ml", json=backend)["id"])
 
+    def set_interactive(self, backend: int, project: int, url: str, interactive: bool) -> None:
+        # 1.23.2 answers 500 where the URL or the project is missing.
+        same = {"url": url, "project": project}
+        self._json("PATCH", f"/api/ml/{backend}", json={**same, "is_interactive": interactive})
+
     def backends(self, project: int) -> list[dict[str, JSON]]:
         """Each with the `model_version` of its /setup, which Label Studio calls before it answers."""
         found: list[dict[str, JSON]] = self._json("GET", "/api/ml", params={"project": project})

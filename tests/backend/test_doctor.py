@@ -18,6 +18,7 @@ from backend.doctor import FAILED, NOTE, OK, SKIPPED, Api, Finding, Watch, acces
 from backend.engine import Engine
 from backend.fetch import Server
 from backend.images import Images
+from backend.recommended import KINDS, Kind, label_config
 from backend.settings import Settings
 from tests.backend.conftest import CONFIG, data_url, free_port
 from tests.model.endpoint import listing
@@ -31,8 +32,14 @@ DISABLED = (
 )
 PRIVATE = "URL resolves to a reserved network address (block: 127.0.0.0/8)"
 
-# Smart brushes send nothing.
-GOOD = CONFIG.replace("<BrushLabels ", '<BrushLabels smart="false" ')
+GOOD = label_config(["Cat", "Dog"])
+
+TRIED = {
+    "result": [{"id": "a", "from_name": "mask"}, {"id": "b", "from_name": "mask"}],
+    "seen": ["cat", "dog"], "unlabelled": [], "log": "/var/log/vlsam.log",
+}  # fmt: skip
+
+TRY = "POST /api/ml/7/interactive-annotating"
 
 Answer = tuple[int, Any]
 PETS = {"title": "Pets", "label_config": GOOD, "model_version": "v1", "show_collab_predictions": True}
@@ -59,6 +66,7 @@ class Studio:
 
     url: str = ""
     answers: dict[str, Answer] = field(default_factory=dict)
+    makers: dict[str, Callable[[], Answer]] = field(default_factory=dict)  # of answers that differ
     asked: list[str] = field(default_factory=list)
     sent: list[Any] = field(default_factory=list)
     wait: threading.Event | None = None
@@ -86,7 +94,10 @@ def studio() -> Iterator[Studio]:
             studio.sent.append(json.loads(body) if body else None)
             if studio.wait is not None:
                 assert studio.wait.wait(10)
-            status, said = studio.answers.get(call, (404, {"detail": "Not found."}))
+            made = studio.makers.get(call)
+            missing = (404, {"detail": "Not found."})
+            said_of_call = studio.answers.get(call, missing)
+            status, said = made() if made else studio.answers.get(f"{self.command} {self.path}", said_of_call)
             data = said.encode() if isinstance(said, str) else json.dumps(said).encode()
             self.send_response(status)
             if status == 302:
@@ -114,6 +125,7 @@ def studio() -> Iterator[Studio]:
             "GET /api/ml": (200, [backend]),
             "POST /api/ml": (400, {"detail": "Validation error"}),
             "GET /health": (200, {"status": "UP", "model_version": "v1", "model": "ready"}),
+            TRY: (200, {"data": TRIED}),
             "POST /api/ml/7/predict/test": (200, {"task": {"id": 5}, "response": [{"result": [{}, {}]}]}),
         }
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -126,14 +138,15 @@ def test_all_is_well(studio: Studio) -> None:
     assert {finding.status for finding in findings} == {OK}
     assert list(dict.fromkeys(finding.check for finding in findings)) == [
         "connection", "token", "project", "config", "image", "backend", "predictions", "server", "model",
-        "trial",
+        "trial", "log",
     ]  # fmt: skip
     told = "\n".join(map(str, findings))
     for said in (
         "Label Studio 1.23.2 answers", "legacy token is that of ann@example.com", "Project 3 is 'Pets'",
-        "Regions go to BrushLabels 'brush', PolygonLabels 'poly'", "2 labels: Cat, Dog",
-        "Clicks and boxes come from KeyPointLabels 'kp', RectangleLabels 'rect'", "task 5 is here: 80 x 60",
-        "sends clicks to it", "shows 4 predictions of v1", "v1 is loaded", "Task 5 got 2 results",
+        "Regions go to BrushLabels 'mask'", "2 labels: Cat, Dog", "boxes come from KeyPoint 'click'",
+        "of BrushLabels 'mask': Brush labels to COCO, PNG, NumPy hold them", "task 5 is here: 80 x 60",
+        "sends clicks to it", "shows 4 predictions of v1", "v1 is loaded",
+        "Task 5 got 2 regions: the model saw cat, dog", "The server's log: /var/log/vlsam.log",
     ):  # fmt: skip
         assert said in told
 
@@ -206,18 +219,18 @@ def test_all_is_well(studio: Studio) -> None:
             "Data Manager",
         ),
         (
-            "POST /api/ml/7/predict/test",
-            (500, {"detail": "ML backend did not return"}),
+            "POST /api/ml/7/interactive-annotating",
+            (200, {"errors": ["503 Server Error"]}),
             "trial",
-            "got no prediction",
+            "got no answer for task 5: ['503 Server Error'].",
             "log",
         ),
         (
-            "POST /api/ml/7/predict/test",
-            (200, {"task": {"id": 5}, "response": [{}]}),
+            "POST /api/ml/7/interactive-annotating",
+            (200, {"data": {"result": [], "reason": "The image is gone.", "log": "/x.log"}}),
             "trial",
-            "could not annotate task 5",
-            "log",
+            "Task 5: The image is gone.",
+            "log has more: /x.log",
         ),
     ],
 )
@@ -295,11 +308,12 @@ def test_a_backend_in_trouble(studio: Studio) -> None:
 def test_what_works_but_is_often_the_reason(studio: Studio) -> None:
     studio.answers["GET /health"] = (200, {"model_version": "vlsam-builtin-1", "model": "loading"})
     change_backend(studio, model_version="vlsam-builtin-1")
-    studio.answers["POST /api/ml/7/predict/test"] = (200, {"task": {"id": 5}, "response": [{"result": []}]})
+    studio.answers[TRY] = (200, {"data": {**TRIED, "result": [], "on_open": "prewarm"}})
     notes = "\n".join(str(f) for f in studio.findings() if f.status == NOTE)
     assert "still loading" in notes
     assert "nothing of photographs" in notes
-    assert "Task 5 got no regions" in notes
+    assert "Task 5 got no regions: the model saw cat, dog." in notes
+    assert "Opened tasks get no predictions: VLSAM_ON_OPEN=prewarm" in notes
 
 
 @pytest.mark.parametrize(
@@ -349,6 +363,7 @@ def test_predictions_that_are_switched_off(studio: Studio) -> None:
 
 
 BRUSH = '<BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>'
+LIST = '<Labels name="l" toName="image"><Label value="Cat"/></Labels>'
 CLICK = """<KeyPointLabels name="click" toName="image" smart="true">
   <Label value="Cat"/><Label value="Dog"/>
 </KeyPointLabels>"""
@@ -375,9 +390,177 @@ def test_a_project_without_tasks(studio: Studio) -> None:
     assert "trial" not in found
 
 
-def test_a_server_that_only_prepares_opened_tasks(studio: Studio) -> None:
-    studio.answers["POST /api/ml/7/predict/test"] = (200, {"task": {"id": 5}, "response": []})
-    assert "VLSAM_ON_OPEN=prewarm" in studio.find("trial", status=NOTE).message
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        ((200, {"task": {"id": 5}, "response": [{"result": [{}, {}]}]}), OK, "Task 5 got 2 results"),
+        ((200, {"task": {"id": 5}, "response": [{"result": []}]}), NOTE, "Task 5 got no regions"),
+        ((200, {"task": {"id": 5}, "response": []}), NOTE, "VLSAM_ON_OPEN=prewarm"),
+        ((200, {"task": {"id": 5}, "response": [{}]}), FAILED, "could not annotate task 5"),
+        ((500, {"detail": "ML backend did not return"}), FAILED, "got no prediction"),
+    ],
+)
+@pytest.mark.parametrize("known", [{"result": [], "reason": "This model has no answer to the event."}, None])
+def test_a_server_that_does_not_say_what_it_saw(
+    studio: Studio, known: Any, answer: Answer, status: str, said: str
+) -> None:
+    studio.answers[TRY] = (200, {"data": known}) if known else (404, {})
+    studio.answers["POST /api/ml/7/predict/test"] = answer
+    (found,) = (finding for finding in studio.findings() if finding.check == "trial")
+    assert found.status == status
+    assert said in found.message
+    assert "where `vlsam serve` was started" in studio.find("log").message
+
+
+def many_tasks(studio: Studio, total: int) -> None:
+    """Tasks whose ids are ten times their places."""
+    data = {"image": data_url()}
+    for page in range(1, total + 1):
+        studio.answers[f"GET /api/tasks?project=3&page_size=1&page={page}&fields=all"] = (
+            200, {"total": total, "tasks": [{"id": 10 * page, "data": data}]},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("total", "tried"), [(1, [1]), (3, [1, 2, 3]), (5, [1, 2, 3, 4, 5]), (100, [1, 21, 41, 61, 81])]
+)
+def test_some_tasks_are_tried_all_over_the_project(studio: Studio, total: int, tried: list[int]) -> None:
+    many_tasks(studio, total)
+    findings = studio.findings()
+    assert [f.message.partition(" got")[0] for f in findings if f.check == "trial"] == [
+        f"Task {10 * place}" for place in tried
+    ]
+
+
+def test_terms_without_a_label_are_named_with_the_line_to_add(studio: Studio) -> None:
+    many_tasks(studio, 5)
+    seen = iter(
+        [["traffic cone", "cart"], ["traffic cone"], [], ["traffic cone", "traffic cone"], ['a "b" & c']]
+    )
+
+    def one_more() -> Answer:
+        found = next(seen)
+        return 200, {"data": {**TRIED, "result": [], "seen": found, "unlabelled": found}}
+
+    studio.makers[TRY] = one_more
+    trials = [finding for finding in studio.findings() if finding.check == "trial"]
+    assert len(trials) == 6
+    assert trials[2].message == "Task 30 got no regions: the model found no object."
+    assert trials[5].status == NOTE
+    assert trials[5].message == (
+        'Seen without a label: traffic cone (3 of 5 tasks), cart (1 of 5 tasks), a "b" & c (1 of 5 tasks).'
+    )
+    assert trials[5].cure == (
+        'add <Label value="Traffic cone"/>, or predicted_values="traffic cone" to the label that means it; '
+        "and so for the others"
+    )
+
+
+@pytest.mark.parametrize(
+    ("controls", "status", "said"),
+    [
+        (
+            '<BrushLabels name="o" toName="image"><Label value="Cat"/></BrushLabels>',
+            OK,
+            "PNG, NumPy hold them",
+        ),
+        (
+            '<PolygonLabels name="o" toName="image"><Label value="Cat"/></PolygonLabels>',
+            OK,
+            "COCO, YOLO hold",
+        ),
+        (
+            '<RectangleLabels name="o" toName="image"><Label value="Cat"/></RectangleLabels>',
+            OK,
+            "COCO, YOLO, Pascal VOC hold them",
+        ),
+        (
+            f'{LIST}<Rectangle name="o" toName="image"/>',
+            OK,
+            "COCO, YOLO, Pascal VOC hold them",
+        ),
+        (
+            f'{LIST}<Brush name="o" toName="image"/>',
+            NOTE,
+            "to Brush labels to COCO are empty or call everything `default`. Of Brush 'o': PNG, NumPy hold",
+        ),
+        (
+            f'{LIST}<Polygon name="o" toName="image"/>',
+            NOTE,
+            "Polygon 'o': only JSON holds them",
+        ),
+        (
+            '<PolygonLabels name="o" toName="image"><Label value="Cat"/></PolygonLabels>' + CLICK,
+            NOTE,
+            "exports to COCO, YOLO are empty or call everything `default` because of KeyPointLabels 'click'. "
+            "Of PolygonLabels 'o': only JSON holds them",
+        ),
+        (
+            '<BrushLabels name="o" toName="image"><Label value="Cat"/></BrushLabels>'
+            '<RectangleLabels name="box" toName="image" smart="true"><Label value="Cat"/></RectangleLabels>',
+            NOTE,
+            "exports to COCO, YOLO, Pascal VOC are empty",
+        ),
+        (
+            '<BrushLabels name="o" toName="image"><Label value="Cat"/></BrushLabels>'
+            '<Text name="said" value="VL-SAM says:"/><TextArea name="vlsam_status" toName="said"/>',
+            NOTE,
+            "JSON and CSV alone, for its tags show 2 values: $image, VL-SAM says:",
+        ),
+    ],
+)
+def test_exports_that_hold_the_regions_and_those_that_do_not(
+    studio: Studio, controls: str, status: str, said: str
+) -> None:
+    config = f'<View><Image name="image" value="$image"/>{controls}</View>'
+    studio.answers["GET /api/projects/3"] = (200, {**PETS, "label_config": config})
+    found = [f for f in studio.findings() if f.check == "config" and "export" in f.message]
+    assert [finding.status for finding in found] == [status]
+    assert said in found[0].message
+    assert ("vlsam export" in found[0].cure) == (status == NOTE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_wrong_with_a_recommended_config(studio: Studio, kind: Kind) -> None:
+    config = label_config(["Cat", "Dog"], kind)
+    studio.answers["GET /api/projects/3"] = (200, {**PETS, "label_config": config})
+    assert {f.status for f in studio.findings() if f.check == "config"} == {OK}
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        REFRESH.removesuffix("s"),
+        REFRESH.removesuffix(".s"),
+        "eyJhbGciOiJIUzI1NiJ9",
+        "eyJhbGciOiJIUzI1NiJ9.eyJ0b2",
+    ],
+)
+def test_a_token_without_its_last_part_is_no_legacy_token(studio: Studio, token: str) -> None:
+    found = studio.find("token", key=token)
+    assert (found.status, found.message) == (
+        FAILED,
+        "LABEL_STUDIO_API_KEY is a personal access token without its signature, which is the part after its "
+        "second dot.",
+    )
+    assert studio.asked == ["GET /api/version/"]  # nobody is asked with half a token
+
+
+def test_a_backend_that_died_is_named_with_what_becomes_of_it(studio: Studio) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    change_backend(studio, state="DI", readable_state="Disconnected", url=dead)
+    found = studio.find("backend")
+    assert found.status == FAILED
+    assert f"cannot use {dead}: Disconnected" in found.message
+    assert "Retrieve predictions and clicks do nothing, and Label Studio says nothing of it" in found.message
+    assert f"No vlsam answers at {dead}" in studio.find("server", status=FAILED).message
+    assert "where `vlsam serve` was started" in studio.find("log").message
+
+
+def test_backends_that_are_never_asked(studio: Studio) -> None:
+    status, backends = studio.answers["GET /api/ml"]
+    studio.answers["GET /api/ml"] = (status, [*backends, {"url": "http://other:9090"}])
+    assert "never http://other:9090" in studio.find("backend", status=NOTE).message
 
 
 def test_labels_that_each_task_brings(studio: Studio) -> None:

@@ -1,7 +1,9 @@
 import logging
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +125,24 @@ def test_a_command_that_is_no_server_logs_and_fails_in_the_same_way(command: str
     lines = done.stderr.decode().split("\n")
     assert any("cup" in line for line in lines)
     assert all(line.isprintable() and not line.startswith("2026") for line in lines)
+
+
+def place(**options: Any) -> str:
+    """What a server whose stderr goes somewhere says of its log."""
+    code = "import sys; from backend import logs; sys.stdout.write(logs.place())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, check=True, **options
+    )
+    return done.stdout.decode()
+
+
+def test_where_the_log_is(tmp_path: Path) -> None:
+    with (tmp_path / "server.log").open("w") as log:
+        assert place(stderr=log) == str(tmp_path / "server.log")
+        environment = {**os.environ, "JOURNAL_STREAM": ""}
+        assert "`vlsam serve`" in place(stderr=subprocess.DEVNULL, env=environment)
+        assert "journalctl" in place(stderr=subprocess.PIPE, env={**environment, "JOURNAL_STREAM": "8:1"})
+        assert place(stderr=log, env={**environment, "JOURNAL_STREAM": "8:1"}) == str(tmp_path / "server.log")
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])

@@ -16,7 +16,7 @@ from label_studio_sdk.converter.brush import mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image as Pillow
 
-from backend import evidence
+from backend import evidence, logs
 from backend.engine import CLICK, Engine
 from backend.predictor import VLSAMBackend
 from backend.results import decode
@@ -812,6 +812,43 @@ def test_an_empty_prediction_says_why_where_people_look(
     assert backend(make_engine()).predict([task(1)])[0]["result"] == []
     (answer,) = ours.predict([task(predictions=[one])], context=click(20, 30))
     assert shown(answer) == []
+
+
+def test_a_trial_says_what_was_seen_and_stores_nothing(make_engine: Make, stand_in: StandIn) -> None:
+    stand_in.found.append(detection(CONE, disc(40, 10, 5)))
+    ours = backend(make_engine())
+    (tried,) = ours.predict([task()], context={"event": "vlsam_trial"})
+    (predicted,) = ours.predict([task()])
+    assert tried == {
+        **predicted, "seen": ["cat", "dogs", CONE], "unlabelled": [CONE], "on_open": "annotate",
+        "log": logs.place(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"id": 1}, "the task has no data"),
+        ({"id": 1, "data": {"image": "data:,"}}, "is not base64"),
+        (None, "the task has no data"),
+    ],
+)
+def test_a_trial_that_fails_says_why_and_where_the_log_is(make_engine: Make, bad: Any, reason: str) -> None:
+    (tried,) = backend(make_engine()).predict([bad], context={"event": "vlsam_trial"})
+    assert reason in tried["reason"]
+    assert (tried["result"], tried["log"]) == ([], logs.place())
+
+
+def test_a_trial_that_fails_for_the_models(make_engine: Make, stand_in: StandIn) -> None:
+    def load() -> Any:
+        raise ModelLoadError("The weights of the segmenter are corrupt.")
+
+    asked: dict[str, Any] = {"context": {"event": "vlsam_trial"}}
+    (tried,) = backend(make_engine(load=load)).predict([task()], **asked)
+    assert tried["reason"] == "The weights of the segmenter are corrupt."
+    stand_in.fail_on = {0}
+    (tried,) = backend(make_engine()).predict([task()], **asked)
+    assert tried["reason"] == "The server failed; its log says why."
 
 
 def test_a_prediction_without_what_is_annotated_already_says_so(make_engine: Make, stand_in: StandIn) -> None:

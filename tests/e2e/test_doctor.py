@@ -1,18 +1,28 @@
 """`vlsam doctor` at a real Label Studio: what works, and what the commonest mistakes are told as."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend import services
+from backend import recommended, services
 from backend.cli import main
 from backend.demo import label_config
 from backend.studio import Studio
 from model.builtin.scenes import NAMES
-from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_scene
+from tests.e2e.conftest import (
+    OWNER,
+    START_TIMEOUT_S,
+    MakeProject,
+    Project,
+    Servers,
+    save_scene,
+    start_backend,
+)
 
 Ask = Callable[..., tuple[int, dict[str, list[dict[str, str]]]]]
 
@@ -48,13 +58,15 @@ def test_a_good_project(ask: Ask, project: Project, studio: Studio, servers: Ser
     assert (status, failed(found)) == (0, [])
     assert list(found) == [
         "connection", "token", "project", "config", "image", "backend", "predictions", "server", "model",
-        "trial",
+        "trial", "log",
     ]  # fmt: skip
     assert "Label Studio 1.23.2" in found["connection"][0]["message"]
     assert "320 x 280" in found["image"][0]["message"]
     assert servers.backend.url in found["backend"][0]["message"]
     assert "nothing of photographs" in found["model"][-1]["message"]
     assert "shows what 'VL-SAM' answers" in found["predictions"][0]["message"]
+    assert "regions: the model saw " in found["trial"][0]["message"]
+    assert str(servers.backend.log) in found["log"][0]["message"]
     # It changed nothing: also its trial prediction is not stored.
     assert studio.predictions(project.id) == []
     assert len(studio.backends(project.id)) == 1
@@ -89,7 +101,83 @@ def test_an_image_that_cannot_be_reached(ask: Ask, studio: Studio, servers: Serv
     assert (status, failed(found)) == (1, ["image", "trial"])
     assert f"{closed} is refused" in found["image"][0]["message"]
     assert "VLSAM_ALLOWED_HOSTS" in found["image"][0]["message"]
-    assert "could not annotate task" in found["trial"][0]["message"]
+    assert f"{closed} is refused" in found["trial"][0]["message"]
+    assert str(servers.backend.log) in found["trial"][0]["cure"]
+
+
+def test_terms_that_no_label_fits_are_named_and_counted(
+    ask: Ask, make_project: MakeProject, studio: Studio, tmp_path: Path
+) -> None:
+    images = [save_scene(tmp_path / f"{seed}.png", seed, width=320, height=280) for seed in (11, 12, 13)]
+    project = make_project("Doctor: labels", recommended.label_config(["unicorn"]), images)
+    status, found = ask(project.id, "--tasks", "2")
+    assert (status, failed(found)) == (0, [])
+    *tried, summary = found["trial"]
+    assert len(tried) == 2
+    for trial in tried:
+        assert re.search(r"Task \d+ got no regions: the model saw \w+", trial["message"])
+    assert re.match(r"Seen without a label: \w+ \([12] of 2 tasks\)", summary["message"])
+    assert re.match(r'add <Label value="[A-Z]\w+"/>, or predicted_values="\w+"', summary["cure"])
+    assert studio.predictions(project.id) == []
+
+
+def test_a_backend_that_died_since(
+    ask: Ask, servers: Servers, make_project: MakeProject, studio: Studio, tmp_path: Path
+) -> None:
+    project = studio.create_project("Doctor: dead", recommended.label_config(NAMES))
+    studio.import_files(project, [save_scene(tmp_path / "dead.png", 11, width=320, height=280)])
+    backend = start_backend(servers.studio, OWNER.token, tmp_path / "backend.log")
+    try:
+        backend.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        studio.connect_backend(project, backend.url)
+    finally:
+        backend.stop()
+    status, found = ask(project)
+    assert (status, failed(found)) == (1, ["backend", "server"])
+    assert f"cannot use {backend.url}" in found["backend"][0]["message"]
+    assert "Retrieve predictions and clicks do nothing" in found["backend"][0]["message"]
+    assert f"No vlsam answers at {backend.url}" in found["server"][0]["message"]
+    studio.retrieve_predictions(project)  # as it says
+    assert studio.predictions(project) == []
+
+
+def test_what_is_missing_is_set_where_somebody_agrees(ask: Ask, studio: Studio, servers: Servers) -> None:
+    project = studio.create_project("Doctor: fix", "<View></View>")
+    url = ("--backend-url", servers.backend.url)
+    status, found = ask(project, "--fix", *url)  # no terminal
+    assert status == 1
+    assert ["Not done, for nobody" in f["message"] for f in found["fix"]] == [False, True]
+    assert 'name its labels: --fix --labels "Dog,Car"' in found["fix"][0]["cure"]
+    assert (studio.backends(project), studio.project(project)["label_config"]) == ([], "<View></View>")
+
+    status, found = ask(project, "--fix", "--yes", "--labels", "dog,horse", "--for", "boxes", *url)
+    assert status == 0
+    assert [(f["status"], f["message"].partition(" now")[0]) for f in found["fix"]] == [
+        ("ok", f"Project {project} has the recommended labeling config for boxes"),
+        ("ok", f"Project {project} is connected to {servers.backend.url}."),
+    ]
+    wanted = recommended.label_config(["dog", "horse"], "boxes")
+    assert studio.project(project)["label_config"].strip() == wanted.strip()
+    (backend,) = studio.backends(project)
+    assert (backend["url"], backend["is_interactive"]) == (servers.backend.url, True)
+
+    studio.import_tasks(project, [{"image": "http://127.0.0.1:9/photo.jpg"}])
+    studio.add_prediction(studio.tasks(project)[0]["id"], [], "v1")
+    studio.change_project(project, model_version="")
+    studio.set_interactive(backend["id"], project, backend["url"], False)
+    _, found = ask(project, "--fix", "--yes", "--labels", "cat", *url)
+    assert [f["message"] for f in found["fix"]] == [
+        "The project has a labeling config, and --labels does not replace it.",
+        f"Interactive preannotations of {servers.backend.url} are on.",
+        f"Project {project} shows the predictions of v1.",
+    ]
+    (after,) = studio.backends(project)
+    assert after["is_interactive"]
+    assert {**after, "updated_at": ""} == {**backend, "updated_at": ""}
+    assert studio.project(project)["model_version"] == "v1"
+    assert "horse" in studio.project(project)["label_config"]
+    _, found = ask(project, "--fix", "--yes", *url)
+    assert [f["message"] for f in found["fix"]] == ["There is nothing that can be set from here."]
 
 
 def test_clicks_that_are_not_sent(ask: Ask, studio: Studio, servers: Servers) -> None:

@@ -1,0 +1,167 @@
+"""What `vlsam doctor --fix` can set in Label Studio, each thing only after somebody agreed to it."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from backend.doctor import FAILED, NOTE, OK, Api, Finding, Trouble, backends_of, project_of, versions_of
+from backend.logs import printable
+from backend.recommended import Kind, LabelTag, label_config
+
+CHECK = "fix"
+TITLE = "VL-SAM"  # of a backend that is connected
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that can be set."""
+
+    question: str  # what is to be done, and what was there before
+    done: str  # what to say afterwards
+    make: Callable[[], None]  # raises Trouble
+
+
+Consent = Callable[[Change], bool | None]  # None where nobody can be asked
+
+
+def consent(*, yes: bool) -> Consent:
+    """Ask at the terminal. `yes` agrees to everything; where there is no terminal, nobody can be asked."""
+
+    def ask(change: Change) -> bool | None:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            return None
+        print(f"{printable(change.question)} [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    return ask
+
+
+def made(changes: Iterable[Change | Finding], agreed: Consent) -> Iterator[Finding]:
+    """Makes the changes that are agreed to, and says of each what became of it: OK where it was made."""
+    none = True
+    try:
+        for change in changes:
+            none = False
+            if isinstance(change, Finding):
+                yield change
+                continue
+            answer = agreed(change)
+            if answer:
+                try:
+                    change.make()
+                    yield Finding(CHECK, OK, change.done)
+                except Trouble as trouble:
+                    yield Finding(CHECK, FAILED, str(trouble), trouble.cure)
+            elif answer is None:
+                cure = "run it in a terminal, or agree to all of it with --yes"
+                yield Finding(CHECK, NOTE, f"Not done, for nobody can be asked here: {change.question}", cure)
+            else:
+                yield Finding(CHECK, NOTE, f"Not done: {change.question}")
+    except Trouble as trouble:
+        yield Finding(CHECK, FAILED, str(trouble), trouble.cure)
+    if none:
+        yield Finding(CHECK, NOTE, "There is nothing that can be set from here.")
+
+
+def changes(
+    api: Api, project: int, backend_url: str, tags: Sequence[LabelTag], kind: Kind
+) -> Iterator[Change | Finding]:
+    """What a project lacks and its API can set, each found when the one before is done. Raises Trouble.
+
+    `tags` are for a project without a labeling config, whose regions are of a `kind`.
+    """
+    yield from _config(api, project, tags, kind)
+    yield from _backend(api, project, backend_url)
+    yield from _shown(api, project)
+
+
+def _config(api: Api, project: int, tags: Sequence[LabelTag], kind: Kind) -> Iterator[Change | Finding]:
+    before = project_of(api, project).get("label_config")
+    if not _is_empty(before):
+        if tags:
+            yield Finding(
+                CHECK, NOTE, "The project has a labeling config, and --labels does not replace it.",
+                "paste what `vlsam config` prints into Settings, Labeling Interface, Code",
+            )  # fmt: skip
+        return
+    if not tags:
+        yield Finding(
+            CHECK, NOTE, "The project has no labeling config.", 'name its labels: --fix --labels "Dog,Car"'
+        )
+        return
+    names = ", ".join(tag.name for tag in tags[:5]) + (" ..." if len(tags) > 5 else "")
+    xml = label_config(tags, kind)
+    yield Change(
+        f"Give project {project}, which has no labeling config, the recommended one for {kind} of {names}?",
+        f"Project {project} has the recommended labeling config for {kind} now.",
+        lambda: _set(api, project, "label_config", before, xml),
+    )
+
+
+def _is_empty(xml: Any) -> bool:
+    """Whether a labeling config is that of a new project: no tag but <View>."""
+    text = xml.strip() if isinstance(xml, str) else ""
+    try:
+        return not text or (len(text) < 1000 and all(tag.tag == "View" for tag in _tags(text)))
+    except ElementTree.ParseError:
+        return False
+
+
+def _tags(text: str) -> Iterator[ElementTree.Element]:
+    return ElementTree.fromstring(text).iter()  # noqa: S314 (short, and from the project's manager)
+
+
+def _backend(api: Api, project: int, url: str) -> Iterator[Change]:
+    backends = backends_of(api, project)
+    if not backends:
+        body = {"project": project, "url": url, "title": TITLE, "is_interactive": True}
+        yield Change(
+            f"Connect {url} to project {project}, with Interactive preannotations on?",
+            f"Project {project} is connected to {url}.",
+            lambda: _send(api, "POST", "/api/ml", body),
+        )
+    elif not backends[0].get("is_interactive"):
+        first = backends[0]
+        # 1.23.2 answers 500 where one of them is missing.
+        same = {"url": first.get("url"), "project": project}
+        yield Change(
+            f"Turn on Interactive preannotations of {first.get('url')}, for it to be sent clicks?",
+            f"Interactive preannotations of {first.get('url')} are on.",
+            lambda: _send(api, "PATCH", f"/api/ml/{first['id']}", {**same, "is_interactive": True}),
+        )
+
+
+def _shown(api: Api, project: int) -> Iterator[Change]:
+    """Where predictions of no version that exists are shown, one of a version that does."""
+    found = project_of(api, project)
+    counts, titles = versions_of(api, project)
+    before = found.get("model_version")
+    ours = next((backend.get("model_version") for backend in backends_of(api, project)), None)
+    wanted = ours if ours in counts else next(iter(counts), next(iter(titles), ""))
+    if wanted and before not in (*counts, *titles):
+        was = f"of {before}, of which there are none" if before else "none"
+        yield Change(
+            f"Show the predictions of {wanted} in project {project}, which shows {was}?",
+            f"Project {project} shows the predictions of {wanted}.",
+            lambda: _set(api, project, "model_version", before, wanted),
+        )
+
+
+def _set(api: Api, project: int, name: str, before: Any, value: str) -> None:
+    """Set one setting of a project, unless somebody has set it meanwhile. Raises Trouble."""
+    if project_of(api, project).get(name) != before:
+        raise Trouble(f"Somebody has changed {name} of project {project} meanwhile.", "look again")
+    _send(api, "PATCH", f"/api/projects/{project}", {name: value})
+
+
+def _send(api: Api, method: str, path: str, body: Mapping[str, Any]) -> None:
+    answer = api.send(method, path, body)
+    if answer.status not in (200, 201):
+        raise Trouble(
+            f"Label Studio answered HTTP {answer.status} to {method} {path}: {answer.text[:200]}",
+            "set it in the project's settings by hand",
+        )

@@ -133,7 +133,7 @@ def place(**options: Any) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, check=True, **options
     )
-    return done.stdout.decode()
+    return str(done.stdout, "utf-8")
 
 
 def test_where_the_log_is(tmp_path: Path) -> None:

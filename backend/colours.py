@@ -1,10 +1,13 @@
 """Colours of labels that stay apart, by CIEDE2000: the difference that people see between two colours."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageColor
 
 Lab = NDArray[np.float64]  # (..., 3): CIELAB's L* 0..100, a*, b*
 _FIRST = "#e11e4b"
@@ -12,17 +15,17 @@ _LIGHTNESS = (35, 90)  # darker or lighter ones hide what they tint, or do not s
 _CHROMA = 25  # less is grey, which no mask is seen by
 
 
-def colours(count: int) -> list[str]:
-    """So many colours as "#rrggbb", each as far from those before it as can be.
+def colours(count: int, taken: Iterable[str] = ()) -> list[str]:
+    """So many colours as "#rrggbb", each as far from those before it, and from the taken, as can be.
 
     More colours never change the first ones. The smallest CIEDE2000 between two is 28 among 10, 19 among 20,
-    14 among 40 and 10 among 80.
+    14 among 40 and 10 among 80. `taken` are as CSS writes colours; what is none is passed over.
     """
-    return list(_far_apart(max(count, 0)))
+    return list(_far_apart(max(count, 0), tuple(taken)))
 
 
 @lru_cache(maxsize=8)
-def _far_apart(count: int) -> tuple[str, ...]:
+def _far_apart(count: int, taken: tuple[str, ...]) -> tuple[str, ...]:
     steps = np.arange(0, 256, 15)
     rgb: NDArray[np.int_] = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
     lab = lab_of(rgb)
@@ -30,17 +33,29 @@ def _far_apart(count: int) -> tuple[str, ...]:
     fit &= np.hypot(lab[:, 1], lab[:, 2]) >= _CHROMA
     rgb, lab = rgb[fit], lab[fit]
     names = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in rgb.tolist()]
-    chosen = [names.index(_FIRST)][:count]
-    nearest = np.full(len(lab), np.inf)  # of each candidate to what is chosen
+    before = lab_of(np.array([*_read(taken)]).reshape(-1, 3))
+    nearest = np.full(len(lab), np.inf)  # of each candidate to what is chosen or taken
+    for each in before:
+        nearest = np.minimum(nearest, ciede2000(lab, each))
+    chosen: list[int] = []
     while len(chosen) < count:
-        nearest = np.minimum(nearest, ciede2000(lab, lab[chosen[-1]]))
         # Rounded, so that the last bits of other processors' cosines choose no other colour.
-        chosen.append(int(nearest.round(3).argmax()))
+        first = not chosen and not len(before)
+        chosen.append(names.index(_FIRST) if first else int(nearest.round(3).argmax()))
+        nearest = np.minimum(nearest, ciede2000(lab, lab[chosen[-1]]))
     return tuple(names[index] for index in chosen)
+
+
+def _read(colours: Iterable[str]) -> Iterator[tuple[int, ...]]:
+    for colour in colours:
+        with suppress(ValueError):
+            yield ImageColor.getrgb(colour)[:3]
 
 
 def lab_of(rgb: NDArray[np.integer]) -> Lab:
     """CIELAB (n, 3) of sRGB (n, 3), 0..255."""
+    if not len(rgb):
+        return np.zeros((0, 3))
     unit = (rgb / 255).astype(np.float32)
     return np.asarray(cv2.cvtColor(unit[None], cv2.COLOR_RGB2LAB)[0], np.float64)
 

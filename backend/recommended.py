@@ -29,15 +29,17 @@ Studio's own exports hold what is drawn with it, and so does `vlsam export`.
   polygons   one ring around each object; COCO and YOLO
   boxes      COCO, YOLO and Pascal VOC
 
-Only the config goes to standard output; what is to be said about it goes to standard error.
+Of another config or a project come the labels with their aliases, predicted values and colours, and the names
+that tasks and annotations know, so that Label Studio takes the new one in its place. Only the config goes to
+standard output; what is to be said about it goes to standard error.
 
 examples:
   vlsam config --labels "Dog,Car"                     masks
   vlsam config --labels "Dog,Car" --for boxes         or polygons
   vlsam config --labels 'Dog,"Boots, black"'          a label with a comma
   vlsam config --from classes.txt > config.xml        a file with a label on each line
-  vlsam config --from config.xml --for polygons       the labels of another config, with their aliases
-  vlsam config --from labelstudio://7                 and predicted values; the same of project 7
+  vlsam config --from config.xml --for polygons       of another config
+  vlsam config --from labelstudio://7                 of project 7
   vlsam config --from labelstudio://7 --labels Bus    and one label more
 """
 
@@ -51,26 +53,26 @@ NO_KEY = " "
 # The text that the status belongs to is not to be seen. With another value than the image's, Label Studio
 # would export JSON and CSV alone.
 _BELOW = f"""\
-  <KeyPoint name="click" toName="image" smart="true" smartOnly="true"/>
-  <Image name="image" value="$image" zoom="true"/>
+  <KeyPoint name={{click}} toName={{image}} smart="true" smartOnly="true"/>
+  <Image name={{image}} value={{value}} zoom="true"/>
 {{tool}}\
-  <View style="display:none"><Text name="said" value="$image"/></View>
-  <TextArea name="{labels.STATUS}" toName="said" editable="false" showSubmitButton="false"/>
+  <View style="display:none"><Text name={{said}} value={{value}}/></View>
+  <TextArea name="{labels.STATUS}" toName={{said}} editable="false" showSubmitButton="false"/>
 """
 # What is smart="false" and smartOnly="true" has no tool of its own that a label would choose.
 _MASKS = """\
 <View>
-  <BrushLabels name="mask" toName="image" smart="false" smartOnly="true">
+  <BrushLabels name={drawn} toName={image} smart="false" smartOnly="true">
 {labels}  </BrushLabels>
 {below}</View>
 """
 _POLYGONS = """\
 <View>
-  <Labels name="label" toName="image">
+  <Labels name={label} toName={image}>
 {labels}  </Labels>
 {below}  <Collapse>
     <Panel value="Rename a region, or draw by hand">
-      <PolygonLabels name="outline" toName="image" smart="false">
+      <PolygonLabels name={drawn} toName={image} smart="false">
 {again}      </PolygonLabels>
     </Panel>
   </Collapse>
@@ -78,14 +80,30 @@ _POLYGONS = """\
 """
 _BOXES = """\
 <View>
-  <Labels name="label" toName="image">
+  <Labels name={label} toName={image}>
 {labels}  </Labels>
 {below}</View>
 """
 _TOOLS = {
-    "masks": '  <Brush name="paint" toName="image" smart="false"/>\n',
-    "boxes": '  <Rectangle name="box" toName="image" smart="false"/>\n',
+    "masks": '  <Brush name={paint} toName={image} smart="false"/>\n',
+    "polygons": "",
+    "boxes": '  <Rectangle name={drawn} toName={image} smart="false"/>\n',
 }
+_DRAWN = {
+    "masks": ("BrushLabels", "mask"),
+    "polygons": ("PolygonLabels", "outline"),
+    "boxes": ("Rectangle", "box"),
+}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a project calls things already: its tasks, and annotations that are there, know them by these."""
+
+    field: str = "image"  # of the tasks' data, where the image is
+    image: str = "image"  # the <Image>
+    drawn: str = ""  # the control whose regions a config is for; "" for ours
+    label: str = ""  # the <Labels> of boxes; "" for ours
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,7 @@ class LabelTag:
         return self.alias or self.value
 
 
-def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks") -> str:
+def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Names = Names()) -> str:
     """The XML of a labeling config that gives regions of a kind one of these labels, ready to paste.
 
     Measured with Label Studio 1.23.2, which exports masks only from BrushLabels and polygons only from
@@ -112,17 +130,31 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks") -> str:
     draw by hand with a second list. <Labels> and Rectangle export boxes as they are.
     """
     known = [LabelTag(tag) if isinstance(tag, str) else tag for tag in tags]
-    known = [
-        tag if tag.background else replace(tag, background=colour)
-        for tag, colour in zip(known, colours(len(known)), strict=True)
-    ]
+    taken = [tag.background for tag in known if tag.background]
+    chosen = iter(colours(len(known) - len(taken), taken))
+    known = [tag if tag.background else replace(tag, background=next(chosen)) for tag in known]
     keys = [*KEYS[: len(known)], *[NO_KEY] * (len(known) - len(KEYS))]
     template = {"masks": _MASKS, "polygons": _POLYGONS, "boxes": _BOXES}[kind]
+    tools = {name: quoteattr(text) for name, text in _named(kind, names).items()}
+    below = _BELOW.replace("{tool}", _TOOLS[kind])
     return template.format(
         labels="".join(_label(tag, key, 4) for tag, key in zip(known, keys, strict=True)),
         again="".join(_label(tag, NO_KEY, 8) for tag in known),
-        below=_BELOW.format(tool=_TOOLS.get(kind, "")),
+        below=below.format(value=quoteattr(f"${names.field}"), **tools),
+        **tools,
     )
+
+
+def _named(kind: Kind, names: Names) -> dict[str, str]:
+    """The names of all tags; ours make room for those that are given."""
+    given = {"image": names.image, "drawn": names.drawn or _DRAWN[kind][1]}
+    if names.label:
+        given["label"] = names.label
+    found = dict(given)
+    for ours in ("label", "click", "paint", "said"):
+        if ours not in given:
+            found[ours] = ours if ours not in given.values() else f"vlsam_{ours}"
+    return found
 
 
 def _label(tag: LabelTag, key: str, indent: int) -> str:
@@ -135,6 +167,14 @@ def _label(tag: LabelTag, key: str, indent: int) -> str:
     }
     written = " ".join(f"{name}={quoteattr(value)}" for name, value in attributes.items() if value)
     return f"{' ' * indent}<Label {written}/>\n"
+
+
+def names_of(xml: str, kind: Kind) -> Names:
+    """What a labeling config calls the things that one of a kind has as well. Raises ConfigError."""
+    config = labels.parse(xml)
+    same = [control for control in config.outputs if control.tag == _DRAWN[kind][0]]
+    drawn, label = (same[0].name, same[0].labels_name or "") if same else ("", "")
+    return Names(config.image_key, config.image_name, drawn, label)
 
 
 def tags_of(xml: str) -> list[LabelTag]:
@@ -200,7 +240,8 @@ def add_to(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    given = [*(_read(args.source) if args.source else ()), *split(args.labels)]
+    tags, names = _read(args.source, args.kind) if args.source else ([], Names())
+    given = [*tags, *split(args.labels)]
     tags = list(checked(given))
     if not tags:
         raise ValueError('there are no labels: give --labels "Dog,Car" or --from labels.txt')
@@ -212,7 +253,7 @@ def _run(args: argparse.Namespace) -> int:
             "Studio leaves free",
             file=sys.stderr,
         )
-    xml = label_config(tags, args.kind)
+    xml = label_config(tags, args.kind, names)
     encoding = sys.stdout.encoding or "utf-8"  # what it lacks is written as &#...;
     sys.stdout.write(xml.encode(encoding, "xmlcharrefreplace").decode(encoding))
     return 0
@@ -228,25 +269,24 @@ def split(text: str) -> list[LabelTag]:
         raise ValueError(f"--labels {text[:80]!r} is not a list with commas between: {error}") from None
 
 
-def _read(source: str) -> list[LabelTag]:
+def _read(source: str, kind: Kind) -> tuple[list[LabelTag], Names]:
     if source.startswith("labelstudio://"):
         from backend.prelabel import project  # Label Studio's SDK takes seconds to import
 
         number = project.number(source)
         with project.connected(Settings.from_env()) as client:
-            xml = project.label_config(client, number)
-        return _of_config(xml, f"project {number}")
+            return _of_config(project.label_config(client, number), kind, f"project {number}")
     try:
         text = Path(source).read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise ValueError(f"--from {source} cannot be read: {error}") from None
     if Path(source).suffix.lower() == ".xml":
-        return _of_config(text, source)
-    return [LabelTag(line) for line in text.splitlines()]
+        return _of_config(text, kind, source)
+    return [LabelTag(line) for line in text.splitlines()], Names()
 
 
-def _of_config(xml: str, where: str) -> list[LabelTag]:
+def _of_config(xml: str, kind: Kind, where: str) -> tuple[list[LabelTag], Names]:
     tags = tags_of(xml)
     if not tags:
         raise ValueError(f"the labeling config of {where} has no labels: they come with the data of tasks")
-    return tags
+    return tags, names_of(xml, kind)

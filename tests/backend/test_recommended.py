@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend import labels
 from backend.cli import main
-from backend.recommended import KEYS, KINDS, Kind, LabelTag, checked, label_config, tags_of
+from backend.recommended import KEYS, KINDS, Kind, LabelTag, checked, label_config, names_of, tags_of
 
 OUTPUTS = {
     "masks": ("mask", "BrushLabels"),
@@ -109,6 +109,24 @@ def test_labels_of_a_config_keep_their_aliases_words_and_colours() -> None:
         first, second = shown(label_config(tags, kind))
         assert (first.get("background"), first.get("alias")) == ("orange", "cone")
         assert re.fullmatch("#[0-9a-f]{6}", second.get("background", ""))
+
+
+def test_a_project_keeps_its_names() -> None:
+    """Label Studio refuses a config that its tasks and annotations do not fit."""
+    xml = """<View><Image name="photo" value="$pictures[0].url"/>
+    <Labels name="kind" toName="photo"><Label value="Dog"/></Labels>
+    <Rectangle name="click" toName="photo"/><PolygonLabels name="label" toName="photo"><Label value="Dog"/>
+    </PolygonLabels></View>"""
+    for kind in KINDS:
+        drawn = {"masks": "mask", "polygons": "label", "boxes": "click"}[kind]
+        made = label_config(tags_of(xml), kind, names_of(xml, kind))
+        config = labels.parse(made)
+        assert (config.image_key, config.image_name) == ("pictures[0].url", "photo")
+        assert config.outputs[0].name == drawn
+        assert config.outputs[0].labels_name == ("kind" if kind == "boxes" else None)
+        names = [name for tag in ElementTree.fromstring(made).iter() if (name := tag.get("name"))]
+        assert len(set(names)) == len(names)
+        assert label_config(tags_of(made), kind, names_of(made, kind)) == made
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

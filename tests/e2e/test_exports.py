@@ -385,3 +385,31 @@ def test_the_labels_of_a_project(
     assert (out, err) == (label_config(tags, "polygons"), "")
     assert main(["config", "--from", "labelstudio://99999"]) == 2
     assert "HTTP 404" in capsys.readouterr().err
+
+
+def test_a_project_takes_the_config_that_is_made_of_its_own(
+    studio: Studio,
+    servers: Servers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Label Studio refuses one that the tasks and annotations do not fit."""
+    before = """<View><Image name="photo" value="$picture"/>
+    <BrushLabels name="label" toName="photo" smart="false"><Label value="Dog"/></BrushLabels>
+    <KeyPointLabels name="point" toName="photo" smart="true"><Label value="Dog"/></KeyPointLabels></View>"""
+    project = studio.create_project("Names", before)
+    studio.import_tasks(project, [{"picture": "/data/upload/none.png"}])
+    (control,) = labels.parse(before).outputs
+    (task,) = studio.tasks(project)
+    studio.submit(
+        task["id"],
+        results.region(ONE_PIECE, control=control, labels=["Dog"], region_id="0" * 16, score=0.5),
+    )
+    with pytest.raises(StudioError, match="400"):
+        studio.change_project(project, label_config=label_config(["Dog"], "masks"))
+    monkeypatch.setenv("LABEL_STUDIO_URL", servers.studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", OWNER.token)
+    assert main(["config", "--from", f"labelstudio://{project}"]) == 0
+    made = capsys.readouterr().out
+    studio.change_project(project, label_config=made)
+    assert studio.project(project)["label_config"] == made.strip()

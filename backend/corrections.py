@@ -596,6 +596,8 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
             if "is_positive" in item or tasks.control_of(item) in config.prompt_boxes
         }
         items = [item for item in items if (item_id := tasks.id_of(item)) is not None and item_id in ids]
+    # A point of a tool without a list brings the chosen label in a result of that label's list.
+    lent = {tasks.id_of(item): tasks.labels_of(item) for item in items if tasks.labels_of(item)}
     merged: dict[Any, _Gesture] = {}
     for number, item in enumerate(items):
         gesture = _gesture(item)
@@ -603,9 +605,9 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
             continue
         # With <Labels> each prompt comes as two results of one id, and the label may be in either.
         key = gesture.prompt_id or number
-        before = merged.pop(key, None)
-        if before is not None and not gesture.labels:
-            gesture = replace(gesture, labels=before.labels)
+        merged.pop(key, None)
+        if not gesture.labels and gesture.prompt_id is not None:
+            gesture = replace(gesture, labels=lent.get(gesture.prompt_id, ()))
         merged[key] = gesture
     yield from merged.values()
 

@@ -603,6 +603,17 @@ def test_recorded_click_of_a_labels_config_without_its_label(capture: Callable[.
         corrections.read({"result": [item]}, body["tasks"][0], config, (600, 800))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_point_takes_the_label_from_the_list_that_it_was_chosen_in(reverse: bool) -> None:
+    """As with a <KeyPoint> beside <BrushLabels>: the browser sends two results of one id."""
+    point = {**nameless(10, 20, id="p"), "type": "keypoint"}
+    label = {**point, "type": "brushlabels", "from_name": "brush", "value": {"brushlabels": ["Cat"]}}
+    pair = [label, point] if reverse else [point, label]
+    asked = ask(*pair, nameless(70, 50, id="q"), {**label, "id": "q"})
+    assert (asked.labels, asked.control.name) == (("Cat",), "brush")
+    assert asked.prompt.points.round(3).tolist() == [[10, 20], [70, 50]]
+
+
 # What of a task is read
 
 

@@ -597,7 +597,7 @@ def _gestures(items: Any, config: LabelConfig, *, drafts: bool = False) -> Itera
         }
         items = [item for item in items if (item_id := tasks.id_of(item)) is not None and item_id in ids]
     # A point of a tool without a list brings the chosen label in a result of that label's list.
-    lent = {tasks.id_of(item): tasks.labels_of(item) for item in items if tasks.labels_of(item)}
+    lent = {tasks.id_of(item): names for item in items if (names := tasks.labels_of(item))}
     merged: dict[Any, _Gesture] = {}
     for number, item in enumerate(items):
         gesture = _gesture(item)

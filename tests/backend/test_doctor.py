@@ -432,7 +432,7 @@ def test_some_tasks_are_tried_all_over_the_project(studio: Studio, total: int, t
     ]
 
 
-def test_terms_without_a_label_are_named_with_the_line_to_add(studio: Studio) -> None:
+def test_f37_terms_without_a_label_are_named_with_the_line_to_add(studio: Studio) -> None:
     many_tasks(studio, 5)
     seen = iter(
         [["traffic cone", "cart"], ["traffic cone"], [], ["traffic cone", "traffic cone"], ['a "b" & c']]
@@ -536,7 +536,7 @@ def test_nothing_is_wrong_with_a_recommended_config(studio: Studio, kind: Kind) 
         "eyJhbGciOiJIUzI1NiJ9.eyJ0b2",
     ],
 )
-def test_a_token_without_its_last_part_is_no_legacy_token(studio: Studio, token: str) -> None:
+def test_f38_a_token_without_its_last_part_is_no_legacy_token(studio: Studio, token: str) -> None:
     found = studio.find("token", key=token)
     assert (found.status, found.message) == (
         FAILED,
@@ -546,7 +546,7 @@ def test_a_token_without_its_last_part_is_no_legacy_token(studio: Studio, token:
     assert studio.asked == ["GET /api/version/"]  # nobody is asked with half a token
 
 
-def test_a_backend_that_died_is_named_with_what_becomes_of_it(studio: Studio) -> None:
+def test_f39_a_backend_that_died_is_named_with_what_becomes_of_it(studio: Studio) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     change_backend(studio, state="DI", readable_state="Disconnected", url=dead)
     found = studio.find("backend")

@@ -756,7 +756,7 @@ def test_a_failure_is_written_into_the_status_and_the_next_success_clears_it(mak
     assert shown(answered) == []
 
 
-def test_a_click_without_a_label_takes_that_of_its_region_and_elsewhere_says_what_is_missing(
+def test_f36_a_click_without_a_label_takes_that_of_its_region_and_elsewhere_says_what_is_missing(
     make_engine: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = backend(make_engine(), STATUS)
@@ -799,7 +799,7 @@ CONE = "traffic cone"
         ),
     ],
 )
-def test_an_empty_prediction_says_why_where_people_look(
+def test_f37_an_empty_prediction_says_why_where_people_look(
     make_engine: Make, stand_in: StandIn, terms: list[str], said: str
 ) -> None:
     stand_in.found = [detection(term, disc(20, 30, 12)) for term in terms]

@@ -98,7 +98,7 @@ class Editor:
             if (name := tag.get("name")) is not None
         }
         for _ in range(3):
-            self.page.goto(f"{self._url}/projects/{project}/data?task={task}")
+            self.go_to(project, task)
             self._size = self.page.wait_for_function(_IMAGE_SIZE).json_value()
             self._stage.wait_for()
             try:
@@ -111,6 +111,9 @@ class Editor:
         self._toggle("bottombar-auto-accept-toggle", auto_accept)
         if keep_label != self._keep_label:
             self._set_keep_label(keep_label)
+
+    def go_to(self, project: int, task: int) -> None:
+        self.page.goto(f"{self._url}/projects/{project}/data?task={task}")
 
     def click(
         self, x: float, y: float, control: str, label: str, *, negative: bool = False, inside: bool = False

@@ -5,6 +5,7 @@ the shoe's name is not among the labels, so it is left to the annotator.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from io import BytesIO
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import expect, sync_playwright
 from pycocotools import mask as coco
 
+from backend.recommended import label_config
 from backend.studio import Studio
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.e2e.browser import FLAGS, Editor, config, iou, shared_labels_config
@@ -444,6 +446,21 @@ def test_the_editor_shows_why_a_click_has_no_answer_until_one_has(
     assert sorted(item["type"] for item in saved) == ["bitmasklabels"] * 3 + ["textarea"]
     (status,) = (item for item in saved if item["type"] == "textarea")
     assert status["value"] == {"text": []}
+
+
+def test_an_empty_prediction_says_why_when_its_task_is_opened(
+    editor: Editor, make_project: MakeProject, studio: Studio, scene: Scene, tmp_path: Path
+) -> None:
+    """It is submitted with the annotation, whose exports are as ever."""
+    Image.fromarray(scene.image).save(tmp_path / "empty.png")
+    project = make_project("Empty", label_config(["unicorn"], "boxes"), [tmp_path / "empty.png"])
+    studio.retrieve_predictions(project.id)
+    editor.go_to(project.id, project.tasks[0])
+    expect(editor.status()).to_have_text(re.compile(r"VL-SAM saw: .*dog.*\. No label of this project fits\."))
+    (saved,) = studio.annotation(editor.submit())["result"]
+    assert (saved["from_name"], saved["type"]) == ("vlsam_status", "textarea")
+    exported = ZipFile(BytesIO(studio.export(project.id, "COCO")))
+    assert len(json.loads(exported.read("result.json"))["images"]) == 1
 
 
 def polygon(region: dict[str, Any]) -> Mask:

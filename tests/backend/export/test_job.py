@@ -74,7 +74,9 @@ def test_coco_has_names_holes_parts_and_what_is_below(
     assert len(dog["segmentation"]) == 2
     # Of three people the one who changed it last; a ring that was drawn is written as it was drawn.
     assert other["image_id"] == pictures[2]["id"]
-    assert len(other["segmentation"]) == 1
+    (points,) = (each["value"]["points"] for each in studio.annotations[5][1]["result"])
+    (ring,) = other["segmentation"]
+    assert np.array(ring).reshape(-1, 2) == pytest.approx(np.array(points) * (WIDTH, HEIGHT) / 100, abs=0.01)
     assert iou(read.annToMask(other).astype(bool), CAT) > 0.9
     assert "3 images: 3 labelled with 3 regions, 1 of them empty; 0 failed" in (
         said := capsys.readouterr().err
@@ -277,13 +279,17 @@ def test_f31_a_run_that_was_stopped_goes_on_and_reads_again_what_changed(studio:
 
 
 def test_another_config_has_everything_read_again(studio: Studio, export: Run) -> None:
+    (box,) = region(CAT, "rect", "feline")
+    studio.annotations[2] = [annotation([{**box, "from_name": "prompt"}])]
     assert export("--to", "out.yolo") == 0
+    assert Path("out.yolo/labels/1234-2.txt").read_text() == ""
     studio.project["label_config"] = CONFIG.replace(
         '<Label value="Dog"/>', '<Label value="Bird"/><Label value="Dog"/>'
-    )
+    ).replace('name="prompt" toName="image" smart="true"', 'name="prompt" toName="image"')
     assert export("--to", "out.yolo") == 0
     names = yaml.safe_load(Path("out.yolo/data.yaml").read_text())["names"]
     assert names == {0: "feline", 1: "Bird", 2: "Dog"}
+    assert Path("out.yolo/labels/1234-2.txt").read_text().startswith("0 ")
     assert Path("out.yolo/labels/1234-1.txt").read_text().splitlines()[1].startswith("2 ")
 
 

@@ -74,7 +74,8 @@ def test_entries_that_accepting_adds_to_a_region_are_no_objects() -> None:
         {**own, "type": "keypointlabels", "from_name": "kp", "value": {**rle, "keypointlabels": ["Dog"]}},
         {**own, "type": "polygonlabels", "from_name": "poly", "value": {**rle, "polygonlabels": ["Dog"]}},
     ]
-    for items in ([own, *ghosts], [*ghosts, own]):
+    again = {**own, "from_name": "other brush", "value": {**rle, "brushlabels": ["feline"]}}
+    for items in ([own, *ghosts], [*ghosts, own], [own, again]):
         (found,), left_out = read(items)
         assert (found.label, left_out) == ("Dog", {})
         assert same(found.mask, DOG)
@@ -166,10 +167,8 @@ def test_the_size_is_what_most_results_say() -> None:
     many = [*small, *region(DOG, "brush", "Dog"), *region(CAT, "brush", "Dog")]
     assert objects.size(many, config) == (HEIGHT, WIDTH)
     odd: list[Any] = [{"original_width": True, "original_height": 5}, {"original_width": 5}, "text", None]
-    odd += [
-        {"original_width": float("nan"), "original_height": 5},
-        {"original_width": 0, "original_height": 5},
-    ]
+    odd += [{"original_width": float("nan"), "original_height": 5}]
+    odd += [{"original_width": 10**400, "original_height": 10**400}]
     assert objects.size(odd, config) is None
     assert objects.size([*odd, {"original_width": 6.0, "original_height": 5}], config) == (5, 6)
     assert objects.size([], config) is None

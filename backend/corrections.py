@@ -258,6 +258,9 @@ def done(asked: Correction, region: Mapping[str, Any], mask: Mask) -> str:
     new, target = region["id"], asked.target
     if target is None:
         return f"click with {label}: new region {new}"
+    if target.control.shape in ("rectangle", "ellipse"):  # as it is drawn
+        drawn = results.decode(region, target.drawn.shape)
+        mask = mask if drawn is None else drawn
     more = int(np.count_nonzero(mask)) - int(np.count_nonzero(target.mask))
     old = ascii(target.region_id)[1:-1]
     did = f"joined {more} pixels to" if more > 0 else f"took {-more} pixels from" if more else "corrected"

@@ -294,7 +294,7 @@ def _about(config: labels.LabelConfig) -> Iterator[Finding]:
             "config",
             NOTE,
             "There is nothing to click with.",
-            'for clicks add <KeyPointLabels name="click" toName="..." smart="true"> with the same labels',
+            'add <KeyPoint name="click" toName="..." smart="true" smartOnly="true"/>, as `vlsam config` does',
         )
         return
     yield Finding("config", OK, f"Clicks and boxes come from {prompts}.")
@@ -350,10 +350,10 @@ def _exports(config: labels.LabelConfig, data_keys: Collection[str]) -> Finding:
         if control.takes_labels
         for name in _OFFERED.get(control.tag, ())
     )
-    spoiled = [name for name in offered if name in _RINGS and points]
+    spoiled = _RINGS if points else ()  # whatever else there is
     empty = [name for name in offered if name not in held]
     good = [name for name in held if name not in spoiled]
-    right = f"{', '.join(good)} hold them" if good else "only JSON holds them"
+    right = f"{', '.join(good)} hold them, and but for JSON no other" if good else "only JSON holds them"
     bad = list(dict.fromkeys([*empty, *spoiled]))
     if not bad:
         status = OK if good else NOTE

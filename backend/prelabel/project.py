@@ -16,7 +16,7 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from backend.fetch import ImageError, Server
+from backend.fetch import ImageError, Server, token_kind
 from backend.images import Images
 from backend.labels import LabelConfig, TaskError
 from backend.prelabel.naming import image_name
@@ -59,6 +59,8 @@ def connected(settings: Settings) -> Iterator[LabelStudio]:
     url, key = settings.label_studio_url, settings.label_studio_api_key
     if not url or not key:
         raise ProjectError("a project of Label Studio needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+    if token_kind(key) == "cut":
+        raise ProjectError("LABEL_STUDIO_API_KEY lacks its signature, the part after its second dot")
     # Imports of large masks take their time.
     with web.client(httpx, timeout=120) as http:
         # Without the slash the SDK exchanges a personal access token beside a path of the address.

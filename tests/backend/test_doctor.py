@@ -480,6 +480,12 @@ def test_f37_terms_without_a_label_are_named_with_the_line_to_add(studio: Studio
             "COCO, YOLO, Pascal VOC hold them",
         ),
         (
+            f'<BrushLabels name="o" toName="image"><Label value="Cat"/></BrushLabels>{CLICK}',
+            NOTE,
+            "exports to COCO, YOLO are empty or call everything `default` because of KeyPointLabels 'click'. "
+            "Of BrushLabels 'o': Brush labels to COCO, PNG, NumPy hold them",
+        ),
+        (
             f'{LIST}<Brush name="o" toName="image"/>',
             NOTE,
             "to Brush labels to COCO are empty or call everything `default`. Of Brush 'o': PNG, NumPy hold",

@@ -925,6 +925,19 @@ def test_each_click_is_one_line_in_the_log(
         assert re.fullmatch(pattern, line), line
 
 
+def test_what_a_click_did_to_a_rectangle_is_told_of_its_box(
+    make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "backend.predictor")
+    config = """<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">
+      <Label value="Cat"/></RectangleLabels></View>"""
+    ours = backend(make_engine(), config)
+    predicted = ours.predict([task()])[0]
+    stand_in.refine = lambda *_: detection("", disc(20, 30, 12))  # type: ignore[method-assign]
+    ours.predict([task(9, predictions=[predicted])], context=click(20, 30))
+    assert "Task 9: click with Cat: corrected region" in caplog.text
+
+
 def test_labels_and_ids_write_no_lines_of_their_own_into_the_log(
     make_engine: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

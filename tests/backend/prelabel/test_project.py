@@ -27,6 +27,14 @@ def test_predictions_go_in_chunks_to_each_task_once(studio: Studio, prelabel: Ru
     assert studio.imports == 3
 
 
+def test_half_a_token_is_sent_to_nobody(
+    studio: Studio, prelabel: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.")
+    assert prelabel(*ARGUMENTS) == 2
+    assert "LABEL_STUDIO_API_KEY lacks its signature" in capsys.readouterr().err
+
+
 def test_an_answer_that_got_lost_does_not_double_anything(studio: Studio, prelabel: Run) -> None:
     studio.answers = [504, 503, 201, 201]
     assert prelabel(*ARGUMENTS) == 0

@@ -111,6 +111,14 @@ def test_labels_of_a_config_keep_their_aliases_words_and_colours() -> None:
         assert re.fullmatch("#[0-9a-f]{6}", second.get("background", ""))
 
 
+def test_a_further_label_keeps_away_from_the_colours_of_a_project() -> None:
+    first, second = (tag.get("background", "") for tag in shown(label_config(["Dog", "Car"])))
+    (_, added) = shown(label_config([LabelTag("Car", background=second), "Bus"]))
+    assert added.get("background") not in (second, "")
+    (_, added) = shown(label_config([LabelTag("Car", background=first), "Bus"]))
+    assert added.get("background") not in (first, "")
+
+
 def test_a_project_keeps_its_names() -> None:
     """Label Studio refuses a config that its tasks and annotations do not fit."""
     xml = """<View><Image name="photo" value="$pictures[0].url"/>

@@ -1,7 +1,6 @@
 """`make demo`: a real Label Studio with a project that this backend has pre-annotated."""
 
 import argparse
-import colorsys
 import json
 import os
 import secrets
@@ -12,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from xml.sax.saxutils import quoteattr
 
 from tqdm import tqdm
 
-from backend import services
+from backend import instructions, services
 from backend.logs import printable
+from backend.recommended import label_config
 from backend.services import Account, Service, ServiceError
 from backend.studio import Studio, StudioError
 from model.builtin.scenes import NAMES
@@ -33,41 +32,17 @@ READY = """
   Open      {url}
   Login     {owner.email}
   Password  {owner.password}
-  Backend   {backend.url}
+  Backend   {backend.url}, which logs to {backend.log}
 
-  To correct a mask: press Label All Tasks, turn on Auto-Annotation, press M (the smart point), choose the
-  object's name under Smart click, and click into the mask with Ctrl held (Ctrl and Alt: this part is not
-  the object).
+{instructions}
+Nothing happens? This looks for the cause:
+
+  LABEL_STUDIO_URL={studio} LABEL_STUDIO_API_KEY={owner.token} {vlsam} doctor --project {project}
 """
 
 
 class DemoError(Exception):
     """Something is missing or failed; one sentence for the person who runs the demo."""
-
-
-def label_config(names: Sequence[str]) -> str:
-    """Masks for `names`, and a smart click and a smart box to correct them with."""
-    labels = "".join(
-        f"<Label value={quoteattr(name)} background={quoteattr(_colour(index))}/>"
-        for index, name in enumerate(names)
-    )
-    # Not smart: a smart brush sends nothing in 1.23.2, and would be what the key M chooses first.
-    return (
-        '<View><Image name="image" value="$image" zoom="true"/>'
-        '<Header value="Masks"/>'
-        f'<BrushLabels name="mask" toName="image" smart="false">{labels}</BrushLabels>'
-        '<Header value="Smart click: a point inside, with Alt outside"/>'
-        f'<KeyPointLabels name="click" toName="image" smart="true">{labels}</KeyPointLabels>'
-        '<Header value="Smart box"/>'
-        f'<RectangleLabels name="box" toName="image" smart="true">{labels}</RectangleLabels>'
-        "</View>"
-    )
-
-
-def _colour(index: int) -> str:
-    """Hues that stay far apart however many there are: steps of the golden ratio."""
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 0.9)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
 
 
 class Progress:
@@ -171,7 +146,16 @@ def run(args: argparse.Namespace, running: list[Service], progress: Progress) ->
         raise DemoError(f"{error}\n{backend.tail()}") from error
     regions = {result["id"] for prediction in studio.predictions(project) for result in prediction["result"]}
     progress.say(f"Every image has a prediction; {len(regions)} regions in all")
-    print(READY.format(url=f"{studio.url}/projects/{project}/data", owner=owner, backend=backend), flush=True)
+    ready = READY.format(
+        url=f"{studio.url}/projects/{project}/data",
+        owner=owner,
+        backend=backend,
+        instructions=instructions.TEXT,
+        studio=studio.url,
+        vlsam=services.VLSAM,
+        project=project,
+    )
+    print(ready, flush=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

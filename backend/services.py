@@ -15,6 +15,7 @@ import requests
 from model import web
 
 LOOPBACK = "127.0.0.1"
+VLSAM = Path(sys.executable).with_name("vlsam")
 LOG_TAIL_LINES = 15
 STOP_TIMEOUT_S = 10.0
 
@@ -143,7 +144,7 @@ def start_backend(
 ) -> Service:
     """`vlsam serve` of this installation, with a key for the Label Studio at `studio_url`."""
     command = [
-        str(Path(sys.executable).with_name("vlsam")), "serve", "--host", LOOPBACK, "--port", str(port),
+        str(VLSAM), "serve", "--host", LOOPBACK, "--port", str(port),
     ]  # fmt: skip
     environment = {
         "LABEL_STUDIO_URL": studio_url,

@@ -85,11 +85,7 @@ class Editor:
         auto_accept: bool = False,
         keep_label: bool = False,
     ) -> None:
-        """Open a task, in which so many regions are to be seen, with Auto-Annotation on.
-
-        1.23.2 builds the editor twice when a task opens, and on a busy machine it sometimes loses the
-        predictions on the way; then an annotator reloads the page.
-        """
+        """Open a task, in which so many regions are to be seen, with Auto-Annotation on."""
         tags = list(ElementTree.fromstring(label_config).iter())
         lists = [tag.get("name") for tag in tags if tag.tag.endswith("Labels")]
         self._tools = {
@@ -97,20 +93,29 @@ class Editor:
             for tag in tags
             if (name := tag.get("name")) is not None
         }
-        for _ in range(3):
-            self.go_to(project, task)
+        self.go_to(project, task)
+        self.wait_for_image(regions)
+        self._toggle("bottombar-auto-annotation-toggle", True)
+        self._toggle("bottombar-auto-accept-toggle", auto_accept)
+        if keep_label != self._keep_label:
+            self._set_keep_label(keep_label)
+
+    def wait_for_image(self, regions: int) -> None:
+        """Until an image and so many regions are to be seen.
+
+        1.23.2 builds the editor twice when a task opens, and on a busy machine it sometimes loses the
+        predictions on the way; then an annotator reloads the page.
+        """
+        for reload in (True, True, False):
             self._size = self.page.wait_for_function(_IMAGE_SIZE).json_value()
             self._stage.wait_for()
             try:
                 self._items.nth(regions - 1).wait_for(timeout=5000)
                 break
             except PlaywrightTimeout:
-                continue
+                if reload:
+                    self.page.reload()
         expect(self._items).to_have_count(regions)
-        self._toggle("bottombar-auto-annotation-toggle", True)
-        self._toggle("bottombar-auto-accept-toggle", auto_accept)
-        if keep_label != self._keep_label:
-            self._set_keep_label(keep_label)
 
     def go_to(self, project: int, task: int) -> None:
         self.page.goto(f"{self._url}/projects/{project}/data?task={task}")
@@ -127,7 +132,7 @@ class Editor:
     ) -> list[dict[str, Any]]:
         """A click with the tool and the label that are selected."""
         held = [key for key, pressed in (("Control", inside), ("Alt", negative)) if pressed]
-        return self._answered(lambda: self._press(held, lambda: self.page.mouse.click(*self._at(x, y))))
+        return self._answered(lambda: self.press(held, lambda: self.page.mouse.click(*self.at(x, y))))
 
     def type(self, text: str, placeholder: str) -> list[dict[str, Any]]:
         """Submit a text in the TextArea with this placeholder, and the regions of its answer."""
@@ -141,10 +146,10 @@ class Editor:
         """A smart box from corner to corner, and the regions of its answer."""
 
         def gesture() -> None:
-            self.page.mouse.move(*self._at(x0, y0))
+            self.page.mouse.move(*self.at(x0, y0))
             self.page.mouse.down()
-            self.page.mouse.move(*self._at((x0 + x1) / 2, (y0 + y1) / 2))
-            self.page.mouse.move(*self._at(x1, y1))
+            self.page.mouse.move(*self.at((x0 + x1) / 2, (y0 + y1) / 2))
+            self.page.mouse.move(*self.at(x1, y1))
             self.page.mouse.up()
 
         self._pick(control, label)
@@ -224,11 +229,21 @@ class Editor:
     def _items(self) -> Locator:
         return self.page.locator(".lsf-outliner-item__title")
 
-    def _at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: float, y: float) -> tuple[float, float]:
         """Where on the page the centre of a pixel of the image is."""
         box, (width, height) = self._stage.bounding_box(), self._size
         assert box is not None
         return box["x"] + box["width"] * (x + 0.5) / width, box["y"] + box["height"] * (y + 0.5) / height
+
+    def press(self, keys: list[str], gesture: Callable[[], None]) -> None:
+        """Make a gesture while keys are held."""
+        for key in keys:
+            self.page.keyboard.down(key)
+        try:
+            gesture()
+        finally:
+            for key in keys:
+                self.page.keyboard.up(key)
 
     def _pick(self, control: str, label: str) -> None:
         """The smart tool first: to choose a label while another tool is active chooses the plain tool."""
@@ -237,15 +252,6 @@ class Editor:
         tools.first.hover()
         self.page.locator(f"button.lsf-tool_smart[aria-label={SMART_TOOLS[tag]}]").click()
         self.page.locator(".lsf-labels").nth(index).get_by_text(label, exact=True).click()
-
-    def _press(self, keys: list[str], gesture: Callable[[], None]) -> None:
-        for key in keys:
-            self.page.keyboard.down(key)
-        try:
-            gesture()
-        finally:
-            for key in keys:
-                self.page.keyboard.up(key)
 
     def _answered(self, gesture: Callable[[], None]) -> list[dict[str, Any]]:
         with self.page.expect_response(lambda r: "/interactive-annotating" in r.url) as answer:

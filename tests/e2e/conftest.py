@@ -1,6 +1,7 @@
 """A real Label Studio and a real `vlsam serve` with its built-in weights, once for all tests here."""
 
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ def without(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    executable = shutil.which("chromium")
+    if executable is None:
+        without("Chromium is not installed: on Debian `apt-get install chromium` does it")
+    return executable
 
 
 @dataclass(frozen=True)

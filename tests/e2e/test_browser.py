@@ -6,7 +6,6 @@ the shoe's name is not among the labels, so it is left to the annotator.
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +22,7 @@ from backend.recommended import label_config
 from backend.studio import Studio
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.e2e.browser import FLAGS, Editor, config, iou, shared_labels_config
-from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image, without
+from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image
 from tests.e2e.editor import Mask, click, context, deepest, mask_of
 
 SIZE = (400, 300)
@@ -44,14 +43,6 @@ BITMASK = config(
     '<TextArea name="vlsam_status" toName="said" editable="false" showSubmitButton="false"/>',
     width=SIZE[0],
 )
-
-
-@pytest.fixture(scope="session")  # as the servers', which would be started first otherwise
-def chromium() -> str:
-    executable = shutil.which("chromium")
-    if executable is None:
-        without("Chromium is not installed: on Debian `apt-get install chromium` does it")
-    return executable
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.demo import label_config
+from backend.recommended import label_config
 from backend.studio import Studio, StudioError
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.e2e.conftest import MakeProject, Project

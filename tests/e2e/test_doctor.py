@@ -11,7 +11,7 @@ import pytest
 
 from backend import recommended, services
 from backend.cli import main
-from backend.demo import label_config
+from backend.recommended import label_config
 from backend.studio import Studio
 from model.builtin.scenes import NAMES
 from tests.e2e.conftest import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from backend.demo import label_config
+from backend.recommended import label_config
 from backend.services import LOOPBACK
 from backend.studio import Studio
 from model.builtin.scenes import NAMES

@@ -13,7 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
-from backend.demo import label_config
+from backend.recommended import label_config
 from backend.services import Service
 from backend.studio import Studio
 from model.builtin.scenes import NAMES, draw_scene

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.demo import label_config
+from backend.recommended import label_config
 from backend.studio import Studio
 from model.builtin.scenes import NAMES
 from tests.e2e.conftest import START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend

@@ -9,8 +9,8 @@ from PIL import Image
 
 from backend import warm
 from backend.cli import main
-from backend.demo import label_config
 from backend.disk import SUFFIX
+from backend.recommended import label_config
 from backend.services import Service
 from backend.studio import Studio
 from model.builtin.scenes import NAMES

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backend.labels import STATUS
 from backend.recommended import label_config
 from backend.studio import Studio, StudioError
 from model.builtin.scenes import NAMES, Scene, draw_scene
@@ -38,7 +39,7 @@ def project(make_project: MakeProject, scene: Scene, tmp_path_factory: pytest.Te
 
 
 class Annotator:
-    """Gestures in one task, each answered with one region."""
+    """Gestures in one task, each answered with one region, and with what the status control is to show."""
 
     def __init__(self, studio: Studio, project: Project, task: int) -> None:
         self.studio, self.project, self.task = studio, project, task
@@ -46,8 +47,7 @@ class Annotator:
     def result(self, *gestures: dict[str, Any]) -> list[dict[str, Any]]:
         answer = self.studio.interactive(self.project.backend, self.task, context(*gestures))
         assert not answer.get("errors"), answer
-        found: list[dict[str, Any]] = answer["data"]["result"]
-        return found
+        return [item for item in answer["data"]["result"] if item["from_name"] != STATUS]
 
     def region(self, *gestures: dict[str, Any]) -> dict[str, Any]:
         (region,) = self.result(*gestures)
@@ -174,7 +174,7 @@ def test_a_typed_phrase_makes_the_region_that_it_names(
     )
     path = tmp_path / "typed.png"
     Image.fromarray(scene.image).save(path)
-    project = make_project("Typed", label_config(NAMES).replace("</View>", controls + "</View>"), [path])
+    project = make_project("Typed", label_config(NAMES).replace("<View>", f"<View>{controls}", 1), [path])
     annotator = Annotator(studio, project, project.tasks[0])
     thing = max(scene.objects, key=lambda thing: int(thing.visible.sum()))
 

@@ -6,6 +6,7 @@ copy of it, docs/correction.gif.
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ class Stranger:
             at = self.editor.at(x, y)
             self._acting(at)
             with self.page.expect_response(lambda r: "/interactive-annotating" in r.url) as answer:
-                self.editor.press([KEYS[key] for key in keys], lambda at=at: self.page.mouse.click(*at))
+                self.editor.press([KEYS[key] for key in keys], partial(self.page.mouse.click, *at))
             expect(self.page.locator(".lsf-auto-accept__spinner")).to_have_count(0)
             self.answer = answer.value.json()["data"]["result"]
             self._acted(ms=2500)
@@ -228,7 +229,8 @@ class Found:
 
     def before(self, number: int) -> list[dict[str, Any]]:
         """The predicted regions of an image."""
-        return self.regions[self._project.tasks[number]]
+        found: list[dict[str, Any]] = self.regions[self._project.tasks[number]]
+        return found
 
     def saved(self, number: int) -> list[dict[str, Any]]:
         """The regions, and their labels where those are results of their own, of an image's annotation."""

@@ -89,7 +89,7 @@ def test_a_replica_is_killed_in_mid_session_and_nothing_saved_is_lost(
         answer = studio.interactive(backend, task, context(gesture))
         assert not answer.get("errors"), answer
         region: dict[str, Any]
-        (region,) = answer["data"]["result"]
+        region, *_ = answer["data"]["result"]
         return region
 
     # A region, and a correction of it: one replica gets both, for it has the image.
@@ -133,6 +133,6 @@ def test_a_replica_is_killed_in_mid_session_and_nothing_saved_is_lost(
     }
     answer = requests.post(f"{balancer}/predict", json=body, timeout=90)
     assert len(answer.request.body or "") > 18_000_000
-    (large,) = answer.json()["results"][0]["result"]
+    large, *_ = answer.json()["results"][0]["result"]
     assert large["id"] == region["id"]
     assert sorted(large["meta"]["vlsam"]["points"]) == sorted(after["meta"]["vlsam"]["points"])

@@ -1,7 +1,7 @@
 """What an annotator does in Label Studio: the text that `make demo` prints and README.md shows.
 
-tests/e2e/test_instructions.py does what it says, in a real browser: words between backticks are keys, or stand on
-the screen.
+tests/e2e/test_instructions.py does what it says, in a real browser. Words between backticks are keys, or
+stand on the screen.
 """
 
 CORRECT = """\

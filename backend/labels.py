@@ -363,6 +363,14 @@ def label_tags(xml: str) -> Iterator[ElementTree.Element]:
             yield from (child for child in tag.iter() if _kind(child) == "label")
 
 
+def is_empty(xml: str) -> bool:
+    """Whether a labeling config is that of a new project: no tag but <View>."""
+    try:
+        return not xml.strip() or all(tag.tag == "View" for tag in _read(xml).iter())
+    except ConfigError:
+        return False
+
+
 def data_keys(xml: str) -> set[str]:
     """All that the tags which controls point to show. Where they are several, Label Studio exports little.
 

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
+from backend import labels
 from backend.doctor import FAILED, NOTE, OK, Api, Finding, Trouble, backends_of, project_of, versions_of
 from backend.logs import printable
 from backend.recommended import Kind, LabelTag, label_config
@@ -81,7 +81,7 @@ def changes(
 
 def _config(api: Api, project: int, tags: Sequence[LabelTag], kind: Kind) -> Iterator[Change | Finding]:
     before = project_of(api, project).get("label_config")
-    if not _is_empty(before):
+    if not labels.is_empty(before or ""):
         if tags:
             yield Finding(
                 CHECK, NOTE, "The project has a labeling config, and --labels does not replace it.",
@@ -100,19 +100,6 @@ def _config(api: Api, project: int, tags: Sequence[LabelTag], kind: Kind) -> Ite
         f"Project {project} has the recommended labeling config for {kind} now.",
         lambda: _set(api, project, "label_config", before, xml),
     )
-
-
-def _is_empty(xml: Any) -> bool:
-    """Whether a labeling config is that of a new project: no tag but <View>."""
-    text = xml.strip() if isinstance(xml, str) else ""
-    try:
-        return not text or (len(text) < 1000 and all(tag.tag == "View" for tag in _tags(text)))
-    except ElementTree.ParseError:
-        return False
-
-
-def _tags(text: str) -> Iterator[ElementTree.Element]:
-    return ElementTree.fromstring(text).iter()  # noqa: S314 (short, and from the project's manager)
 
 
 def _backend(api: Api, project: int, url: str) -> Iterator[Change]:

@@ -510,3 +510,28 @@ def test_tags_are_not_nested_without_end() -> None:
 def test_f19_hostile_text_is_a_config_error(xml: str) -> None:
     with pytest.raises(ConfigError):
         parse(xml)
+
+
+@pytest.mark.parametrize(
+    ("xml", "empty"),
+    [
+        ("", True),
+        (" <View></View>\n", True),
+        ("<View><View/></View>", True),
+        ('<View><Image name="image" value="$image"/></View>', False),
+        ("<View><!DOCTYPE", False),
+        ('<!DOCTYPE v [<!ENTITY a "a">]><View>&a;</View>', False),
+    ],
+)
+def test_only_a_new_projects_config_is_empty(xml: str, empty: bool) -> None:
+    assert labels.is_empty(xml) is empty
+
+
+def test_all_that_controls_point_to_is_what_is_shown() -> None:
+    head = (
+        '<View><Image name="image" value="$image"/><Header value="Pets"/><Text name="unused" value="none"/>'
+    )
+    brush = '<BrushLabels name="brush" toName="image"><Label value="Cat"/></BrushLabels>'
+    status = '<Text name="said" value="{}"/><TextArea name="vlsam_status" toName="said"/></View>'
+    assert labels.data_keys(head + brush + status.format("$image")) == {"$image"}
+    assert labels.data_keys(head + brush + status.format("VL-SAM:")) == {"$image", "VL-SAM:"}

@@ -13,7 +13,17 @@ from PIL import Image as Pillow
 from backend import folders
 from backend.colours import colours
 from backend.prelabel.copies import Copies
-from backend.prelabel.destinations import Files, Finished, Objects, beside, done, mask_of, replaced, written
+from backend.prelabel.destinations import (
+    Files,
+    Finished,
+    Objects,
+    beside,
+    done,
+    mask_of,
+    replaced,
+    watched,
+    written,
+)
 from backend.prelabel.naming import stems
 from backend.prelabel.sources import Loader, SourceError
 from backend.prelabel.state import Row, state_of, write
@@ -51,7 +61,7 @@ class Masks(Objects):
             (folder / "classes.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8", "replace")
 
             def images() -> Iterator[Any]:
-                for (item, row), stem in zip(done(rows), named, strict=True):
+                for (item, row), stem in zip(watched(done(rows), len(named)), named, strict=True):
                     image = {
                         "mask": f"{stem}.png",
                         "image": folders.text(item.address),

@@ -275,6 +275,11 @@ def done(rows: Finished) -> Iterator[tuple[Item, Row]]:
     return ((item, row) for item, row in rows() if row["status"] == DONE)
 
 
+def watched(rows: Iterable[tuple[Item, Row]], total: int | None = None) -> Iterable[tuple[Item, Row]]:
+    """The rows, with a bar for whoever waits until all are written."""
+    return tqdm(rows, "write", total, unit="image", file=sys.stderr, disable=None)
+
+
 def images_of(path: Path) -> Path:
     """The folder of copied images beside a COCO file: out.images of out.coco.json."""
     return path.with_name(f"{path.name[: -len('.coco.json')]}.images")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from backend import labels, results, shapes
+from backend import labels, recommended, results, shapes
 from backend.export import objects
 from backend.prelabel.destinations import Object
 from backend.reading import Reading, TooMuch
@@ -64,6 +64,25 @@ def test_labels_beside_a_tool_are_two_entries_and_one_object() -> None:
     )
     (found,), left_out = read(region(DOG, "brush", "Dog", config=xml), xml)
     assert (found.label, left_out) == ("Dog", {})
+    assert same(found.mask, DOG)
+
+
+@pytest.mark.parametrize("kind", recommended.KINDS)
+def test_a_region_of_each_recommended_config_is_one_object(kind: recommended.Kind) -> None:
+    xml = recommended.label_config(["Cat", "Guide dog"], kind)
+    (control,) = labels.parse(xml).outputs
+    (found,), left_out = read(region(DOG, control.name, "Guide dog", config=xml), xml)
+    assert (found.label, left_out) == ("Guide dog", {})
+    assert iou(found.mask, DOG) > (0.3 if kind == "boxes" else 0.9)
+
+
+def test_what_is_painted_by_hand_beside_a_list_of_labels_is_one_object() -> None:
+    xml = recommended.label_config(["Cat", "Guide dog"], "masks")
+    (labelled,) = region(DOG, "mask", "Guide dog", config=xml)
+    rle = {"format": "rle", "rle": labelled["value"]["rle"]}
+    painted = {**labelled, "type": "brush", "from_name": "paint", "value": rle}
+    (found,), left_out = read([painted, labelled], xml)
+    assert (found.label, left_out) == ("Guide dog", {})
     assert same(found.mask, DOG)
 
 

@@ -19,6 +19,8 @@ help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(INSTALLED) ## everything that runs and tests this package, in .venv
+	@case " $(MAKECMDGOALS) " in *" install "*) \
+	  echo 'Call it as $(BIN)/vlsam --help, or as vlsam after: export PATH="$$PWD/$(BIN):$$PATH"' >&2;; esac
 
 # label-studio-ml 1.0.9, the registry's only release, pins Flask 1.1.2 and Werkzeug 2.0.2, which cannot live
 # beside our own current ones, but works with these. So it comes without its dependencies; those it needs stand

@@ -79,11 +79,26 @@ def account(data_dir: Path) -> Account:
     return made
 
 
+def ready(studio_url: str, project: int, owner: Account, backend: Service) -> str:
+    """What is printed when the demo can be used."""
+    return READY.format(
+        url=f"{studio_url}/projects/{project}/data",
+        owner=owner,
+        backend=backend,
+        instructions=instructions.TEXT,
+        studio=studio_url,
+        vlsam=services.VLSAM,
+        project=project,
+    )
+
+
 def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress) -> int:
     """The demo's project with every sample in it; what an earlier run made is kept."""
-    project = studio.find_project(TITLE)
+    project, config = studio.find_project(TITLE), label_config(NAMES)
     if project is None:
-        project = studio.create_project(TITLE, label_config(NAMES))
+        project = studio.create_project(TITLE, config)
+    elif studio.project(project)["label_config"] != config:  # of an earlier version
+        studio.change_project(project, label_config=config)
     # Label Studio calls an upload "<8 digits>-<name>".
     uploads = (Path(task["data"]["image"]).name for task in studio.tasks(project))
     present = {name.partition("-")[2] for name in uploads}
@@ -146,16 +161,7 @@ def run(args: argparse.Namespace, running: list[Service], progress: Progress) ->
         raise DemoError(f"{error}\n{backend.tail()}") from error
     regions = {result["id"] for prediction in studio.predictions(project) for result in prediction["result"]}
     progress.say(f"Every image has a prediction; {len(regions)} regions in all")
-    ready = READY.format(
-        url=f"{studio.url}/projects/{project}/data",
-        owner=owner,
-        backend=backend,
-        instructions=instructions.TEXT,
-        studio=studio.url,
-        vlsam=services.VLSAM,
-        project=project,
-    )
-    print(ready, flush=True)
+    print(ready(studio.url, project, owner, backend), flush=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -4,7 +4,6 @@ import argparse
 import csv
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,8 +38,8 @@ examples:
   vlsam config --labels 'Dog,"Boots, black"'          a label with a comma
   vlsam config --from classes.txt > config.xml        a file with a label on each line
   vlsam config --from config.xml --for polygons       of another config
-  vlsam config --from labelstudio://7                 of project 7
-  vlsam config --from labelstudio://7 --labels Bus    and one label more
+  vlsam config --from project 7                       of the project with this number in its address
+  vlsam config --from project 7 --labels Bus          and one label more
 """
 
 # Label Studio's own tools have the other letters, and shift+1, shift+2 and shift+r.
@@ -49,6 +48,9 @@ KEYS = (*_PLAIN_KEYS, *(f"shift+{key}" for key in _PLAIN_KEYS[2:]))
 # Labels without a key of their own get one from Label Studio, tools' keys too, unless they have one that no
 # keyboard has.
 NO_KEY = " "
+
+# Characters that XML has not, or that steer terminals.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 # The text that the status belongs to is not to be seen. With another value than the image's, Label Studio
 # would export JSON and CSV alone.
@@ -204,7 +206,7 @@ def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
     for tag in tags:
         tag = replace(tag, **{name: " ".join(text.split()) for name, text in vars(tag).items()})
         for text in (tag.value, tag.alias, tag.predicted_values):
-            if any(unicodedata.category(c) in ("Cc", "Cs", "Cn") for c in text):
+            if _UNFIT.search(text):
                 raise ValueError(f"the label {text[:80]!r} has characters that no labeling config can hold")
             if len(text) > MAX_LABEL and text is not tag.predicted_values:
                 raise ValueError(f"the label {text[:80]!r}... has more than {MAX_LABEL} characters")
@@ -229,9 +231,9 @@ def add_to(commands: Any) -> None:
     )
     config.add_argument("--labels", metavar="A,B", default="", help='with commas between: "Dog,Car"')
     config.add_argument(
-        "--from", dest="source", metavar="SOURCE",
-        help="a file with a label on each line, an .xml file with a labeling config, or labelstudio://7, "
-        "which needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; --labels come after these",
+        "--from", dest="source", metavar="SOURCE", nargs="+",
+        help="a file with a label on each line, an .xml file with a labeling config, or project 7 (or "
+        "labelstudio://7), which needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; --labels come after these",
     )  # fmt: skip
     config.add_argument(
         "--for", dest="kind", choices=KINDS, default="masks", help="what regions are (default: masks)"
@@ -269,7 +271,11 @@ def split(text: str) -> list[LabelTag]:
         raise ValueError(f"--labels {text[:80]!r} is not a list with commas between: {error}") from None
 
 
-def _read(source: str, kind: Kind) -> tuple[list[LabelTag], Names]:
+def _read(given: Sequence[str], kind: Kind) -> tuple[list[LabelTag], Names]:
+    """The labels and names of a file or of a project. Raises ValueError."""
+    source = f"labelstudio://{given[1]}" if given[0] == "project" and len(given) == 2 else given[0]
+    if source == given[0] and len(given) > 1:
+        raise ValueError(f"--from {' '.join(given)}: give one file, or project and its number")
     if source.startswith("labelstudio://"):
         from backend.prelabel import project  # Label Studio's SDK takes seconds to import
 

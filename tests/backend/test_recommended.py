@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from backend import labels
@@ -77,7 +77,7 @@ def test_a_label_more_changes_no_other(kind: Kind) -> None:
         assert before.attrib == after.attrib
 
 
-TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn")), min_size=1, max_size=20)
+TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufffe\uffff"), max_size=20)
 
 
 @given(st.lists(TEXT, min_size=1, max_size=8), st.sampled_from(KINDS))
@@ -87,11 +87,12 @@ def test_whatever_labels_hold_comes_back(names: list[str], kind: Kind) -> None:
     except ValueError:
         assert any("$" in name for name in names)
         return
+    assume(tags)
     xml = label_config(tags, kind)
     assert [tag.get("value") for tag in shown(xml)] == [tag.value for tag in tags]
     assert [(tag.value, tag.alias, tag.predicted_values) for tag in tags_of(xml)] == [
         (tag.value, "", "") for tag in tags
-    ] or not tags
+    ]
 
 
 def test_labels_of_a_config_keep_their_aliases_words_and_colours() -> None:
@@ -194,12 +195,15 @@ def test_more_labels_than_keys_are_told(capsys: pytest.CaptureFixture[str]) -> N
         (("--labels", "Price $5"), "has a $ before a word"),
         (("--labels", "a\x00b"), "characters that no labeling config can hold"),
         (("--labels", "a\x1b[31m"), "characters that no labeling config can hold"),
+        (("--labels", "\ufffe"), "characters that no labeling config can hold"),
         (("--labels", "\udcff"), "characters that no labeling config can hold"),
         (("--labels", "x" * 201), "more than 200 characters"),
         (("--labels", ",".join(map(str, range(1001)))), "more than 1000 labels"),
         (("--from", "none.txt"), "--from none.txt cannot be read"),
         (("--from", "."), "--from . cannot be read"),
         (("--from", "labelstudio://seven"), "labelstudio://7"),
+        (("--from", "project", "seven"), "labelstudio://7"),
+        (("--from", "one.txt", "two.txt"), "give one file, or project and its number"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(

@@ -409,7 +409,7 @@ def test_a_project_takes_the_config_that_is_made_of_its_own(
         studio.change_project(project, label_config=label_config(["Dog"], "masks"))
     monkeypatch.setenv("LABEL_STUDIO_URL", servers.studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", OWNER.token)
-    assert main(["config", "--from", f"labelstudio://{project}"]) == 0
+    assert main(["config", "--from", "project", str(project)]) == 0
     made = capsys.readouterr().out
     studio.change_project(project, label_config=made)
     assert studio.project(project)["label_config"] == made.strip()

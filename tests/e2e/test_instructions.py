@@ -111,6 +111,11 @@ class Stranger:
         return self.page.locator(".lsf-outliner-item__title")
 
     @property
+    def chosen(self) -> Locator:
+        """The names above the image that are chosen for the next object."""
+        return self.page.locator(".lsf-label_selected")
+
+    @property
     def selected(self) -> Locator:
         """The heading over what is known of the selected region."""
         return self.page.locator(".lsf-detailed-region__title")
@@ -184,7 +189,7 @@ class Stranger:
         self._see(None, ms=1500)
 
     def _no_name_is_chosen(self) -> None:
-        expect(self.page.locator(".lsf-label_selected")).to_have_count(0)
+        expect(self.chosen).to_have_count(0)
 
     def _click_on(self, place: Locator) -> None:
         place.wait_for()
@@ -350,6 +355,7 @@ def test_a_stranger_adds_what_was_missed_and_takes_clicks_back(
     (done,) = re.findall(r"after steps 1 to (\d):", instructions.ADD)
     stranger.follow(todo[: int(done)])
     stranger.follow(steps(instructions.ADD))
+    expect(stranger.chosen).to_have_count(0)
     expect(stranger.regions).to_have_text(["dog", "horse", "boot", "boot"])
     stranger.press_together("Ctrl", "Z")
     expect(stranger.regions).to_have_text(["dog", "horse", "boot"])

@@ -55,11 +55,11 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # The text that the status belongs to is not to be seen. With another value than the image's, Label Studio
 # would export JSON and CSV alone.
 _BELOW = f"""\
+  <View style="display:none"><Text name={{said}} value={{value}}/></View>
+  <TextArea name="{labels.STATUS}" toName={{said}} editable="false" showSubmitButton="false"/>
   <KeyPoint name={{click}} toName={{image}} smart="true" smartOnly="true"/>
   <Image name={{image}} value={{value}} zoom="true"/>
 {{tool}}\
-  <View style="display:none"><Text name={{said}} value={{value}}/></View>
-  <TextArea name="{labels.STATUS}" toName={{said}} editable="false" showSubmitButton="false"/>
 """
 # What is smart="false" and smartOnly="true" has no tool of its own that a label would choose.
 _MASKS = """\

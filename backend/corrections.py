@@ -3,7 +3,7 @@
 Which region a click is meant for, nobody says; the rules are in docs/decisions/0014-whose-click-is-it.md.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -24,6 +24,10 @@ MAX_CLICKS = 1000
 MAX_ITEMS = 20_000  # of a context or a draft that are looked through for prompts, the newest
 MAX_WORDS = 100  # that a control says of a region, each of so many characters at most:
 MAX_TEXT = 10_000
+# The mask of a click beside a region shows the region's object where it holds this share of the region,
+HELD = 0.5
+# and overlaps it by this IoU: less is a background, or a group of objects.
+LEAST_SHARE = 0.25
 _SUPERSEDES = "Supersedes region "
 
 
@@ -188,7 +192,8 @@ def read(
         meant, earlier, about = _of_newest(gestures, _below(gestures, targets(None), shape))
         wanted = about.labels if about else None
     clicks = _prompt(meant, shape)
-    found, others = _search(targets(wanted), clicks, shape, foreign=bool(missing) and clicks.box is not None)
+    foreign = clicks.box is not None if missing else None
+    found, others = _search(targets(wanted), clicks, shape, foreign=foreign)
     before = {gesture.prompt_id for gesture in earlier}
     if found and any(answer.base == found.state and before & answer.lineage.keys() for answer in same):
         clicks = _prompt([*earlier, *meant], shape)
@@ -216,22 +221,53 @@ def bare(context: Mapping[str, Any], config: LabelConfig, shape: tuple[int, int]
     return prompt
 
 
-def settle(asked: Correction, fresh: Mask) -> Correction:
-    """The correction with its target: the rival that `fresh`, the mask of its prompt, overlaps, or none.
+def settle(asked: Correction, fresh: Mask, look: Callable[[Target], Mask] | None = None) -> Correction:
+    """The correction with its target, or without one: which rival shows the object of `fresh`.
 
-    Where a rectangle has to be about some rival, it is also about one that it surrounds or is in. Raises
-    TooMuch, and Unanswerable where there is no answer without a target.
+    `fresh` is the mask of the clicks alone. It is a rival's object where it holds half of that rival, and is
+    not many times as large; of several the one that it overlaps most. Else it is that of the nearest rival
+    where the mask of what is in that one's middle, which `look` gives, holds all positive clicks. Where a
+    rectangle has to be about some rival, it is also about one that it surrounds or is in. Raises TooMuch, and
+    Unanswerable where there is no answer without a target.
     """
     patch = Patch.of(fresh)
-    best, most = None, duplicates.SAME_OBJECT
+    best, most = None, 0.0
     for rival in asked.rivals:
-        if rival.drawn.may_be(patch, most):
-            overlap = rival.drawn.iou(patch)
-            if overlap > most or (best is None and overlap == most):
-                best, most = rival, overlap
+        if not rival.drawn.may_be(patch, LEAST_SHARE):
+            continue
+        overlap = rival.drawn.iou(patch)
+        held = np.count_nonzero(rival.mask & fresh) >= HELD * rival.drawn.patch.area
+        if held and overlap >= LEAST_SHARE and overlap > most:
+            best, most = rival, overlap
+    near = nearest(asked, fresh) if best is None else None
+    if near is not None and look is not None:
+        positive = Prompt(asked.clicks.points[asked.clicks.labels == 1])
+        own = look(near)
+        best = near if all(own[pixel] for pixel in positive.pixels(own.shape)) else None
     if best is None and asked.missing and asked.clicks.box:
         best = _overlapped(asked.rivals, asked.clicks.box)
     return _aimed(asked, best)
+
+
+def nearest(asked: Correction, fresh: Mask) -> Target | None:
+    """Of the rivals that `fresh` may touch the one that begins nearest to the newest positive click.
+
+    By the windows around them; None where there is none.
+    """
+    positive = asked.clicks.points[asked.clicks.labels == 1]
+    if not len(positive):
+        return None
+    (x, y), (x0, y0, x1, y1) = positive[-1], box_of(fresh)
+
+    def gap(rival: Target) -> float:
+        left, top, right, bottom = rival.drawn.window
+        return float(np.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom)))
+
+    def touches(rival: Target) -> bool:
+        left, top, right, bottom = rival.drawn.window
+        return left <= x1 + 1 and x0 - 1 <= right and top <= y1 + 1 and y0 - 1 <= bottom
+
+    return min(filter(touches, asked.rivals), key=gap, default=None)
 
 
 def remembered(asked: Correction, region: Mapping[str, Any], detection: Detection, now: float) -> Answer:
@@ -356,14 +392,18 @@ def _targets(
 
 
 def _search(
-    targets: Iterable[Target], clicks: Prompt, shape: tuple[int, int], *, foreign: bool
+    targets: Iterable[Target], clicks: Prompt, shape: tuple[int, int], *, foreign: bool | None
 ) -> tuple[Target | None, tuple[Target, ...]]:
-    """The first target that holds any of the clicks; else those of our own making, and `foreign` ones too."""
+    """The first target that holds any of the clicks; else those that a click beside them may be about.
+
+    Those are ours, and `foreign` ones too; None leaves out people's rectangles, which say where an object ends.
+    """
     rivals: list[Target] = []
     for target in targets:
         if target.drawn.holds(clicks.points):
             return target, ()
-        if foreign or target.answer is not None or evidence.read(target.meta, shape) is not None:
+        ours = target.answer is not None or evidence.read(target.meta, shape) is not None
+        if ours or (target.control.shape != "rectangle" if foreign is None else foreign):
             rivals.append(target)
     return None, tuple(rivals)
 
@@ -500,6 +540,7 @@ def _joined(target: Target, clicks: Prompt) -> tuple[Prompt, str]:
         box=clicks.box or _widened(box, clicks),
         mask=mask,
         logits=target.answer.logits if target.answer else None,
+        found=before.found,
     )
     return _newest_of_spots(prompt), stored.term if stored else ""
 
@@ -511,8 +552,7 @@ def _newest_of_spots(prompt: Prompt) -> Prompt:
         spot = (round(float(x), 1), round(float(y), 1))
         last.pop(spot, None)
         last[spot] = index
-    keep = sorted(last.values())
-    return replace(prompt, points=prompt.points[keep], labels=prompt.labels[keep])
+    return prompt.of_points(np.isin(np.arange(len(prompt.points)), list(last.values())))
 
 
 def _widened(box: Box | None, clicks: Prompt) -> Box | None:

@@ -6,7 +6,7 @@ and shows them to nobody, so a later click brings its region's own prompt along 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,10 +47,13 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
         for (x, y), label in zip(prompt.points, prompt.labels, strict=True)
     ]
     box = prompt.box
+    # What a question found, a model placed.
+    found = len(points) if detection.evidence.question else prompt.found
     stored: dict[str, Any] = {
         "v": 1,
         "term": detection.term[:_WRITTEN_TEXT],
         "points": points[-_WRITTEN_POINTS:],
+        "found": max(0, found - max(0, len(points) - _WRITTEN_POINTS)),
         "box": box
         and [_share(box[0], width), _share(box[1], height), _share(box[2], width), _share(box[3], height)],
         "scores": {
@@ -63,6 +66,7 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
         stored["reduced"] = True
     while len(json.dumps({KEY: stored})) > MAX_BYTES and stored["points"]:
         stored["points"] = stored["points"][1:]
+        stored["found"] = max(0, stored["found"] - 1)
     return {KEY: stored}
 
 
@@ -81,6 +85,9 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
         return None
     if box is not None and not _is_box(box):
         return None
+    found = stored.get("found", 0)
+    if type(found) is not int or not 0 <= found <= len(points):
+        return None
     height, width = shape
     scale = np.array([width / 100, height / 100])
     xy = np.array([point[:2] for point in points], float).reshape(-1, 2) * scale
@@ -88,7 +95,7 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
     if box is not None:
         pixels = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
     labels = np.array([point[2] for point in points], np.int64)
-    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels)
+    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels, found=found)
     return Stored(term=str(term), prompt=prompt, mask_hash=str(digest))
 
 
@@ -113,7 +120,7 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
             x0 >= box[0] - slack and y0 >= box[1] - slack and x1 <= box[2] + slack and y1 <= box[3] + slack
         )
         box = box if fits else None
-    return Prompt(points=prompt.points[keep], labels=prompt.labels[keep], box=box)
+    return replace(prompt.of_points(keep), box=box)
 
 
 def _share(pixels: float, side: int) -> float:

@@ -26,9 +26,10 @@ from backend.settings import Settings
 from backend.tasks import Region
 from model.clicks import Level
 from model.looks import Said
+from model.masks import inmost
 from model.pipeline import ask_ahead
 from model.segmenter import Embedding
-from model.types import Detection, Image, VLSAMError
+from model.types import Detection, Image, Mask, Prompt, VLSAMError
 
 log = logging.getLogger(__name__)
 
@@ -688,10 +689,15 @@ def _good_enough(found: list[Detection], wishes: Wishes) -> list[Detection]:
 def _segment(
     model: Model, embedding: Embedding, asked: Correction, level: Level
 ) -> tuple[Correction, Detection]:
-    """The settled correction and its mask, in one or two decodes."""
+    """The settled correction and its mask."""
     if asked.rivals:
         fresh = model.refine(embedding, asked.prompt, level)
-        asked = corrections.settle(asked, fresh.mask)
+
+        def look(region: corrections.Target) -> Mask:
+            (row, column), _ = inmost(region.mask)
+            return model.refine(embedding, Prompt.of((column + 0.5, row + 0.5, 1))).mask
+
+        asked = corrections.settle(asked, fresh.mask, look)
         if asked.target is None and asked.prompt.mask is None:
             return asked, fresh
     return asked, model.refine(embedding, asked.prompt, level)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.masks import inmost, tidied, unmet
+from model.merge import iou
 from model.segmenter import Embedding, Masks, Segmenter
-from model.types import Mask, Prompt
+from model.types import Mask, Prompt, box_of
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,17 @@ _FAR = 0.35
 # A change to the start mask that no click asks for is undone where it is larger than this share of it.
 # Smaller ones are the edge, drawn anew.
 LARGE = 0.25
+
+# Of a mask under a negative click at least this share must be left, or the click is on the object itself.
+LEFT = 0.05
+# What a click's own mask shows lies mostly inside the region where this share of it does.
+INSIDE = 0.8
+# A negative click that took less than this share of what it points at took a speck.
+SPECK_OF = 0.25
+# A click that changes less than this share of the mask is about its edge, which is then drawn anew.
+PART = 0.1
+# Clicks that are looked at alone, the newest: each costs a decode, and one is the rule.
+ASKED = 8
 
 Level = Literal["auto", "whole", "part", "subpart"]
 LEVELS: tuple[Level, ...] = ("auto", "whole", "part", "subpart")
@@ -33,6 +46,7 @@ class Answer:
     # (h, w) low resolution, for the next click to start from: the segmenter's own where they agree with the
     # mask, which may have been corrected.
     logits: NDArray[np.float32]
+    prompt: Prompt  # what it obeys: less the model's own points that clicks overrule
 
 
 def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Answer:
@@ -53,28 +67,160 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
         prompt = replace(
             prompt, points=np.array([[column + 0.5, row + 0.5]], np.float32), labels=np.array([1])
         )
-    mask, quality, logits = (
-        _most_obedient(segmenter, embedding, prompt)
-        if level == "auto"
-        else _of_level(segmenter.decode(embedding, [prompt], multimask=True)[0], level)
-    )
-    mask, logits = segmenter.tidied(embedding, mask, logits, prompt)
-    cell = math.ceil(max(embedding.size) / logits.shape[-1])
     before = prompt.mask
     if before is None and prompt.logits is not None:
         before = segmenter.mask(embedding, prompt.logits)
+    if not corrects or before is None or not before.any():
+        before = None
+    asked, rest = prompt, before
+    wishes: list[_Wish] = []
+    if before is not None and rest is not None:
+        # An answer's own logits say what was meant before: later clicks on it are mostly about its edge.
+        if prompt.logits is None:
+            wishes = _wishes(segmenter, embedding, prompt, before)
+            rest = _rest(before, prompt, wishes)
+            if rest is not before:
+                prompt = _without(prompt, before & ~rest)
+                prompt = replace(prompt, box=prompt.box and box_of(rest))
+        if prompt.logits is None or not prompt.labels.any():
+            asked = _anchored(prompt, rest)
+    mask, quality, logits = (
+        _most_obedient(segmenter, embedding, asked)
+        if level == "auto"
+        else _of_level(segmenter.decode(embedding, [asked], multimask=True)[0], level)
+    )
+    mask, logits = segmenter.tidied(embedding, mask, logits, asked)
+    cell = math.ceil(max(embedding.size) / logits.shape[-1])
     kept = mask
-    if corrects and before is not None and before.any():
-        kept = _without_jumps(mask, before, prompt, cell)
+    if before is not None and rest is not None:
+        merged = _merged(mask, before, asked, wishes)
+        if np.count_nonzero(merged ^ before) >= PART * np.count_nonzero(before):
+            kept = merged
+        else:
+            kept = _without_jumps(mask, before, prompt, cell)
+        kept = _taken(kept, rest, wishes)
         if kept is not mask:
             kept = tidied(kept, prompt)
+        wrong = np.isin(np.arange(len(prompt.points)), unmet(kept, prompt))
+        prompt = prompt.of_points(~(wrong & (np.arange(len(wrong)) < prompt.found)))
     final = _with_its_clicks(kept, prompt, cell)
     if ignored := unmet(final, prompt):
         log.warning("Of clicks on one pixel the last counts; not met: numbers %s.", ignored)
     if final is not mask:
         shown = segmenter.hint(embedding, final.astype(np.float32))
         logits = np.where((shown > 0) == (logits > 0), logits, shown)
-    return Answer(final, quality, logits)
+    return Answer(final, quality, logits, prompt)
+
+
+@dataclass(frozen=True, eq=False)
+class _Wish:
+    """A click that asks for a change to a mask, and what the segmenter sees at the click alone."""
+
+    pixel: tuple[int, int]  # row, column
+    adds: bool
+    levels: Masks
+    piece: Mask  # (H, W) what is there: of the best scored level the part that the click asks about
+    inside: bool  # whether this is most of that level
+
+
+def _wishes(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, before: Mask) -> list[_Wish]:
+    """The newest clicks that ask for a change, all in one call of the decoder."""
+    pixels, labels = prompt.pixels(before.shape), prompt.labels.astype(bool)
+    asking = [i for i, pixel in enumerate(pixels) if i >= prompt.found and before[pixel] != labels[i]][
+        -ASKED:
+    ]
+    alone = [Prompt(prompt.points[i : i + 1], np.ones(1, np.int64)) for i in asking]
+    found = []
+    for i, levels in zip(asking, segmenter.decode(embedding, alone, multimask=True), strict=True):
+        best = levels.masks[int(levels.predicted_iou.argmax())]
+        piece = _piece(best & (before != labels[i]), pixels[i])
+        inside = np.count_nonzero(piece) >= INSIDE * np.count_nonzero(best)
+        found.append(_Wish(pixels[i], bool(labels[i]), levels, piece, inside))
+    return found
+
+
+def _piece(area: Mask, pixel: tuple[int, int]) -> Mask:
+    """The connected part of an area that holds a pixel; nothing where none does."""
+    if not area[pixel]:
+        return np.zeros_like(area)
+    _, pieces = cv2.connectedComponents(area.view(np.uint8), connectivity=8)
+    return np.asarray(pieces == pieces[pixel])
+
+
+def _rest(before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -> Mask:
+    """The mask without what lies under its negative clicks; itself where that is the object itself.
+
+    That is so where next to nothing is left, or where a person's positive click is in it, too.
+    """
+    held = [
+        pixel
+        for i, (pixel, label) in enumerate(zip(prompt.pixels(before.shape), prompt.labels, strict=True))
+        if label and i >= prompt.found
+    ]
+    rest = before
+    for wish in wishes:
+        if not wish.adds and wish.piece.any() and not any(wish.piece[pixel] for pixel in held):
+            left = rest & ~wish.piece
+            if np.count_nonzero(left) >= LEFT * np.count_nonzero(before):
+                rest = left
+    return rest
+
+
+def _without(prompt: Prompt, area: Mask) -> Prompt:
+    """The prompt less the model's own positive points in an area."""
+    pixels = prompt.pixels(area.shape)
+    goes = [label and i < prompt.found and area[pixels[i]] for i, label in enumerate(prompt.labels)]
+    return prompt.of_points(~np.array(goes, bool))
+
+
+def _anchored(prompt: Prompt, rest: Mask) -> Prompt:
+    """The prompt with a positive point on what stays of the mask, where there are clicks of one kind alone.
+
+    SAM has learned to correct from a positive point or a box on: negative points alone say of no object, and
+    a positive one beside the mask says of another.
+    """
+    pixels = prompt.pixels(rest.shape)
+    told = any(rest[pixel] for pixel, label in zip(pixels, prompt.labels, strict=True) if label)
+    if told or len(np.unique(prompt.labels[prompt.found :])) > 1:
+        return prompt
+    (row, column), _ = inmost(rest)
+    points = np.concatenate([np.array([[column + 0.5, row + 0.5]], np.float32), prompt.points])
+    return replace(prompt, points=points, labels=np.concatenate([[1], prompt.labels]), found=prompt.found + 1)
+
+
+def _merged(mask: Mask, before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -> Mask:
+    """The start mask with the answer's edge, and with its changes around the clicks that ask for them.
+
+    FocalClick's progressive merge (arXiv 2204.02574). What is added is in the click's own mask, too, of its
+    levels the one that agrees best with the answer: a neighbour is seldom in both. A change that holds a
+    person's click of the other kind is left out, and one that would leave next to nothing.
+    """
+    clicked = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.found :]
+    result = before
+    for wish in sorted(wishes, key=lambda wish: not wish.adds):
+        if wish.adds:
+            both = before | mask
+            changed = mask & ~before & max(wish.levels.masks, key=lambda level: iou(level, both))
+        else:
+            changed = before & ~mask
+        piece = _piece(changed, wish.pixel)
+        contradicted = any(piece[pixel] and label != wish.adds for pixel, label in clicked)
+        left = np.count_nonzero(result & ~piece)
+        if wish.adds and not contradicted:
+            result = result | piece
+        elif not wish.adds and not contradicted and left >= LEFT * np.count_nonzero(before):
+            result = result & ~piece
+    return result
+
+
+def _taken(mask: Mask, rest: Mask, wishes: Sequence[_Wish]) -> Mask:
+    """The mask without what a negative click points at, where the segmenter took next to nothing of it."""
+    for wish in wishes:
+        if wish.adds or not wish.inside or (wish.piece & rest).any():
+            continue
+        if np.count_nonzero(wish.piece & ~mask) < SPECK_OF * np.count_nonzero(wish.piece):
+            mask = mask & ~wish.piece
+    return mask
 
 
 def _most_obedient(

@@ -252,7 +252,9 @@ class VLSAM:
         """
         answer = clicks.obey(self._segmenter, embedding, prompt, level)
         scores = {"predicted_iou": answer.predicted_iou}
-        detection = self._detection("", "", Instance(answer.mask, replace(prompt, logits=None), scores))
+        detection = self._detection(
+            "", "", Instance(answer.mask, replace(answer.prompt, logits=None), scores)
+        )
         return replace(detection, logits=answer.logits)
 
     def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:

@@ -1,6 +1,6 @@
 """What the rooms of `model` share with each other and with whoever calls them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,9 @@ class Prompt:
     # (h, w) float32: the same as the segmenter's own logits, from an earlier answer on this image. With both,
     # the segmenter starts from these.
     logits: NDArray[np.float32] | None = None
+    # So many of the points, the first ones, were found by a model. Where a person's click says otherwise, it
+    # counts and they do not.
+    found: int = 0
 
     @classmethod
     def of(
@@ -90,6 +93,13 @@ class Prompt:
         """A prompt from clicks (x, y, 1 inside or 0 outside), a box and a mask."""
         xy = np.array([click[:2] for click in clicks], np.float32).reshape(-1, 2)
         return cls(xy, np.array([click[2] for click in clicks], np.int64), box, mask)
+
+    def of_points(self, kept: NDArray[np.bool_]) -> "Prompt":
+        """The prompt with those of its points (n,) alone; itself where that is all of them."""
+        if kept.all():
+            return self
+        found = int(np.count_nonzero(kept[: self.found]))
+        return replace(self, points=self.points[kept], labels=self.labels[kept], found=found)
 
     def pixels(self, size: tuple[int, ...]) -> list[tuple[int, int]]:
         """Row and column of the pixel that holds each point, the nearest where none does; size: (H, W)."""

@@ -4,7 +4,10 @@ from pathlib import Path
 import pytest
 from PIL import Image as PILImage
 
+from backend.bench_faults import KINDS
+from backend.bench_faults import cases as faults
 from backend.cli import main
+from model.bench.noc import drawn
 
 
 def test_bench_attention_prints_one_json_object_last(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +107,44 @@ def test_bench_noc_counts_what_predictions_save(tmp_path: Path, capsys: pytest.C
     assert figures["objects"] <= figures["median_scene_from_nothing"] <= 20 * figures["objects"]
     assert main(["bench", "noc", str(tmp_path), "--predictions"]) == 2
     assert "names" in capsys.readouterr().err
+
+
+def test_bench_noc_mends_masks_that_are_wrong_on_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "noc", "--scenes", "2", "--seed", "1", "--faults", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    kinds = {each["kind"]: each for each in figures["kinds"]}
+    assert set(kinds) == set(KINDS)
+    assert (
+        figures["cases"] == sum(each["cases"] for each in kinds.values()) - kinds["another object"]["cases"]
+    )
+    for name in ("two objects", "missed part", "bite", "spill"):
+        assert kinds[name]["median"] <= 2
+    assert 0 <= figures["touched"] <= figures["within2"] <= 1
+    assert main(["bench", "noc", "--faults", "--predictions"]) == 2
+    assert "ask for one" in capsys.readouterr().err
+
+
+def test_faults_are_what_they_are_called() -> None:
+    (_, _, cases), *_ = faults((("a", sample) for sample in drawn(1, 1)), 1)
+    assert {case.kind for case in cases} == set(KINDS)
+    for case in cases:
+        neighbour = case.others[0]
+        held, added = (case.mask & case.truth), (case.mask & ~case.truth)
+        whole, none_added = (held == case.truth).all(), not added.any()
+        match case.kind:
+            case "two objects":
+                assert (case.mask == (case.truth | neighbour)).all()
+            case "missed part" | "bite":
+                assert none_added
+                assert 0.5 < held.sum() / case.truth.sum() < 0.8
+            case "into a neighbour":
+                assert whole
+                assert 0.4 < (added & neighbour).sum() / neighbour.sum() < 0.6
+            case "spill":
+                assert whole
+                assert 0.25 <= added.sum() / case.truth.sum() < 0.5
+            case _:
+                assert (case.mask == neighbour).all()
 
 
 def test_bench_noc_says_what_a_folder_must_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

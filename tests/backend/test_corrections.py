@@ -340,17 +340,46 @@ def test_a_fresh_mask_that_overlaps_a_region_corrects_it() -> None:
 
 
 @pytest.mark.parametrize(("columns", "found"), [(5, "a"), (4, None)])
-def test_the_overlap_that_it_takes_is_a_half(columns: int, found: str | None) -> None:
+def test_the_share_of_a_region_that_it_takes_is_a_half(columns: int, found: str | None) -> None:
     asked = ask(click(50, 10), predictions=[drafts(region(mask_of_box(0, 20, 10, 30), "a"))])
     assert corrections.settle(asked, mask_of_box(0, 20, columns, 30)).region_id == found
 
 
-def test_a_region_without_our_evidence_is_replaced_only_by_a_click_inside() -> None:
+@pytest.mark.parametrize(("columns", "found"), [(40, "a"), (41, None)])
+def test_a_mask_that_is_four_times_the_region_shows_something_else(columns: int, found: str | None) -> None:
+    """A part was missed where the object is larger; a background or a group holds the region, too."""
+    asked = ask(click(50, 10), predictions=[drafts(region(mask_of_box(0, 20, 10, 30), "a"))])
+    assert corrections.settle(asked, mask_of_box(0, 20, columns, 30)).region_id == found
+
+
+def test_a_region_that_a_person_drew_is_corrected_by_a_click_beside_it_too() -> None:
     bare = {**region(disc(20, 30, 12), "a"), "meta": {"text": ["drawn by hand"]}}
     beside = ask(click(33, 30), annotations=[drafts(bare)])
-    assert beside.rivals == ()
-    assert corrections.settle(beside, disc(20, 30, 12)).target is None
+    assert corrections.settle(beside, disc(24, 30, 16)).region_id == "a"
+    assert corrections.settle(beside, disc(40, 30, 8)).target is None
     assert ask(click(31, 30), annotations=[drafts(bare)]).region_id == "a"
+
+
+def test_a_persons_rectangle_is_corrected_only_by_a_click_inside() -> None:
+    """It says where its object ends."""
+    bare = {**region(mask_of_box(10, 20, 30, 40), "a", control="rect"), "meta": {}}
+    beside = ask(click(33, 30), annotations=[drafts(bare)])
+    assert beside.rivals == ()
+    assert corrections.settle(beside, mask_of_box(10, 20, 34, 40)).target is None
+
+
+def test_a_region_whose_own_object_holds_the_click_is_corrected() -> None:
+    """Where the mask of the click alone is a part, the mask of the region's inmost pixel may tell."""
+    regions = [region(disc(20, 30, 12), "a"), region(disc(60, 30, 9), "b")]
+    asked = ask(click(35, 30), predictions=[drafts(*regions)])
+    part = mask_of_box(32, 26, 38, 34)
+    assert corrections.settle(asked, part).target is None
+    near = corrections.nearest(asked, part)
+    assert near is not None
+    assert near.region_id == "a"
+    assert corrections.settle(asked, part, lambda _: disc(24, 30, 16)).region_id == "a"
+    assert corrections.settle(asked, part, lambda _: disc(20, 30, 12)).target is None
+    assert corrections.nearest(asked, mask_of_box(44, 26, 48, 34)) is None  # touches none
 
 
 def test_of_a_brush_that_only_is_strokes_nothing_is_known() -> None:

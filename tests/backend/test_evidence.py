@@ -58,6 +58,20 @@ def test_it_stays_under_two_kilobytes_and_can_be_read(term: str, clicks: int, ve
     assert np.allclose(stored.prompt.points, points[clicks - kept :], atol=0.01)  # the newest
 
 
+def test_points_that_a_model_placed_are_told_from_a_persons() -> None:
+    points = Prompt.of((20, 30, 1), (22, 31, 1), (24, 32, 0))
+    asked = cat(points)
+    predicted = replace(asked, evidence=replace(asked.evidence, question="What is there?"))
+    clicked = replace(asked, evidence=replace(asked.evidence, question="", prompt=replace(points, found=2)))
+    for found, count in ((predicted, 3), (clicked, 2)):
+        meta = result_of(found)["meta"]
+        stored = evidence.read(meta, SHAPE)
+        assert stored is not None
+        assert stored.prompt.found == count
+        meta["vlsam"]["found"] = 4  # of three points
+        assert evidence.read(meta, SHAPE) is None
+
+
 GOOD = {
     "v": 1,
     "term": "cat",

@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -114,7 +114,9 @@ class Scripted:
     ) -> tuple[Tensor, Tensor]:
         masks = self._three if multimask else (self._one,)
         quality = torch.linspace(0.9, 0.7, len(masks))[None]
-        return torch.from_numpy(np.stack(masks)).float()[None] * 16 - 8, quality
+        count = len(prompts.points)
+        logits = torch.from_numpy(np.stack(masks)).float()[None] * 16 - 8
+        return logits.expand(count, -1, -1, -1), quality.expand(count, -1)
 
 
 def answered(
@@ -204,6 +206,98 @@ def test_f22_a_mask_is_never_lost_to_a_click() -> None:
 def test_the_start_may_be_logits_alone() -> None:
     prompt = replace(Prompt.of((16.5, 17.5, 1)), logits=np.where(LEFT, 8, -8).astype(np.float32))
     assert not (answered(prompt, RIGHT).mask & RIGHT).any()
+
+
+class Seeing(Scripted):
+    """Answers a lone positive point with what is there, and any other prompt with `corrected`."""
+
+    def __init__(self, things: Sequence[Mask], corrected: Mask) -> None:
+        super().__init__(corrected)
+        self._things, self._corrected = things, corrected
+        self.asked: list[
+            list[tuple[int, int, int]]
+        ] = []  # x, y, label of the prompts that are no lone points
+
+    def decode(
+        self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        masks = []
+        for points, labels in zip(prompts.points.tolist(), prompts.labels.tolist(), strict=True):
+            clicks = [(int(x), int(y), n) for (x, y), n in zip(points, labels, strict=True) if n in (0, 1)]
+            mask = self._corrected
+            if prompts.masks is None and len(clicks) == 1:
+                x, y, _ = clicks[0]
+                mask = next((thing for thing in self._things if thing[y, x]), np.zeros((64, 64), bool))
+            else:
+                self.asked.append(clicks)
+            masks.append(np.stack([mask] * (3 if multimask else 1)))
+        found = torch.from_numpy(np.stack(masks))
+        return found.float() * 16 - 8, torch.full(found.shape[:2], 0.9)
+
+
+def seen(prompt: Prompt, things: Sequence[Mask], corrected: Mask) -> tuple[Answer, Seeing]:
+    family = Seeing(things, corrected)
+    segmenter = Segmenter(family)
+    return obey(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt), family
+
+
+def test_a_negative_click_takes_the_object_under_it_and_not_a_speck() -> None:
+    """The segmenter gives both objects again, whatever the click says."""
+    answer, _ = seen(Prompt.of((*IN_RIGHT, 0), mask=LEFT | RIGHT), [LEFT, RIGHT], LEFT | RIGHT)
+    assert (answer.mask == LEFT).all()
+    assert ((answer.logits > 0) == LEFT).all()
+
+
+def test_what_is_mostly_outside_of_the_region_is_not_what_a_negative_click_takes() -> None:
+    background = rectangle(30, 0, 64, 64)
+    answer, _ = seen(Prompt.of((*IN_RIGHT, 0), mask=LEFT | RIGHT), [LEFT, background], LEFT | RIGHT)
+    assert iou(answer.mask, LEFT | RIGHT) > 0.98
+    assert not answer.mask[32, 48]
+
+
+def test_a_negative_click_on_the_object_itself_leaves_it() -> None:
+    answer, _ = seen(Prompt.of((*IN_LEFT, 0), mask=LEFT), [LEFT], LEFT)
+    assert iou(answer.mask, LEFT) > 0.95
+
+
+def test_a_persons_positive_click_keeps_what_a_negative_one_points_at() -> None:
+    prompt = Prompt.of((40.5, 24.5, 1), (*IN_RIGHT, 0), mask=LEFT | RIGHT)
+    answer, _ = seen(prompt, [LEFT, RIGHT], LEFT | RIGHT)
+    assert iou(answer.mask, LEFT | RIGHT) > 0.98
+    assert not unmet(answer.mask, prompt)
+
+
+def test_a_click_overrules_the_models_own_points() -> None:
+    """The model found both objects, with a point in each."""
+    found = replace(Prompt.of((16.5, 24.5, 1), (40.5, 24.5, 1), (*IN_RIGHT, 0), mask=LEFT | RIGHT), found=2)
+    answer, family = seen(found, [LEFT, RIGHT], LEFT)
+    assert (answer.mask == LEFT).all()
+    assert answer.prompt.points.tolist() == [[16.5, 24.5], list(IN_RIGHT)]
+    assert answer.prompt.found == 1
+    assert family.asked == [[(16, 24, 1), (48, 32, 0)]]
+
+
+def test_a_click_of_one_kind_alone_is_told_what_stays() -> None:
+    _, negative = seen(Prompt.of((*IN_RIGHT, 0), mask=LEFT | RIGHT), [LEFT, RIGHT], LEFT)
+    ((anchor, click),) = negative.asked
+    assert LEFT[anchor[1], anchor[0]]
+    assert (anchor[2], click) == (1, (48, 32, 0))
+    _, positive = seen(Prompt.of((*IN_RIGHT, 1), mask=LEFT), [LEFT, RIGHT], LEFT | RIGHT)
+    assert [label for *_, label in positive.asked[0]] == [1, 1]
+
+
+def test_a_positive_click_joins_a_missed_part_and_no_neighbour() -> None:
+    """The segmenter swallows a neighbour; the click alone shows the whole object."""
+    kept, missed, neighbour = rectangle(4, 20, 20, 44), rectangle(20, 20, 34, 44), rectangle(34, 20, 60, 44)
+    prompt = Prompt.of((27.5, 32.5, 1), mask=kept)
+    answer, _ = seen(prompt, [kept | missed], kept | missed | neighbour)
+    assert (answer.mask == kept | missed).all()
+
+
+def test_what_no_click_asks_for_stays_where_one_changes_a_part() -> None:
+    holed = LEFT & ~rectangle(6, 22, 10, 26)  # a person's own edit
+    answer, _ = seen(Prompt.of((*IN_RIGHT, 0), mask=holed | RIGHT), [LEFT, RIGHT], LEFT)
+    assert (answer.mask == holed).all()
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,366 @@
+"""How many clicks mend a mask that is wrong: faults drawn on purpose, clicks answered as the server does.
+
+A fault is a region in a task. A simulated person clicks the middle of what is wrong, and the request is what
+Label Studio sends. So the rules on which region a click is meant for take part, as do the region's geometry
+and evidence in JSON.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+from tqdm import tqdm
+
+from backend import labels, results
+from backend.engine import Engine
+from backend.predictor import VLSAMBackend, describe
+from backend.settings import Settings
+from model.bench.noc import Sample
+from model.builtin.measure import corrective_click
+from model.masks import inmost
+from model.merge import iou
+from model.pipeline import VLSAM
+from model.profiles import choose
+from model.segmenter import Segmenter
+from model.types import Detection, Evidence, Image, Mask, Prompt, box_of
+from model.vlm import VLM
+
+CAP = 10  # clicks on a region, then it has failed
+GOAL = 0.85  # IoU
+TOUCHED = 0.1  # the share of another object that a mask must newly cover to have touched it
+WORST = 5  # cases that are told of each kind
+LEAST = 0.25  # of the object's area: what a fault adds must be larger, or the mask is good already
+LABEL = "Object"
+_CONFIG = f"""
+<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image"><Label value="{LABEL}"/></BrushLabels>
+  <KeyPointLabels name="point" toName="image" smart="true"><Label value="{LABEL}"/></KeyPointLabels>
+</View>
+"""
+_REGION = "region of a fault"
+
+Fault = Callable[[np.random.Generator, Mask, Sequence[Mask]], Mask | None]
+
+
+def _two_objects(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
+    """The object and its nearest neighbour."""
+    return truth | others[0] if others else None
+
+
+def _missed_part(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
+    """The object on one side of a line, 55 to 75 % of it."""
+    rows, columns = np.nonzero(truth)
+    angle = rng.uniform(0, 2 * np.pi)
+    along = rows * np.sin(angle) + columns * np.cos(angle)
+    mask = np.zeros_like(truth)
+    kept = along <= np.quantile(along, rng.uniform(0.55, 0.75))
+    mask[rows[kept], columns[kept]] = True
+    return mask
+
+
+def _on_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
+    """The nearest neighbour in place of the object."""
+    return others[0] if others else None
+
+
+def _into_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
+    """The object and the half of its nearest neighbour that is nearer to it."""
+    if not others:
+        return None
+    distance = _distance(truth)
+    return truth | (others[0] & (distance <= np.median(distance[others[0]])))
+
+
+def _bite(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
+    """The object without the quarter of it that is nearest to a place on its edge."""
+    distance = _distance(_spot_on_edge(rng, truth))
+    return np.asarray(truth & (distance > np.quantile(distance[truth], 0.25)))
+
+
+def _spill(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
+    """The object and a third of its area around a place on its edge, on whatever is there."""
+    distance = _distance(_spot_on_edge(rng, truth))
+    outside = np.sort(distance[~truth])
+    return np.asarray(truth | (distance <= outside[min(len(outside), np.count_nonzero(truth) // 3) - 1]))
+
+
+def _another_object(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
+    """The nearest neighbour, with nothing wrong: a click on the object is about a new region."""
+    return others[0] if others else None
+
+
+KINDS: Mapping[str, Fault] = {
+    "two objects": _two_objects,
+    "missed part": _missed_part,
+    "on a neighbour": _on_a_neighbour,
+    "into a neighbour": _into_a_neighbour,
+    "bite": _bite,
+    "spill": _spill,
+    "another object": _another_object,
+}
+
+
+def _distance(area: Mask) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Of each pixel to the area, in pixels."""
+    return np.asarray(cv2.distanceTransform((~area).view(np.uint8), cv2.DIST_L2, 5))
+
+
+def _spot_on_edge(rng: np.random.Generator, truth: Mask) -> Mask:
+    edge = np.argwhere(truth & (cv2.erode(truth.view(np.uint8), np.ones((3, 3), np.uint8)) == 0))
+    spot = np.zeros_like(truth)
+    spot[tuple(rng.choice(edge))] = True
+    return spot
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    name: str  # where to find it again: image, object
+    kind: str
+    picture: str  # file name
+    truth: Mask
+    others: tuple[Mask, ...]  # the image's other objects, the nearest first
+    mask: Mask  # the faulty one
+    # The region is a prediction with its evidence, else a person's brush without any.
+    predicted: bool
+    # Each answer is accepted and saved before the next click, else all clicks are sent and none is saved.
+    saved: bool
+
+
+@dataclass
+class Game:
+    case: Case
+    reached: list[float] = field(default_factory=list)  # IoU after each click
+    touched: bool = False  # a click's answer covers a part of a further object
+    strayed: bool = False  # a click's answer was another region than it should be
+
+    @property
+    def clicks(self) -> int:
+        return next((number for number, value in enumerate(self.reached, 1) if value >= GOAL), CAP)
+
+    @property
+    def mended(self) -> bool:
+        return bool(self.reached) and max(self.reached) >= GOAL
+
+
+def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[str, Image, list[Case]]]:
+    """The faults of each image: each object in each kind that there can be."""
+    rng = np.random.default_rng(seed)
+    number = 0
+    for picture, sample in samples:
+        made = []
+        for index, truth in enumerate(sample.objects):
+            distance = _distance(truth)
+            others = sorted(
+                (other for i, other in enumerate(sample.objects) if i != index),
+                key=lambda other: float(distance[other].min()),
+            )
+            for kind, fault in KINDS.items():
+                mask = fault(rng, truth, others)
+                least = 0.0 if kind == "another object" else LEAST
+                if mask is None or np.count_nonzero(mask ^ truth) < least * np.count_nonzero(truth) - 1:
+                    continue
+                name = f"{picture}, object {index}"
+                number += 1
+                made.append(
+                    Case(name, kind, picture, truth, tuple(others), mask, number % 2 == 0, number % 4 < 2)
+                )
+        yield picture, sample.image, made
+
+
+class Table(AbstractContextManager["Table"]):
+    """A server's own code with one segmenter, asked as Label Studio asks it."""
+
+    def __init__(self, segmenter: Segmenter, version: str = "bench") -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        settings = replace(Settings(), deadline=3600.0, local_files_root=Path(self._folder.name))
+        vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # asked nothing
+        self._engine = Engine(settings, version=version, load=lambda: VLSAM(vlm, segmenter, version=version))
+        self._backend: VLSAMBackend | None = None
+        self._tasks = 0
+
+    def __enter__(self) -> "Table":
+        self._engine.start()
+        self._backend = VLSAMBackend(_CONFIG, engine=self._engine, project="1.1")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.stop()
+        self._folder.cleanup()
+
+    def show(self, picture: str, image: Image) -> None:
+        Pillow.fromarray(image).save(Path(self._folder.name) / picture)
+
+    def play(self, case: Case) -> Game:
+        """Clicks until the mask is good, or CAP; fewer where a click changed nothing."""
+        self._tasks += 1
+        game, mask, height, width = Game(case), case.mask, *case.truth.shape
+        regions = {_REGION: _region(case)}
+        ours = None if case.kind == "another object" else _REGION
+        clicks: list[dict[str, Any]] = []
+        while len(clicks) < CAP and not game.mended:
+            start = np.zeros_like(mask) if ours is None else mask
+            clicks.append(_click(corrective_click(start, case.truth), len(clicks), (height, width)))
+            answer = self._asked(case, list(regions.values()), clicks)
+            found = None if answer is None else results.decode(answer, (height, width))
+            if answer is None or found is None:
+                game.reached.append(iou(start, case.truth))
+                break
+            covered = mask | start
+            game.touched |= any(
+                np.count_nonzero(found & other & ~covered) > TOUCHED * np.count_nonzero(other)
+                for other in case.others
+            )
+            if ours is None and answer["id"] != _REGION:
+                ours = answer["id"]
+            if answer["id"] != ours:
+                game.strayed = True
+                game.reached.append(iou(start, case.truth))
+                break
+            same = (found == mask).all()
+            mask = found
+            game.reached.append(iou(mask, case.truth))
+            if case.saved and ours is not None:
+                regions[ours] = answer
+            if same:
+                break
+        return game
+
+    def _asked(
+        self, case: Case, regions: list[dict[str, Any]], clicks: list[dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        if self._backend is None:
+            raise RuntimeError("the table is not open")
+        held = "drafts" if case.saved else "predictions"
+        task = {
+            "id": self._tasks,
+            "data": {"image": f"/data/local-files/?d={case.picture}"},
+            "drafts": [],
+            "annotations": [],
+            "predictions": [],
+            held: [{"id": 1, "result": regions, "created_at": f"2026-01-01T00:00:{len(clicks):02}Z"}],
+        }
+        asked = json.loads(json.dumps([task, {"result": clicks[-1:] if case.saved else clicks}]))
+        (answer,) = self._backend.predict([asked[0]], asked[1])
+        found: list[dict[str, Any]] = answer["result"]
+        return found[0] if found else None
+
+
+def _region(case: Case) -> dict[str, Any]:
+    """The faulty region as a prediction with its evidence: a point in each large piece, and the box."""
+    height, width = case.mask.shape
+    count, pieces = cv2.connectedComponents(case.mask.view(np.uint8), connectivity=8)
+    points = []
+    for piece in range(1, count):
+        (row, column), _ = inmost(pieces == piece)
+        if np.count_nonzero(pieces == piece) > 0.1 * np.count_nonzero(case.mask):
+            points.append((column + 0.5, row + 0.5, 1))
+    prompt = Prompt.of(*points, box=box_of(case.mask))
+    view = (0.0, 0.0, float(width), float(height))
+    found = Detection("object", case.mask, 0.5, Evidence("What is there?", view, prompt, {}, "bench"))
+    control = labels.parse(_CONFIG).outputs[0]
+    (region,) = describe(found, control=control, labels=[LABEL], region_id=_REGION)
+    if not case.predicted:
+        del region["meta"]
+    return region
+
+
+def _click(made: tuple[float, float, int], number: int, shape: tuple[int, int]) -> dict[str, Any]:
+    x, y, label = made
+    height, width = shape
+    value = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.2, "keypointlabels": [LABEL]}
+    return {
+        "id": f"click {number}", "type": "keypointlabels", "from_name": "point", "to_name": "image",
+        "origin": "manual", "is_positive": bool(label), "value": value,
+        "original_width": width, "original_height": height, "image_rotation": 0,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kind's figures over its cases."""
+
+    kind: str
+    cases: int
+    median: float  # clicks until IoU 0.85; CAP for those that failed
+    p90: float
+    within1: float  # share of the cases that were good after 1, 2 and 5 clicks
+    within2: float
+    within5: float
+    failed: float
+    touched: float  # share of the cases in which a click touched a further object
+    strayed: float  # share in which a click was answered with another region than the one it was about
+    iou1: float  # mean IoU after one click
+    worst: tuple[str, ...]
+
+
+def row(kind: str, games: Sequence[Game]) -> Row:
+    clicks = np.array([game.clicks if game.mended else CAP + 1 for game in games])
+    worst = sorted((g for g in games if not g.mended), key=lambda g: g.reached[-1])[:WORST]
+    median, p90 = (
+        float(value) for value in np.minimum(np.quantile(clicks, [0.5, 0.9], method="higher"), CAP)
+    )
+    return Row(
+        kind,
+        len(games),
+        median,
+        p90,
+        within1=_share(clicks <= 1),
+        within2=_share(clicks <= 2),
+        within5=_share(clicks <= 5),
+        failed=_share(clicks > CAP),
+        touched=_share(game.touched for game in games),
+        strayed=_share(game.strayed for game in games),
+        iou1=round(float(np.mean([game.reached[0] for game in games])), 4),
+        worst=tuple(f"{_way(g.case)}: {g.case.name}, IoU {g.reached[-1]:.2f}" for g in worst),
+    )
+
+
+def _share(true: Iterable[bool]) -> float:
+    return round(float(np.mean(list(true))), 4)
+
+
+def _way(case: Case) -> str:
+    return f"{'predicted' if case.predicted else 'brush'}, {'saved' if case.saved else 'unsaved'}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The kinds' figures in Markdown, and the worst cases below."""
+    heads = [name for name in rows[0] if name != "worst"]
+    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
+    lines += [" | ".join(str(each[name]) for name in heads) for each in rows]
+    worst = [f"{each['kind']}: {case}" for each in rows for case in each["worst"]]
+    return "\n".join([*(f"| {line} |" for line in lines), "", "worst:", *worst])
+
+
+def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: int) -> dict[str, Any]:
+    """The figures of each kind, with a bar on stderr."""
+    games: list[Game] = []
+    named = ((f"image {number}.png", sample) for number, sample in enumerate(samples))
+    bar = tqdm(cases(named, seed), "bench noc --faults", total, unit="image", file=sys.stderr, disable=None)
+    with Table(segmenter) as table:
+        for picture, image, found in bar:
+            table.show(picture, image)
+            games += [table.play(case) for case in found]
+    by_kind = {kind: [game for game in games if game.case.kind == kind] for kind in KINDS}
+    rows = [row(kind, played) for kind, played in by_kind.items() if played]
+    faults = [game for game in games if game.case.kind != "another object"]
+    if not faults:
+        raise ValueError("the masks hold no object: every pixel is 0")
+    return {
+        "images": total,
+        "cases": len(faults),
+        "goal": GOAL,
+        "cap": CAP,
+        "within2": _share(game.mended and game.clicks <= 2 for game in faults),
+        "touched": _share(game.touched for game in faults),
+        "kinds": [asdict(each) for each in rows],
+    }

@@ -396,7 +396,7 @@ def _search(
 ) -> tuple[Target | None, tuple[Target, ...]]:
     """The first target that holds any of the clicks; else those that a click beside them may be about.
 
-    Those are ours, and `foreign` ones too; None leaves out people's rectangles, which say where an object ends.
+    Those are ours, and `foreign` ones too; None leaves out people's rectangles, for they say where one ends.
     """
     rivals: list[Target] = []
     for target in targets:

@@ -29,8 +29,9 @@ Studio's own exports hold what is drawn with it, and so does `vlsam export`.
   boxes      COCO, YOLO and Pascal VOC
 
 Of another config or a project come the labels with their aliases, predicted values and colours, and the names
-that tasks and annotations know, so that Label Studio takes the new one in its place. Only the config goes to
-standard output; what is to be said about it goes to standard error.
+that tasks and annotations know, so that Label Studio takes the new one in its place, unless there are
+annotations of another kind. Only the config goes to standard output; what is to be said about it goes to
+standard error.
 
 examples:
   vlsam config --labels "Dog,Car"                     masks
@@ -273,8 +274,9 @@ def split(text: str) -> list[LabelTag]:
 
 def _read(given: Sequence[str], kind: Kind) -> tuple[list[LabelTag], Names]:
     """The labels and names of a file or of a project. Raises ValueError."""
-    source = f"labelstudio://{given[1]}" if given[0] == "project" and len(given) == 2 else given[0]
-    if source == given[0] and len(given) > 1:
+    named = re.fullmatch(r"project\s+(.+)", " ".join(given))
+    source = f"labelstudio://{named[1].strip()}" if named else given[0]
+    if not named and len(given) > 1:
         raise ValueError(f"--from {' '.join(given)}: give one file, or project and its number")
     if source.startswith("labelstudio://"):
         from backend.prelabel import project  # Label Studio's SDK takes seconds to import

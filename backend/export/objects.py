@@ -44,8 +44,8 @@ def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
     said: Counter[tuple[int, int]] = Counter()
     for item in _entries(items):
         height, width = (_number(item.get(f"original_{side}")) for side in ("height", "width"))
-        if height >= 1 and width >= 1:
-            said[int(height), int(width)] += item.get("to_name") == config.image_name
+        if height >= 1 and width >= 1 and item.get("to_name") == config.image_name:
+            said[int(height), int(width)] += 1
     return max(said, key=lambda shape: said[shape], default=None)
 
 
@@ -136,14 +136,11 @@ def _reason(region: _Region, config: LabelConfig) -> str | None:
 def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
     """Its labels, or else what a `perRegion` control says.
 
-    Of a region with labels of its own a <Labels> list may have been used to say another, which counts where
-    it is one of these.
+    Those of its own list, as in Label Studio's own exports: a <Labels> list beside that says what was chosen
+    when the region was accepted, and stays so when people rename the region.
     """
     own = tasks.labels_of(region.geometry)
     others = [tasks.labels_of(entry) for entry in region.entries if entry.get("type") == "labels"]
-    control = config.output(tasks.control_of(region.geometry) or "")
-    if others and own and control is not None:
-        own = tuple(label for label in others[-1] if control.knows(label)) or own
     ghosts = [tasks.labels_of(entry) for entry in region.entries]
     labels = next((labels for labels in (own, *others, *ghosts) if labels), ())
     return tuple(label for label in labels if label.strip()) or tuple(_words(region, config))

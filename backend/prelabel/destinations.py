@@ -288,6 +288,7 @@ def images_of(path: Path) -> Path:
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `path` once it is full."""
+    path = path.resolve()  # a link to a folder stays
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -372,6 +373,18 @@ def _yaml(text: str) -> str:
     )
 
 
+def _encodable(value: Any) -> Any:
+    """The value with texts that UTF-8 has: JSON may hold half a surrogate pair."""
+    match value:
+        case str():
+            return folders.text(value)
+        case list():
+            return [_encodable(each) for each in value]
+        case dict():
+            return {name: _encodable(each) for name, each in value.items()}
+    return value
+
+
 class Parquet(Objects):
     """A row per image: key, image, task's data as JSON, size, error, and a list of detections."""
 
@@ -402,14 +415,11 @@ class Parquet(Objects):
             batch: list[Row] = []
             with parquet.ParquetWriter(file, schema) as writer:
                 for item, row in rows():
+                    about = {"key": item.key, "image": item.address, "data": json.dumps(item.data)}
                     kept = {name: row.get(name) for name in ("width", "height", "detections")}
-                    about = {
-                        "key": item.key,
-                        "image": folders.text(item.address),
-                        "data": json.dumps(item.data),
-                    }
                     version = row.get("model_version", self._version)
-                    batch.append({**about, **kept, "error": row.get("reason"), "model_version": version})
+                    told = {**about, **kept, "error": row.get("reason"), "model_version": version}
+                    batch.append(_encodable(told))
                     if len(batch) == 500:
                         writer.write_table(arrow.Table.from_pylist(batch, schema))
                         batch.clear()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from backend import labels
 from backend.cli import main
 from backend.recommended import KEYS, KINDS, Kind, LabelTag, checked, label_config, names_of, tags_of
+from tests.backend.fake_studio import Studio
+from tests.backend.fake_studio import studio as studio
 
 OUTPUTS = {
     "masks": ("mask", "BrushLabels"),
@@ -179,6 +181,21 @@ def test_labels_from_another_config(capsys: pytest.CaptureFixture[str], tmp_path
     assert run(capsys, "--from", str(path), "--for", "boxes")[1] == path.read_text()
 
 
+@pytest.mark.parametrize("source", [("project", "7"), ("project 7",), ("labelstudio://7",)])
+def test_the_labels_and_names_of_a_project(
+    source: tuple[str, ...], studio: Studio, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studio.project["label_config"] = """<View><Image name="photo" value="$picture"/>
+    <BrushLabels name="kind" toName="photo"><Label value="Dog" alias="dog" background="red"/>
+    </BrushLabels></View>"""
+    status, out, err = run(capsys, "--from", *source, "--labels", "Bus")
+    assert (status, err) == (0, "")
+    assert tags_of(out)[0] == LabelTag("Dog", "dog", "", "red")
+    assert [tag.get("value") for tag in shown(out)] == ["Dog", "Bus"]
+    config = labels.parse(out)
+    assert (config.image_key, config.image_name, config.outputs[0].name) == ("picture", "photo", "kind")
+
+
 def test_more_labels_than_keys_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "--labels", ",".join(f"label {number}" for number in range(60)))
     assert status == 0
@@ -203,6 +220,7 @@ def test_more_labels_than_keys_are_told(capsys: pytest.CaptureFixture[str]) -> N
         (("--from", "."), "--from . cannot be read"),
         (("--from", "labelstudio://seven"), "labelstudio://7"),
         (("--from", "project", "seven"), "labelstudio://7"),
+        (("--from", "project", "7", "8"), "labelstudio://7"),
         (("--from", "one.txt", "two.txt"), "give one file, or project and its number"),
     ],
 )

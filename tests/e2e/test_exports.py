@@ -1,5 +1,6 @@
 """What Label Studio's own exports make of regions of the configs that the README recommends."""
 
+import csv
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
+from pycocotools.coco import COCO
 
 from backend import labels, results, shapes
 from backend.cli import main
@@ -306,6 +308,51 @@ def test_masks_as_pictures(exported: Exported, name: str) -> None:
             assert ((picture == 255) == mask).all()
 
 
+@pytest.mark.parametrize("name", TEXTS[1:])
+def test_short_forms_hold_labels_and_shapes(exported: Exported, name: str) -> None:
+    control = labels.parse(exported.studio.project(exported.id)["label_config"]).outputs[0]
+    text = exported.studio.export(exported.id, name).decode()
+    if name == "JSON_MIN":
+        tasks = json.loads(text)
+    else:
+        csv.field_size_limit(10**7)
+        tasks = list(csv.DictReader(io.StringIO(text), delimiter="," if name == "CSV" else "\t"))
+    assert len(tasks) == 2
+    shape = {"masks": "rle", "polygons": "points", "boxes": "width"}[exported.kind]
+    key = "labels" if control.labels_name else control.type
+    for task in tasks:
+        held = {
+            column: json.loads(each) if isinstance(each, str) and each.startswith("[") else each
+            for column, each in task.items()
+        }
+        assert len([each for each in held[control.name] if each.get(shape)]) == 2
+        named = [each for each in held[control.labels_name or control.name] if each.get(shape)]
+        assert [label for each in named for label in each[key]] == [*exported.masks]
+
+
+def test_vlsam_export_holds_all(
+    exported: Exported, servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of each task the two regions, whatever else the editor has saved."""
+    assert "| `vlsam export` | all | all | all |" in README
+    monkeypatch.setenv("LABEL_STUDIO_URL", servers.studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", OWNER.token)
+    to = str(tmp_path / "out.coco.json")
+    assert main(["export", "--project", str(exported.id), "--to", to]) == 0
+    read = COCO(to)
+    names = {category["id"]: category["name"] for category in read.loadCats(read.getCatIds())}
+    assert len(read.getImgIds()) == 2
+    for image in read.getImgIds():
+        found = read.loadAnns(read.getAnnIds(imgIds=[image]))
+        assert [names[each["category_id"]] for each in found] == list(exported.masks)
+        for each, mask in zip(found, exported.masks.values(), strict=True):
+            if exported.kind == "boxes":
+                assert corners(*each["bbox"]) == pytest.approx(box_of(mask), abs=1e-3)
+            else:
+                share = iou(read.annToMask(each).astype(bool), mask)
+                assert share == 1 if exported.kind == "masks" else share > 0.96
+
+
 # ---- What the recommended configs avoid; the README says so.
 
 
@@ -341,6 +388,30 @@ def test_tools_apart_from_their_labels_are_not_exported(
     files = submitted(studio, make_project, image, config).files(name)
     (held,) = (json.loads(held) for file, held in files.items() if file.endswith(".json"))
     assert held["annotations"] == []
+
+
+def test_a_brush_apart_from_its_labels_is_exported_as_pictures(
+    studio: Studio, make_project: MakeProject, image: list[Path]
+) -> None:
+    config = """<View><Image name="image" value="$image"/>
+    <Labels name="label" toName="image"><Label value="Dog"/></Labels>
+    <Brush name="drawn" toName="image" smart="false"/></View>"""
+    project = submitted(studio, make_project, image, config).id
+    # A single file comes as it is.
+    png, numpy = (io.BytesIO(studio.export(project, f"BRUSH_TO_{kind}")) for kind in ("PNG", "NUMPY"))
+    for picture in (np.asarray(Image.open(png)), np.load(numpy)):
+        assert ((picture == 255) == ONE_PIECE).all()
+
+
+def test_a_text_of_another_value_leaves_texts_alone(studio: Studio) -> None:
+    config = label_config(["Dog"], "masks").replace(
+        '<Text name="said" value="$image"/>', '<Text name="said" value="Hello"/>'
+    )
+    project = studio.create_project("Hello", config)
+    formats = studio._json("GET", f"/api/projects/{project}/export/formats")
+    offered = {each["name"] for each in formats if not each.get("disabled")}
+    assert offered >= {*TEXTS}
+    assert not offered & {*HOLDS}
 
 
 def test_what_pascal_voc_does_not_bear(studio: Studio, make_project: MakeProject, image: list[Path]) -> None:

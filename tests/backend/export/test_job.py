@@ -371,6 +371,58 @@ def test_a_project_without_annotations_says_so(
     assert yaml.safe_load(Path("out.yolo/data.yaml").read_text())["names"] == {0: "feline", 1: "Dog"}
 
 
+@pytest.mark.parametrize("to", ["out.coco.json", "out.yolo", "masks/", "out.parquet", "out.json"])
+def test_any_name_of_a_label_can_be_written(
+    to: str, studio: Studio, export: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        "../../x",
+        "a\nb",
+        "a,b",
+        "yes",
+        "- x: {y}",
+        "#",
+        '"',
+        "\x00",
+        "\ud800",
+        "é",
+        "e\u0301",
+        "dog",
+        "🐕",
+    ]
+    (own,) = region(CAT, "brush", "feline")
+    items = [
+        {**own, "id": f"region-{number}", "value": {**own["value"], "brushlabels": [name]}}
+        for number, name in enumerate(names)
+    ]
+    studio.annotations = {1: [annotation(items)]}
+    assert export("--to", to) == 0
+    assert f"labelled with {len(names)} regions" in capsys.readouterr().err
+    if to == "out.coco.json":
+        assert {each["name"] for each in read_json(to)["categories"]} == {"feline", "Dog", *names}
+    if to == "out.yolo":
+        known = yaml.safe_load(Path("out.yolo/data.yaml").read_text("utf-8"))["names"].values()
+        assert {*names} <= {*known}
+    if to == "masks/":
+        lines = Path("masks/classes.txt").read_text("utf-8").split("\n")
+        assert len(lines) == 1 + 2 + len(names) + 1
+        assert not Path("x").exists()
+    if to == "out.parquet":
+        first, *_ = parquet.read_table(to).to_pylist()
+        assert [each["label"] for each in first["detections"]] == [
+            name.replace("\ud800", "\\xed\\xa0\\x80") for name in names
+        ]
+
+
+def test_a_link_to_a_folder_stays_a_link(studio: Studio, export: Run) -> None:
+    Path("disk").mkdir()
+    Path("masks").symlink_to("disk")
+    for _ in range(2):
+        assert export("--to", "masks/") == 0
+        assert Path("masks").is_symlink()
+        assert Path("disk", "1234-1.png").is_file()
+
+
 def test_names_of_images_lead_nowhere_else(studio: Studio, export: Run) -> None:
     studio.data = {
         1: {"image": "/data/local-files/?d=../../etc/a.png"},

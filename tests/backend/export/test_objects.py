@@ -100,11 +100,19 @@ def test_entries_that_accepting_adds_to_a_region_are_no_objects() -> None:
         assert same(found.mask, DOG)
 
 
-def test_a_label_of_a_shared_list_that_the_regions_own_list_has_counts() -> None:
-    (own,) = region(DOG, "brush", "Dog")
-    said = {**own, "type": "labels", "from_name": "label", "value": {"labels": ["feline"]}}
-    assert [each.label for each in read([own, said])[0]] == ["feline"]
-    said["value"] = {"labels": ["left side"]}
+def test_a_renamed_polygon_has_its_new_name() -> None:
+    """Accepting added the label of the list above the picture; people rename with the list of the ring."""
+    xml = recommended.label_config(["Cat", "Dog"], "polygons")
+    (own,) = region(DOG, "outline", "Cat", config=xml)
+    said = {**own, "type": "labels", "from_name": "label", "value": {**own["value"], "labels": ["Dog"]}}
+    for items in ([own, said], [said, own]):
+        assert [each.label for each in read(items, xml)[0]] == ["Cat"]
+        assert objects.names(items, labels.parse(xml)) == ["Cat"]
+
+
+def test_a_region_that_only_a_shared_list_names_has_that_name() -> None:
+    (own,) = region(DOG, "brush", config=CONFIG)
+    said = {**own, "type": "labels", "from_name": "label", "value": {"labels": ["Dog"]}}
     assert [each.label for each in read([own, said])[0]] == ["Dog"]
 
 
@@ -188,8 +196,11 @@ def test_the_size_is_what_most_results_say() -> None:
     odd: list[Any] = [{"original_width": True, "original_height": 5}, {"original_width": 5}, "text", None]
     odd += [{"original_width": float("nan"), "original_height": 5}]
     odd += [{"original_width": 10**400, "original_height": 10**400}]
+    odd = [{**each, "to_name": "image"} if isinstance(each, dict) else each for each in odd]
     assert objects.size(odd, config) is None
-    assert objects.size([*odd, {"original_width": 6.0, "original_height": 5}], config) == (5, 6)
+    told = {"original_width": 6.0, "original_height": 5, "to_name": "image"}
+    assert objects.size([*odd, told], config) == (5, 6)
+    assert objects.size([{**told, "to_name": "other"}], config) is None
     assert objects.size([], config) is None
 
 

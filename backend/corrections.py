@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend import duplicates, evidence, results, shapes, tasks
+from backend import duplicates, evidence, phrases, results, shapes, tasks
 from backend.labels import Control, LabelConfig
 from backend.logs import printable
 from backend.memory import Answer, Draft, Patch, Spot
@@ -290,10 +290,10 @@ def remembered(asked: Correction, region: Mapping[str, Any], detection: Detectio
 
 def done(asked: Correction, region: Mapping[str, Any], mask: Mask) -> str:
     """What a settled correction did, one line for the log. Its answer is `region`, which has this mask."""
-    label = printable(" and ".join(asked.labels))[:80] or "no label"
+    click = _click_with(asked.labels)
     new, target = region["id"], asked.target
     if target is None:
-        return f"click with {label}: new region {new}"
+        return f"{click}: new region {new}"
     if target.control.shape in ("rectangle", "ellipse"):  # as it is drawn
         drawn = results.decode(region, target.drawn.shape)
         mask = mask if drawn is None else drawn
@@ -301,7 +301,19 @@ def done(asked: Correction, region: Mapping[str, Any], mask: Mask) -> str:
     old = ascii(target.region_id)[1:-1]
     did = f"joined {more} pixels to" if more > 0 else f"took {-more} pixels from" if more else "corrected"
     instead = f", now region {new}" if new != target.region_id else ""
-    return f"click with {label}: {did} region {old}{instead}"
+    return f"{click}: {did} region {old}{instead}"
+
+
+def asked_by(context: Mapping[str, Any], config: LabelConfig) -> str:
+    """What a context asks with, for the log: its newest click, or a text."""
+    if not is_click(context, config) and phrases.typed(context, config) is not None:
+        return "text"
+    *_, newest = ((), *(gesture.labels for gesture in _gestures(context.get("result"), config)))
+    return _click_with(newest)
+
+
+def _click_with(labels: Sequence[str]) -> str:
+    return f"click with {printable(' and '.join(labels))[:80] or 'no label'}"
 
 
 def is_click(context: Mapping[str, Any], config: LabelConfig) -> bool:

@@ -278,6 +278,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         except Unavailable as error:
             if config.status_of is None:
                 raise
+            self._count(type(error).__name__)
+            asked_by = corrections.asked_by(context, config)
+            log.warning("Task %s: no answer to the %s: %s", _name(task), asked_by, error)
             answer = self._prediction([], str(error))
         if config.status_of is not None:
             told = results.status(answer.get("reason", ""), config.status_of)
@@ -287,7 +290,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _answer(
         self, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
     ) -> Prediction:
-        started = self._clock()
+        started, level = self._clock(), logging.WARNING
 
         def taken() -> int:
             return round(1000 * (self._clock() - started))
@@ -311,8 +314,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             self._count("Superseded")
             # The editor shows the answer to its newest request only.
             reason = "A newer click came before its turn."
-            log.info("Task %s: no answer to the click: %s (%d ms)", _name(task), reason, taken())
-            return self._prediction([], reason)
+            level = logging.INFO
         except (Unanswerable, TooMuch, TaskError, ImageError, VLSAMError) as error:
             self._count(type(error).__name__)
             reason = str(error)
@@ -320,9 +322,11 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             raise
         except Exception:
             self._count(UNEXPECTED)
-            log.exception("Task %s: no answer to the click (%d ms).", _name(task), taken())
+            asked_by = corrections.asked_by(context, config)
+            log.exception("Task %s: no answer to the %s (%d ms).", _name(task), asked_by, taken())
             return self._prediction([], "The server failed; its log says why.")
-        log.warning("Task %s: no answer to the click: %s (%d ms)", _name(task), reason, taken())
+        asked_by = corrections.asked_by(context, config)
+        log.log(level, "Task %s: no answer to the %s: %s (%d ms)", _name(task), asked_by, reason, taken())
         return self._prediction([], reason)
 
     def _correct(

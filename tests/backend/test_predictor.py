@@ -918,11 +918,24 @@ def test_each_click_is_one_line_in_the_log(
         r"Task 9: click with Dog: new region [0-9a-f]{32}, \d+ ms",
         rf"Task 9: click with Cat: joined \d+ pixels to region {cat}, \d+ ms",
         rf"Task 9: click with Cat: took \d+ pixels from region {cat}, \d+ ms",
-        r"Task 9: no answer to the click: There are negative clicks only.*\. \(\d+ ms\)",
+        r"Task 9: no answer to the click with Cat: There are negative clicks only.*\. \(\d+ ms\)",
     ]
     assert len(lines) == len(patterns)
     for line, pattern in zip(lines, patterns, strict=True):
         assert re.fullmatch(pattern, line), line
+
+
+def test_a_click_that_is_turned_away_is_a_line_in_the_log_too(
+    make_engine: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load() -> Any:
+        raise ModelLoadError("The weights are corrupt.")
+
+    engine = make_engine(load=load)
+    backend(engine, STATUS).predict([task(9)], context=click(20, 30))
+    lines = [line for record in caplog.records if "Task" in (line := record.getMessage())]
+    assert lines == ["Task 9: no answer to the click with Cat: The weights are corrupt."]
+    assert 'vlsam_errors_total{kind="Unavailable"} 1.0' in engine.metrics.text().decode()
 
 
 def test_what_a_click_did_to_a_rectangle_is_told_of_its_box(
@@ -1017,7 +1030,7 @@ def test_a_click_that_a_newer_one_makes_pointless_is_an_empty_answer(
     if answers == ["newest"]:
         assert found["first"]["result"] == []
         assert "newer click" in found["first"]["reason"]
-        assert "Task 7: no answer to the click: A newer click" in caplog.text
+        assert "Task 7: no answer to the click with Cat: A newer click" in caplog.text
 
 
 def test_what_a_click_is_about_tells_projects_apart(make_engine: Make) -> None:

@@ -26,6 +26,7 @@ from backend.events import TRIAL
 from backend.fetch import Denied, ImageError, Refused, Server, token_kind
 from backend.images import Images
 from backend.labels import ConfigError, TaskError
+from backend.logs import redacted
 from backend.settings import Settings
 from model import web
 from model.download import at_hand
@@ -209,6 +210,8 @@ def diagnose(
     if connected and not empty:
         yield from _trials(api, project, connected, tasks)
     elif known:
+        why = "the project has none" if connected else "no backend would answer"
+        yield Finding("trial", SKIPPED, f"No task can be tried: {why}.")
         yield Finding("log", OK, f"The server's log: {UNKNOWN_PLACE}.")
 
 
@@ -233,6 +236,11 @@ def _token(api: Api) -> str:
             "LABEL_STUDIO_API_KEY is a personal access token without its signature, which is the part after "
             "its second dot.",
             "copy the whole token, or create another one in Account & Settings",
+        )
+    if token_kind(token) == "unfit":
+        raise Trouble(
+            "LABEL_STUDIO_API_KEY has quotes, spaces or other characters that stand in no token.",
+            "set it to the token alone, without quotes, and without `Token` or `Bearer` before it",
         )
     if token_kind(token) == "access":
         raise Trouble("LABEL_STUDIO_API_KEY is an access token, which ends after 5 minutes.", _NEW_KEY)
@@ -568,7 +576,11 @@ def _trials(api: Api, project: int, connected: Mapping[str, Any], number: int) -
     unlabelled: Counter[str] = Counter()
     try:
         for task in _some_tasks(api, project, number):
-            answer = _tried(api, connected, task)
+            try:
+                answer = _tried(api, connected, task)
+            except Trouble as trouble:
+                yield Finding("trial", FAILED, str(trouble), trouble.cure)
+                continue
             if answer is None:  # a server that has no such event, or somebody else's
                 yield _trial(api, connected)
                 break
@@ -791,14 +803,18 @@ def _run(args: argparse.Namespace) -> int:
     backend_url = args.backend_url.rstrip("/") if args.backend_url else None
     if args.tasks < 1:
         raise ValueError("--tasks must be 1 or more")
+    if not args.fix and (args.yes or args.labels):
+        raise ValueError("--yes and --labels say what --fix shall do: give --fix, too")
+    tags = list(recommended.checked(recommended.split(args.labels)))
     api, told = Api(server, images), list[Finding]()
 
     def tell(findings: Iterable[Finding]) -> list[Finding]:
         seen = []
         for finding in findings:
-            seen.append(finding)
+            message, cure = (redacted(text, settings.secrets) for text in (finding.message, finding.cure))
+            seen.append(replace(finding, message=message, cure=cure))
             if not args.json:
-                print(finding, flush=True)
+                print(seen[-1], flush=True)
         told.extend(seen)
         return seen
 
@@ -809,9 +825,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.fix:
         from backend import repairs  # which needs what is here
 
-        tags = list(recommended.checked(recommended.split(args.labels)))
         default = backend_url or f"http://localhost:{settings.port}"
-        offered = repairs.changes(api, args.project, default, tags, args.kind)
+        login = repairs.login(settings)
+        offered = repairs.changes(api, args.project, default, tags, args.kind, login)
         if any(f.status == OK for f in tell(repairs.made(offered, repairs.consent(yes=args.yes)))):
             findings = look()
     if args.json:

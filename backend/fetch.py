@@ -346,6 +346,8 @@ class Fetcher:
             return f"Token {token}"
         if kind == "cut":
             raise Denied("The token for Label Studio lacks its signature, the part after its second dot.")
+        if kind == "unfit":
+            raise Denied("The token for Label Studio has quotes, spaces or the like.")
         if kind != "refresh":
             return f"Bearer {token}"
         with self._lock:
@@ -669,15 +671,19 @@ def _left(deadline: float) -> float:
 def token_kind(token: str) -> str | None:
     """ "refresh" or "access" for a JSON web token of Label Studio, None for a legacy token.
 
-    "cut" for a web token without its signature, which is its last part.
+    "cut" for a web token without its signature, which is its last part. "unfit" for what has quotes, spaces
+    or other characters that stand in no token.
     """
+    if re.search(r"[^!-~]|[\"']", token):
+        return "unfit"
     parts = token.split(".")
     if not all(re.fullmatch(r"[\w-]*", part) for part in parts):
         return None
     known = [_claims(part) for part in parts[:2]]
     if len(parts) == 3 and parts[2] and known[1] is not None:
         return str(known[1].get("token_type", "access"))
-    return "cut" if any(claims is not None for claims in known) else None
+    begins = token.startswith("eyJ")  # as every JSON object does whose first key has a quote before it
+    return "cut" if begins or any(claims is not None for claims in known) else None
 
 
 def _claims(part: str) -> dict[str, Any] | None:

@@ -1,14 +1,17 @@
 """What `vlsam doctor --fix` can set in Label Studio, each thing only after somebody agreed to it."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from backend import labels
 from backend.doctor import FAILED, NOTE, OK, Api, Finding, Trouble, backends_of, project_of, versions_of
-from backend.logs import printable
-from backend.recommended import Kind, LabelTag, label_config
+from backend.logs import printable, redacted
+from backend.recommended import Kind, LabelTag, Names, label_config
+from backend.settings import Settings
 
 CHECK = "fix"
 TITLE = "VL-SAM"  # of a backend that is connected
@@ -34,7 +37,7 @@ def consent(*, yes: bool) -> Consent:
             return True
         if not sys.stdin.isatty():
             return None
-        print(f"{printable(change.question)} [y/N] ", end="", file=sys.stderr, flush=True)
+        print(f"{printable(redacted(change.question))} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     return ask
@@ -68,14 +71,20 @@ def made(changes: Iterable[Change | Finding], agreed: Consent) -> Iterator[Findi
 
 
 def changes(
-    api: Api, project: int, backend_url: str, tags: Sequence[LabelTag], kind: Kind
+    api: Api,
+    project: int,
+    backend_url: str,
+    tags: Sequence[LabelTag],
+    kind: Kind,
+    login: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Change | Finding]:
     """What a project lacks and its API can set, each found when the one before is done. Raises Trouble.
 
-    `tags` are for a project without a labeling config, whose regions are of a `kind`.
+    `tags` are for a project without a labeling config, whose regions are of a `kind`, and `login` is what the
+    backend asks for.
     """
     yield from _config(api, project, tags, kind)
-    yield from _backend(api, project, backend_url)
+    yield from _backend(api, project, backend_url, login)
     yield from _shown(api, project)
 
 
@@ -94,7 +103,7 @@ def _config(api: Api, project: int, tags: Sequence[LabelTag], kind: Kind) -> Ite
         )
         return
     names = ", ".join(tag.name for tag in tags[:5]) + (" ..." if len(tags) > 5 else "")
-    xml = label_config(tags, kind)
+    xml = label_config(tags, kind, Names(field=_image_field(api, project)))
     yield Change(
         f"Give project {project}, which has no labeling config, the recommended one for {kind} of {names}?",
         f"Project {project} has the recommended labeling config for {kind} now.",
@@ -102,10 +111,44 @@ def _config(api: Api, project: int, tags: Sequence[LabelTag], kind: Kind) -> Ite
     )
 
 
-def _backend(api: Api, project: int, url: str) -> Iterator[Change]:
+def login(settings: Settings) -> Mapping[str, Any]:
+    """What Label Studio is told for a server that asks for BASIC_AUTH_USER and BASIC_AUTH_PASS."""
+    if settings.basic_auth_user is None:
+        return {}
+    return {
+        "auth_method": "BASIC_AUTH",
+        "basic_auth_user": settings.basic_auth_user,
+        "basic_auth_pass": settings.basic_auth_pass,
+    }
+
+
+# Values of a task's data that an <Image> may show.
+_ADDRESS = re.compile(r"(?i)[\w.+-]+://|data:image/|/data/|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?)$")
+
+
+def _image_field(api: Api, project: int) -> str:
+    """The field of a project's tasks where the image is, "image" unless the first task says otherwise.
+
+    Raises Trouble.
+    """
+    found = api.get(f"/api/tasks?project={project}&page_size=1&fields=all")
+    try:
+        data = found["tasks"][0]["data"].items()
+    except (LookupError, TypeError, AttributeError):
+        return Names().field
+    fields = [
+        name for name, value in data
+        if labels.FIELD.fullmatch(f"${name}") and isinstance(value, str) and _ADDRESS.match(value)
+    ]  # fmt: skip
+    # What was uploaded before there was a config takes any name.
+    known = Names().field in fields or not fields or "$undefined$" in dict(data)
+    return Names().field if known else fields[0]
+
+
+def _backend(api: Api, project: int, url: str, login: Mapping[str, Any]) -> Iterator[Change]:
     backends = backends_of(api, project)
     if not backends:
-        body = {"project": project, "url": url, "title": TITLE, "is_interactive": True}
+        body = {"project": project, "url": url, "title": TITLE, "is_interactive": True, **login}
         yield Change(
             f"Connect {url} to project {project}, with Interactive preannotations on?",
             f"Project {project} is connected to {url}.",
@@ -114,7 +157,7 @@ def _backend(api: Api, project: int, url: str) -> Iterator[Change]:
     elif not backends[0].get("is_interactive"):
         first = backends[0]
         # 1.23.2 answers 500 where one of them is missing.
-        same = {"url": first.get("url"), "project": project}
+        same = {"url": first.get("url"), "project": project, **(login if first.get("url") == url else {})}
         yield Change(
             f"Turn on Interactive preannotations of {first.get('url')}, for it to be sent clicks?",
             f"Interactive preannotations of {first.get('url')} are on.",
@@ -125,6 +168,8 @@ def _backend(api: Api, project: int, url: str) -> Iterator[Change]:
 def _shown(api: Api, project: int) -> Iterator[Change]:
     """Where predictions of no version that exists are shown, one of a version that does."""
     found = project_of(api, project)
+    if found.get("show_collab_predictions") is False:  # somebody wants none shown
+        return
     counts, titles = versions_of(api, project)
     before = found.get("model_version")
     ours = next((backend.get("model_version") for backend in backends_of(api, project)), None)

@@ -61,6 +61,8 @@ def connected(settings: Settings) -> Iterator[LabelStudio]:
         raise ProjectError("a project of Label Studio needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     if token_kind(key) == "cut":
         raise ProjectError("LABEL_STUDIO_API_KEY lacks its signature, the part after its second dot")
+    if token_kind(key) == "unfit":
+        raise ProjectError("LABEL_STUDIO_API_KEY has quotes, spaces or the like: give the token alone")
     # Imports of large masks take their time.
     with web.client(httpx, timeout=120) as http:
         # Without the slash the SDK exchanges a personal access token beside a path of the address.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +17,9 @@ from backend.app import create_app
 from backend.cli import main
 from backend.doctor import FAILED, NOTE, OK, SKIPPED, Api, Finding, Watch, access, diagnose
 from backend.engine import Engine
-from backend.fetch import Server
+from backend.fetch import Denied, Server
 from backend.images import Images
-from backend.recommended import KINDS, Kind, label_config
+from backend.recommended import KINDS, Kind, Names, label_config
 from backend.settings import Settings
 from tests.backend.conftest import CONFIG, data_url, free_port
 from tests.model.endpoint import listing
@@ -106,7 +107,7 @@ def studio() -> Iterator[Studio]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = answer
+        do_GET = do_POST = do_PATCH = answer
 
         def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -386,8 +387,7 @@ def test_notes_on_the_config(studio: Studio, controls: str, said: str) -> None:
 def test_a_project_without_tasks(studio: Studio) -> None:
     studio.answers["GET /api/tasks"] = (200, {"tasks": []})
     found = {finding.check: finding.status for finding in studio.findings()}
-    assert found["image"] == SKIPPED
-    assert "trial" not in found
+    assert found["image"] == found["trial"] == SKIPPED
 
 
 @pytest.mark.parametrize(
@@ -430,6 +430,19 @@ def test_some_tasks_are_tried_all_over_the_project(studio: Studio, total: int, t
     assert [f.message.partition(" got")[0] for f in findings if f.check == "trial"] == [
         f"Task {10 * place}" for place in tried
     ]
+
+
+def test_a_task_that_fails_takes_no_other_along(studio: Studio) -> None:
+    many_tasks(studio, 3)
+    answers = iter(
+        [{"data": TRIED}, {"errors": ["Read timed out"]}, {"data": {**TRIED, "reason": "Too big."}}]
+    )
+    studio.makers[TRY] = lambda: (200, next(answers))
+    trials = [finding for finding in studio.findings() if finding.check == "trial"]
+    assert [(finding.status, finding.message.partition(" got")[0]) for finding in trials] == [
+        (OK, "Task 10"), (FAILED, "Label Studio"), (FAILED, "Task 30: Too big."),
+    ]  # fmt: skip
+    assert "task 20: ['Read timed out']" in trials[1].message
 
 
 def test_f37_terms_without_a_label_are_named_with_the_line_to_add(studio: Studio) -> None:
@@ -540,6 +553,7 @@ def test_nothing_is_wrong_with_a_recommended_config(studio: Studio, kind: Kind) 
         REFRESH.removesuffix(".s"),
         "eyJhbGciOiJIUzI1NiJ9",
         "eyJhbGciOiJIUzI1NiJ9.eyJ0b2",
+        "eyJhbGciO",
     ],
 )
 def test_f38_a_token_without_its_last_part_is_no_legacy_token(studio: Studio, token: str) -> None:
@@ -550,6 +564,20 @@ def test_f38_a_token_without_its_last_part_is_no_legacy_token(studio: Studio, to
         "second dot.",
     )
     assert studio.asked == ["GET /api/version/"]  # nobody is asked with half a token
+
+
+@pytest.mark.parametrize(
+    "token",
+    [f'"{REFRESH}"', f"'{LEGACY}'", f"Bearer {REFRESH}", f"{REFRESH}\n.", f"{REFRESH}\u200b", "eyJh…"],
+)
+def test_f38_what_stands_around_a_token_is_told(studio: Studio, token: str) -> None:
+    found = studio.find("token", key=token)
+    assert (found.status, found.message) == (
+        FAILED, "LABEL_STUDIO_API_KEY has quotes, spaces or other characters that stand in no token.",
+    )  # fmt: skip
+    assert studio.asked == ["GET /api/version/"]
+    with pytest.raises(Denied, match="has quotes, spaces or the like"):
+        Images(allowed(studio.url)).fetcher.ask("GET", "/", Server(studio.url, token), deadline=math.inf)
 
 
 def test_f39_a_backend_that_died_is_named_with_what_becomes_of_it(studio: Studio) -> None:
@@ -649,6 +677,106 @@ def test_the_command(
     found = json.loads(capsys.readouterr().out)
     assert [item["check"] for item in found if item["status"] == "failed"] == ["backend", "server"]
     assert LEGACY not in json.dumps(found)
+
+
+def test_secrets_are_not_printed(
+    studio: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    change_backend(studio, state="ER", error_message=f"at http://ann:hunter2@other/ with {LEGACY}")
+    for more in ((), ("--json",)):
+        main(["doctor", "--label-studio-url", studio.url, "--project", "3", *more])
+        said = "".join(capsys.readouterr())
+        assert "at http://ann:[hidden]@other/ with [hidden]" in said
+        assert "hunter2" not in said
+
+
+# What --fix sends
+
+
+@pytest.fixture
+def fix(
+    studio: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, list[Any]]]:
+    """Runs --fix --yes; what it sent, by call."""
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    monkeypatch.setenv("VLSAM_ALLOWED_HOSTS", "127.0.0.1")
+
+    def run(*more: str) -> dict[str, list[Any]]:
+        studio.asked.clear()
+        studio.sent.clear()
+        main(
+            ["doctor", "--label-studio-url", studio.url, "--project", "3", "--fix", "--yes", "--json", *more]
+        )
+        assert isinstance(json.loads(capsys.readouterr().out), list)
+        sent: dict[str, list[Any]] = {}
+        for call, body in zip(studio.asked, studio.sent, strict=True):
+            if call.partition(" ")[0] == "PATCH" or "title" in (body or {}):
+                sent.setdefault(call, []).append(body)
+        return sent
+
+    return run
+
+
+Fix = Callable[..., dict[str, list[Any]]]
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"image": "/data/upload/3/x.png"}, "image"),
+        ({"id": "7", "note": "by the door", "photo": "https://pets.example/7?w=1"}, "photo"),
+        ({"scan": "s3://pets/7.tif", "image": "s3://pets/7.png"}, "image"),
+        ({"my photo": "/data/upload/3/x.png"}, "image"),  # which no config can name
+        ({"$undefined$": "/data/upload/3/x.png", "url": "https://pets.example"}, "image"),
+        (None, "image"),
+    ],
+)
+def test_the_recommended_config_shows_the_field_that_the_tasks_have(
+    studio: Studio, fix: Fix, data: dict[str, str] | None, field: str
+) -> None:
+    studio.answers["GET /api/projects/3"] = (200, {**PETS, "label_config": "<View></View>"})
+    studio.answers["GET /api/tasks"] = (200, {"tasks": [{"id": 5, "data": data}] if data else []})
+    studio.answers["PATCH /api/projects/3"] = (200, {})
+    sent = fix("--labels", "Cat,Dog", "--for", "boxes")
+    assert sent == {
+        "PATCH /api/projects/3": [{"label_config": label_config(["Cat", "Dog"], "boxes", Names(field=field))}]
+    }
+
+
+def test_what_people_chose_stays(studio: Studio, fix: Fix) -> None:
+    """A config of theirs, whatever it lacks; a version that is shown; that no prediction is."""
+    studio.answers["GET /api/projects/3"] = (200, {**PETS, "label_config": "<View><Image/></View>"})
+    assert fix("--labels", "Cat") == {}
+    hidden = {**PETS, "model_version": "", "show_collab_predictions": False}
+    studio.answers["GET /api/projects/3"] = (200, hidden)
+    assert fix() == {}
+    studio.answers["GET /api/projects/3"] = (200, {**hidden, "show_collab_predictions": True})
+    studio.answers["PATCH /api/projects/3"] = (200, {})
+    assert fix() == {"PATCH /api/projects/3": [{"model_version": "v1"}]}
+
+
+def test_a_backend_that_asks_for_a_password_is_connected_with_it(
+    studio: Studio, fix: Fix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BASIC_AUTH_USER", "ann")
+    monkeypatch.setenv("BASIC_AUTH_PASS", "hunter2")
+    login = {"auth_method": "BASIC_AUTH", "basic_auth_user": "ann", "basic_auth_pass": "hunter2"}
+    change_backend(studio, is_interactive=False)
+    ours = {"url": studio.url, "project": 3, "is_interactive": True}
+    assert fix("--backend-url", studio.url) == {"PATCH /api/ml/7": [{**ours, **login}]}
+    assert fix("--backend-url", "http://127.0.0.1:9") == {"PATCH /api/ml/7": [ours]}  # somebody else's
+    studio.answers["GET /api/ml"] = (200, [])
+    assert fix("--backend-url", studio.url) == {"POST /api/ml": [{**ours, "title": "VL-SAM", **login}]}
+
+
+@pytest.mark.parametrize("more", [["--yes"], ["--labels", "Cat"], ["--fix", "--labels", "a\x00b"]])
+def test_what_cannot_be_is_said_before_anything_is_asked(
+    studio: Studio, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    assert main(["doctor", "--label-studio-url", studio.url, "--project", "3", *more]) == 2
+    assert "--fix" in (said := capsys.readouterr().err) or "characters" in said
+    assert studio.asked == []
 
 
 def test_the_command_needs_an_address(capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,9 +214,14 @@ def _merged(mask: Mask, before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -
 
 
 def _taken(mask: Mask, rest: Mask, wishes: Sequence[_Wish]) -> Mask:
-    """The mask without what a negative click points at, where the segmenter took next to nothing of it."""
+    """The mask without what a negative click points at, where the segmenter took next to nothing of it.
+
+    Not without the larger half: beside its edge a click's own mask may well be the object itself.
+    """
     for wish in wishes:
         if wish.adds or not wish.inside or (wish.piece & rest).any():
+            continue
+        if 2 * np.count_nonzero(wish.piece & mask) > np.count_nonzero(mask):
             continue
         if np.count_nonzero(wish.piece & ~mask) < SPECK_OF * np.count_nonzero(wish.piece):
             mask = mask & ~wish.piece

@@ -260,6 +260,15 @@ def test_a_negative_click_on_the_object_itself_leaves_it() -> None:
     assert iou(answer.mask, LEFT) > 0.95
 
 
+def test_a_negative_click_on_a_spill_does_not_take_the_object() -> None:
+    """Alone, the click shows the object and the spill; a little of the mask would be left elsewhere."""
+    crumb, spill = rectangle(40, 20, 48, 44), rectangle(28, 20, 32, 44)
+    mask = LEFT | spill | crumb
+    answer, _ = seen(Prompt.of((30.5, 32.5, 0), mask=mask), [LEFT | spill], mask)
+    assert iou(answer.mask, mask) > 0.95
+    assert not answer.mask[32, 30]
+
+
 def test_a_persons_positive_click_keeps_what_a_negative_one_points_at() -> None:
     prompt = Prompt.of((40.5, 24.5, 1), (*IN_RIGHT, 0), mask=LEFT | RIGHT)
     answer, _ = seen(prompt, [LEFT, RIGHT], LEFT | RIGHT)

@@ -644,7 +644,9 @@ def _of_trial(task: int, answer: Mapping[str, Any], place: str) -> Finding:
         f"the model saw {', '.join(term[:40] for term in seen[:10])}" if seen else "the model found no object"
     )
     if not regions:
-        return Finding("trial", NOTE, f"Task {task} got no regions: {saw}.")
+        fitting = set(seen).difference(_texts(answer.get("unlabelled")))
+        why = " What a label fits is annotated already, or no control can draw it." if fitting else ""
+        return Finding("trial", NOTE, f"Task {task} got no regions: {saw}.{why}")
     return Finding("trial", OK, f"Task {task} got {len(regions)} regions: {saw}.")
 
 

@@ -672,7 +672,11 @@ def _is_set(tag: ElementTree.Element, name: str) -> bool:
 
 def _status_of(root: ElementTree.Element) -> Iterator[str]:
     for tag in root.iter():
-        if _kind(tag) == "textarea" and tag.get("name") == STATUS:
+        if _kind(tag) != "textarea" or tag.get("name") != STATUS:
+            continue
+        if _is_set(tag, "perRegion"):
+            log.warning("%s is about regions, and is left out: a failed click has none.", _shown(tag))
+        else:
             yield tag.get("toName", "")
 
 

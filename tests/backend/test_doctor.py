@@ -313,7 +313,7 @@ def test_what_works_but_is_often_the_reason(studio: Studio) -> None:
     notes = "\n".join(str(f) for f in studio.findings() if f.status == NOTE)
     assert "still loading" in notes
     assert "nothing of photographs" in notes
-    assert "Task 5 got no regions: the model saw cat, dog." in notes
+    assert "saw cat, dog. What a label fits is annotated already, or no control can draw it." in notes
     assert "Opened tasks get no predictions: VLSAM_ON_OPEN=prewarm" in notes
 
 
@@ -458,6 +458,7 @@ def test_f37_terms_without_a_label_are_named_with_the_line_to_add(studio: Studio
     studio.makers[TRY] = one_more
     trials = [finding for finding in studio.findings() if finding.check == "trial"]
     assert len(trials) == 6
+    assert trials[1].message == "Task 20 got no regions: the model saw traffic cone."
     assert trials[2].message == "Task 30 got no regions: the model found no object."
     assert trials[5].status == NOTE
     assert trials[5].message == (

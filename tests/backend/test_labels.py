@@ -475,6 +475,25 @@ def test_text_areas_of_the_image_are_no_matter() -> None:
     assert parse(image("value='$a'").replace("</View>", many + "</View>")).outputs
 
 
+@pytest.mark.parametrize(
+    ("control", "to_name"),
+    [
+        ('<TextArea name="vlsam_status" toName="said"/>', "said"),
+        ('<textarea name="vlsam_status" toName="image" smart="true"/>', "image"),
+        ('<TextArea name="status" toName="said"/>', None),
+        ('<Choices name="vlsam_status" toName="said"/>', None),
+        ('<TextArea name="vlsam_status" toName="image" perRegion="true"/>', None),
+        ("", None),
+    ],
+)
+def test_the_status_is_a_text_area_of_that_name_that_is_not_about_regions(
+    control: str, to_name: str | None
+) -> None:
+    config = view(f'{tag("BrushLabels")}<Text name="said" value="$photo"/>{control}')
+    assert config.status_of == to_name
+    assert (config.phrases, config.namings) == (frozenset(), ())  # and nobody prompts with it
+
+
 def test_labels_that_many_images_share_are_not_read_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 

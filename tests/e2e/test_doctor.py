@@ -180,6 +180,16 @@ def test_what_is_missing_is_set_where_somebody_agrees(ask: Ask, studio: Studio, 
     assert [f["message"] for f in found["fix"]] == ["There is nothing that can be set from here."]
 
 
+def test_the_config_that_is_set_fits_the_tasks_that_are_there(
+    ask: Ask, studio: Studio, servers: Servers
+) -> None:
+    project = studio.create_project("Doctor: photos", "<View></View>")
+    studio.import_tasks(project, [{"name": "7", "photo": "http://127.0.0.1:9/7.jpg"}])
+    _, found = ask(project, "--fix", "--yes", "--labels", "dog", "--backend-url", servers.backend.url)
+    assert [f["status"] for f in found["fix"]] == ["ok", "ok"]
+    assert 'value="$photo"' in studio.project(project)["label_config"]
+
+
 def test_clicks_that_are_not_sent(ask: Ask, studio: Studio, servers: Servers) -> None:
     project = studio.create_project("Doctor: clicks", label_config(NAMES))
     studio.connect_backend(project, servers.backend.url, interactive=False)

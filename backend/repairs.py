@@ -35,7 +35,7 @@ def consent(*, yes: bool) -> Consent:
     def ask(change: Change) -> bool | None:
         if yes:
             return True
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():  # None where it is closed
             return None
         print(f"{printable(redacted(change.question))} [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -65,6 +65,7 @@ def made(changes: Iterable[Change | Finding], agreed: Consent) -> Iterator[Findi
             else:
                 yield Finding(CHECK, NOTE, f"Not done: {change.question}")
     except Trouble as trouble:
+        none = False
         yield Finding(CHECK, FAILED, str(trouble), trouble.cure)
     if none:
         yield Finding(CHECK, NOTE, "There is nothing that can be set from here.")

@@ -5,6 +5,7 @@ import os
 import pty
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 
@@ -52,6 +53,8 @@ def test_trouble_on_the_way_takes_nothing_along() -> None:
     done, failed = made(changes(), lambda change: True)
     assert (done.status, failed.status, failed.message) == (OK, FAILED, "Label Studio is gone.")
     assert log == ["one"]
+    (failed,) = made(islice(changes(), 1, None), lambda change: True)
+    assert failed.message == "Label Studio is gone."  # and not that there is nothing to set
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,10 @@ def test_at_a_terminal_each_change_is_asked_about(
     assert (shown.out, shown.err) == ("", "Do\\x1b[2J it? [y/N] ")
 
 
-def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+@pytest.mark.parametrize("stdin", [io.StringIO("y\n"), None], ids=["a pipe", "closed"])
+def test_without_a_terminal_nobody_is_asked(
+    monkeypatch: pytest.MonkeyPatch, stdin: io.StringIO | None
+) -> None:
+    monkeypatch.setattr(sys, "stdin", stdin)
     assert consent(yes=False)(change([])) is None
     assert consent(yes=True)(change([])) is True

@@ -19,7 +19,7 @@ SPECK = 0.002  # of the largest part: what is smaller is left out of a ring, and
 MAX_POINTS = 1000  # of a ring that is made: editors draw a handle for each
 MAX_PARTS = 100
 MAX_HOLES, MAX_CORNERS = 300, 200_000  # of a mask whose rings are exact
-MAX_PAIRS = 1_000_000  # of points of two rings that are compared to join them
+MAX_PAIRS = 1_000_000  # of points that are compared each time a ring is joined to the others
 BLOCK = (
     1 << 18
 )  # numbers in the arrays that shapes are painted with, a few rows at a time: they fit into caches
@@ -148,7 +148,8 @@ def _area(ring: NDArray[Any]) -> float:
 def _bridged(rings: Sequence[Ring]) -> Ring:
     """All rings as one: next is the nearest to those joined, entered and left at its nearest point."""
     joined, left = rings[0], list(rings[1:])
-    near = [_nearest(joined, ring) for ring in left]
+    pairs = MAX_PAIRS // len(rings)
+    near = [_nearest(joined, ring, pairs) for ring in left]
     while left:
         number = min(range(len(left)), key=lambda i: near[i][0])
         ring, (_, (x, y), there) = left.pop(number), near.pop(number)
@@ -156,17 +157,18 @@ def _bridged(rings: Sequence[Ring]) -> Ring:
         round_trip = np.concatenate([ring[there:], ring[: there + 1]])
         joined = np.concatenate([joined[: here + 1], round_trip, joined[here:]])
         near = [
-            min(old, _nearest(ring, other), key=lambda n: n[0]) for old, other in zip(near, left, strict=True)
+            min(old, _nearest(ring, other, pairs), key=lambda n: n[0])
+            for old, other in zip(near, left, strict=True)
         ]
     return joined
 
 
-def _nearest(one: Ring, other: Ring) -> tuple[float, tuple[float, float], int]:
+def _nearest(one: Ring, other: Ring, pairs: int) -> tuple[float, tuple[float, float], int]:
     """The least squared distance of two rings' points, the point of `one`, and the number of `other`'s.
 
-    Of long rings not every point is looked at.
+    No more than so many pairs are compared: of long rings not every point is looked at.
     """
-    step = math.ceil(math.sqrt(len(one) * len(other) / MAX_PAIRS))
+    step = math.ceil(math.sqrt(len(one) * len(other) / pairs))
     squared = ((one[::step, None] - other[None, ::step]) ** 2).sum(axis=2)
     here, there = divmod(int(squared.argmin()), squared.shape[1])
     x, y = one[here * step].tolist()

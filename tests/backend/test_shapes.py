@@ -25,8 +25,8 @@ def crossed(ring: shapes.Ring, shape: tuple[int, int]) -> Mask:
     mask = np.zeros(shape, bool)
     rows, columns = np.arange(shape[0])[:, None] + 0.5, np.arange(shape[1])[None] + 0.5
     for (xa, ya), (xb, yb) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-        if ya != yb:
-            between = (rows >= min(ya, yb)) & (rows < max(ya, yb))
+        between = (rows >= min(ya, yb)) & (rows < max(ya, yb))
+        if between.any():  # the slope of an edge of next to no height is no number
             mask ^= between & (xa + (rows - ya) * ((xb - xa) / (yb - ya)) <= columns)
     return mask
 
@@ -111,6 +111,27 @@ def test_long_outlines_are_joined_to_their_holes() -> None:
     (exact,) = shapes.exact_rings_of(ring) or []
     assert len(exact) > 3000  # of which not every pair of points is compared
     assert (painted([exact], (3000, 3000)) == ring).all()
+
+
+def test_many_ragged_holes_are_joined_with_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hole with each other would take a minute for a mask of 300."""
+    holes = np.ones((200, 200), bool)
+    for y in range(5, 185, 20):
+        for x in range(5, 185, 20):
+            holes[y, x : x + 15] = holes[y : y + 9, x : x + 15 : 2] = False  # a comb
+    compared: list[int] = []
+    nearest = shapes._nearest
+
+    def counted(one: shapes.Ring, other: shapes.Ring, pairs: int) -> tuple[float, tuple[float, float], int]:
+        compared.append(min(pairs, len(one) * len(other)))
+        return nearest(one, other, pairs)
+
+    monkeypatch.setattr(shapes, "_nearest", counted)
+    monkeypatch.setattr(shapes, "MAX_PAIRS", 5_000)
+    rings = shapes.exact_rings_of(holes)
+    assert rings is not None
+    assert sum(compared) <= 81 * 5_000
+    assert (painted(rings, (200, 200)) == holes).all()
 
 
 def test_rings_keep_parts_apart_and_leave_holes_out() -> None:

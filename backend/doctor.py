@@ -437,6 +437,9 @@ def _connected(
             f"Settings, Model, Connect Model: {backend_url}, with Interactive preannotations on",
         )
     first = backends[0]
+    if others := ", ".join(str(backend.get("url")) for backend in backends[1:]):
+        told = f"Label Studio asks {first.get('url')} alone, its first backend, and never {others}."
+        yield Finding("backend", NOTE, told, "Settings, Model: delete those that are not to be asked")
     if first.get("state") != "CO":
         _probe(api, str(first.get("url")))
         raise Trouble(
@@ -451,8 +454,6 @@ def _connected(
             "Settings, Model, Edit: turn on Interactive preannotations",
         )
     yield Finding("backend", OK, f"Label Studio reaches {first['url']} and sends clicks to it.")
-    if others := ", ".join(str(backend.get("url")) for backend in backends[1:]):
-        yield Finding("backend", NOTE, f"Label Studio asks the first backend alone, and never {others}.")
 
 
 def _probe(api: Api, url: str) -> None:

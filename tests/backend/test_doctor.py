@@ -596,6 +596,10 @@ def test_backends_that_are_never_asked(studio: Studio) -> None:
     status, backends = studio.answers["GET /api/ml"]
     studio.answers["GET /api/ml"] = (status, [*backends, {"url": "http://other:9090"}])
     assert "never http://other:9090" in studio.find("backend", status=NOTE).message
+    assert studio.find("backend", status=OK)
+    studio.answers["GET /api/ml"] = (status, [{**backends[0], "state": "DI"}, *backends])
+    assert f"never {studio.url}" in studio.find("backend", status=NOTE).message  # though it would answer
+    assert studio.find("backend", status=FAILED)
 
 
 def test_labels_that_each_task_brings(studio: Studio) -> None:

@@ -54,10 +54,12 @@ NO_KEY = " "
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 # The text that the status belongs to is not to be seen. With another value than the image's, Label Studio
-# would export JSON and CSV alone.
+# would export JSON and CSV alone. With maxSubmissions="1" a message takes the empty field's place: one more
+# line would move the picture away under the next click.
 _BELOW = f"""\
   <View style="display:none"><Text name={{said}} value={{value}}/></View>
-  <TextArea name="{labels.STATUS}" toName={{said}} editable="false" showSubmitButton="false"/>
+  <TextArea name="{labels.STATUS}" toName={{said}} placeholder="VL-SAM says here why there is no answer"
+            editable="false" maxSubmissions="1" showSubmitButton="false"/>
   <KeyPoint name={{click}} toName={{image}} smart="true" smartOnly="true"/>
   <Image name={{image}} value={{value}} zoom="true"/>
 {{tool}}\

@@ -354,6 +354,10 @@ def test_a_stranger_adds_what_was_missed_and_takes_clicks_back(
     todo = steps(instructions.CORRECT)
     (done,) = re.findall(r"after steps 1 to (\d):", instructions.ADD)
     stranger.follow(todo[: int(done)])
+    corner = stranger.editor.at(0, 0)
+    stranger.click(*stranger.places[MISSED][0])  # no name is chosen yet
+    expect(stranger.editor.status()).to_contain_text("has no label")
+    assert np.allclose(stranger.editor.at(0, 0), corner, atol=15)  # the next click is where it is meant
     stranger.follow(steps(instructions.ADD))
     expect(stranger.chosen).to_have_count(0)
     expect(stranger.regions).to_have_text(["dog", "horse", "boot", "boot"])

@@ -73,6 +73,9 @@ class Correction:
     clicks: Prompt  # of this request alone
     seen: "_Seen"
     missing: str = ""  # why there is no answer where no target is found
+    # Of a rectangle, which says where its object ends and not which pixels are the object's: what its mask is
+    # decoded from, for the clicks to correct.
+    boxed: Prompt | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -497,15 +500,18 @@ def _aimed(asked: Correction, target: Target | None) -> Correction:
         raise Unanswerable(asked.missing)
     seen = asked.seen
     prompt, term, state = asked.clicks, "", ""
+    boxed = None
     if target is not None:
         prompt, term = _joined(target, asked.clicks)
         state = target.state
+        if target.control.shape == "rectangle" and target.answer is None and asked.clicks.box is None:
+            boxed = _before(target)[0]
     # The browser sent these prompts before, fewer of them: go on from that answer. Where one was moved or
     # deleted since, nothing of it may stay.
     drawn = {**_lineage(target), **seen.prompts}
     earlier = next((a for a in seen.same if a.base == state and a.lineage.items() < drawn.items()), None)
     if earlier is not None:
-        prompt = replace(prompt, mask=earlier.patch.mask, logits=earlier.logits)
+        prompt, boxed = replace(prompt, mask=earlier.patch.mask, logits=earlier.logits), None
     control = target.control if target else asked.control
     in_place = (
         seen.in_place
@@ -529,6 +535,7 @@ def _aimed(asked: Correction, target: Target | None) -> Correction:
         region_id=region_id,
         notes=notes,
         rivals=(),
+        boxed=boxed,
     )
 
 
@@ -538,23 +545,27 @@ def _lineage(target: Target | None) -> Mapping[str, Spot]:
 
 def _joined(target: Target, clicks: Prompt) -> tuple[Prompt, str]:
     """The prompt of a region and the clicks that correct it; the region's term."""
-    mask: Mask | None = target.mask
-    stored = evidence.read(target.meta, target.drawn.shape)
-    before = Prompt() if stored is None else evidence.consistent(stored, target.mask)
-    box = before.box
-    if target.control.shape == "rectangle" and target.answer is None:
-        # A rectangle says where its object ends, not which pixels are the object's.
-        mask = None
-        box = box_of(target.mask)
+    before, term = _before(target)
     prompt = Prompt(
         points=np.concatenate([before.points, clicks.points]),
         labels=np.concatenate([before.labels, clicks.labels]),
-        box=clicks.box or _widened(box, clicks),
-        mask=mask,
+        box=clicks.box or _widened(before.box, clicks),
+        mask=before.mask,
         logits=target.answer.logits if target.answer else None,
         found=before.found,
     )
-    return _newest_of_spots(prompt), stored.term if stored else ""
+    return _newest_of_spots(prompt), term
+
+
+def _before(target: Target) -> tuple[Prompt, str]:
+    """What is known of a region without the clicks, and its term."""
+    stored = evidence.read(target.meta, target.drawn.shape)
+    before = Prompt() if stored is None else evidence.consistent(stored, target.mask)
+    if target.control.shape == "rectangle" and target.answer is None:
+        before = replace(before, box=box_of(target.mask))
+    else:
+        before = replace(before, mask=target.mask)
+    return before, stored.term if stored else ""
 
 
 def _newest_of_spots(prompt: Prompt) -> Prompt:

@@ -704,6 +704,9 @@ def _segment(
         asked = corrections.settle(asked, fresh.mask, look)
         if asked.target is None and asked.prompt.mask is None:
             return asked, fresh
+    if asked.boxed is not None:
+        mask = model.refine(embedding, asked.boxed).mask
+        asked = replace(asked, prompt=replace(asked.prompt, mask=mask if mask.any() else None))
     return asked, model.refine(embedding, asked.prompt, level)
 
 

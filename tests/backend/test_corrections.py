@@ -270,11 +270,22 @@ def test_rectangles_come_last_wherever_they_stand_in_the_config() -> None:
     assert clicked(60, 50) == "boxed"
 
 
-def test_a_rectangle_is_corrected_by_its_box_not_by_a_mask() -> None:
-    asked = ask(click(20, 30), predictions=[drafts(region(disc(20, 30, 12), "a", control="rect"))])
+def test_a_rectangle_is_corrected_by_its_box_not_by_its_pixels() -> None:
+    """The mask behind it is decoded first, from what it was found with."""
+    predictions = [drafts(region(disc(20, 30, 12), "a", control="rect"))]
+    asked = ask(click(20, 30), predictions=predictions)
     assert asked.control.name == "rect"
     assert asked.prompt.mask is None
     assert asked.prompt.box == pytest.approx((8, 18, 32, 42))
+    assert asked.boxed is not None
+    assert asked.boxed.box == asked.prompt.box
+    assert len(asked.boxed.points) == len(asked.prompt.points) - 1
+    # A person's rectangle is the new box.
+    drawn = {"x": 10, "y": 10, "width": 20, "height": 30, "rectanglelabels": ["Cat"]}
+    around = ask({"type": "rectanglelabels", "value": drawn}, predictions=predictions)
+    settled = corrections.settle(around, mask_of_box(8, 18, 32, 42))
+    assert settled.region_id == "a"
+    assert settled.boxed is None
 
 
 def test_where_a_region_was_before_it_was_moved_does_not_count() -> None:

@@ -951,6 +951,20 @@ def test_what_a_click_did_to_a_rectangle_is_told_of_its_box(
     assert "Task 9: click with Cat: corrected region" in caplog.text
 
 
+def test_a_click_corrects_the_mask_behind_a_box(make_engine: Make, stand_in: StandIn) -> None:
+    config = """<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">
+      <Label value="Cat"/></RectangleLabels></View>"""
+    ours = backend(make_engine(), config)
+    predicted = ours.predict([task()])[0]
+    ours.predict([task(predictions=[predicted])], context=click(20, 30))
+    behind, corrected = stand_in.prompts
+    assert behind.box is not None
+    assert behind.mask is None
+    assert [20, 30] not in behind.points.tolist()
+    assert corrected.points[-1].tolist() == [20, 30]
+    assert corrected.mask is not None
+
+
 def test_labels_and_ids_write_no_lines_of_their_own_into_the_log(
     make_engine: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

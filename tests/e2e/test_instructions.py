@@ -262,7 +262,7 @@ def shape_of(results: list[dict[str, Any]], label: str) -> Mask:
 
 
 def box_around(shape: Mask) -> Mask:
-    return np.asarray(shape.any(axis=1)[:, None] & shape.any(axis=0))
+    return np.outer(shape.any(axis=1), shape.any(axis=0))
 
 
 @pytest.fixture

@@ -78,12 +78,15 @@ def read(
         drawn = results.read(entry, shape, reading)
         mask = None if drawn is None else drawn.patch.mask
         if mask is None or not mask.any():
-            unread = reading.unread[before:]
-            left_out[unread[0].partition(": ")[2] if unread else f"a {region.shape} without pixels"] += 1
+            unread = [each.partition(": ")[2] for each in reading.unread[before:]]
+            why = f"a {region.shape} that cannot be read: {unread[0]}" if unread else None
+            left_out[why or f"a {region.shape} without pixels"] += 1
             continue
         ring = _ring(region, shape)
         score = results.unit(_number(entry.get("score"))) if scored else None
-        for name in names:
+        for place, name in enumerate(names):
+            if place:
+                reading.spend(mask.size)  # as a destination does to keep it once more
             yield Object(name, mask, name, score, ring)
 
 

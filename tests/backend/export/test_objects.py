@@ -176,7 +176,8 @@ def test_what_cannot_be_read_is_counted_and_takes_nothing_along() -> None:
     found, left_out = read(items)
     assert len(found) == 1
     assert sum(left_out.values()) == 6
-    assert left_out["run lengths of an image of another size"] == 1
+    said = "a brush that cannot be read: run lengths of an image of another size"
+    assert left_out[said] == 1
     assert left_out["a brush without pixels"] == 1
     assert left_out["a vector without pixels"] == 1
     assert left_out["a region of another image of the task"] == 1
@@ -186,6 +187,10 @@ def test_a_task_may_not_take_for_ever() -> None:
     items = [each for n in range(3) for each in region(DOG, "brush", "Dog", number=f"n{n}")]
     with pytest.raises(TooMuch):
         list(objects.read(items, labels.parse(CONFIG), (HEIGHT, WIDTH), Reading(200_000), Counter()))
+    (own,) = region(CAT, "poly", "Dog")
+    own["value"]["polygonlabels"] = [f"label {number}" for number in range(500)]
+    with pytest.raises(TooMuch):
+        list(objects.read([own], labels.parse(CONFIG), (HEIGHT, WIDTH), Reading(2_000_000), Counter()))
 
 
 def test_the_size_is_what_most_results_say() -> None:

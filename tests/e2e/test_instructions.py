@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_studio_sdk.converter.brush import mask2rle
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
@@ -28,6 +29,7 @@ SIZE = (400, 300)
 KEYS = {"Ctrl": "Control", "Alt": "Alt", "M": "m", "Esc": "Escape", "Z": "z"}
 WRONG_PART = "a part of a region that does not belong to its object"
 MISSED = "the object, then each further one of that name"
+MISSED_PART = "that part"
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +136,10 @@ class Stranger:
             (r"[Pp]ress the green tick", self._press_tick),
             (r"Turn on `([\w -]+)`, (?:below the image|beside it)", self._turn_on),
             (r"Hold `(\w+)`(?: and `(\w+)`)?, and click (.+)", self._hold_and_click),
-            (r"Click (.+)", self._hold_and_click),
+            (r"(?:To .+, c|C)lick (.+)", self._hold_and_click),
             (r"The (?:first|next) image opens(?:: go on with step \d)?", self._image_opens),
             (r"The browser remembers steps \d to \d", lambda: None),  # the second image shows it
-            (r"The name is put away", self._no_name_is_chosen),
+            (r"The name is put away|No name may be chosen then", self._no_name_is_chosen),
         ]
         for pattern, act in rules:
             if found := re.fullmatch(pattern, sentence):
@@ -237,6 +239,15 @@ class Found:
         found: list[dict[str, Any]] = self.regions[self._project.tasks[number]]
         return found
 
+    def find_less(self, number: int, label: str, missed: Mask) -> None:
+        """As if a region had been found without some of its pixels."""
+        task, model = self._project.tasks[number], self._studio.backends(self._project.id)[0]
+        (region,) = (item for item in self.before(number) if [label] in item["value"].values())
+        left = np.where(mask_of(region) & ~missed, 255, 0).astype(np.uint8)
+        region["value"]["rle"] = mask2rle(left)
+        self._studio.delete_predictions(self._project.id)
+        self._studio.add_prediction(task, self.before(number), model["model_version"])
+
     def saved(self, number: int) -> list[dict[str, Any]]:
         """The regions, and their labels where those are results of their own, of an image's annotation."""
         (annotation,) = self._studio.task(self._project.tasks[number])["annotations"]
@@ -326,6 +337,26 @@ def test_a_stranger_corrects_and_submits_in_five_actions(
     assert stranger.actions == 1
     stranger.follow([todo[-1].partition(".")[0] + "."])
     expect_submitted(found, 1, stranger, scene)
+
+
+def test_a_stranger_adds_the_part_that_a_region_misses(
+    stranger: Stranger, find: Callable[[Kind], Found], scene: Scene
+) -> None:
+    (sentences,) = re.findall(r"^- (To add a part .+)$", instructions.NOTES, re.MULTILINE)
+    dog = visible(scene, "dog")
+    left, right = np.flatnonzero(dog.any(axis=0))[[0, -1]]
+    missed = dog & (np.arange(SIZE[0]) > left + 0.6 * (right - left))
+    stranger.places[MISSED_PART] = [deepest(missed)]
+    found = find("masks")
+    found.find_less(0, "dog", dog & missed)
+    stranger.open(found)
+    todo = steps(instructions.CORRECT)
+    stranger.follow([*todo[:4], sentences, todo[-1].partition(".")[0] + "."])
+    before, after = found.before(0), found.saved(0)
+    assert [item["id"] for item in after] == [item["id"] for item in before]
+    assert iou(shape_of(before, "dog"), dog) < 0.7
+    assert iou(shape_of(after, "dog"), dog) > 0.85
+    assert (shape_of(after, "horse") == shape_of(before, "horse")).all()
 
 
 def remembered(text: str) -> tuple[int, int]:

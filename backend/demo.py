@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0 if ready else 130
     except (DemoError, ServiceError, StudioError) as error:
-        print(f"demo: {printable(str(error))}", file=sys.stderr)
+        print("demo:", "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
         return 1
     finally:
         # A second Ctrl+C must not leave one of them behind.

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from backend import instructions, services
+from backend import demo, instructions, services
 from backend.cli import main
 from backend.demo import ready
-from backend.services import Account
+from backend.services import Account, ServiceError
 
 OWNER = Account("demo@example.com", "a-password", "0123" * 10)
 
@@ -27,3 +27,16 @@ def test_what_is_printed_says_how_to_correct_where_the_log_is_and_what_looks_for
         monkeypatch.setenv(*setting.split("=", 1))
     assert main([name, option, project]) == 1
     assert "http://127.0.0.1:2/api/version/ cannot be reached" in capsys.readouterr().out
+
+
+def test_a_failure_is_told_line_by_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ServiceError("The backend ended by itself.\nThe end of its log:\n  | \x1b[31mred")
+
+    monkeypatch.setattr(demo, "run", fail)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert demo.main([]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[:3] == ["demo: The backend ended by itself.", "The end of its log:", "  | \\x1b[31mred"]

@@ -282,7 +282,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             asked_by = corrections.asked_by(context, config)
             log.warning("Task %s: no answer to the %s: %s", _name(task), asked_by, error)
             answer = self._prediction([], str(error))
-        if config.status_of is not None:
+        # Label Studio 1.23.2 asks about no prompts when a task opens after one that was submitted with a
+        # click left in it: there is nothing to tell.
+        if config.status_of is not None and context.get("result") != []:
             told = results.status(answer.get("reason", ""), config.status_of)
             answer["result"] = [*answer["result"], told]
         return answer

@@ -951,6 +951,12 @@ def test_what_a_click_did_to_a_rectangle_is_told_of_its_box(
     assert "Task 9: click with Cat: corrected region" in caplog.text
 
 
+def test_nobody_is_told_that_a_task_was_opened(make_engine: Make) -> None:
+    (answer,) = backend(make_engine(), STATUS).predict([task()], context={"result": []})
+    assert answer["result"] == []
+    assert "no click" in answer["reason"]
+
+
 def test_a_click_corrects_the_mask_behind_a_box(make_engine: Make, stand_in: StandIn) -> None:
     config = """<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">
       <Label value="Cat"/></RectangleLabels></View>"""

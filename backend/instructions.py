@@ -25,7 +25,8 @@ To add an object that was missed, after steps 1 to 4:
 """
 
 NOTES = """\
-- Each further click before `Submit` corrects further. `Ctrl`+`Z` takes the last one back.
+- Each further click before `Submit` corrects further.
+- `Ctrl`+`Z` takes the last click back, also one that left a point and had no answer.
 - To add a part that a region misses, click that part. No name may be chosen then.
 - Without step 3, press the green tick after your clicks, before `Submit`.
 - A click inside a region without `Ctrl` only selects it. Press `Esc`, then go on.

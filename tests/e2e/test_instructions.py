@@ -152,6 +152,11 @@ class Stranger:
             self._acting(None)
             self.page.keyboard.press(KEYS[word])
             self._acted()
+        elif word == "Submit":
+            with self.page.expect_response(
+                lambda r: "/annotations" in r.url and r.request.method in ("POST", "PATCH")
+            ):
+                self._click_on(self.page.get_by_text(word, exact=True))
         else:
             self._click_on(self.page.get_by_text(word, exact=True))
 

@@ -35,9 +35,17 @@ READY = """
   Backend   {backend.url}, which logs to {backend.log}
 
 {instructions}
+These commands need two settings. In another terminal:
+
+  export LABEL_STUDIO_URL={studio} LABEL_STUDIO_API_KEY={owner.token}
+
+What was submitted, as COCO with the images beside it (or .yolo, masks/, .parquet):
+
+  {vlsam} export --project {project} --to {folder}/export.coco.json --copy-images
+
 Nothing happens? This looks for the cause:
 
-  LABEL_STUDIO_URL={studio} LABEL_STUDIO_API_KEY={owner.token} {vlsam} doctor --project {project}
+  {vlsam} doctor --project {project}
 """
 
 
@@ -88,6 +96,7 @@ def ready(studio_url: str, project: int, owner: Account, backend: Service) -> st
         instructions=instructions.TEXT,
         studio=studio_url,
         vlsam=services.VLSAM,
+        folder=backend.log.parent,
         project=project,
     )
 

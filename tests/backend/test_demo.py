@@ -11,7 +11,7 @@ from backend.services import Account, ServiceError
 OWNER = Account("demo@example.com", "a-password", "0123" * 10)
 
 
-def test_what_is_printed_says_how_to_correct_where_the_log_is_and_what_looks_for_a_cause(
+def test_what_is_printed_says_how_to_correct_and_export_where_the_log_is_and_what_looks_for_a_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backend = services.start("The backend", ["true"], "http://127.0.0.1:1", tmp_path / "backend.log", {})
@@ -20,13 +20,17 @@ def test_what_is_printed_says_how_to_correct_where_the_log_is_and_what_looks_for
     assert instructions.TEXT in printed
     assert f"logs to {backend.log}" in printed
 
-    *settings, command, name, option, project = shlex.split(printed.splitlines()[-1])
-    assert (name, option, project) == ("doctor", "--project", "7")
-    assert Path(command).exists()
+    lines = [shlex.split(line) for line in printed.splitlines() if line.startswith("  ")]
+    (settings,) = (line[1:] for line in lines if line[0] == "export")
     for setting in settings:
         monkeypatch.setenv(*setting.split("=", 1))
-    assert main([name, option, project]) == 1
+    export, doctor = (line for line in lines if line[0] == str(services.VLSAM))
+    assert Path(export[0]).exists()
+    assert main(doctor[1:]) == 1
     assert "http://127.0.0.1:2/api/version/ cannot be reached" in capsys.readouterr().out
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY")  # else it would wait for Label Studio
+    assert main(export[1:]) == 2
+    assert "needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY" in capsys.readouterr().err
 
 
 def test_a_failure_is_told_line_by_line(

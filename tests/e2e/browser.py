@@ -101,21 +101,26 @@ class Editor:
             self._set_keep_label(keep_label)
 
     def wait_for_image(self, regions: int) -> None:
-        """Until an image and so many regions are to be seen.
+        """Until an image and so many regions are to be seen."""
+        self.reload_until(self._items.nth(regions - 1))
+        expect(self._items).to_have_count(regions)
 
-        1.23.2 builds the editor twice when a task opens, and on a busy machine it sometimes loses the
+    def reload_until(self, shown: Locator) -> None:
+        """Until an image and something of its prediction are to be seen.
+
+        1.23.2 builds the editor twice when a task opens, and on a busy machine it often loses the
         predictions on the way; then an annotator reloads the page.
         """
-        for reload in (True, True, False):
+        for loads in range(1, 9):
             self._size = self.page.wait_for_function(_IMAGE_SIZE).json_value()
             self._stage.wait_for()
             try:
-                self._items.nth(regions - 1).wait_for(timeout=5000)
-                break
+                shown.wait_for(timeout=5000)
+                return
             except PlaywrightTimeout:
-                if reload:
-                    self.page.reload()
-        expect(self._items).to_have_count(regions)
+                if loads == 8:
+                    raise
+            self.page.reload()
 
     def go_to(self, project: int, task: int) -> None:
         self.page.goto(f"{self._url}/projects/{project}/data?task={task}")

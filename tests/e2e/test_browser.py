@@ -447,7 +447,8 @@ def test_an_empty_prediction_says_why_when_its_task_is_opened(
     project = make_project("Empty", label_config(["unicorn"], "boxes"), [tmp_path / "empty.png"])
     studio.retrieve_predictions(project.id)
     editor.go_to(project.id, project.tasks[0])
-    expect(editor.status()).to_have_text(re.compile(r"VL-SAM saw: .*dog.*\. No label of this project fits\."))
+    said = re.compile(r"^VL-SAM saw: .*dog.*\. No label of this project fits\.$")
+    editor.reload_until(editor.status().filter(has_text=said))
     (saved,) = studio.annotation(editor.submit())["result"]
     assert (saved["from_name"], saved["type"]) == ("vlsam_status", "textarea")
     exported = ZipFile(BytesIO(studio.export(project.id, "COCO")))

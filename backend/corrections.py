@@ -3,7 +3,7 @@
 Which region a click is meant for, nobody says; the rules are in docs/decisions/0014-whose-click-is-it.md.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -224,14 +224,13 @@ def bare(context: Mapping[str, Any], config: LabelConfig, shape: tuple[int, int]
     return prompt
 
 
-def settle(asked: Correction, fresh: Mask, look: Callable[[Target], Mask] | None = None) -> Correction:
+def settle(asked: Correction, fresh: Mask) -> Correction:
     """The correction with its target, or without one: which rival shows the object of `fresh`.
 
     `fresh` is the mask of the clicks alone. It is a rival's object where it holds half of that rival, and is
-    not many times as large; of several the one that it overlaps most. Else it is that of the nearest rival
-    where the mask of what is in that one's middle, which `look` gives, holds all positive clicks. Where a
-    rectangle has to be about some rival, it is also about one that it surrounds or is in. Raises TooMuch, and
-    Unanswerable where there is no answer without a target.
+    not many times as large; of several the one that it overlaps most. Where a rectangle has to be about some
+    rival, it is also about one that it surrounds or is in. Raises TooMuch, and Unanswerable where there is no
+    answer without a target.
     """
     patch = Patch.of(fresh)
     best, most = None, 0.0
@@ -239,38 +238,15 @@ def settle(asked: Correction, fresh: Mask, look: Callable[[Target], Mask] | None
         if not rival.drawn.may_be(patch, LEAST_SHARE):
             continue
         overlap = rival.drawn.iou(patch)
-        held = np.count_nonzero(rival.mask & fresh) >= HELD * rival.drawn.patch.area
-        if held and overlap >= LEAST_SHARE and overlap > most:
+        if overlap < max(LEAST_SHARE, most):
+            continue
+        # From the IoU of two areas what they share.
+        shared = overlap * (rival.drawn.patch.area + patch.area) / (1 + overlap)
+        if round(shared) >= HELD * rival.drawn.patch.area:
             best, most = rival, overlap
-    near = nearest(asked, fresh) if best is None else None
-    if near is not None and look is not None:
-        positive = Prompt(asked.clicks.points[asked.clicks.labels == 1])
-        own = look(near)
-        best = near if all(own[pixel] for pixel in positive.pixels(own.shape)) else None
     if best is None and asked.missing and asked.clicks.box:
         best = _overlapped(asked.rivals, asked.clicks.box)
     return _aimed(asked, best)
-
-
-def nearest(asked: Correction, fresh: Mask) -> Target | None:
-    """Of the rivals that `fresh` may touch the one that begins nearest to the newest positive click.
-
-    By the windows around them; None where there is none.
-    """
-    positive = asked.clicks.points[asked.clicks.labels == 1]
-    if not len(positive):
-        return None
-    (x, y), (x0, y0, x1, y1) = positive[-1], box_of(fresh)
-
-    def gap(rival: Target) -> float:
-        left, top, right, bottom = rival.drawn.window
-        return float(np.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom)))
-
-    def touches(rival: Target) -> bool:
-        left, top, right, bottom = rival.drawn.window
-        return left <= x1 + 1 and x0 - 1 <= right and top <= y1 + 1 and y0 - 1 <= bottom
-
-    return min(filter(touches, asked.rivals), key=gap, default=None)
 
 
 def remembered(asked: Correction, region: Mapping[str, Any], detection: Detection, now: float) -> Answer:

@@ -26,10 +26,9 @@ from backend.settings import Settings
 from backend.tasks import Region
 from model.clicks import Level
 from model.looks import Said
-from model.masks import inmost
 from model.pipeline import ask_ahead
 from model.segmenter import Embedding
-from model.types import Detection, Image, Mask, Prompt, VLSAMError
+from model.types import Detection, Image, VLSAMError
 
 log = logging.getLogger(__name__)
 
@@ -698,12 +697,7 @@ def _segment(
     """The settled correction and its mask."""
     if asked.rivals:
         fresh = model.refine(embedding, asked.prompt, level)
-
-        def look(region: corrections.Target) -> Mask:
-            (row, column), _ = inmost(region.mask)
-            return model.refine(embedding, Prompt.of((column + 0.5, row + 0.5, 1))).mask
-
-        asked = corrections.settle(asked, fresh.mask, look)
+        asked = corrections.settle(asked, fresh.mask)
         if asked.target is None and asked.prompt.mask is None:
             return asked, fresh
     if asked.boxed is not None:

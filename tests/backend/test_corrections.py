@@ -379,20 +379,6 @@ def test_a_persons_rectangle_is_corrected_only_by_a_click_inside() -> None:
     assert corrections.settle(beside, mask_of_box(10, 20, 34, 40)).target is None
 
 
-def test_a_region_whose_own_object_holds_the_click_is_corrected() -> None:
-    """Where the mask of the click alone is a part, the mask of the region's inmost pixel may tell."""
-    regions = [region(disc(20, 30, 12), "a"), region(disc(60, 30, 9), "b")]
-    asked = ask(click(35, 30), predictions=[drafts(*regions)])
-    part = mask_of_box(32, 26, 38, 34)
-    assert corrections.settle(asked, part).target is None
-    near = corrections.nearest(asked, part)
-    assert near is not None
-    assert near.region_id == "a"
-    assert corrections.settle(asked, part, lambda _: disc(24, 30, 16)).region_id == "a"
-    assert corrections.settle(asked, part, lambda _: disc(20, 30, 12)).target is None
-    assert corrections.nearest(asked, mask_of_box(44, 26, 48, 34)) is None  # touches none
-
-
 def test_of_a_brush_that_only_is_strokes_nothing_is_known() -> None:
     strokes = region(disc(20, 30, 12), "a")
     strokes["value"] = {"touches": [{"type": "add"}], "maskDataURL": "data:,", "brushlabels": ["Cat"]}

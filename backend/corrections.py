@@ -235,7 +235,7 @@ def settle(asked: Correction, fresh: Mask) -> Correction:
     patch = Patch.of(fresh)
     best, most = None, 0.0
     for rival in asked.rivals:
-        if not rival.drawn.may_be(patch, LEAST_SHARE):
+        if not rival.drawn.may_be(patch, LEAST_SHARE, HELD):
             continue
         overlap = rival.drawn.iou(patch)
         if overlap < max(LEAST_SHARE, most):

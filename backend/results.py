@@ -183,11 +183,13 @@ class Drawn:
         self.reading.spend(shapes.area(shapes.common(self.window, window)))
         return self.patch.count(window)
 
-    def may_be(self, patch: Patch, share: float) -> bool:
-        """Whether its intersection over union with a mask can be `share` or more. Nothing is painted."""
+    def may_be(self, patch: Patch, share: float, held: float = 0.0) -> bool:
+        """Whether its IoU with a mask can be `share` or more, and the mask hold `held` of it; not painted."""
         least, most = (self.spans.area,) * 2 if self.spans else (0, shapes.area(self.window))
-        common = min(most, patch.area, shapes.area(shapes.common(self.window, patch.window)))
-        return common >= share * max(least, patch.area)
+        if min(most, patch.area, shapes.area(shapes.common(self.window, patch.window))) == 0:
+            return False
+        common = min(most, patch.count(self.window))
+        return common >= max(share * max(least, patch.area), held * least)
 
     def iou(self, patch: Patch) -> float:
         """Intersection over union with a mask of the same image. Raises TooMuch."""

@@ -458,6 +458,9 @@ def test_run_lengths_are_looked_at_without_being_painted() -> None:
     assert not drawn.holds(np.argwhere(~mask)[:, ::-1] + 0.5)
     assert drawn.may_be(Patch.of(mask), 1.0)
     assert not drawn.may_be(Patch.of(np.ones((60, 80), bool)), 0.7)
+    third = mask & (np.arange(60) < 20)[:, None]
+    assert drawn.may_be(Patch.of(third), 0.25)
+    assert not drawn.may_be(Patch.of(third), 0.25, 0.5)
     assert reading.units == before
 
 

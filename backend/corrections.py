@@ -238,7 +238,7 @@ def settle(asked: Correction, fresh: Mask) -> Correction:
         if not rival.drawn.may_be(patch, LEAST_SHARE, HELD):
             continue
         overlap = rival.drawn.iou(patch)
-        if overlap < max(LEAST_SHARE, most):
+        if overlap < LEAST_SHARE or overlap <= most:  # of equal ones the topmost, which comes first
             continue
         # From the IoU of two areas what they share.
         shared = overlap * (rival.drawn.patch.area + patch.area) / (1 + overlap)

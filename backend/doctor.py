@@ -418,7 +418,7 @@ def _image_cure(source: Any) -> str:
 
 
 def backends_of(api: Api, project: int) -> list[Mapping[str, Any]]:
-    """The backends of a project. Label Studio calls /health and /setup of each before it answers.
+    """List the backends of a project. Label Studio calls /health and /setup of each before it answers.
 
     Raises Trouble.
     """

@@ -35,7 +35,7 @@ from backend.prelabel.destinations import (
     written,
 )
 from backend.prelabel.report import Summary
-from backend.prelabel.run import FETCHERS, ahead, failed, progress
+from backend.prelabel.run import FETCHERS, ahead, exit_status, failed, progress
 from backend.prelabel.sources import Item, SourceError, need
 from backend.prelabel.state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
 from backend.reading import UNITS, Reading, TooMuch
@@ -47,15 +47,12 @@ TASK_UNITS = 20 * UNITS  # of work to read one task's regions: about a minute
 
 def main(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
-    try:
+
+    def work() -> int:
         with project.connected(settings) as client:
             return _run(args, settings, client)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"vlsam: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+
+    return exit_status(work)
 
 
 @dataclass(frozen=True)

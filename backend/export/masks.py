@@ -81,7 +81,7 @@ class Masks(Objects):
 
 
 def _objects(folder: Path, stem: str, row: Row, number: dict[str, int]) -> Iterator[Row]:
-    """Write the masks of an image; what the index says of its objects."""
+    """Write the masks of an image. Yields what the index says of each object."""
     own = folder / "objects" / stem
     own.mkdir(parents=True)
     classes = np.zeros((row["height"], row["width"]), np.uint8 if len(number) < 256 else np.uint16)

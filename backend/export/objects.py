@@ -101,7 +101,7 @@ def _entries(items: Sequence[Any]) -> Iterator[Entry]:
 
 
 def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
-    """The regions of a result list, by id, in its order, and then why others are none."""
+    """Yield the regions of a result list in its order, then for each other thing drawn why it is none."""
     found: dict[str, _Region] = {}
     nameless: list[_Region] = []
     for item in _entries(items):

@@ -52,7 +52,7 @@ class Copies:
         self._there = {path.name.partition("-")[0]: path for path in folder.glob("[!.]*")}
 
     def put(self, item: Item, pixels: str, folder: Path, stem: str) -> str:
-        """Copy into `folder` the image that was labelled. Returns what came of it.
+        """Copy into `folder` the image that was labelled. Returns what was done.
 
         `pixels` is what is known of that: its image_hash, or no more than its size, as size_text says it.
 
@@ -82,7 +82,7 @@ class Copies:
 
 
 def size_text(shape: Sequence[int]) -> str:
-    """The size of an image of this shape, as 640x480."""
+    """Write the size of an image (height, width) as text: 640x480."""
     return f"{shape[1]}x{shape[0]}"
 
 

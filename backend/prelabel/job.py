@@ -17,7 +17,7 @@ from backend import labels
 from backend.logs import printable, unsigned
 from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
-from backend.prelabel.run import progress, run
+from backend.prelabel.run import exit_status, progress, run
 from backend.prelabel.sources import Item, Source
 from backend.prelabel.state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.prelabel.tables import scheme_of
@@ -29,16 +29,13 @@ SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
 def main(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
-    try:
+
+    def work() -> int:
         with ExitStack() as stack:
             job = Job.of(args, settings, stack)
             return _merge(args, job) if args.merge is not None else _run(args, job)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"vlsam: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+
+    return exit_status(work)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from backend import heap
 from backend.failures import why
+from backend.logs import printable
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, SAME, Row, Unchanged
 from model.types import Image
@@ -69,6 +70,18 @@ def run(
             # After an error nothing more begins; what is being saved is saved.
             fetchers.shutdown(wait=False, cancel_futures=True)
             encoder.shutdown(wait=False, cancel_futures=True)
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """Run the work of a command. Where a disk fails or somebody stops it, say so on stderr."""
+    try:
+        return work()
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"vlsam: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 def progress(name: str, unit: str, *, total: int, done: int) -> Any:

@@ -379,6 +379,12 @@ def test_a_persons_rectangle_is_corrected_only_by_a_click_inside() -> None:
     assert corrections.settle(beside, mask_of_box(10, 20, 34, 40)).target is None
 
 
+def test_of_regions_that_are_equal_the_topmost_is_corrected() -> None:
+    regions = [region(disc(20, 30, 12), "below"), region(disc(20, 30, 12), "topmost")]
+    asked = ask(click(35, 30), predictions=[drafts(*regions)])
+    assert corrections.settle(asked, disc(22, 30, 14)).region_id == "topmost"
+
+
 def test_of_a_brush_that_only_is_strokes_nothing_is_known() -> None:
     strokes = region(disc(20, 30, 12), "a")
     strokes["value"] = {"touches": [{"type": "add"}], "maskDataURL": "data:,", "brushlabels": ["Cat"]}

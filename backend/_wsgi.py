@@ -20,10 +20,10 @@ if not __package__:  # run as a script or from its own folder: `backend` and `mo
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from backend import logs
-from backend.app import create_app
-from backend.engine import PROCESS
+from backend.runtime.engine import PROCESS
 from backend.settings import Settings, SettingsError
+from backend.telemetry import logs
+from backend.web.app import create_app
 from model.profiles import PROFILES
 from model.types import ModelLoadError
 

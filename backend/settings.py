@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from model import web
-from model.download import FOLDER
-from model.listing import Endpoint
-from model.points import METHODS
+from model import connections
+from model.attention.point_prompts import METHODS
+from model.options import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
 from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose, version_of
-from model.recipes import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
+from model.vlm.remote_vlm import Endpoint
+from model.weights.download import FOLDER
 
 # As annotators' managers know it, and what it means to the model.
 VOCABULARIES: dict[str, Vocabulary] = {"open": "open", "project": "closed", "both": "both"}
@@ -74,7 +74,7 @@ def _folder(value: str) -> Path:
 
 def _bundle(value: str) -> Path:
     try:
-        web.context(value)
+        connections.context(value)
     except OSError:  # also what ssl raises for a file without a certificate
         raise ValueError("a file of certificates in PEM, or a folder of them, that exists") from None
     return Path(value)
@@ -223,7 +223,7 @@ class Settings:
         "VLSAM_ATTENTION",
         "best",
         _one_of(*RECIPES),
-        f"How attention becomes maps: {', '.join(RECIPES)}; see model/recipes.py.",
+        f"How attention becomes maps: {', '.join(RECIPES)}; see model/options.py.",
     )
     points: tuple[tuple[str, str], ...] = _setting(
         "VLSAM_POINTS",

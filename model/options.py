@@ -6,7 +6,7 @@ Each switch says where it comes from.
 from dataclasses import dataclass
 from typing import Literal
 
-from model.listing import Endpoint
+from model.vlm.remote_vlm import Endpoint
 
 Source = Literal["flow", "last-layer", "decoder-mean", "vision", "cosine", "vit-rollout"]
 
@@ -43,7 +43,7 @@ class Recipe:
     sinks: bool = False  # level cells that stand out of every map alike (RefAM, arXiv 2509.22650)
     cosine: bool = False  # multiply by the cosine map (FSeg-LLaVA: the product was best)
     smooth: float = 0.0  # sigma of a Gaussian over the map, in cells (DecAF: 1)
-    points: Literal["peak", "pair", "maxima", "kmeans"] = "pair"  # see model/points.py
+    points: Literal["peak", "pair", "maxima", "kmeans"] = "pair"  # see model/attention/point_prompts.py
     components: int = 1  # areas of the map that are tried at once, largest first (FSeg-LLaVA)
     box: bool = False  # the area's box joins the points (FSeg-LLaVA: points and box were best)
     logits: bool = False  # the map as SAM's mask input (F-LMM, arXiv 2406.05821)
@@ -82,7 +82,7 @@ class Options:
     listing: Endpoint | None = None
     views: Views = "whole"  # "corners": four corner views as well
     recipe: Recipe = RECIPES["best"]
-    points: str | None = None  # a method of model/points.py instead of the recipe's
+    points: str | None = None  # a method of model/attention/point_prompts.py instead of the recipe's
     term_points: tuple[tuple[str, str], ...] = ()  # (term, method) where a term needs another one
     # "boxes": the VLM's own, as text; "both" is attention and boxes. "concept": the terms go to a segmenter
     # that takes noun phrases.

@@ -7,18 +7,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model import clicks, devices, merge
-from model.boxes import NamedBox
-from model.instances import Instance, in_boxes, instances, of_concepts
-from model.looks import Look, Said, boxes, listed, look, questions, seek
-from model.masks import unmet
+from model.attention.baseline_maps import Classifier
+from model.options import Options
 from model.profiles import Profile, version_of
-from model.recipes import Options
-from model.segmenter import Embedding, Segmenter
+from model.sam_stage import Instance, in_boxes, instances, of_concepts
+from model.segmentation import clicks, merge
+from model.segmentation.masks import unmet
+from model.segmentation.segmenter import Embedding, Segmenter
 from model.types import Box, Detection, Evidence, Image, Prompt
 from model.views import corner_views, crop, to_image
-from model.vision import Classifier
-from model.vlm import VLM
+from model.vlm.named_boxes import NamedBox
+from model.vlm.vlm import VLM
+from model.vlm_stage import Look, Said, boxes, listed, look, questions, seek
+from model.weights import devices
 
 
 def ask_ahead(

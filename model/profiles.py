@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from model import download
-from model.recipes import Options
+from model.options import Options
 from model.types import ModelLoadError
+from model.weights import download
 
 BUILTIN = Path(__file__).parent / "builtin"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]  # auto: float32 on a CPU, else bfloat16

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model import points
-from model.boxes import NamedBox
-from model.looks import Look
-from model.recipes import Options
-from model.segmenter import Concept, Embedding, Segmenter
+from model.attention import point_prompts
+from model.options import Options
+from model.segmentation.segmenter import Concept, Embedding, Segmenter
 from model.types import Box, Mask, Prompt, box_of
+from model.vlm.named_boxes import NamedBox
+from model.vlm_stage import Look
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,9 @@ def _search(
     found: list[Instance] = []
     for _ in range(options.rounds if recipe.refine else 1):
         before = len(found)
-        for aim in points.aims(left, method, threshold=options.threshold, components=recipe.components):
+        for aim in point_prompts.aims(
+            left, method, threshold=options.threshold, components=recipe.components
+        ):
             if found and aim.peak < options.residual:
                 continue
             answer = yield _prompt(segmenter, embedding, aim, left, options)
@@ -75,11 +77,11 @@ def _search(
             mask, _ = segmenter.tidied(embedding, answer.mask, answer.logits, answer.prompt)
             scores = {"predicted_iou": answer.predicted_iou}
             if recipe.consistency:
-                scores["attention"] = points.consistency(look.attention, mask)
+                scores["attention"] = point_prompts.consistency(look.attention, mask)
             if look.presence is not None:
                 scores["presence"] = look.presence
             found.append(Instance(mask, answer.prompt, scores))
-            left = points.mask_out(left, mask)
+            left = point_prompts.mask_out(left, mask)
         if len(found) == before:
             break
     return found
@@ -108,7 +110,7 @@ def of_concepts(
     if options.exemplars == "missing":
         missing = [look for look, answer in found if not len(answer.masks)]
         # The box of the map's largest area; a map that shows nothing has none.
-        aims = [points.aims(look.attention, "peak", threshold=options.threshold) for look in missing]
+        aims = [point_prompts.aims(look.attention, "peak", threshold=options.threshold) for look in missing]
         shown = [
             (look, _pixels(embedding, aim.box))
             for look, one in zip(missing, aims, strict=True)
@@ -133,7 +135,7 @@ def _named(look: Look, answer: Concept, way: str) -> list[Instance]:
 def _prompt(
     segmenter: Segmenter,
     embedding: Embedding,
-    aim: points.Aim,
+    aim: point_prompts.Aim,
     attention: NDArray[np.float32],
     options: Options,
 ) -> Prompt:

@@ -115,7 +115,7 @@ class Evidence:
     view: Box  # the part of the image that was looked at
     # Gives this mask again when decoded on this image; of a concept only about: the box of its mask.
     prompt: Prompt
-    scores: dict[str, float]  # see model/instances.py
+    scores: dict[str, float]  # see model/sam_stage.py
     model_version: str
     # Numbers, from 0, of the prompt's points that the mask has on the wrong side. Of a person's clicks only
     # those that another one on the same pixel contradicts.

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model import maps
-from model.boxes import NamedBox
-from model.listing import Endpoint
-from model.maps import Maps
-from model.recipes import ASK, Options, Recipe
-from model.terms import Term, bare, named, parse, without_cut_name
+from model.attention import maps
+from model.attention.baseline_maps import Classifier
+from model.attention.maps import Maps
+from model.options import ASK, Options, Recipe
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, PromptError
-from model.vision import Classifier
-from model.vlm import VLM, Answer
+from model.vlm.named_boxes import NamedBox
+from model.vlm.remote_vlm import Endpoint
+from model.vlm.terms import Term, bare, named, parse, without_cut_name
+from model.vlm.vlm import VLM, Answer
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from backend.settings import Settings
-from model.download import CHECKPOINTS
 from model.profiles import PROFILES
+from model.weights.download import CHECKPOINTS
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"

@@ -12,19 +12,20 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image as Pillow
 
-from backend import services
-from backend.cli import main
-from backend.fetch import ImageError, Server
-from backend.images import Images
+from backend.commands.cli import main
+from backend.demo import processes
+from backend.demo.studio import Studio, StudioError
+from backend.images.decode import Images
+from backend.images.fetch import ImageError, Server
 from backend.prelabel import project, sources
 from backend.settings import Settings
-from backend.studio import Studio, StudioError
-from model import download, web
-from model.listing import Endpoint
+from model import connections
 from model.types import VLSAMError
+from model.vlm.remote_vlm import Endpoint
+from model.weights import download
 from tests.backend.conftest import CONFIG
-from tests.model import certificates, loopback
-from tests.model.certificates import Authority, Proxy
+from tests.support import certificates, loopback
+from tests.support.certificates import Authority, Proxy
 
 KEY = "a" * 40
 MODEL = {"config.json": b"{}", "model.safetensors": b"weights"}
@@ -138,7 +139,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(each)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
     monkeypatch.setenv("VLSAM_CACHE_DIR", str(tmp_path / "cache"))
-    web.advise_other_libraries()  # as every command does
+    connections.advise_other_libraries()  # as every command does
     monkeypatch.setattr(project, "PAUSES", ())
 
 
@@ -263,7 +264,7 @@ def test_the_demo_sees_its_servers_behind_a_proxy(
     world: World, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    assert services._answers(f"{world.url}/health")
+    assert processes._answers(f"{world.url}/health")
     assert proxy.seen == []
 
 

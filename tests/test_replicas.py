@@ -1,4 +1,4 @@
-"""backend/haproxy.cfg in a real HAProxy: which replica gets which request. The replicas here only note it.
+"""backend/web/haproxy.cfg in a real HAProxy: which replica gets which request. Replicas here only note it.
 
 That replicas can stand in for each other is shown with real ones in tests/e2e/test_replicas.py.
 """
@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import requests
 
-from backend import services
-from backend.services import Service
+from backend.demo import processes
+from backend.demo.processes import Service
 from tests.e2e.conftest import without
 
-CONFIG = Path(__file__).parents[1] / "backend" / "haproxy.cfg"
+CONFIG = Path(__file__).parents[1] / "backend" / "web" / "haproxy.cfg"
 TASKS = range(40)
 
 
@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Noted
 
     def do_GET(self) -> None:
-        if self.path == "/ready":  # as tests/backend/test_app.py has it from a real one
+        if self.path == "/ready":  # as tests/backend/web/test_app.py has it from a real one
             models = self.server.models
             ready = {"checks": {"device": "ok", "disk": "ok", "models": models}, "ready": models == "ready"}
             self._answer(ready, 200 if models == "ready" else 503)
@@ -80,10 +80,10 @@ def start_balancer(log: Path, *replicas: str) -> Service:
     """HAProxy with the shipped file before two replicas, given as host:port."""
     if (haproxy := shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")) is None:
         without("HAProxy is not installed: `make haproxy` does it in CI")
-    port = services.free_port(0)
+    port = processes.free_port(0)
     environment = {"BIND": f"127.0.0.1:{port}", "REPLICA_1": replicas[0], "REPLICA_2": replicas[1]}
     command = [haproxy, "-db", "-f", str(CONFIG)]
-    return services.start("HAProxy", command, f"http://127.0.0.1:{port}", log, environment)
+    return processes.start("HAProxy", command, f"http://127.0.0.1:{port}", log, environment)
 
 
 def eventually(holds: Callable[[], bool]) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend import duplicates, evidence, phrases, results, shapes, tasks
-from backend.labels import Control, LabelConfig
-from backend.logs import printable
-from backend.memory import Answer, Draft, Patch, Spot
-from backend.reading import Reading
-from backend.results import Drawn
-from backend.tasks import Region
+from backend.answers import existing_regions
+from backend.answers.recent_answers import Answer, Draft, Patch, Spot
+from backend.labelstudio import geometry, prompt_controls, region_meta, results, tasks
+from backend.labelstudio.labeling_config import Control, LabelConfig
+from backend.labelstudio.reading_budget import Reading
+from backend.labelstudio.results import Drawn
+from backend.labelstudio.tasks import Region
+from backend.telemetry.logs import printable
 from model.types import Box, Detection, Mask, Prompt, box_of
 
 MAX_CLICKS = 1000
@@ -285,7 +286,7 @@ def done(asked: Correction, region: Mapping[str, Any], mask: Mask) -> str:
 
 def asked_by(context: Mapping[str, Any], config: LabelConfig) -> str:
     """What a context asks with, for the log: its newest click, or a text."""
-    if not is_click(context, config) and phrases.typed(context, config) is not None:
+    if not is_click(context, config) and prompt_controls.typed(context, config) is not None:
         return "text"
     *_, newest = ((), *(gesture.labels for gesture in _gestures(context.get("result"), config)))
     return _click_with(newest)
@@ -374,7 +375,7 @@ def _targets(
         for region in sorted(regions, key=turn):
             if region.id in taken or not (labels is None or tasks.alike(region.labels, labels)):
                 continue
-            reading.spend(duplicates.PAIR)
+            reading.spend(existing_regions.PAIR)
             read = results.read(region.result, shape, reading)
             if read is not None:
                 meta = region.result.get("meta")
@@ -393,7 +394,7 @@ def _search(
     for target in targets:
         if target.drawn.holds(clicks.points):
             return target, ()
-        ours = target.answer is not None or evidence.read(target.meta, shape) is not None
+        ours = target.answer is not None or region_meta.read(target.meta, shape) is not None
         if ours or (target.control.shape != "rectangle" if foreign is None else foreign):
             rivals.append(target)
     return None, tuple(rivals)
@@ -408,7 +409,7 @@ def _below(
     left = [index for index, gesture in enumerate(gestures) if gesture.point is not None]
     for target in targets:
         if target.drawn.holds(points[left]):
-            target.drawn.reading.spend(duplicates.PAIR * len(left))
+            target.drawn.reading.spend(existing_regions.PAIR * len(left))
             for index in left:
                 if target.drawn.holds(points[[index]]):
                     found[index] = target
@@ -445,14 +446,14 @@ def _overlapped(rivals: Iterable[Target], box: Box) -> Target | None:
     """The rival whose own box is most like a box, by an IoU of a half or more; else the first it is in."""
     left, top, right, bottom = (round(side) for side in box)
     window = (left, top, max(right, left + 1), max(bottom, top + 1))
-    best, most, holder = None, duplicates.SAME_OBJECT, None
+    best, most, holder = None, existing_regions.SAME_OBJECT, None
     for rival in rivals:
-        common = shapes.area(shapes.common(rival.drawn.window, window))
-        overlap = common / (shapes.area(rival.drawn.window) + shapes.area(window) - common)
+        common = geometry.area(geometry.common(rival.drawn.window, window))
+        overlap = common / (geometry.area(rival.drawn.window) + geometry.area(window) - common)
         if overlap > most or (best is None and overlap == most):
             best, most = rival, overlap
-        if holder is None and 2 * common >= shapes.area(window):
-            holder = rival if 2 * rival.drawn.count(window) >= shapes.area(window) else None
+        if holder is None and 2 * common >= geometry.area(window):
+            holder = rival if 2 * rival.drawn.count(window) >= geometry.area(window) else None
     return best or holder
 
 
@@ -535,8 +536,8 @@ def _joined(target: Target, clicks: Prompt) -> tuple[Prompt, str]:
 
 def _before(target: Target) -> tuple[Prompt, str]:
     """What is known of a region without the clicks, and its term."""
-    stored = evidence.read(target.meta, target.drawn.shape)
-    before = Prompt() if stored is None else evidence.consistent(stored, target.mask)
+    stored = region_meta.read(target.meta, target.drawn.shape)
+    before = Prompt() if stored is None else region_meta.consistent(stored, target.mask)
     if target.control.shape == "rectangle" and target.answer is None:
         before = replace(before, box=box_of(target.mask))
     else:
@@ -711,7 +712,7 @@ def related(sources: Iterable[list[Any]]) -> Iterator[str]:
 def _arrived(answer: Answer, sources: Iterable[list[Any]]) -> bool:
     """Whether the task holds the region as we answered it, or as it was changed by hand since."""
     return any(
-        evidence.same(item.get("meta"), answer.meta)
+        region_meta.same(item.get("meta"), answer.meta)
         for source in sources
         for item in source
         if isinstance(item, Mapping) and tasks.region_id(item) == answer.region_id

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from backend import results, tasks
-from backend.labels import LabelConfig
-from backend.memory import Patch
-from backend.reading import Reading, TooMuch
-from backend.results import MAX_PERCENT, Drawn
-from backend.tasks import Region
+from backend.answers.recent_answers import Patch
+from backend.labelstudio import results, tasks
+from backend.labelstudio.labeling_config import LabelConfig
+from backend.labelstudio.reading_budget import Reading, TooMuch
+from backend.labelstudio.results import MAX_PERCENT, Drawn
+from backend.labelstudio.tasks import Region
 from model.types import Detection, Mask
 
 # A fresh mask that overlaps a region of the same label by this IoU is the same object.

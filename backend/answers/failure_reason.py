@@ -2,11 +2,11 @@
 
 import logging
 
-from backend.fetch import ImageError
-from backend.labels import TaskError
-from backend.logs import redacted
-from model.oom import out_of_memory
+from backend.images.fetch import ImageError
+from backend.labelstudio.labeling_config import TaskError
+from backend.telemetry.logs import redacted
 from model.types import VLSAMError
+from model.weights.out_of_memory import out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -10,25 +10,27 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend import corrections, duplicates, events, evidence, labels, logs, phrases, results, tasks
-from backend.cache import Held, Known, source_key
-from backend.corrections import Correction, Unanswerable
-from backend.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
-from backend.events import UnknownEvent
-from backend.fetch import ImageError, Server, Target
-from backend.labels import STATUS, Control, LabelConfig, TaskError
-from backend.logs import printable
-from backend.memory import Key
-from backend.phrases import Wishes
-from backend.reading import OutOfTime, Reading, TooMuch
-from backend.served import Model
+from backend.answers import click_target, existing_regions
+from backend.answers.click_target import Correction, Unanswerable
+from backend.answers.recent_answers import Key
+from backend.images.fetch import ImageError, Server, Target
+from backend.labelstudio import labeling_config, next_protocol, prompt_controls, region_meta, results, tasks
+from backend.labelstudio.labeling_config import STATUS, Control, LabelConfig, TaskError
+from backend.labelstudio.next_protocol import UnknownEvent
+from backend.labelstudio.prompt_controls import Wishes
+from backend.labelstudio.reading_budget import OutOfTime, Reading, TooMuch
+from backend.labelstudio.tasks import Region
+from backend.runtime.embedding_cache import Held, Known, source_key
+from backend.runtime.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
+from backend.runtime.oom_retry import Model
 from backend.settings import Settings
-from backend.tasks import Region
-from model.clicks import Level
-from model.looks import Said
+from backend.telemetry import logs
+from backend.telemetry.logs import printable
 from model.pipeline import ask_ahead
-from model.segmenter import Embedding
+from model.segmentation.clicks import Level
+from model.segmentation.segmenter import Embedding
 from model.types import Detection, Image, VLSAMError
+from model.vlm_stage import Said
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +83,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         "reason". Raises ConfigError and Unavailable.
         """
         event = context.get("event") if isinstance(context, Mapping) else None
-        if context is not None and event is not None and event != events.TRIAL:
+        if context is not None and event is not None and event != next_protocol.TRIAL:
             return [self._event(context)]
-        config = labels.parse(self.label_config or "")
+        config = labeling_config.parse(self.label_config or "")
         deadline = self._clock() + self.engine.settings.deadline
         if event is not None:
             return [self._try(tasks[0] if tasks else None, config, deadline)]
@@ -196,7 +198,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 self.model_version,
                 names=likenesses,
                 leftover=settings.leftover,
-                made=duplicates.made(task, config),
+                made=existing_regions.made(task, config),
                 reading=reading,
             )
         _tell_unread(task, reading, "they may be predicted again")
@@ -235,7 +237,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _event(self, context: Mapping[str, Any]) -> Prediction:
         try:
-            return self._prediction(events.answer(context, self.model_version))
+            return self._prediction(next_protocol.answer(context, self.model_version))
         except UnknownEvent as unknown:
             log.warning("%s", unknown)
             return self._prediction([], str(unknown))
@@ -278,7 +280,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             if config.status_of is None:
                 raise
             self._count(type(error).__name__)
-            asked_by = corrections.asked_by(context, config)
+            asked_by = click_target.asked_by(context, config)
             log.warning("Task %s: no answer to the %s: %s", _name(task), asked_by, error)
             answer = self._prediction([], str(error))
         # Label Studio 1.23.2 asks about no prompts when a task opens after one that was submitted with a
@@ -297,7 +299,9 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             return round(1000 * (self._clock() - started))
 
         try:
-            phrase = None if corrections.is_click(context, config) else phrases.typed(context, config)
+            phrase = (
+                None if click_target.is_click(context, config) else prompt_controls.typed(context, config)
+            )
             if phrase is None:
                 regions, done = self._correct(task, context, config, deadline)
             else:
@@ -323,10 +327,10 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             raise
         except Exception:
             self._count(UNEXPECTED)
-            asked_by = corrections.asked_by(context, config)
+            asked_by = click_target.asked_by(context, config)
             log.exception("Task %s: no answer to the %s (%d ms).", _name(task), asked_by, taken())
             return self._prediction([], "The server failed; its log says why.")
-        asked_by = corrections.asked_by(context, config)
+        asked_by = click_target.asked_by(context, config)
         log.log(level, "Task %s: no answer to the %s: %s (%d ms)", _name(task), asked_by, reason, taken())
         return self._prediction([], reason)
 
@@ -341,16 +345,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         click = self._click(task, context)
         seen = self._see(task, config, deadline)
         run = partial(self.engine.run, priority=CLICK, deadline=deadline, click=click)
-        bare = corrections.bare(context, config, seen.known.size)
+        bare = click_target.bare(context, config, seen.known.size)
         if bare is not None:
             detection = run(lambda model: model.refine(seen.embedding(model), bare))
             if not detection.mask.any():
                 raise Unanswerable(NOTHING_THERE)
-            return events.mask(detection.mask, detection.score), "click of no control: a mask"
+            return next_protocol.mask(detection.mask, detection.score), "click of no control: a mask"
         memory = self.engine.memory
         key = self._memory_key(task, seen.known.content)
         reading = self._reading(deadline)
-        asked = corrections.read(
+        asked = click_target.read(
             context,
             task,
             config,
@@ -361,7 +365,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             reading=reading,
         )
         _tell_unread(task, reading, "a click cannot be about them")
-        wishes = phrases.wishes(context, task, config)
+        wishes = prompt_controls.wishes(context, task, config)
         asked, detection = run(lambda model: _segment(model, seen.embedding(model), asked, wishes.level))
         if not detection.mask.any():
             raise Unanswerable(NOTHING_THERE)
@@ -379,14 +383,14 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         if not region:
             raise Unanswerable(f"The mask is nothing that <{asked.control.tag}> can draw.")
         if key:
-            memory.remember(key, corrections.remembered(asked, region[0], detection, memory.clock()))
-        said = corrections.said(task, asked.target.region_id, config) if asked.target else {}
+            memory.remember(key, click_target.remembered(asked, region[0], detection, memory.clock()))
+        said = click_target.said(task, asked.target.region_id, config) if asked.target else {}
         words = [
             results.naming(region[0], naming, said[naming.name])
             for naming in config.namings
             if said.get(naming.name)
         ]
-        return region + words, corrections.done(asked, region[0], detection.mask)
+        return region + words, click_target.done(asked, region[0], detection.mask)
 
     def _find(
         self, task: Any, phrase: str, context: Mapping[str, Any], config: LabelConfig, deadline: float
@@ -394,7 +398,10 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         """Regions of what a person typed, less what there are regions of. Raises Unanswerable."""
         config = config.of(task.get("data") if isinstance(task, Mapping) else None)
         image, known = self._load(task, *self._source(task, config), deadline)
-        wishes, held = phrases.wishes(context, task, config), self.engine.embeddings.hold(known.content)
+        wishes, held = (
+            prompt_controls.wishes(context, task, config),
+            self.engine.embeddings.hold(known.content),
+        )
 
         def work(model: Model) -> list[Detection]:
             return model.find(image, phrase, encode=lambda view: held.get(model, view), level=wishes.level)
@@ -404,7 +411,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         if not found:
             raise Unanswerable(f"The model does not find {said} in this image.")
         found = _good_enough(found, wishes)
-        labelled = [(d, phrases.label_of(phrase, d.term, context, config)) for d in found]
+        labelled = [(d, prompt_controls.label_of(phrase, d.term, context, config)) for d in found]
         if not any(config.label_control(label) for _, label in labelled):
             raise Unanswerable(f"No label means {said}: add it to the predicted_values of one.")
         own = next(tasks.own(task), None)
@@ -413,11 +420,13 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         reading = self._reading(deadline)
         for detection, label in labelled:
             control = config.label_control(label)
-            if control is None or duplicates.of(detection, label, tasks.regions(own or [], config), reading):
+            if control is None or existing_regions.of(
+                detection, label, tasks.regions(own or [], config), reading
+            ):
                 continue
             # A prediction may be on screen, and may be not: with its id, ours is there once in both cases.
             alike = [region for region in tasks.regions(shown, config) if region.control == control]
-            old = duplicates.of(detection, label, alike, reading)
+            old = existing_regions.of(detection, label, alike, reading)
             if old and not self._replaceable(old, shown):
                 continue
             region = describe(
@@ -443,7 +452,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def _replaceable(self, region: Region, items: list[Any]) -> bool:
         """Whether the editor stands a region in the place of this one."""
         in_place = region.control.labels_name is None or self.engine.settings.labels_in_place
-        return in_place and region.id not in corrections.related([items])
+        return in_place and region.id not in click_target.related([items])
 
     def _memory_key(self, task: Any, image: str) -> Key | None:
         """Whose answers may help; None where the task has no id."""
@@ -638,9 +647,9 @@ def annotation(
             placed = [(control, None) for control in config.predicted]
         elif not named:
             unmatched[term] += 1
-            placed, notes = _left(config, leftover), (term[: evidence.MAX_TEXT],)
+            placed, notes = _left(config, leftover), (term[: region_meta.MAX_TEXT],)
         plans.append((detection, placed, notes, bool(named)))
-    fresh = duplicates.without(
+    fresh = existing_regions.without(
         [(d, {label for _, label in places}) for d, places, _, _ in plans], made, reading or Reading()
     )
     for detection, placed, notes, has_label in plans:
@@ -687,7 +696,9 @@ def _good_enough(found: list[Detection], wishes: Wishes) -> list[Detection]:
     good = [detection for detection in found if detection.score >= wishes.score]
     if not good:
         best = max(detection.score for detection in found)
-        raise Unanswerable(f"The score {best:.2f} is below the {wishes.score:.2f} of {phrases.SCORE}.")
+        raise Unanswerable(
+            f"The score {best:.2f} is below the {wishes.score:.2f} of {prompt_controls.SCORE}."
+        )
     return good
 
 
@@ -697,7 +708,7 @@ def _segment(
     """The settled correction and its mask."""
     if asked.rivals:
         fresh = model.refine(embedding, asked.prompt, level)
-        asked = corrections.settle(asked, fresh.mask)
+        asked = click_target.settle(asked, fresh.mask)
         if asked.target is None and asked.prompt.mask is None:
             return asked, fresh
     if asked.boxed is not None:
@@ -731,8 +742,8 @@ def describe(
     )
     if not region:
         return []
-    text = corrections.notes_with(old_meta, notes)
-    meta = {**({"text": text} if text else {}), **evidence.write(detection, region[0])}
+    text = click_target.notes_with(old_meta, notes)
+    meta = {**({"text": text} if text else {}), **region_meta.write(detection, region[0])}
     return [{**region[0], "meta": meta}, *region[1:]]
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend import shapes
-from backend.shapes import Window
+from backend.labelstudio import geometry
+from backend.labelstudio.geometry import Window
 from model.types import Mask, box_of
 
 SECONDS = 30.0
@@ -62,18 +62,18 @@ class Patch:
 
     def holds(self, points: NDArray[Any]) -> bool:
         """Whether any of points (n, 2), xy pixels, is on a pixel of the mask."""
-        return bool(shapes.contains(self.pixels, np.asarray(points, float) - self.corner).any())
+        return bool(geometry.contains(self.pixels, np.asarray(points, float) - self.corner).any())
 
     def iou(self, other: "Patch") -> float:
         """Intersection over union with a mask of the same image; 0 where both are empty."""
-        shared = shapes.common(self.window, other.window)
+        shared = geometry.common(self.window, other.window)
         both = int(np.count_nonzero(self._within(shared) & other._within(shared)))
         union = self.area + other.area - both
         return both / union if union else 0.0
 
     def count(self, window: Window) -> int:
         """How many of its pixels are in a part of the image."""
-        return int(np.count_nonzero(self._within(shapes.common(self.window, window))))
+        return int(np.count_nonzero(self._within(geometry.common(self.window, window))))
 
     def _within(self, window: Window) -> NDArray[np.bool_]:
         x, y = self.corner

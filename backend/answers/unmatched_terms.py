@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from backend.labels import LabelConfig
+from backend.labelstudio.labeling_config import LabelConfig
 
 MAX_PROJECTS = 100
 MAX_TERMS = 1000  # of a project

@@ -33,17 +33,21 @@ from segment_anything import sam_model_registry
 from tqdm import tqdm
 from werkzeug.serving import make_server
 
-from backend import app, cache, corrections, evidence, fetch, images, labels, results
-from backend.engine import CLICK, PROCESS, Engine
-from backend.predictor import VLSAMBackend
+from backend.answers import click_target
+from backend.answers.ml_backend import VLSAMBackend
+from backend.images import decode, fetch
+from backend.labelstudio import labeling_config, region_meta, results
+from backend.runtime import embedding_cache
+from backend.runtime.engine import CLICK, PROCESS, Engine
 from backend.settings import Settings
-from model import clicks
+from backend.web import app
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose, version_of
-from model.segmenter import Embedding, Levels, Segmenter
+from model.segmentation import clicks
+from model.segmentation.segmenter import Embedding, Levels, Segmenter
 from model.types import Detection, Evidence, Image, Prompt
-from model.vlm import VLM
+from model.vlm.vlm import VLM
 
 T = TypeVar("T")
 
@@ -71,17 +75,17 @@ CONFIG = f"""
 
 # Where a click's time goes. Of functions inside each other each counts its own time.
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
-    "parse": ((app, "_body"), (labels, "parse"), (corrections, "read")),
+    "parse": ((app, "_body"), (labeling_config, "parse"), (click_target, "read")),
     "look up": ((VLSAMBackend, "_see"),),
     "fetch": ((fetch.Fetcher, "fetch"),),
-    "decode file": ((images, "decode"),),
-    "hash pixels": ((cache, "image_hash"),),
+    "decode file": ((decode, "decode"),),
+    "hash pixels": ((embedding_cache, "image_hash"),),
     "encode": ((Segmenter, "encode"),),
     "decode": ((Segmenter, "decode"),),
     "upsample": ((Levels, "__getitem__"),),
     "obey": ((clicks, "obey"),),
     "encode mask": ((results, "region"),),
-    "evidence": ((evidence, "write"),),
+    "evidence": ((region_meta, "write"),),
     "json": ((app, "jsonify"),),
 }
 
@@ -146,7 +150,7 @@ class Picture:
             at = rng.integers(len(ys))
             points.append(((float(xs[at]) + 0.5) * scale, (float(ys[at]) + 0.5) * scale))
         file = written.getvalue()
-        return cls(f"{megapixels:g}-{seed}.jpg", file, images.decode(file, max_pixels=10**9), tuple(points))
+        return cls(f"{megapixels:g}-{seed}.jpg", file, decode.decode(file, max_pixels=10**9), tuple(points))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +164,7 @@ class Neighbours:
     def draw(cls, picture: Picture) -> "Neighbours":
         rng = np.random.default_rng(len(picture.file))
         height, width = picture.pixels.shape[:2]
-        (control,) = labels.parse(CONFIG).outputs
+        (control,) = labeling_config.parse(CONFIG).outputs
         radius, made, run_lengths = width / 8, [], []
         for number in range(REGIONS):
             x, y = rng.uniform(0.1, 0.9, 2) * (width, height)
@@ -181,7 +185,7 @@ class Neighbours:
             found = Detection("object", mask, 0.5, Evidence("", view, prompt, {}, "bench"))
             run_lengths.append(json.dumps(made_of["value"]["rle"]))
             value = {**made_of["value"], "rle": f"run lengths {number}"}
-            made.append({**made_of, "value": value, "meta": evidence.write(found, made_of)})
+            made.append({**made_of, "value": value, "meta": region_meta.write(found, made_of)})
         return cls(tuple(made), tuple(run_lengths))
 
     def beside(self, asked: dict[str, Any], label: str) -> str:

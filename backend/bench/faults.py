@@ -19,19 +19,19 @@ import numpy as np
 from PIL import Image as Pillow
 from tqdm import tqdm
 
-from backend import labels, results
-from backend.engine import Engine
-from backend.predictor import VLSAMBackend, describe
+from backend.answers.ml_backend import VLSAMBackend, describe
+from backend.labelstudio import labeling_config, results
+from backend.runtime.engine import Engine
 from backend.settings import Settings
 from model.bench.noc import Sample
 from model.builtin.measure import corrective_click
-from model.masks import inmost
-from model.merge import iou
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.segmenter import Segmenter
+from model.segmentation.masks import inmost
+from model.segmentation.merge import iou
+from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Evidence, Image, Mask, Prompt, box_of
-from model.vlm import VLM
+from model.vlm.vlm import VLM
 
 CAP = 10  # clicks on a region, then it has failed
 GOAL = 0.85  # IoU
@@ -266,7 +266,7 @@ def _region(case: Case) -> dict[str, Any]:
     prompt = Prompt.of(*points, box=box_of(case.mask))
     view = (0.0, 0.0, float(width), float(height))
     found = Detection("object", case.mask, 0.5, Evidence("What is there?", view, prompt, {}, "bench"))
-    control = labels.parse(_CONFIG).outputs[0]
+    control = labeling_config.parse(_CONFIG).outputs[0]
     (region,) = describe(found, control=control, labels=[LABEL], region_id=_REGION)
     if not case.predicted:
         del region["meta"]

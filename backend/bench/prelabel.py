@@ -16,8 +16,8 @@ from PIL import Image as Pillow
 from tqdm import tqdm
 
 import backend.prelabel.job  # noqa: F401  the command loads it, and the SDK with it, when it is first called
-from backend.images import decode
-from backend.prelabel import command
+from backend.commands import prelabel
+from backend.images.decode import decode
 from backend.prelabel.state import State
 from model.builtin.measure import paste_scene
 from model.pipeline import VLSAM
@@ -87,7 +87,7 @@ def _prelabel(folder: Path, target: Path, model: VLSAM, limit: int, memory: list
         contextlib.redirect_stderr(io.StringIO()) as told,
     ):
         parser = argparse.ArgumentParser()
-        command.add_to(parser.add_subparsers())
+        prelabel.add_to(parser.add_subparsers())
         args = parser.parse_args(arguments)
         status = args.run(args)
     if status:

@@ -11,7 +11,7 @@ from backend.settings import Settings
 from model.bench.attention import Shape, compare
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.segmenter import Segmenter
+from model.segmentation.segmenter import Segmenter
 
 ABOUT = """\
 Measures on this machine. Every figure of a comparison comes from one run, as a ratio. Progress goes to
@@ -190,7 +190,7 @@ def _annotate(args: argparse.Namespace) -> int:
 
 
 def _click(args: argparse.Namespace) -> int:
-    from backend.bench_click import measure, table  # Flask is not needed by the other commands
+    from backend.bench.click import measure, table  # Flask is not needed by the other commands
 
     if args.cold < 2 or args.repeats < 1 or not all(0.01 <= size <= 100 for size in args.megapixels):
         raise ValueError("--cold must be 2 or more, --repeats 1 or more, --megapixels from 0.01 to 100")
@@ -232,7 +232,7 @@ def _noc(args: argparse.Namespace) -> int:
 
 
 def _faults(args: argparse.Namespace, segmenter: Segmenter, samples: Iterable[Any], total: int) -> int:
-    from backend.bench_faults import measure, table  # the SDK is not needed by the other commands
+    from backend.bench.faults import measure, table  # the SDK is not needed by the other commands
 
     figures = measure(segmenter, samples, total, args.seed)
     if not args.json:
@@ -242,7 +242,7 @@ def _faults(args: argparse.Namespace, segmenter: Segmenter, samples: Iterable[An
 
 
 def _prelabel(args: argparse.Namespace) -> int:
-    from backend.bench_prelabel import measure  # the SDK is not needed by the other commands
+    from backend.bench.prelabel import measure  # the SDK is not needed by the other commands
 
     if args.images < 8:
         raise ValueError("--images must be 8 or more")

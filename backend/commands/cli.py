@@ -17,29 +17,32 @@ import numpy as np
 import requests
 from tqdm import tqdm
 
-from backend import bench, doctor, folders, logs, recommended
-from backend.export import command as export
-from backend.failures import why
-from backend.fetch import ImageError
-from backend.folders import text
-from backend.images import decode
-from backend.logs import printable, redacted
-from backend.pictures import Pictures, is_ours, save
-from backend.prelabel import command as prelabel
-from backend.results import coco_rle
+from backend.answers.failure_reason import why
+from backend.commands import bench, export, prelabel
+from backend.demo.studio import StudioError
+from backend.doctor import checks
+from backend.images import local_files
+from backend.images.decode import decode
+from backend.images.fetch import ImageError
+from backend.images.local_files import text
+from backend.images.output_files import Pictures, is_ours, save
+from backend.labelstudio import recommended_configs
+from backend.labelstudio.results import coco_rle
 from backend.settings import Settings
-from backend.studio import StudioError
-from model import sams, web
-from model.clicks import LEVELS
-from model.download import fetch_hub, fetch_sam, is_remote_sam, looks_local, revision
-from model.grids import check_config
-from model.looks import Look
-from model.maps import normalised
-from model.oom import with_less
+from backend.telemetry import logs
+from backend.telemetry.logs import printable, redacted
+from model import connections
+from model.attention.maps import normalised
+from model.attention.token_grids import check_config
 from model.overlay import draw, heat, tiled
 from model.pipeline import VLSAM
 from model.profiles import PROFILES
+from model.segmentation import sam_families
+from model.segmentation.clicks import LEVELS
 from model.types import Detection, Image, ModelLoadError, Prompt, VLSAMError
+from model.vlm_stage import Look
+from model.weights.download import fetch_hub, fetch_sam, is_remote_sam, looks_local, revision
+from model.weights.out_of_memory import with_less
 
 EXAMPLES = """\
 examples:
@@ -111,7 +114,7 @@ _LARGEST = 1e9  # coordinate; no image has as many pixels, and float32 holds it
 def main(arguments: Sequence[str] | None = None) -> int:
     logs.of_command()
     args = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
-    web.advise_other_libraries()
+    connections.advise_other_libraries()
     try:
         return int(args.run(args))
     except (VLSAMError, StudioError, ValueError) as error:  # an argument or a setting says what is wrong
@@ -183,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     prelabel.add_to(commands)
     export.add_to(commands)
     bench.add_to(commands)
-    doctor.add_to(commands)
-    recommended.add_to(commands)
+    checks.add_to(commands)
+    recommended_configs.add_to(commands)
 
     segment = commands.add_parser("segment", help="one mask of an image, from points and a box")
     segment.add_argument("image", type=Path, metavar="IMAGE")
@@ -235,7 +238,7 @@ def _download(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
     profile = settings.models(args.profile)
     concepts = settings.localizer == "concept"
-    accept_sam = partial(sams.check, name=profile.sam, concepts=concepts)
+    accept_sam = partial(sam_families.check, name=profile.sam, concepts=concepts)
     try:
         for name, remote, fetch, accept in (
             (profile.vlm, not looks_local(profile.vlm), fetch_hub, check_config),
@@ -256,7 +259,7 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _warm(args: argparse.Namespace) -> int:
-    from backend import warm  # Label Studio's SDK takes seconds to import
+    from backend.commands import warm  # Label Studio's SDK takes seconds to import
 
     return warm.run(args)
 
@@ -310,8 +313,8 @@ def _images(given: Sequence[Path]) -> tuple[list[Path], Counter[str]]:
     for path in given:
         name = str(path)
         listing = None
-        if os.path.isdir(name) or (folders.is_pattern(name) and not os.path.lexists(name)):
-            listing = folders.listed(name)
+        if os.path.isdir(name) or (local_files.is_pattern(name) and not os.path.lexists(name)):
+            listing = local_files.listed(name)
             skipped.update(listing.skipped)
         if listing is None or not (listing.names or os.path.isdir(name)):
             named.append(path)  # also what is not there, which then fails with that reason
@@ -382,9 +385,9 @@ def _terms(args: argparse.Namespace) -> int:
     auth = (user, password) if user is not None and password is not None else None
     url = args.url.rstrip("/") + "/terms"
     try:
-        answer = web.request("GET", url, params={"project": args.project}, auth=auth, timeout=10)
+        answer = connections.request("GET", url, params={"project": args.project}, auth=auth, timeout=10)
     except requests.RequestException as error:
-        why = web.distrust(error)
+        why = connections.distrust(error)
         raise ValueError(
             f"{url} {why}" if why else f"no server answers at {url}: {_printable(str(error))[:200]}"
         ) from error
@@ -420,7 +423,7 @@ def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:
 
 def _read(path: Path, settings: Settings) -> Image:
     try:
-        data = folders.read(str(path), settings.max_image_bytes + 1)
+        data = local_files.read(str(path), settings.max_image_bytes + 1)
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
     if len(data) > settings.max_image_bytes:

@@ -12,21 +12,21 @@ from label_studio_sdk.client import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 from tqdm import tqdm
 
-from backend import labels
-from backend.cache import embedding_key
-from backend.disk import Disk
-from backend.failures import why
-from backend.fetch import Server
-from backend.images import Images
-from backend.logs import printable
-from backend.metrics import Metrics
-from backend.results import image_hash
+from backend.answers.failure_reason import why
+from backend.demo.studio import StudioError
+from backend.images.decode import Images
+from backend.images.fetch import Server
+from backend.labelstudio import labeling_config
+from backend.labelstudio.results import image_hash
+from backend.runtime.embedding_cache import embedding_key
+from backend.runtime.embedding_files import Disk
 from backend.settings import Settings, SettingsError
-from backend.studio import StudioError
-from model import web
-from model.oom import with_less
+from backend.telemetry.logs import printable
+from backend.telemetry.metrics import Metrics
+from model import connections
 from model.profiles import segmenter_version_of
-from model.segmenter import Embedding, Segmenter
+from model.segmentation.segmenter import Embedding, Segmenter
+from model.weights.out_of_memory import with_less
 
 PAGE = 100  # tasks in one answer of Label Studio
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
     server = Server(settings.label_studio_url, settings.label_studio_api_key)
     try:
-        with web.client(httpx, timeout=60) as http:  # the SDK would leave its own open
+        with connections.client(httpx, timeout=60) as http:  # the SDK would leave its own open
             # Without the slash the SDK exchanges a personal access token beside a path of the address.
             studio = LabelStudio(base_url=f"{server.url}/", api_key=server.token, httpx_client=http)
             return _warm(settings, settings.cache_dir, server, studio, args)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             f"Label Studio at {server.url} does not show project {args.project}: HTTP {error.status_code}."
         ) from error
     except httpx.HTTPError as error:
-        why = web.distrust(error) or f"cannot be reached: {error}"
+        why = connections.distrust(error) or f"cannot be reached: {error}"
         raise StudioError(f"Label Studio at {server.url} {why}.") from error
     except KeyboardInterrupt:
         print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
@@ -61,7 +61,7 @@ def _warm(
     settings: Settings, folder: Path, server: Server, studio: LabelStudio, args: argparse.Namespace
 ) -> int:
     project = studio.projects.get(args.project)
-    config = labels.parse(project.label_config or "")
+    config = labeling_config.parse(project.label_config or "")
     tasks = studio.tasks.list(project=args.project, page_size=PAGE, fields="task_only")
     profile, images = settings.models(args.profile), Images(settings)
     options = settings.options()

@@ -14,14 +14,15 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from backend import instructions, services
-from backend.logs import printable
-from backend.recommended import label_config
-from backend.services import Account, Service, ServiceError
-from backend.studio import Studio, StudioError
+from backend.demo import processes
+from backend.demo.processes import Account, Service, ServiceError
+from backend.demo.studio import Studio, StudioError
+from backend.labelstudio import instructions
+from backend.labelstudio.recommended_configs import label_config
+from backend.telemetry.logs import printable
 from model.builtin.scenes import NAMES
 
-SAMPLES = Path(__file__).parents[1] / "model" / "builtin" / "samples"
+SAMPLES = Path(__file__).parents[2] / "model" / "builtin" / "samples"
 TITLE = "VL-SAM demo"
 # The first start creates the database: 15 s on two idle cores.
 START_TIMEOUT_S = 300.0
@@ -95,7 +96,7 @@ def ready(studio_url: str, project: int, owner: Account, backend: Service) -> st
         backend=backend,
         instructions=instructions.TEXT,
         studio=studio_url,
-        vlsam=services.VLSAM,
+        vlsam=processes.VLSAM,
         folder=backend.log.parent,
         project=project,
     )
@@ -147,14 +148,14 @@ def run(args: argparse.Namespace, running: list[Service], progress: Progress) ->
     if not args.label_studio.exists():
         raise DemoError(f"Label Studio is not installed at {args.label_studio}; `make studio` does it.")
     owner = account(args.data_dir)
-    studio_port = services.free_port(args.studio_port)
+    studio_port = processes.free_port(args.studio_port)
     progress.say("Starting Label Studio (the first start creates its database) and the backend")
-    studio_service = services.start_label_studio(
+    studio_service = processes.start_label_studio(
         args.label_studio, args.data_dir / "data", studio_port, owner, args.data_dir / "label-studio.log"
     )
     running.append(studio_service)
-    backend = services.start_backend(
-        services.free_port(args.port), studio_service.url, owner.token, args.data_dir / "backend.log"
+    backend = processes.start_backend(
+        processes.free_port(args.port), studio_service.url, owner.token, args.data_dir / "backend.log"
     )
     running.append(backend)
     progress.wait_for(backend)

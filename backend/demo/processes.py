@@ -12,7 +12,7 @@ from pathlib import Path
 
 import requests
 
-from model import web
+from model import connections
 
 LOOPBACK = "127.0.0.1"
 VLSAM = Path(sys.executable).with_name("vlsam")
@@ -172,6 +172,6 @@ def free_port(preferred: int) -> int:
 
 def _answers(url: str) -> bool:
     try:
-        return web.request("GET", url, timeout=2).status_code == 200
+        return connections.request("GET", url, timeout=2).status_code == 200
     except requests.RequestException:
         return False

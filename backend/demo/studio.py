@@ -6,7 +6,7 @@ from typing import Any
 
 import requests
 
-from model import web
+from model import connections
 
 JSON = Any
 # Longer than the 100 s that Label Studio gives a backend's /predict.
@@ -23,7 +23,7 @@ class Studio:
     def __init__(self, url: str, email: str, password: str) -> None:
         """Log in by the form, as a browser does: it needs no token, of whatever kind, to be enabled."""
         self.url = url.rstrip("/")
-        self._session = web.Session()
+        self._session = connections.Session()
         self._send("GET", "/user/login/")
         form = {"email": email, "password": password, "csrfmiddlewaretoken": self._csrf_token()}
         answer = self._send("POST", "/user/login/", data=form, allow_redirects=False)
@@ -184,7 +184,7 @@ class Studio:
                 method, self.url + path, headers=headers, timeout=TIMEOUT_S, **options
             )
         except requests.RequestException as error:
-            why = web.distrust(error) or f"cannot be reached: {error}"
+            why = connections.distrust(error) or f"cannot be reached: {error}"
             raise StudioError(f"Label Studio at {self.url} {why}") from error
         if not answer.ok:
             said = answer.text[:500]

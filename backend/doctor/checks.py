@@ -21,17 +21,17 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import requests
 
-from backend import labels, recommended
-from backend.events import TRIAL
-from backend.fetch import Denied, ImageError, Refused, Server, token_kind
-from backend.images import Images
-from backend.labels import ConfigError, TaskError
-from backend.logs import redacted
+from backend.images.decode import Images
+from backend.images.fetch import Denied, ImageError, Refused, Server, token_kind
+from backend.labelstudio import labeling_config, recommended_configs
+from backend.labelstudio.labeling_config import ConfigError, TaskError
+from backend.labelstudio.next_protocol import TRIAL
 from backend.settings import Settings
-from model import web
-from model.download import at_hand
-from model.listing import Endpoint
+from backend.telemetry.logs import redacted
+from model import connections
 from model.types import ListingError, ModelLoadError
+from model.vlm.remote_vlm import Endpoint
+from model.weights.download import at_hand
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def access(api: Api, project: int, images: Images) -> Iterator[Finding]:
         xml = str(found.get("label_config") or "")
         config = _config(xml)
         yield from _about(config)
-        yield _exports(config, labels.data_keys(xml))
+        yield _exports(config, labeling_config.data_keys(xml))
         check = "image"
         yield _image(api, project, config, images)
     except Trouble as trouble:
@@ -280,16 +280,16 @@ def project_of(api: Api, project: int) -> Mapping[str, Any]:
     return found
 
 
-def _config(xml: str) -> labels.LabelConfig:
+def _config(xml: str) -> labeling_config.LabelConfig:
     try:
-        return labels.parse(xml)
+        return labeling_config.parse(xml)
     except ConfigError as error:
         raise Trouble(
             str(error), "Settings, Labeling Interface, Code: take one of the configs in the README"
         ) from None
 
 
-def _about(config: labels.LabelConfig) -> Iterator[Finding]:
+def _about(config: labeling_config.LabelConfig) -> Iterator[Finding]:
     known = {label.value: None for control in config.predicted for label in control.labels}
     own = any(control.labels_key is not None for control in config.outputs)
     outputs = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
@@ -338,7 +338,7 @@ _HELD = {
 _OFFERED = {**_HELD, "Brush": _HELD["BrushLabels"]}
 
 
-def _exports(config: labels.LabelConfig, data_keys: Collection[str]) -> Finding:
+def _exports(config: labeling_config.LabelConfig, data_keys: Collection[str]) -> Finding:
     """Which exports of Label Studio's own hold the regions, and which it offers that do not."""
     cure = "`vlsam export` writes all of any config; `vlsam config` prints one whose exports hold the regions"
     drawn = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
@@ -378,7 +378,7 @@ def _exports(config: labels.LabelConfig, data_keys: Collection[str]) -> Finding:
     )
 
 
-def _image(api: Api, project: int, config: labels.LabelConfig, images: Images) -> Finding:
+def _image(api: Api, project: int, config: labeling_config.LabelConfig, images: Images) -> Finding:
     answer = api.get(f"/api/tasks?project={project}&page_size=1&fields=all")
     tasks = answer.get("tasks") if isinstance(answer, dict) else None
     if not tasks:
@@ -527,11 +527,13 @@ def _shown(api: Api, project: int, ours: Any) -> Iterator[Finding]:
 def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
     started = time.monotonic()
     try:
-        answer = web.request("GET", f"{url.rstrip('/')}/health", timeout=TIMEOUT_S, allow_redirects=False)
+        answer = connections.request(
+            "GET", f"{url.rstrip('/')}/health", timeout=TIMEOUT_S, allow_redirects=False
+        )
         health = answer.json()
         version, state = health["model_version"], health["model"]
     except (requests.RequestException, ValueError, LookupError, TypeError) as error:
-        said = f"No vlsam answers at {url} from here ({web.distrust(error) or type(error).__name__})."
+        said = f"No vlsam answers at {url} from here ({connections.distrust(error) or type(error).__name__})."
         if connected:
             yield Finding("server", SKIPPED, f"{said} Label Studio reaches it.")
         else:
@@ -638,7 +640,7 @@ def _of_trial(task: int, answer: Mapping[str, Any], place: str) -> Finding:
     regions = {
         str(item.get("id"))
         for item in (items if isinstance(items, list) else [])
-        if isinstance(item, dict) and item.get("from_name") != labels.STATUS
+        if isinstance(item, dict) and item.get("from_name") != labeling_config.STATUS
     }
     seen = _texts(answer.get("seen"))
     saw = (
@@ -789,7 +791,7 @@ def add_to(commands: Any) -> None:
         "--labels", metavar="A,B", default="", help="with --fix: of a project that has no labeling config"
     )
     doctor.add_argument(
-        "--for", dest="kind", choices=recommended.KINDS, default="masks",
+        "--for", dest="kind", choices=recommended_configs.KINDS, default="masks",
         help="with --labels: what its regions are (default: masks)",
     )  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print one JSON array, an item for each finding")
@@ -808,7 +810,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError("--tasks must be 1 or more")
     if not args.fix and (args.yes or args.labels):
         raise ValueError("--yes and --labels say what --fix shall do: give --fix, too")
-    tags = list(recommended.checked(recommended.split(args.labels)))
+    tags = list(recommended_configs.checked(recommended_configs.split(args.labels)))
     api, told = Api(server, images), list[Finding]()
 
     def tell(findings: Iterable[Finding]) -> list[Finding]:
@@ -826,7 +828,7 @@ def _run(args: argparse.Namespace) -> int:
 
     findings = look()
     if args.fix:
-        from backend import repairs  # which needs what is here
+        from backend.doctor import repairs  # which needs what is here
 
         default = backend_url or f"http://localhost:{settings.port}"
         login = repairs.login(settings)

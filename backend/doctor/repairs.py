@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from backend import labels
-from backend.doctor import FAILED, NOTE, OK, Api, Finding, Trouble, backends_of, project_of, versions_of
-from backend.logs import printable, redacted
-from backend.recommended import Kind, LabelTag, Names, label_config
+from backend.doctor.checks import (
+    FAILED,
+    NOTE,
+    OK,
+    Api,
+    Finding,
+    Trouble,
+    backends_of,
+    project_of,
+    versions_of,
+)
+from backend.labelstudio import labeling_config
+from backend.labelstudio.recommended_configs import Kind, LabelTag, Names, label_config
 from backend.settings import Settings
+from backend.telemetry.logs import printable, redacted
 
 CHECK = "fix"
 TITLE = "VL-SAM"  # of a backend that is connected
@@ -91,7 +101,7 @@ def changes(
 
 def _config(api: Api, project: int, tags: Sequence[LabelTag], kind: Kind) -> Iterator[Change | Finding]:
     before = project_of(api, project).get("label_config")
-    if not labels.is_empty(before or ""):
+    if not labeling_config.is_empty(before or ""):
         if tags:
             yield Finding(
                 CHECK, NOTE, "The project has a labeling config, and --labels does not replace it.",
@@ -139,7 +149,7 @@ def _image_field(api: Api, project: int) -> str:
         return Names().field
     fields = [
         name for name, value in data
-        if labels.FIELD.fullmatch(f"${name}") and isinstance(value, str) and _ADDRESS.match(value)
+        if labeling_config.FIELD.fullmatch(f"${name}") and isinstance(value, str) and _ADDRESS.match(value)
     ]  # fmt: skip
     # What was uploaded before there was a config takes any name.
     known = Names().field in fields or not fields or "$undefined$" in dict(data)

@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 
 from label_studio_sdk import LabelStudio
 
-from backend import bodies, labels, tasks
 from backend.export import objects
 from backend.export.masks import Masks
-from backend.labels import LabelConfig, TaskError
-from backend.logs import printable, unsigned
+from backend.labelstudio import bounded_json, labeling_config, tasks
+from backend.labelstudio.labeling_config import LabelConfig, TaskError
+from backend.labelstudio.reading_budget import UNITS, Reading, TooMuch
 from backend.prelabel import project
 from backend.prelabel.copies import size_text
 from backend.prelabel.destinations import (
@@ -38,8 +38,8 @@ from backend.prelabel.report import Summary
 from backend.prelabel.run import FETCHERS, ahead, exit_status, failed, progress
 from backend.prelabel.sources import Item, SourceError, need
 from backend.prelabel.state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
-from backend.reading import UNITS, Reading, TooMuch
 from backend.settings import Settings
+from backend.telemetry.logs import printable, unsigned
 
 SUMMARY = "summary.json"
 TASK_UNITS = 20 * UNITS  # of work to read one task's regions: about a minute
@@ -162,10 +162,10 @@ class Job:
         return height, width
 
     def _parsed(self, body: bytes) -> list[Any]:
-        loads = json.loads if isinstance(self.destination, TaskList) else bodies.loads
+        loads = json.loads if isinstance(self.destination, TaskList) else bounded_json.loads
         try:
             given = loads(body)
-        except bodies.TooLarge as error:
+        except bounded_json.TooLarge as error:
             raise TaskError(str(error)) from None
         except (ValueError, RecursionError):
             raise TaskError("What Label Studio says of the task is no JSON.") from None
@@ -211,7 +211,7 @@ def _job(args: argparse.Namespace, settings: Settings, client: LabelStudio) -> J
         raise SourceError(f"--to {args.to}: give the name of a file or a folder")
     found = project.get(client, args.project)
     xml = str(found.label_config)
-    config = labels.parse(xml)
+    config = labeling_config.parse(xml)
     wanted = Wanted.of(client, found, args.what, args.model_version)
     source = project.Tasks(
         client, args.project, settings, config, without=None, mark=lambda task: f"{wanted.mark(task)} {xml}"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from backend import folders
-from backend.colours import colours
+from backend.images import local_files
+from backend.labelstudio.label_colours import colours
 from backend.prelabel.copies import Copies
 from backend.prelabel.destinations import (
     Files,
@@ -64,7 +64,7 @@ class Masks(Objects):
                 for (item, row), stem in zip(watched(done(rows), len(named)), named, strict=True):
                     image = {
                         "mask": f"{stem}.png",
-                        "image": folders.text(item.address),
+                        "image": local_files.text(item.address),
                         "width": row["width"],
                         "height": row["height"],
                         "objects": list(_objects(folder, stem, row, number)),

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from backend import results, tasks
-from backend.labels import SHAPES, LabelConfig
+from backend.labelstudio import results, tasks
+from backend.labelstudio.geometry import Ring
+from backend.labelstudio.labeling_config import SHAPES, LabelConfig
+from backend.labelstudio.reading_budget import Reading
 from backend.prelabel.destinations import Object
-from backend.reading import Reading
-from backend.shapes import Ring
 
 Entry = Mapping[str, Any]
 

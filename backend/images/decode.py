@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError, features
 
-from backend.fetch import Fetcher, ImageError, Refused, Server
+from backend.images.fetch import Fetcher, ImageError, Refused, Server
 from backend.settings import Settings
 from model.types import Image
 

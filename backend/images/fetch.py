@@ -43,7 +43,7 @@ from requests.sessions import SessionRedirectMixin
 from urllib3.exceptions import ConnectTimeoutError
 
 from backend.settings import Settings
-from model import web
+from model import connections
 
 ACCESS_SECONDS = 240  # Label Studio's access tokens live 300 s
 MAX_REDIRECTS = 5
@@ -396,8 +396,8 @@ class Fetcher:
         """
         name = shown(target.url)
         try:
-            proxy = web.proxy_of(target.url)
-        except web.ProxyError as error:
+            proxy = connections.proxy_of(target.url)
+        except connections.ProxyError as error:
             raise Unreachable(f"{name} cannot be reached: {error}.") from None
         with ExitStack() as stack:
             try:
@@ -420,7 +420,7 @@ class Fetcher:
                 late = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
                 if late or time.monotonic() >= deadline:
                     raise TimedOut(f"{name} did not answer in time.") from None
-                if distrust := web.distrust(error):
+                if distrust := connections.distrust(error):
                     raise Unreachable(f"{name} {distrust}.") from None
                 by = f" through the proxy {shown(proxy)}: should NO_PROXY name its host?" if proxy else "."
                 raise Unreachable(f"{name} cannot be reached ({type(error).__name__}){by}") from None

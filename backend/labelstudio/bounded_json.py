@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.runlengths import Text
+from backend.labelstudio.brush_rle import Text
 
 MAX_VALUES = 1_500_000  # besides run lengths: a point of a polygon is three
 MAX_REST = 64_000_000  # bytes besides run lengths: texts may take six times as much memory

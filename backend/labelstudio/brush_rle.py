@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.reading import Reading
-from backend.shapes import Window
+from backend.labelstudio.geometry import Window
+from backend.labelstudio.reading_budget import Reading
 from model.types import Mask
 
 Bytes = NDArray[np.uint8]

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 from xml.etree import ElementTree
 
-from model.english import singulars, synonyms
+from model.vlm.english import singulars, synonyms
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class LabelConfig:
     status_of: str | None = None  # the object that the <TextArea> named STATUS belongs to
 
     def source(self, task: Any) -> Any:
-        """The value of a task's image field, which images.py loads. Raises TaskError where there is none."""
+        """The value of a task's image field, which decode.py loads. Raises TaskError where there is none."""
         data = task.get("data") if isinstance(task, Mapping) else None
         if not isinstance(data, Mapping):
             raise TaskError("the task has no data.")

@@ -7,8 +7,8 @@ every kind out of the mask by itself.
 from collections.abc import Mapping
 from typing import Any
 
-from backend import results
-from backend.results import Result
+from backend.labelstudio import results
+from backend.labelstudio.results import Result
 from model.types import Mask
 
 # Tags the browser knows, and what it makes of the mask for each.

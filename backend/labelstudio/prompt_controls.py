@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend import tasks
-from backend.labels import LabelConfig
-from model.clicks import LEVELS, Level
-from model.terms import bare
+from backend.labelstudio import tasks
+from backend.labelstudio.labeling_config import LabelConfig
+from model.segmentation.clicks import LEVELS, Level
+from model.vlm.terms import bare
 
 LEVEL, SCORE = "vlsam_level", "vlsam_score"
 MAX_TYPED = 10_000  # characters of a text that are read: more than a phrase may have, so that one is told

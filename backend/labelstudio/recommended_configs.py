@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from xml.sax.saxutils import quoteattr
 
-from backend import labels
-from backend.colours import colours
-from backend.labels import MAX_LABEL, MAX_LABELS
+from backend.labelstudio import labeling_config
+from backend.labelstudio.label_colours import colours
+from backend.labelstudio.labeling_config import MAX_LABEL, MAX_LABELS, STATUS
 from backend.settings import Settings
 
 Kind = Literal["masks", "polygons", "boxes"]
@@ -58,7 +58,7 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 # line would move the picture away under the next click.
 _BELOW = f"""\
   <View style="display:none"><Text name={{said}} value={{value}}/></View>
-  <TextArea name="{labels.STATUS}" toName={{said}} placeholder="VL-SAM says here why there is no answer"
+  <TextArea name="{STATUS}" toName={{said}} placeholder="VL-SAM says here why there is no answer"
             editable="false" maxSubmissions="1" showSubmitButton="false"/>
   <KeyPoint name={{click}} toName={{image}} smart="true" smartOnly="true"/>
   <Image name={{image}} value={{value}} zoom="true"/>
@@ -176,7 +176,7 @@ def _label(tag: LabelTag, key: str, indent: int) -> str:
 
 def names_of(xml: str, kind: Kind) -> Names:
     """What a labeling config calls the things that one of a kind has as well. Raises ConfigError."""
-    config = labels.parse(xml)
+    config = labeling_config.parse(xml)
     same = [control for control in config.outputs if control.tag == _DRAWN[kind][0]]
     drawn, label = (same[0].name, same[0].labels_name or "") if same else ("", "")
     return Names(config.image_key, config.image_name, drawn, label)
@@ -185,7 +185,7 @@ def names_of(xml: str, kind: Kind) -> Names:
 def tags_of(xml: str) -> list[LabelTag]:
     """The labels of a labeling config for the image that is labelled, each once. Raises ConfigError."""
     found: dict[str, LabelTag] = {}
-    for tag in labels.label_tags(xml):
+    for tag in labeling_config.label_tags(xml):
         value, alias, predicted, colour = (
             tag.get(name, "").strip() for name in ("value", "alias", "predicted_values", "background")
         )

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from backend import shapes
-from backend.results import decode, mask_hash, unit
+from backend.labelstudio import geometry
+from backend.labelstudio.results import decode, mask_hash, unit
 from model.types import Box, Detection, Mask, Prompt, box_of
 
 KEY = "vlsam"
@@ -110,7 +110,7 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
     prompt = stored.prompt
     if stored.mask_hash == mask_hash(mask):
         return prompt
-    inside = shapes.contains(mask, prompt.points)
+    inside = geometry.contains(mask, prompt.points)
     keep = inside == (prompt.labels == 1)
     box = prompt.box
     if box is not None:

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from pycocotools import mask as coco
 
-from backend import runlengths, shapes
-from backend.labels import STATUS, Control, Naming
-from backend.memory import Patch
-from backend.reading import Reading, TooMuch
-from backend.runlengths import Spans
-from backend.shapes import Window
-from model.merge import iou
+from backend.answers.recent_answers import Patch
+from backend.labelstudio import brush_rle, geometry
+from backend.labelstudio.brush_rle import Spans
+from backend.labelstudio.geometry import Window
+from backend.labelstudio.labeling_config import STATUS, Control, Naming
+from backend.labelstudio.reading_budget import Reading, TooMuch
+from model.segmentation.merge import iou
 from model.types import Mask, box_of
 
 Result = dict[str, Any]
@@ -119,7 +119,7 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
     """The geometry of `value` for a shape, one of labels.SHAPES; None for an empty mask.
 
     brush and bitmask hold the mask exactly. polygon and vector are one ring around all parts and holes, but
-    for specks, within shapes.TOLERANCE pixels. A rectangle is the tight box, a keypoint the
+    for specks, within geometry.TOLERANCE pixels. A rectangle is the tight box, a keypoint the
     deepest pixel. An ellipse has the mask's centre and moments; where it is less alike than ELLIPSE_IOU, it
     is None.
 
@@ -136,9 +136,9 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
         case "bitmask":
             return {"imageDataURL": png(mask)}
         case "polygon":
-            return {"points": _percent(shapes.ring_of(mask), mask.shape), "closed": True}
+            return {"points": _percent(geometry.ring_of(mask), mask.shape), "closed": True}
         case "vector":
-            ring = _percent(shapes.ring_of(mask), mask.shape)
+            ring = _percent(geometry.ring_of(mask), mask.shape)
             return {"vertices": [{"x": x, "y": y} for x, y in ring], "closed": True}
         case "rectangle":
             (x0, y0), (x1, y1) = _percent(np.array(box_of(mask)).reshape(2, 2), mask.shape)
@@ -150,7 +150,7 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
             )
             return value if compact or (drawn is not None and iou(drawn, mask) >= ELLIPSE_IOU) else None
         case "keypoint":
-            ((x, y),) = _percent(np.array([shapes.deepest(mask)]), mask.shape)
+            ((x, y),) = _percent(np.array([geometry.deepest(mask)]), mask.shape)
             return {"x": x, "y": y, "width": KEYPOINT_WIDTH}
     raise ValueError(f"no shape {shape!r}")
 
@@ -180,20 +180,20 @@ class Drawn:
 
     def count(self, window: Window) -> int:
         """How many of its pixels are in a part of the image. Raises TooMuch."""
-        self.reading.spend(shapes.area(shapes.common(self.window, window)))
+        self.reading.spend(geometry.area(geometry.common(self.window, window)))
         return self.patch.count(window)
 
     def may_be(self, patch: Patch, share: float, held: float = 0.0) -> bool:
         """Whether its IoU with a mask can be `share` or more, and the mask hold `held` of it; not painted."""
-        least, most = (self.spans.area,) * 2 if self.spans else (0, shapes.area(self.window))
-        if min(most, patch.area, shapes.area(shapes.common(self.window, patch.window))) == 0:
+        least, most = (self.spans.area,) * 2 if self.spans else (0, geometry.area(self.window))
+        if min(most, patch.area, geometry.area(geometry.common(self.window, patch.window))) == 0:
             return False
         common = min(most, patch.count(self.window))
         return common >= max(share * max(least, patch.area), held * least)
 
     def iou(self, patch: Patch) -> float:
         """Intersection over union with a mask of the same image. Raises TooMuch."""
-        self.reading.spend(shapes.area(shapes.common(self.window, patch.window)))
+        self.reading.spend(geometry.area(geometry.common(self.window, patch.window)))
         return self.patch.iou(patch)
 
 
@@ -270,11 +270,11 @@ def painted(patch: Patch) -> Drawn:
 
 
 def _filled(ring: NDArray[np.float64], shape: tuple[int, int], reading: Reading) -> Drawn:
-    window = shapes.window_of(ring, shape)
+    window = geometry.window_of(ring, shape)
 
     def paint() -> Mask:
-        reading.spend(PAINT_RING + 10 * shapes.crossings(ring, window) + 5 * shapes.area(window))
-        return shapes.fill_window(ring, window)
+        reading.spend(PAINT_RING + 10 * geometry.crossings(ring, window) + 5 * geometry.area(window))
+        return geometry.fill_window(ring, window)
 
     return Drawn(shape, window, paint, reading)
 
@@ -354,7 +354,7 @@ def _percentage(value: Any) -> float:
 
 
 def _ellipse(mask: Mask) -> dict[str, Any]:
-    x, y, along, aside, degrees = shapes.ellipse_of(mask)
+    x, y, along, aside, degrees = geometry.ellipse_of(mask)
     height, width = mask.shape
     # Radii are percent of the width and of the height however the ellipse is turned; 50 is the most.
     radius_x, radius_y = min(50.0, 100 * along / width), min(50.0, 100 * aside / height)
@@ -371,11 +371,11 @@ def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], reading: Rea
     x, y, radius_x, radius_y = (_percentage(value[key]) for key in ("x", "y", "radiusX", "radiusY"))
     ((x, y), (radius_x, radius_y)) = _pixels(np.array([[x, y], [radius_x, radius_y]]), shape)
     ellipse = (x, y, radius_x, radius_y, _percentage(value.get("rotation") or 0))
-    window = shapes.ellipse_window(ellipse, shape)
+    window = geometry.ellipse_window(ellipse, shape)
 
     def paint() -> Mask:
-        reading.spend(20_000 + 6 * shapes.area(window))
-        return shapes.fill_ellipse_window(ellipse, window)
+        reading.spend(20_000 + 6 * geometry.area(window))
+        return geometry.fill_ellipse_window(ellipse, window)
 
     return Drawn(shape, window, paint, reading)
 
@@ -391,22 +391,22 @@ def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], reading: Readi
     if not strokes:
         return below
     windows = [stroke.window for stroke in strokes] + [below.window for _ in range(1) if below]
-    sides = np.array([window for window in windows if shapes.area(window)] or [(0, 0, 0, 0)])
+    sides = np.array([window for window in windows if geometry.area(window)] or [(0, 0, 0, 0)])
     left, top, right, bottom = window = (
         *sides[:, :2].min(axis=0).tolist(),
         *sides[:, 2:].max(axis=0).tolist(),
     )
 
     def paint() -> Mask:
-        reading.spend(2 * shapes.area(window))
+        reading.spend(2 * geometry.area(window))
         canvas = np.zeros((bottom - top, right - left), np.uint8)
-        if below is not None and shapes.area(below.window):
+        if below is not None and geometry.area(below.window):
             x, y, _, _ = below.window
             pixels = below.patch.pixels
             canvas[y - top : y - top + len(pixels), x - left : x - left + pixels.shape[1]] = pixels
         for stroke in strokes:
             reading.spend(stroke.work)
-            shapes.stroke(canvas, stroke.points - (left, top), stroke.width, add=stroke.add)
+            geometry.stroke(canvas, stroke.points - (left, top), stroke.width, add=stroke.add)
         return canvas.astype(bool)
 
     return Drawn(shape, window, paint, reading)
@@ -436,9 +436,9 @@ def _strokes(touches: Any, shape: tuple[int, int], reading: Reading) -> list[_St
             # Of the width also where the brush goes up and down. Four images wide paints everything.
             thick = min(400.0, _percentage(touch["relativeStrokeWidth"])) / 100 * width
             points = np.clip(_pixels(percent, shape), -4 * max(shape), 4 * max(shape))
-            window = shapes.window_of(points, shape, max(0.0, thick) / 2 + 4)
+            window = geometry.window_of(points, shape, max(0.0, thick) / 2 + 4)
             lengths = np.hypot(*np.diff(points, axis=0, append=points[-1:]).T)
-            each = np.minimum(shapes.area(window), (lengths + thick + 4) * (abs(thick) + 4))
+            each = np.minimum(geometry.area(window), (lengths + thick + 4) * (abs(thick) + 4))
             work = 20_000 + 1000 * len(points) + float(each.sum())
             found.append(_Stroke(points, thick, touch.get("type") != "eraser", window, work))
     return found
@@ -446,7 +446,7 @@ def _strokes(touches: Any, shape: tuple[int, int], reading: Reading) -> list[_St
 
 def _from_rle(given: Any, shape: tuple[int, int], reading: Reading) -> Drawn:
     """Raises ValueError."""
-    if isinstance(given, runlengths.Text):
+    if isinstance(given, brush_rle.Text):
         source: memoryview | bytes = given.characters
     elif isinstance(given, list) and set(map(type, given)) <= {int}:
         reading.spend(10 * len(given))
@@ -460,13 +460,13 @@ def _from_rle(given: Any, shape: tuple[int, int], reading: Reading) -> Drawn:
         spans = kept
     else:
         reading.spend(RUN_LENGTHS)
-        text = isinstance(given, runlengths.Text)
-        stream = runlengths.numbers(given, reading) if text else np.frombuffer(source, np.uint8)
-        spans = runlengths.spans(stream, shape, reading)
+        text = isinstance(given, brush_rle.Text)
+        stream = brush_rle.numbers(given, reading) if text else np.frombuffer(source, np.uint8)
+        spans = brush_rle.spans(stream, shape, reading)
         reading.kept.put(key, spans)
 
     def paint() -> Mask:
-        reading.spend(PAINT + 5 * len(spans.edges) + 2 * shapes.area(spans.window))
+        reading.spend(PAINT + 5 * len(spans.edges) + 2 * geometry.area(spans.window))
         return spans.paint()
 
     return Drawn(shape, spans.window, paint, reading, spans)

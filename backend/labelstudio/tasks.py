@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from backend.labels import MAX_LABELS, Control, LabelConfig
+from backend.labelstudio.labeling_config import MAX_LABELS, Control, LabelConfig
 
 log = logging.getLogger(__name__)
 

@@ -4,19 +4,19 @@ import base64
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from backend import results
-from backend.labels import LabelConfig
-from backend.predictor import alike, not_empty, unnamed_terms, vocabulary
+from backend.answers.ml_backend import alike, not_empty, unnamed_terms, vocabulary
+from backend.labelstudio import results
+from backend.labelstudio.labeling_config import LabelConfig
 from backend.prelabel import report
 from backend.prelabel.destinations import Destination, Found
 from backend.prelabel.sources import Item
 from backend.prelabel.state import REDUCED, Row, Unchanged
 from backend.settings import Settings
-from model.looks import Said
-from model.oom import with_less
 from model.pipeline import VLSAM, ask_ahead
 from model.profiles import Profile
 from model.types import Image, ModelLoadError
+from model.vlm_stage import Said
+from model.weights.out_of_memory import with_less
 
 Asked = list[list[Said]] | None
 PICTURE = "picture"  # in a row on its way; in the state it is a file

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from backend.fetch import ImageError
-from backend.images import formats
+from backend.images.decode import formats
+from backend.images.fetch import ImageError
+from backend.labelstudio.results import image_hash
 from backend.prelabel.sources import Item, Loader
 from backend.prelabel.state import write
-from backend.results import image_hash
 from model.types import Image
 
 log = logging.getLogger(__name__)

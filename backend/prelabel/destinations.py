@@ -18,15 +18,16 @@ import numpy as np
 from pycocotools import mask as coco
 from tqdm import tqdm
 
-from backend import folders, results, shapes
-from backend.labels import LabelConfig
-from backend.predictor import annotation, explained, label_of, prediction
+from backend.answers.ml_backend import annotation, explained, label_of, prediction
+from backend.images import local_files
+from backend.labelstudio import geometry, results
+from backend.labelstudio.geometry import Ring
+from backend.labelstudio.labeling_config import LabelConfig
 from backend.prelabel.copies import Copies, link
 from backend.prelabel.naming import file_names, stems
 from backend.prelabel.run import FETCHERS, ahead
 from backend.prelabel.sources import Item, Loader, SourceError, need
 from backend.prelabel.state import DONE, Row, state_of, write
-from backend.shapes import Ring
 from model.types import Detection, Image, Mask, box_of
 
 Finished = Callable[[], Iterable[tuple[Item, Row]]]  # all rows in the source's order, as often as asked
@@ -210,7 +211,7 @@ class Coco(Objects):
                 if row["status"] == DONE:
                     image = {"id": place, "file_name": next(called)}
                     if item.address[:5].lower() != "data:":  # which is the image itself
-                        image["coco_url"] = folders.text(item.address)
+                        image["coco_url"] = local_files.text(item.address)
                     yield {**image, "width": row["width"], "height": row["height"]}
 
         def annotations() -> Iterator[Any]:
@@ -252,14 +253,14 @@ def run_lengths(kept: Row) -> Row:
 
 def polygons(kept: Row) -> list[list[float]]:
     """A ring for each part of an object, within a pixel of its outline, as x, y, x, y, ... in pixels."""
-    return _flat(shapes.rings_of(mask_of(kept)))
+    return _flat(geometry.rings_of(mask_of(kept)))
 
 
 def exact_polygons(kept: Row) -> Any:
     """The ring that was drawn, or one along the pixels of each part; run lengths of masks full of holes."""
     if "drawn" in kept:
         return _flat([np.array(kept["drawn"])])
-    rings = shapes.exact_rings_of(mask_of(kept))
+    rings = geometry.exact_rings_of(mask_of(kept))
     return kept["mask"] if rings is None else _flat(rings)
 
 
@@ -334,7 +335,7 @@ class Yolo(Objects):
 
     def _kept(self, found: Object) -> Row:
         height, width = found.mask.shape
-        ring = found.ring if found.ring is not None else shapes.ring_of(found.mask)
+        ring = found.ring if found.ring is not None else geometry.ring_of(found.mask)
         return {**super()._kept(found), "ring": (100 * ring / (width, height)).clip(0, 100).round(6).tolist()}
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
@@ -377,7 +378,7 @@ def _encodable(value: Any) -> Any:
     """The value with texts that UTF-8 has: JSON may hold half a surrogate pair."""
     match value:
         case str():
-            return folders.text(value)
+            return local_files.text(value)
         case list():
             return [_encodable(each) for each in value]
         case dict():

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backend import labels
-from backend.logs import printable, unsigned
+from backend.labelstudio import labeling_config
+from backend.labelstudio.recommended_configs import label_config
 from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import exit_status, progress, run
 from backend.prelabel.sources import Item, Source
 from backend.prelabel.state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.prelabel.tables import scheme_of
-from backend.recommended import label_config
 from backend.settings import Settings
+from backend.telemetry.logs import printable, unsigned
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
@@ -63,7 +63,7 @@ class Job:
         xml = _read(args.label_config) if args.label_config else None
         if client is not None and xml is None:
             xml = project.label_config(client, number)
-        config = labels.OPEN if xml is None else labels.parse(xml)
+        config = labeling_config.OPEN if xml is None else labeling_config.parse(xml)
         if wanted is not None and given != wanted:
             raise sources.SourceError(
                 f"predictions for {args.to} need its tasks as SOURCE; for images that are no tasks yet "

@@ -16,14 +16,14 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
-from backend.fetch import ImageError, Server, token_kind
-from backend.images import Images
-from backend.labels import LabelConfig, TaskError
+from backend.images.decode import Images
+from backend.images.fetch import ImageError, Server, token_kind
+from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.prelabel.naming import image_name
 from backend.prelabel.sources import Item, SourceError, stamp
 from backend.prelabel.state import DONE, FAILED, Row, State
 from backend.settings import Settings
-from model import web
+from model import connections
 from model.types import Image
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def connected(settings: Settings) -> Iterator[LabelStudio]:
     if token_kind(key) == "unfit":
         raise ProjectError("LABEL_STUDIO_API_KEY has quotes, spaces or the like: give the token alone")
     # Imports of large masks take their time.
-    with web.client(httpx, timeout=120) as http:
+    with connections.client(httpx, timeout=120) as http:
         # Without the slash the SDK exchanges a personal access token beside a path of the address.
         yield _asking(lambda: LabelStudio(base_url=f"{url}/", api_key=key, httpx_client=http))
 
@@ -355,7 +355,7 @@ def _asking(ask: Callable[[], T]) -> T:
             if status < 500 and status not in (408, 429):
                 raise ProjectError(told) from None
         except httpx.HTTPError as error:
-            if distrust := web.distrust(error):
+            if distrust := connections.distrust(error):
                 raise ProjectError(f"Label Studio {distrust}") from None
             told = f"Label Studio cannot be reached ({type(error).__name__})"
         if pause is None:

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from backend import heap
-from backend.failures import why
-from backend.logs import printable
+from backend.answers.failure_reason import why
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, SAME, Row, Unchanged
+from backend.runtime import malloc
+from backend.telemetry.logs import printable
 from model.types import Image
 
 # Files are fetched and decoded by so many threads, so many images ahead of the models and behind them: all
@@ -39,7 +39,7 @@ def run(
     goes wrong with an image becomes its row, of status "failed" with a reason; where `load` raises Unchanged,
     its row has the status "same" and nothing else. Raises only what `items` and `save` raise.
     """
-    heap.share()
+    malloc.share()
     with (
         ThreadPoolExecutor(FETCHERS, "fetch") as fetchers,
         ThreadPoolExecutor(1, "encode") as encoder,
@@ -59,13 +59,13 @@ def run(
                 else:
                     behind.append(encoder.submit(_finish, item, image, found, describe, save))
                 del fetched, image  # else they would stay until the next ones are there
-                if count % heap.EVERY == 0:
-                    heap.trim()
+                if count % malloc.EVERY == 0:
+                    malloc.trim()
                 while len(behind) > BEHIND or (behind and behind[0].done()):
                     behind.popleft().result()
             while behind:
                 behind.popleft().result()
-            heap.trim()  # a block of a cluster's may have fewer
+            malloc.trim()  # a block of a cluster's may have fewer
         finally:
             # After an error nothing more begins; what is being saved is saved.
             fetchers.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,7 @@
 """Where the images of `vlsam prelabel` come from: folders, URIs, manifests. Label Studio is in project.py.
 
 What people type names any file system that fsspec knows. The addresses in a manifest are hostile: they lead
-to files by their path, to http(s) and data addresses by way of backend/fetch.py, and to cloud storages.
+to files by their path, to http(s) and data addresses by way of images/fetch.py, and to cloud storages.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from urllib.parse import quote
 
 import fsspec
 
-from backend import folders
-from backend.fetch import ImageError, Refused, Server, shown
-from backend.folders import IMAGES, Listing, text
-from backend.images import Images, decode
-from backend.labels import data_with, field_of
-from backend.logs import unsigned
-from backend.pictures import is_ours
+from backend.images import local_files
+from backend.images.decode import Images, decode
+from backend.images.fetch import ImageError, Refused, Server, shown
+from backend.images.local_files import IMAGES, Listing, text
+from backend.images.output_files import is_ours
+from backend.labelstudio.labeling_config import data_with, field_of
 from backend.prelabel import tables
 from backend.prelabel.naming import image_name
 from backend.prelabel.tables import SourceError as SourceError
 from backend.prelabel.tables import need as need
 from backend.prelabel.tables import reason, scheme_of
 from backend.settings import Settings
+from backend.telemetry.logs import unsigned
 from model.types import Image
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
@@ -136,7 +136,9 @@ class Files:
                 "data, s3, gs and az."
             )
         try:
-            data = folders.read(address, limit + 1) if scheme is None else _remote_bytes(address, limit + 1)
+            data = (
+                local_files.read(address, limit + 1) if scheme is None else _remote_bytes(address, limit + 1)
+            )
         except ImageError:
             raise
         except FileNotFoundError:
@@ -166,7 +168,7 @@ class Folder:
         stamps: dict[str, str] = {}
         try:
             if scheme_of(self._source) is None:
-                listing = folders.listed(self._source)
+                listing = local_files.listed(self._source)
                 if not os.path.isfile(self._source):
                     listing = _without_pictures(listing)
             else:
@@ -233,17 +235,17 @@ def _remote(source: str) -> tuple[Listing, dict[str, str]]:
     if fs.isdir(path):
         root, pattern = source.rstrip("/") + "/", None
         found = fs.find(path, detail=True)
-    elif not folders.is_pattern(source) or fs.isfile(path):
+    elif not local_files.is_pattern(source) or fs.isfile(path):
         root, pattern = source[: source.rfind("/") + 1], None
         found = {path: fs.info(path)} if fs.isfile(path) else {}
     else:
-        root, pattern = folders.split_pattern(source)
+        root, pattern = local_files.split_pattern(source)
         # The root is one folder deep itself for those that count so.
-        found = fs.find(fs._strip_protocol(root), maxdepth=folders.depth_of(pattern), detail=True)
+        found = fs.find(fs._strip_protocol(root), maxdepth=local_files.depth_of(pattern), detail=True)
     # Listings are without a scheme; what people gave stays in front.
     inside = len(fs._strip_protocol(root).rstrip("/")) + 1
     stamps = {name[inside:]: _stamp_from(info) for name, info in found.items()}
-    return folders.chosen(root, stamps, pattern=pattern), stamps
+    return local_files.chosen(root, stamps, pattern=pattern), stamps
 
 
 def _stamp_from(info: Mapping[str, Any]) -> str:

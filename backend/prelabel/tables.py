@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from backend.fetch import ImageError
-from model import web
+from backend.images.fetch import ImageError
+from model import connections
 
 Row = dict[str, Any]
 Cell = bytes | ImageError | None
@@ -44,7 +44,7 @@ def scheme_of(address: str) -> str | None:
 
 
 def reason(error: Exception) -> str:
-    return web.distrust(error) or " ".join(str(error).split())[:200] or type(error).__name__
+    return connections.distrust(error) or " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def rows(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:

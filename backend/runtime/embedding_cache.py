@@ -16,11 +16,11 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from backend.disk import Disk
-from backend.fetch import Server
-from backend.metrics import Metrics
-from backend.results import image_hash
-from model.segmenter import Embedding
+from backend.images.fetch import Server
+from backend.labelstudio.results import image_hash
+from backend.runtime.embedding_files import Disk
+from backend.telemetry.metrics import Metrics
+from model.segmentation.segmenter import Embedding
 from model.types import Image
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from backend.metrics import Metrics
-from model.segmenter import Embedding
+from backend.telemetry.metrics import Metrics
+from model.segmentation.segmenter import Embedding
 
 log = logging.getLogger(__name__)
 

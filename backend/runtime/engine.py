@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from backend import heap
-from backend.cache import Embeddings, Flights, Sources
-from backend.disk import Disk
-from backend.images import Images
-from backend.memory import Memory
-from backend.metrics import Metrics
-from backend.reading import Kept
-from backend.served import Model, Served
+from backend.answers.recent_answers import Memory
+from backend.answers.unmatched_terms import Unlabelled
+from backend.images.decode import Images
+from backend.labelstudio.reading_budget import Kept
+from backend.runtime import malloc
+from backend.runtime.embedding_cache import Embeddings, Flights, Sources
+from backend.runtime.embedding_files import Disk
+from backend.runtime.oom_retry import Model, Served
 from backend.settings import Settings
-from backend.unlabelled import Unlabelled
+from backend.telemetry.metrics import Metrics
 from model.pipeline import VLSAM
 from model.profiles import segmenter_version_of
 from model.types import Detection, ModelLoadError, VLSAMError
@@ -324,8 +324,8 @@ class Engine:
                     self._batch_ended = time.monotonic()
             # Else this thread would keep the last job and its image alive while it waits.
             del job
-            if count % heap.EVERY == 0:
-                heap.trim()
+            if count % malloc.EVERY == 0:
+                malloc.trim()
 
     def _fail(self, error: Exception) -> None:
         known = isinstance(error, VLSAMError)

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backend.cache import Encoder
-from backend.metrics import Metrics
-from model.clicks import Level
-from model.looks import Said
-from model.oom import with_less
-from model.segmenter import Embedding
+from backend.runtime.embedding_cache import Encoder
+from backend.telemetry.metrics import Metrics
+from model.segmentation.clicks import Level
+from model.segmentation.segmenter import Embedding
 from model.types import Detection, Image, Prompt
+from model.vlm_stage import Said
+from model.weights.out_of_memory import with_less
 
 T = TypeVar("T")
 

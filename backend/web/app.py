@@ -1,4 +1,4 @@
-"""The routes that Label Studio calls. What they do is in predictor.py; here is only HTTP."""
+"""The routes that Label Studio calls. What they do is in ml_backend.py; here is only HTTP."""
 
 import hmac
 import logging
@@ -13,17 +13,18 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from backend import bodies, labels, logs
-from backend.bodies import TooLarge
-from backend.doctor import Watch
-from backend.engine import PROCESS, Engine, Unavailable
-from backend.fetch import Server
-from backend.labels import ConfigError
-from backend.metrics import MEDIA_TYPE
-from backend.openapi import DESCRIPTION
-from backend.predictor import UNEXPECTED, VLSAMBackend
+from backend.answers.ml_backend import UNEXPECTED, VLSAMBackend
+from backend.answers.unmatched_terms import UnknownProject
+from backend.doctor.checks import Watch
+from backend.images.fetch import Server
+from backend.labelstudio import bounded_json, labeling_config
+from backend.labelstudio.bounded_json import TooLarge
+from backend.labelstudio.labeling_config import ConfigError
+from backend.runtime.engine import PROCESS, Engine, Unavailable
 from backend.settings import Settings
-from backend.unlabelled import UnknownProject
+from backend.telemetry import logs
+from backend.telemetry.metrics import MEDIA_TYPE
+from backend.web.openapi import DESCRIPTION
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         schema = body.get("schema")
         if isinstance(schema, str) and schema.strip():
             try:
-                config = labels.parse(schema)
+                config = labeling_config.parse(schema)
                 engine.unlabelled.configure(project, config)
                 other = settings.leftover.partition(":")[2]
                 if other and not config.has(other):
@@ -281,7 +282,7 @@ def _body() -> dict[str, Any]:
     if not request.is_json:
         request.on_json_loading_failed(None)
     try:
-        body = bodies.loads(_data())
+        body = bounded_json.loads(_data())
     except TooLarge as error:
         raise RequestEntityTooLarge(str(error)) from None
     except (ValueError, RecursionError):

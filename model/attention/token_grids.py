@@ -288,7 +288,7 @@ def check_family(kind: str) -> None:
     if kind not in FAMILIES:
         raise ModelLoadError(
             f"the token grid of {kind!r} models is not known: add a function to FAMILIES in "
-            f"model/grids.py, or use one of {', '.join(FAMILIES)}"
+            f"model/attention/token_grids.py, or use one of {', '.join(FAMILIES)}"
         )
 
 

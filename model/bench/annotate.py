@@ -20,15 +20,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
-from model import attention
+from model.attention import attention_flow
 from model.builtin.measure import paste_scene
 from model.builtin.scenes import NAMES, Scene
-from model.merge import iou
+from model.options import RECIPES, Options, Recipe
 from model.pipeline import VLSAM
-from model.recipes import RECIPES, Options, Recipe
-from model.terms import parse
+from model.segmentation.merge import iou
 from model.types import Detection, Image, box_of
-from model.vlm import VLM
+from model.vlm.terms import parse
+from model.vlm.vlm import VLM
 
 # In place of the ten that the paper lets the VLM propose, which the built-in one cannot.
 QUESTIONS = (
@@ -237,7 +237,7 @@ def _eager(vlm: VLM) -> Iterator[None]:
     try:
         yield
     finally:
-        vlm._model.set_attn_implementation(attention.implementations(vlm._model.config))
+        vlm._model.set_attn_implementation(attention_flow.implementations(vlm._model.config))
 
 
 @torch.inference_mode()

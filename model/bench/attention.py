@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from model import attention
-from model.recipes import RECIPES
+from model.attention import attention_flow
+from model.options import RECIPES
 
 TERMS, TAIL = 8, 32  # rows whose maps are made, among the text tokens that follow the image
 PATCH, MERGE = 14, 2
@@ -148,10 +148,10 @@ def plain(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch
 
 
 def ours(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
-    model.set_attn_implementation(attention.implementations(model.config))
-    with attention.capturing() as capture:
+    model.set_attn_implementation(attention_flow.implementations(model.config))
+    with attention_flow.capturing() as capture:
         model(**inputs, use_cache=False, logits_to_keep=1)
-    return attention.flow(capture, rows, RECIPES["paper"])
+    return attention_flow.flow(capture, rows, RECIPES["paper"])
 
 
 def theirs(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:

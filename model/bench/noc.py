@@ -16,10 +16,10 @@ from PIL import ImageOps
 from tqdm import tqdm
 
 from model.builtin.measure import corrective_click, paste_scene
-from model.clicks import Answer, obey
-from model.merge import iou
 from model.pipeline import VLSAM
-from model.segmenter import Segmenter
+from model.segmentation.clicks import Answer, obey
+from model.segmentation.merge import iou
+from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Image, Mask, Prompt
 
 CAP = 20  # clicks on an object, then it has failed

@@ -17,12 +17,12 @@ from PIL import ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from model.builtin.scenes import NAMES, Scene, SceneObject, sprites
-from model.masks import inmost
-from model.merge import iou
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.terms import parse
+from model.segmentation.masks import inmost
+from model.segmentation.merge import iou
 from model.types import Detection, Mask, Prompt, box_of
+from model.vlm.terms import parse
 
 
 def paste_scene(rng: np.random.Generator) -> Scene:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.masks import inmost, tidied, unmet
-from model.merge import iou
-from model.segmenter import Embedding, Masks, Segmenter
+from model.segmentation.masks import inmost, tidied, unmet
+from model.segmentation.merge import iou
+from model.segmentation.segmenter import Embedding, Masks, Segmenter
 from model.types import Mask, Prompt, box_of
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
     undone, so that a click on one object never moves the mask to another; holes and specks go.
 
     Of clicks on one pixel that contradict each other the last counts, which is logged, and
-    `model.masks.unmet` tells. Raises PromptError.
+    `model.segmentation.masks.unmet` tells. Raises PromptError.
     """
     # A mask alone, such as a brush stroke, says where the object is and not what to correct.
     corrects = len(prompt.points) > 0

@@ -17,11 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import devices, download, sams
-from model.masks import tidied
 from model.profiles import DEVICE_MAPS
-from model.sams.family import BOTTOM_RIGHT, NOTHING, TOP_LEFT, Family, TakesPhrases, Tokens
+from model.segmentation import sam_families
+from model.segmentation.masks import tidied
+from model.segmentation.sam_families.family import (
+    BOTTOM_RIGHT,
+    NOTHING,
+    TOP_LEFT,
+    Family,
+    TakesPhrases,
+    Tokens,
+)
 from model.types import Box, Image, Mask, Prompt, PromptError, refused
+from model.weights import devices, download
 
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
 MASK_LOGIT = 8.0
@@ -115,8 +123,8 @@ class Segmenter:
         segmenters have it. Raises ModelLoadError with one sentence on what is wrong.
         """
         device = devices.choose("auto" if device in DEVICE_MAPS else device)  # too small to be spread
-        path = download.sam(name, folder, partial(sams.check, name=name, concepts=concepts))
-        return cls(sams.load(path, device, concepts=concepts))
+        path = download.sam(name, folder, partial(sam_families.check, name=name, concepts=concepts))
+        return cls(sam_families.load(path, device, concepts=concepts))
 
     @property
     def device(self) -> torch.device:
@@ -240,7 +248,7 @@ class Segmenter:
     def tidied(
         self, embedding: Embedding, mask: Mask, logits: NDArray[np.float32], prompt: Prompt
     ) -> tuple[Mask, NDArray[np.float32]]:
-        """An answer without specks and holes (model/masks.py): mask (H, W) and logits (h, w).
+        """An answer without specks and holes (model/segmentation/masks.py): mask (H, W) and logits (h, w).
 
         Looked for in the logits, which are few; their signs change, and the mask is made again. The same
         objects where there are none.

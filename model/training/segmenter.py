@@ -25,10 +25,10 @@ from segment_anything.modeling import Sam, image_encoder
 from torch import Tensor, nn
 
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from model.builtin.training import Run, attend, optimizers, trained_weights
-from model.sams.family import Tokens
-from model.sams.original import build_sam, decode, embed
-from model.segmenter import MASK_LOGIT
+from model.segmentation.sam_families.family import Tokens
+from model.segmentation.sam_families.segment_anything_sam import build_sam, decode, embed
+from model.segmentation.segmenter import MASK_LOGIT
+from model.training.common import Run, attend, optimizers, trained_weights
 
 CONFIG: dict[str, Any] = {
     "image_size": 256, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3,

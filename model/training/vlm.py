@@ -37,7 +37,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from model.builtin.training import Run, attend, optimizers, trained_weights
+from model.training.common import Run, attend, optimizers, trained_weights
 
 QUESTIONS = (
     "List all objects in the image.",

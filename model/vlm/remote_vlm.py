@@ -15,9 +15,9 @@ import requests
 import urllib3
 from PIL import Image as PILImage
 
-from model import web
-from model.terms import without_cut_name, without_thoughts
+from model import connections
 from model.types import Image, ListingError
+from model.vlm.terms import without_cut_name, without_thoughts
 
 MAX_TOKENS = 256  # of an answer, as of the own VLM's
 MAX_TEXT = 4000  # characters: an endpoint may not heed MAX_TOKENS
@@ -66,7 +66,7 @@ class Endpoint:
             "max_tokens": MAX_TOKENS,
         }
         try:
-            with web.request(
+            with connections.request(
                 "POST",
                 f"{self.url}/chat/completions",
                 json=body,
@@ -80,10 +80,10 @@ class Endpoint:
                 return _read(response, until)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
             raise ListingError("did not answer in time: is it loading or overloaded?") from None
-        except web.ProxyError as error:
+        except connections.ProxyError as error:
             raise ListingError(f"cannot be asked: {error}") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            if distrust := web.distrust(error):
+            if distrust := connections.distrust(error):
                 raise ListingError(distrust) from None
             raise ListingError("cannot be reached: is it running, and the address right?") from None
 

@@ -1,6 +1,6 @@
 """Answer text -> terms: the things that a VLM named, with the characters that spell them.
 
-Sentences are read in English (model/english.py); other languages are read as lists.
+Sentences are read in English (model/vlm/english.py); other languages are read as lists.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from model.english import kind_of, singular, word_set
+from model.vlm.english import kind_of, singular, word_set
 
 MAX_TERMS = 50
 MAX_LENGTH = 60  # characters of a term

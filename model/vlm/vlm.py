@@ -21,15 +21,17 @@ from transformers import (
     PretrainedConfig,
 )
 
-from model import attention, boxes, budget, download, grids, trial
-from model.boxes import NamedBox
-from model.generation import Greedy, plain, settings_of
-from model.oom import out_of_memory
-from model.presence import Reading, Tokens, first_words, shared
+from model.attention import attention_flow, capture_check, token_grids
+from model.attention.baseline_maps import tower_map
+from model.options import Recipe
 from model.profiles import PIXELS, Dtype, Quantization
-from model.recipes import Recipe
 from model.types import AttentionError, Image, ModelLoadError, first_line, refused
-from model.vision import tower_map
+from model.vlm import named_boxes, pixel_budget
+from model.vlm.generation import Greedy, plain, settings_of
+from model.vlm.named_boxes import NamedBox
+from model.vlm.presence import Reading, Tokens, first_words, shared
+from model.weights import download
+from model.weights.out_of_memory import out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,8 @@ class Answer:
     starts: tuple[int, ...]  # for each token of the answer, where in `text` the characters begin
     ends: tuple[int, ...]  # and end that it spells; several may spell one
     first: int  # position of the answer's first token in the sequence
-    grid: grids.Grid
-    capture: attention.Capture
+    grid: token_grids.Grid
+    capture: attention_flow.Capture
     cut: bool = False  # at the most tokens, before the model came to an end
     hidden: tuple[torch.Tensor, ...] = ()  # (N, d) after each of the layers before the middle, if kept
     vision: NDArray[np.float32] | None = None  # (rows, columns): the vision tower's own map, if kept
@@ -61,7 +63,7 @@ class Answer:
 
 
 class VLM:
-    """Any model of transformers' AutoModelForImageTextToText whose token grid is known (model/grids.py)."""
+    """Any model of transformers' AutoModelForImageTextToText whose token grid is known (token_grids.py)."""
 
     def __init__(
         self, model: Any, processor: Any, on_cut: Callable[[], None] = lambda: None, pixels: int = PIXELS
@@ -70,11 +72,11 @@ class VLM:
 
         `pixels` is the most that the model is shown of an image, in all views together.
         """
-        grids.check_family(model.config.model_type)
-        model.set_attn_implementation(attention.implementations(model.config))
+        token_grids.check_family(model.config.model_type)
+        model.set_attn_implementation(attention_flow.implementations(model.config))
         self._model = model.eval()
         self._pixels = pixels
-        self._processor = self._whole = budget.bounded(processor, model.config, pixels)
+        self._processor = self._whole = pixel_budget.bounded(processor, model.config, pixels)
         self._generate = Greedy(model, processor.tokenizer)
         self._on_cut = on_cut
         self._shrink = 1  # sides of images are divided by this
@@ -100,7 +102,7 @@ class VLM:
         path = (
             Path(name).expanduser()
             if download.looks_local(name)
-            else download.hub(name, folder, grids.check_config)
+            else download.hub(name, folder, token_grids.check_config)
         )
         if not path.is_dir():
             raise ModelLoadError(f"the VLM folder {name} does not exist")
@@ -122,7 +124,7 @@ class VLM:
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         try:
             # Read as plain JSON first: a family that needs code of its own would offer to run it.
-            grids.check_family(PretrainedConfig.get_config_dict(path)[0].get("model_type", ""))
+            token_grids.check_family(PretrainedConfig.get_config_dict(path)[0].get("model_type", ""))
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             plain(config)
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
@@ -195,7 +197,7 @@ class VLM:
         if said is not None:
             script = self._processor.tokenizer(self._plain(said), add_special_tokens=False)["input_ids"]
         inputs = self._inputs(image, question)
-        with attention.capturing(vision=vision) as capture:
+        with attention_flow.capturing(vision=vision) as capture:
             generated = self._generate(inputs, max_new_tokens, script, hidden=hidden)
         text, starts, ends = self._spelled(generated.tokens[:-1])
         grid = self._grid(inputs, image)
@@ -237,15 +239,15 @@ class VLM:
         """
         script = self._processor.tokenizer("a dog, a cat", add_special_tokens=False)["input_ids"]
         inputs = self._inputs(TRIAL, "List all objects in the image.")
-        with attention.capturing() as capture:
+        with attention_flow.capturing() as capture:
             tokens = self._generate(inputs, 0, script).tokens[:-1]
-        with attention.capturing() as plainly:
-            self._model(**trial.longer(inputs, tokens), use_cache=False, logits_to_keep=1)
+        with attention_flow.capturing() as plainly:
+            self._model(**capture_check.longer(inputs, tokens), use_cache=False, logits_to_keep=1)
         first = inputs["input_ids"].shape[1]
         layers = self._model.config.get_text_config(decoder=True).num_hidden_layers
-        trial.check(capture, plainly, layers, first, first + len(tokens))
+        capture_check.check(capture, plainly, layers, first, first + len(tokens))
         last = int(self._grid(inputs, TRIAL).tokens.max())
-        self._one_way = trial.one_way(capture, first, last)
+        self._one_way = capture_check.one_way(capture, first, last)
 
     def smaller(self) -> "VLM":
         """The same model, which sees images at half the size: for want of memory.
@@ -255,17 +257,17 @@ class VLM:
         """
         other = copy.copy(self)
         other._shrink, other._pixels = 2 * self._shrink, self._pixels // 4
-        other._processor = budget.bounded(self._whole, self._model.config, other._pixels)
+        other._processor = pixel_budget.bounded(self._whole, self._model.config, other._pixels)
         return other
 
-    def _size(self, image: Image) -> budget.Size:
+    def _size(self, image: Image) -> pixel_budget.Size:
         """Of the image as it is given to the processor."""
         config, (height, width) = self._model.config, image.shape[:2]
         if self._shrink > 1:
             # Half of what the processor would make of it, which may be far less than half of the image.
-            own = grids.reduction(config.model_type, self._whole, (width, height))
+            own = token_grids.reduction(config.model_type, self._whole, (width, height))
             height, width = (max(1, round(side / (own * self._shrink))) for side in (height, width))
-        return budget.fitted(config, (height, width), self._pixels)
+        return pixel_budget.fitted(config, (height, width), self._pixels)
 
     def _reduced(self, image: Image) -> PILImage.Image:
         (height, width), picture = self._size(image), PILImage.fromarray(image)
@@ -273,16 +275,16 @@ class VLM:
             return picture
         return picture.resize((width, height), PILImage.Resampling.BOX)
 
-    def _grid(self, inputs: Any, image: Image) -> grids.Grid:
-        return grids.grid_of(self._model, self._processor, inputs, self._size(image))
+    def _grid(self, inputs: Any, image: Image) -> token_grids.Grid:
+        return token_grids.grid_of(self._model, self._processor, inputs, self._size(image))
 
     def _inputs(self, image: Image, question: str) -> Any:
         """The processor's tensors for a question about an image: one row.
 
         Raises ImageRefused where the processor does not take the image.
         """
-        if not budget.takes(self._processor, image.shape[:2]):
-            raise refused("the VLM", image, f"one side is more than {budget.RATIO} times the other")
+        if not pixel_budget.takes(self._processor, image.shape[:2]):
+            raise refused("the VLM", image, f"one side is more than {pixel_budget.RATIO} times the other")
         picture = self._reduced(image)
         try:
             if (
@@ -371,7 +373,7 @@ class VLM:
             inputs = self._inputs(image, questions[0])
             common, tails = self._parted(inputs, questions)
             if common > self._grid(inputs, image).tokens.max():
-                start = Reading(self._model, trial.shorter(inputs, common))
+                start = Reading(self._model, capture_check.shorter(inputs, common))
                 yield from (start.then(tail) for tail in tails)
                 return
         for question in questions:
@@ -416,11 +418,11 @@ class VLM:
             rows, columns = (int(n) * patch for n in inputs["image_grid_thw"][0, 1:])
             seen = (rows, columns)
         size = (image.shape[0], image.shape[1])
-        return text, boxes.parse(text, self._model.config.model_type, size, seen, cut=said.cut)
+        return text, named_boxes.parse(text, self._model.config.model_type, size, seen, cut=said.cut)
 
     def box_question(self, terms: Sequence[str] = ()) -> str:
         """What this family is asked for boxes with. Raises GroundingError."""
-        return boxes.question_for(self._model.config.model_type, terms)
+        return named_boxes.question_for(self._model.config.model_type, terms)
 
     @torch.inference_mode()
     def embeddings(self, names: Sequence[str]) -> NDArray[np.float32]:
@@ -438,7 +440,7 @@ class VLM:
     def layer_maps(self, answer: Answer, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
         """Each layer's attention of each span, mean over heads and tokens: (layers, n, rows, columns)."""
         each = [
-            answer.grid.spread(attention.per_layer(answer.capture, [row]).cpu().numpy().mean(1))
+            answer.grid.spread(attention_flow.per_layer(answer.capture, [row]).cpu().numpy().mean(1))
             for start, end in spans
             for row in [answer.rows(start, end)[-1]]
         ]
@@ -462,11 +464,11 @@ class VLM:
         """What the rows make of every token, by the recipe's source: (len(rows), N)."""
         capture = answer.capture
         if recipe.source == "flow":
-            return attention.flow(capture, rows, recipe, answer.grid.tokens.tolist())
+            return attention_flow.flow(capture, rows, recipe, answer.grid.tokens.tolist())
         if recipe.source == "last-layer":
-            return attention.per_layer(capture, rows, last=True)[0]
+            return attention_flow.per_layer(capture, rows, last=True)[0]
         if recipe.source == "decoder-mean":
-            return attention.per_layer(capture, rows).mean(0)
+            return attention_flow.per_layer(capture, rows).mean(0)
         if recipe.source == "cosine":
             return _cosine(answer, rows)
         raise AttentionError(f"a VLM has no attention of source {recipe.source!r}")

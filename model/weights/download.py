@@ -24,7 +24,7 @@ import requests
 from huggingface_hub import HfApi, get_token, snapshot_download
 from tqdm import tqdm
 
-from model import web
+from model import connections
 from model.types import ModelLoadError
 
 log = logging.getLogger(__name__)
@@ -338,7 +338,7 @@ def _part(target: Path) -> Path:
 def _stream(remote: Remote, part: Path, have: int, headers: Mapping[str, str]) -> None:
     """Append to `part` what comes from byte `have` on, or all of it from a server that knows no ranges."""
     asked = {**headers, "Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
-    with web.request("GET", remote.url, headers=asked, stream=True, timeout=_TIMEOUT) as response:
+    with connections.request("GET", remote.url, headers=asked, stream=True, timeout=_TIMEOUT) as response:
         response.raise_for_status()
         start = have if response.status_code == 206 else 0
         with part.open("ab" if start else "wb") as file, _bar(remote.name, remote.size, start) as bar:
@@ -395,7 +395,7 @@ def _ask(name: str, folder: Path) -> _Listed:
     base, wanted = _split(name)
     here = folder.expanduser() / base
     wanted = wanted or _Note.of(here).revision or None
-    web.use_for_hub()
+    connections.use_for_hub()
     api = HfApi()
     try:
         info = api.model_info(base, revision=wanted, files_metadata=True, timeout=_PATIENCE)
@@ -605,5 +605,5 @@ def _why(error: Exception | None) -> str:
         return f"HTTP {response.status_code}"
     if error is None:
         return "nothing came"
-    known = isinstance(error, web.ProxyError)  # whose message has no secret
-    return web.distrust(error) or (str(error) if known else type(error).__name__)
+    known = isinstance(error, connections.ProxyError)  # whose message has no secret
+    return connections.distrust(error) or (str(error) if known else type(error).__name__)

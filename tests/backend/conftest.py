@@ -25,13 +25,13 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from backend.app import create_app
-from backend.engine import PROCESS, Engine
+from backend.runtime.engine import PROCESS, Engine
 from backend.settings import Settings
-from model.clicks import Level
-from model.looks import Said
-from model.segmenter import Embedding
+from backend.web.app import create_app
+from model.segmentation.clicks import Level
+from model.segmentation.segmenter import Embedding
 from model.types import Detection, Evidence, Image, Mask, Prompt
+from model.vlm_stage import Said
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

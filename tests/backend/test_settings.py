@@ -1,16 +1,16 @@
 import pytest
 
 from backend.settings import Settings, SettingsError
-from model.listing import Endpoint
+from model.options import ASK, RECIPES, Options
 from model.profiles import PROFILES
-from model.recipes import ASK, RECIPES, Options
+from model.vlm.remote_vlm import Endpoint
 
 
 def test_defaults_need_no_environment() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
     assert (settings.profile, settings.port, settings.deadline) == ("builtin", 9090, 90.0)
-    assert settings.options() == Options()  # whose recipe tests/model/test_recipes.py looks at
+    assert settings.options() == Options()  # whose recipe tests/model/test_options.py looks at
 
 
 def test_values_are_typed() -> None:

@@ -20,8 +20,8 @@ import pytest
 from label_studio_ml import api
 
 from backend import _wsgi
-from backend.engine import Engine
-from backend.predictor import VLSAMBackend
+from backend.answers.ml_backend import VLSAMBackend
+from backend.runtime.engine import Engine
 from backend.settings import Settings
 from model.types import ModelLoadError
 from tests.backend.conftest import BIN, CONFIG, ROOT, call, data_url, free_port, wait_for

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
-from backend import labels, results
+from backend.labelstudio import labeling_config, results
 from model.builtin.scenes import NAMES, draw_scene
-from model.masks import inmost
-from model.merge import iou
 from model.pipeline import VLSAM
 from model.profiles import choose
+from model.segmentation.masks import inmost
+from model.segmentation.merge import iou
 from model.types import Image, Mask, Prompt
 from tests.backend.conftest import free_port
 
@@ -227,7 +227,7 @@ def draw_batch(model: VLSAM, folder: Path, count: int) -> list[Expected]:
         Pillow.fromarray(image).save(folder / name)
         masks = None
         if number < COMPARED:
-            named = labels.parse(CONFIG).named
+            named = labeling_config.parse(CONFIG).named
             masks = tuple((d.term, d.mask) for d in model.annotate(image) if named(d.term))
         expected.append(Expected(name, results.image_hash(image), masks))
     return expected
@@ -310,7 +310,16 @@ def _files(folder: Path) -> Iterator[str]:
 def _server(folder: Path) -> Iterator[tuple[str, int]]:
     """The address of a `vlsam serve`, and the process that answers."""
     port = free_port()
-    command = [sys.executable, "-m", "backend.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "backend.commands.cli",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     set_to = {"VLSAM_ALLOWED_HOSTS": "127.0.0.1", "VLSAM_CACHE_MB": str(CACHE_MB), "VLSAM_DEVICE": "cpu"}
     log = folder / "log.txt"
     with log.open("wb") as file:

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend import labels, results
+from backend.labelstudio import labeling_config, results
 from model.builtin.scenes import NAMES
 from model.pipeline import VLSAM
 from tests.bench.load import CONFIG, SPOTS, Expected, draw, draw_batch, is_answer, measure
 
-BRUSH = labels.parse(CONFIG).outputs[0]
+BRUSH = labeling_config.parse(CONFIG).outputs[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")

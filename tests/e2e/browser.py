@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-from backend.services import LOOPBACK, Account
+from backend.demo.processes import LOOPBACK, Account
 from tests.e2e.editor import Mask
 
 ARTIFACTS = Path(__file__).parent / "artifacts"

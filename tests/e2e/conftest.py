@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend import services
-from backend.services import Account, Service
-from backend.studio import Studio
+from backend.demo import processes
+from backend.demo.processes import Account, Service
+from backend.demo.studio import Studio
 from model.builtin.scenes import NAMES, draw_scene
 
 EXECUTABLE = Path(__file__).parents[2] / ".venv-studio" / "bin" / "label-studio"
@@ -70,10 +70,10 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("label-studio")
     running = request.config.stash[_RUNNING]
     try:
-        studio = services.start_label_studio(
+        studio = processes.start_label_studio(
             EXECUTABLE,
             folder / "data",
-            services.free_port(0),
+            processes.free_port(0),
             OWNER,
             folder / "label-studio.log",
             {VALIDATION: "true"},
@@ -91,7 +91,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def start_backend(studio: Service, token: str, log: Path, **settings: str) -> Service:
     settings = {"VLSAM_PROFILE": "builtin", **settings}
-    return services.start_backend(services.free_port(0), studio.url, token, log, settings)
+    return processes.start_backend(processes.free_port(0), studio.url, token, log, settings)
 
 
 @pytest.fixture(scope="session")

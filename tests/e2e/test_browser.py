@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import expect, sync_playwright
 from pycocotools import mask as coco
 
-from backend.recommended import label_config
-from backend.studio import Studio
+from backend.demo.studio import Studio
+from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.e2e.browser import FLAGS, Editor, config, iou, shared_labels_config
 from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image

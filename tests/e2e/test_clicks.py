@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.labels import STATUS
-from backend.recommended import label_config
-from backend.studio import Studio, StudioError
+from backend.demo.studio import Studio, StudioError
+from backend.labelstudio.labeling_config import STATUS
+from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.e2e.conftest import MakeProject, Project
 from tests.e2e.editor import box, click, context, deepest, mask_of

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from backend import recommended, services
-from backend.cli import main
-from backend.recommended import label_config
-from backend.studio import Studio
+from backend.commands.cli import main
+from backend.demo import processes
+from backend.demo.studio import Studio
+from backend.labelstudio import recommended_configs
+from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
 from tests.e2e.conftest import (
     OWNER,
@@ -94,7 +95,7 @@ def test_a_project_without_a_backend(ask: Ask, studio: Studio, servers: Servers)
 
 def test_an_image_that_cannot_be_reached(ask: Ask, studio: Studio, servers: Servers) -> None:
     project = studio.create_project("Doctor: image", label_config(NAMES))
-    closed = f"http://{services.LOOPBACK}:{services.free_port(0)}/photo.jpg"
+    closed = f"http://{processes.LOOPBACK}:{processes.free_port(0)}/photo.jpg"
     studio.import_tasks(project, [{"image": closed}])
     studio.connect_backend(project, servers.backend.url)
     status, found = ask(project)
@@ -109,7 +110,7 @@ def test_terms_that_no_label_fits_are_named_and_counted(
     ask: Ask, make_project: MakeProject, studio: Studio, tmp_path: Path
 ) -> None:
     images = [save_scene(tmp_path / f"{seed}.png", seed, width=320, height=280) for seed in (11, 12, 13)]
-    project = make_project("Doctor: labels", recommended.label_config(["unicorn"]), images)
+    project = make_project("Doctor: labels", recommended_configs.label_config(["unicorn"]), images)
     status, found = ask(project.id, "--tasks", "2")
     assert (status, failed(found)) == (0, [])
     *tried, summary = found["trial"]
@@ -124,7 +125,7 @@ def test_terms_that_no_label_fits_are_named_and_counted(
 def test_a_backend_that_died_since(
     ask: Ask, servers: Servers, make_project: MakeProject, studio: Studio, tmp_path: Path
 ) -> None:
-    project = studio.create_project("Doctor: dead", recommended.label_config(NAMES))
+    project = studio.create_project("Doctor: dead", recommended_configs.label_config(NAMES))
     studio.import_files(project, [save_scene(tmp_path / "dead.png", 11, width=320, height=280)])
     backend = start_backend(servers.studio, OWNER.token, tmp_path / "backend.log")
     try:
@@ -156,7 +157,7 @@ def test_what_is_missing_is_set_where_somebody_agrees(ask: Ask, studio: Studio, 
         ("ok", f"Project {project} has the recommended labeling config for boxes"),
         ("ok", f"Project {project} is connected to {servers.backend.url}."),
     ]
-    wanted = recommended.label_config(["dog", "horse"], "boxes")
+    wanted = recommended_configs.label_config(["dog", "horse"], "boxes")
     assert studio.project(project)["label_config"].strip() == wanted.strip()
     (backend,) = studio.backends(project)
     assert (backend["url"], backend["is_interactive"]) == (servers.backend.url, True)

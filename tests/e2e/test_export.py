@@ -15,10 +15,10 @@ from pyarrow import parquet
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-from backend import labels, results, shapes
-from backend.cli import main
-from backend.studio import Studio
-from model.merge import iou
+from backend.commands.cli import main
+from backend.demo.studio import Studio
+from backend.labelstudio import geometry, labeling_config, results
+from model.segmentation.merge import iou
 from model.types import Mask
 from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image
 
@@ -41,7 +41,7 @@ DOG = DOG & ~((columns - 110) ** 2 + (rows - 70) ** 2 <= 12**2) | (
 
 
 def region(mask: Mask, control: str, label: str) -> list[results.Result]:
-    output = labels.parse(CONFIG).output(control)
+    output = labeling_config.parse(CONFIG).output(control)
     assert output is not None
     number = f"{control}{label}".replace(" ", "")
     return results.region(mask, control=output, labels=[label], region_id=number, score=0.5)
@@ -159,7 +159,7 @@ def test_the_other_kinds_hold_the_same(project: Project) -> None:
     }
     for line, mask in zip(lines["submitted"], (CAT, DOG), strict=True):
         ring = np.array(line.split()[1:], float).reshape(-1, 2) * (WIDTH, HEIGHT)
-        assert iou(shapes.fill(ring, (HEIGHT, WIDTH)), mask) > 0.95
+        assert iou(geometry.fill(ring, (HEIGHT, WIDTH)), mask) > 0.95
     assert len(list(Path("out.yolo/images").iterdir())) == 4
 
     assert export(project, "masks/") == 0

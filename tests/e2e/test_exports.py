@@ -17,11 +17,11 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from backend import labels, results, shapes
-from backend.cli import main
-from backend.recommended import KINDS, Kind, LabelTag, label_config, tags_of
-from backend.studio import Studio, StudioError
-from model.merge import iou
+from backend.commands.cli import main
+from backend.demo.studio import Studio, StudioError
+from backend.labelstudio import geometry, labeling_config, results
+from backend.labelstudio.recommended_configs import KINDS, Kind, LabelTag, label_config, tags_of
+from model.segmentation.merge import iou
 from model.types import Mask, box_of
 from tests.e2e.conftest import OWNER, MakeProject, Servers
 
@@ -130,7 +130,7 @@ def exported(
         config = label_config([LabelTag("Dog", "the dog"), LabelTag("Hütchen, <groß>", "cone", "cone")], kind)
     names = [tag.name for tag in tags_of(config)]
     masks = dict(zip(names, (ONE_PIECE, TWO_PARTS), strict=True))
-    (control,) = labels.parse(config).outputs
+    (control,) = labeling_config.parse(config).outputs
     project = make_project(f"Exports of {kind}", config, image)
     for task in project.tasks:
         regions = [
@@ -227,7 +227,7 @@ def test_what_is_offered_holds_regions_and_is_in_the_readme(exported: Exported) 
 
 
 def test_json_holds_what_was_submitted(exported: Exported) -> None:
-    (control,) = labels.parse(exported.studio.project(exported.id)["label_config"]).outputs
+    (control,) = labeling_config.parse(exported.studio.project(exported.id)["label_config"]).outputs
     for task in json.loads(exported.studio.export(exported.id, "JSON")):
         (annotation,) = task["annotations"]
         regions = [result for result in annotation["result"] if result["id"].startswith("region-")]
@@ -251,7 +251,10 @@ def test_polygons(exported: Exported, name: str) -> None:
         rings = [[(label, drawn(a["segmentation"])) for label, a in each] for each in exported.coco(name)]
     else:
         rings = [
-            [(label, shapes.fill(numbers.reshape(-1, 2) * SIZE, (HEIGHT, WIDTH))) for label, numbers in each]
+            [
+                (label, geometry.fill(numbers.reshape(-1, 2) * SIZE, (HEIGHT, WIDTH)))
+                for label, numbers in each
+            ]
             for each in exported.yolo(name)
         ]
     assert len(rings) == 2
@@ -310,7 +313,7 @@ def test_masks_as_pictures(exported: Exported, name: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS[1:])
 def test_short_forms_hold_labels_and_shapes(exported: Exported, name: str) -> None:
-    control = labels.parse(exported.studio.project(exported.id)["label_config"]).outputs[0]
+    control = labeling_config.parse(exported.studio.project(exported.id)["label_config"]).outputs[0]
     text = exported.studio.export(exported.id, name).decode()
     if name == "JSON_MIN":
         tasks = json.loads(text)
@@ -357,7 +360,7 @@ def test_vlsam_export_holds_all(
 
 
 def submitted(studio: Studio, make_project: MakeProject, image: list[Path], config: str) -> Exported:
-    (control,) = labels.parse(config).outputs
+    (control,) = labeling_config.parse(config).outputs
     project = make_project("Exports", config, image[:1])
     studio.submit(
         project.tasks[0],
@@ -417,7 +420,7 @@ def test_a_text_of_another_value_leaves_texts_alone(studio: Studio) -> None:
 def test_what_pascal_voc_does_not_bear(studio: Studio, make_project: MakeProject, image: list[Path]) -> None:
     """An image whose first result is a status is left out, and a click with a label breaks all."""
     config = label_config(["Dog"], "boxes")
-    (control,) = labels.parse(config).outputs
+    (control,) = labeling_config.parse(config).outputs
     regions = results.region(ONE_PIECE, control=control, labels=["Dog"], region_id="0" * 16, score=0.5)
     project = make_project("Exports", config, image)
     studio.submit(project.tasks[0], [STATUS, *regions])
@@ -470,7 +473,7 @@ def test_a_project_takes_the_config_that_is_made_of_its_own(
     <KeyPointLabels name="point" toName="photo" smart="true"><Label value="Dog"/></KeyPointLabels></View>"""
     project = studio.create_project("Names", before)
     studio.import_tasks(project, [{"picture": "/data/upload/none.png"}])
-    (control,) = labels.parse(before).outputs
+    (control,) = labeling_config.parse(before).outputs
     (task,) = studio.tasks(project)
     studio.submit(
         task["id"],

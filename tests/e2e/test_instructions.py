@@ -17,9 +17,9 @@ from label_studio_sdk.converter.brush import mask2rle
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
-from backend import instructions
-from backend.recommended import KINDS, Kind, label_config
-from backend.studio import Studio
+from backend.demo.studio import Studio
+from backend.labelstudio import instructions
+from backend.labelstudio.recommended_configs import KINDS, Kind, label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.e2e.browser import ARTIFACTS, FLAGS, Editor, iou
 from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from backend.recommended import label_config
-from backend.services import LOOPBACK
-from backend.studio import Studio
+from backend.demo.processes import LOOPBACK
+from backend.demo.studio import Studio
+from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
 from tests.e2e.conftest import MakeProject, Project, Servers, save_scene
 from tests.e2e.editor import mask_of

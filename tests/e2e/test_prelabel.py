@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
 
-from backend.cli import main
+from backend.commands.cli import main
+from backend.demo.studio import Studio
+from backend.labelstudio.recommended_configs import label_config
 from backend.prelabel import project as module
-from backend.recommended import label_config
-from backend.studio import Studio
 from model.builtin.scenes import NAMES
 from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_scene
 

@@ -13,9 +13,9 @@ import pytest
 import requests
 from PIL import Image
 
-from backend.recommended import label_config
-from backend.services import Service
-from backend.studio import Studio
+from backend.demo.processes import Service
+from backend.demo.studio import Studio
+from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, draw_scene
 from tests.e2e.conftest import OWNER, START_TIMEOUT_S, Servers, start_backend
 from tests.e2e.editor import click, context, deepest, mask_of

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.recommended import label_config
-from backend.studio import Studio
+from backend.demo.studio import Studio
+from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
 from tests.e2e.conftest import START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
 

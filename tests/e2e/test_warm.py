@@ -7,12 +7,12 @@ import pytest
 import requests
 from PIL import Image
 
-from backend import warm
-from backend.cli import main
-from backend.disk import SUFFIX
-from backend.recommended import label_config
-from backend.services import Service
-from backend.studio import Studio
+from backend.commands import warm
+from backend.commands.cli import main
+from backend.demo.processes import Service
+from backend.demo.studio import Studio
+from backend.labelstudio.recommended_configs import label_config
+from backend.runtime.embedding_files import SUFFIX
 from model.builtin.scenes import NAMES
 from tests.e2e.conftest import OWNER, START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
 

@@ -13,15 +13,15 @@ import pytest
 from numpy.typing import NDArray
 from werkzeug.test import TestResponse
 
-from backend.app import create_app
-from backend.cache import Sources
-from backend.engine import PROCESS, Engine
-from backend.fetch import Fetcher
-from backend.memory import Memory
+from backend.answers.recent_answers import Memory
+from backend.images.fetch import Fetcher
+from backend.runtime.embedding_cache import Sources
+from backend.runtime.engine import PROCESS, Engine
 from backend.settings import Settings
+from backend.web.app import create_app
 from model.pipeline import VLSAM
 from model.types import Image
-from model.vlm import VLM
+from model.vlm.vlm import VLM
 
 INPUTS: Counter[str] = Counter()  # by kind
 STATUSES: Counter[int] = Counter()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image as Pillow
 
-from backend import labels, results
-from backend.predictor import annotation, describe
+from backend.answers.ml_backend import annotation, describe
+from backend.labelstudio import labeling_config, results
 from model.builtin.scenes import draw_scene
 from model.types import Mask
 from tests.backend.conftest import data_url, detection, disc, image_url
@@ -214,7 +214,8 @@ tags = st.sampled_from(
     [
         "View", "Image", "Labels", "Label", "Choice", "Taxonomy", "TextArea", "Choices", "Number", "Text",
         "Repeater",
-        *(shape + kind for shape in labels.SHAPES.values() for kind in ("", "Labels")), "brushlabels", "x:y",
+        *(shape + kind for shape in labeling_config.SHAPES.values() for kind in ("", "Labels")),
+        "brushlabels", "x:y",
     ]
 )  # fmt: skip
 attributes = st.dictionaries(
@@ -294,7 +295,7 @@ configs = st.one_of(
             EVERY_CONTROL.replace(
                 '<Label value="Cat"/>', "".join(f'<Label value="c{n}"/>' for n in range(1000))
             ),
-            EVERY_CONTROL + " " * labels.MAX_CONFIG,
+            EVERY_CONTROL + " " * labeling_config.MAX_CONFIG,
         ]
     ),
 )
@@ -304,7 +305,7 @@ configs = st.one_of(
 
 def _regions() -> list[dict[str, Any]]:
     """What this server would answer for two objects, in every control there is."""
-    config = labels.parse(EVERY_CONTROL).of({"kinds": ["Cat", "Dog"]})
+    config = labeling_config.parse(EVERY_CONTROL).of({"kinds": ["Cat", "Dog"]})
     found = [detection("cat", disc(20, 30, 12)), detection("dog", disc(60, 30, 9))]
     made, _ = annotation(found, config, "image", "v1")
     brush = config.outputs[0]

@@ -8,18 +8,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import evidence, images, labels, results
-from backend.disk import Disk
-from backend.fetch import ImageError
-from backend.metrics import Metrics
-from model import boxes, terms
-from model.segmenter import Embedding
+from backend.images import decode
+from backend.images.fetch import ImageError
+from backend.labelstudio import labeling_config, region_meta, results
+from backend.runtime.embedding_files import Disk
+from backend.telemetry.metrics import Metrics
+from model.segmentation.segmenter import Embedding
 from model.types import Mask
+from model.vlm import named_boxes, terms
 from tests.fuzz import strategies
 from tests.fuzz.conftest import counted, no_errors
 from tests.fuzz.strategies import HEIGHT, MANY, WIDTH
 
-KINDS = [shape + suffix for shape in labels.SHAPES for suffix in ("", "labels")]
+KINDS = [shape + suffix for shape in labeling_config.SHAPES for suffix in ("", "labels")]
 SHAPE = (HEIGHT, WIDTH)
 GEOMETRY = st.fixed_dictionaries(
     {},
@@ -55,7 +56,7 @@ def test_any_geometry_is_a_mask_or_none(kind: str, value: Any) -> None:
 
 
 @MANY
-@given(mask=strategies.masks, shape=st.sampled_from(list(labels.SHAPES)), compact=st.booleans())
+@given(mask=strategies.masks, shape=st.sampled_from(list(labeling_config.SHAPES)), compact=st.booleans())
 def test_any_mask_is_geometry_or_none(mask: Mask, shape: str, compact: bool) -> None:
     counted("masks")
     value = results.encode(mask, shape, compact=compact)
@@ -70,11 +71,11 @@ def test_any_mask_is_geometry_or_none(mask: Mask, shape: str, compact: bool) -> 
 @given(meta=strategies.metas, mask=strategies.masks)
 def test_any_evidence_is_whole_or_ignored(meta: Any, mask: Mask) -> None:
     counted("evidence")
-    stored = evidence.read(meta, SHAPE)
+    stored = region_meta.read(meta, SHAPE)
     if stored is not None:
-        prompt = evidence.consistent(stored, mask)
+        prompt = region_meta.consistent(stored, mask)
         assert np.isfinite(prompt.points).all()
-        assert len(prompt.points) == len(prompt.labels) <= evidence.MAX_POINTS
+        assert len(prompt.points) == len(prompt.labels) <= region_meta.MAX_POINTS
 
 
 @MANY
@@ -82,7 +83,7 @@ def test_any_evidence_is_whole_or_ignored(meta: Any, mask: Mask) -> None:
 def test_any_file_is_an_image_or_an_error(data: bytes) -> None:
     counted("image files")
     try:
-        image = images.decode(data, max_pixels=10**6)
+        image = decode.decode(data, max_pixels=10**6)
     except ImageError:
         return
     assert image.dtype == np.uint8
@@ -90,11 +91,11 @@ def test_any_file_is_an_image_or_an_error(data: bytes) -> None:
 
 
 @MANY
-@given(answer=strategies.answers, kind=st.sampled_from(list(boxes.FAMILIES)))
+@given(answer=strategies.answers, kind=st.sampled_from(list(named_boxes.FAMILIES)))
 def test_any_answer_is_read_as_terms_and_boxes(answer: str, kind: str) -> None:
     counted("answer texts")
     assert all(len(term.text) <= terms.MAX_LENGTH for term in terms.parse(answer))
-    for box in boxes.parse(answer, kind, SHAPE, SHAPE):
+    for box in named_boxes.parse(answer, kind, SHAPE, SHAPE):
         x0, y0, x1, y1 = box.box
         assert 0 <= x0 < x1 <= WIDTH
         assert 0 <= y0 < y1 <= HEIGHT

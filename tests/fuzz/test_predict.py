@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backend.engine import PROCESS
-from model.segmenter import Embedding
+from backend.runtime.engine import PROCESS
+from model.segmentation.segmenter import Embedding
 from model.types import Detection, Prompt
 from tests.backend.conftest import StandIn
 from tests.fuzz import strategies

@@ -9,8 +9,8 @@ import schemathesis
 from hypothesis import settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from backend.engine import PROCESS
-from backend.openapi import DESCRIPTION
+from backend.runtime.engine import PROCESS
+from backend.web.openapi import DESCRIPTION
 from tests.backend.conftest import StandIn, detection, disc
 from tests.fuzz.conftest import STATUSES, Door, counted, no_errors
 

@@ -10,9 +10,9 @@ from torch import nn
 from model.builtin.scenes import Scene, draw_scene
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.segmenter import Segmenter
-from model.vlm import VLM
-from tests.model import families
+from model.segmentation.segmenter import Segmenter
+from model.vlm.vlm import VLM
+from tests.support import vlm_families
 
 Load = Callable[..., VLM]
 
@@ -48,7 +48,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
     @cache
     def folder(name: str) -> str:
-        return families.saved(name, tmp_path_factory.mktemp(name))
+        return vlm_families.saved(name, tmp_path_factory.mktemp(name))
 
     @cache
     def loaded(name: str, unmixed: bool = False) -> VLM:

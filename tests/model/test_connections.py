@@ -7,7 +7,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import web
+from model import connections
 
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -22,7 +22,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch, url: str, **variables: str) -> str | None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return web.proxy_of(url)
+    return connections.proxy_of(url)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_what_no_proxy_names(monkeypatch: pytest.MonkeyPatch, no_proxy: str, url
 @given(st.text(max_size=40))
 def test_no_proxy_may_hold_anything(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.web.getproxies_environment", lambda: {"all": "p:1", "no": text})
-        assert web.proxy_of("http://studio.example/") in (None, "http://p:1")
+        patch.setattr("model.connections.getproxies_environment", lambda: {"all": "p:1", "no": text})
+        assert connections.proxy_of("http://studio.example/") in (None, "http://p:1")
 
 
 def test_proxies_that_cannot_be_used_are_named_without_their_passwords(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(web.ProxyError, match="must be addresses of HTTP proxies") as caught:
+    with pytest.raises(connections.ProxyError, match="must be addresses of HTTP proxies") as caught:
         asked(monkeypatch, "http://studio.example/", ALL_PROXY="socks5h://me:sesame@p:1")
     assert "sesame" not in str(caught.value)
 
@@ -105,24 +105,24 @@ def test_what_a_certificate_lacks_is_told() -> None:
     unknown, expired = ssl.SSLCertVerificationError(), ssl.SSLCertVerificationError()
     unknown.verify_code, unknown.verify_message = 20, "unable to get local issuer certificate"
     expired.verify_code, expired.verify_message = 10, "certificate has expired"
-    assert "REQUESTS_CA_BUNDLE" in web.distrust(requests.exceptions.SSLError(unknown))
-    assert "renew the certificate" in web.distrust(expired)
-    assert "REQUESTS_CA_BUNDLE" not in web.distrust(expired)
-    assert web.distrust(ValueError("certificate")) == ""
+    assert "REQUESTS_CA_BUNDLE" in connections.distrust(requests.exceptions.SSLError(unknown))
+    assert "renew the certificate" in connections.distrust(expired)
+    assert "REQUESTS_CA_BUNDLE" not in connections.distrust(expired)
+    assert connections.distrust(ValueError("certificate")) == ""
 
 
 def test_a_bundle_without_certificates_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("nothing")
     with pytest.raises(OSError, match="certificate"):
-        web.context(str(tmp_path / "empty.pem"))
+        connections.context(str(tmp_path / "empty.pem"))
     with pytest.raises(FileNotFoundError):
-        web.context(str(tmp_path / "nowhere.pem"))
+        connections.context(str(tmp_path / "nowhere.pem"))
 
 
 def test_other_libraries_know_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "localhost, a.example")
     monkeypatch.setenv("NO_PROXY", "")
-    web.advise_other_libraries()
+    connections.advise_other_libraries()
     assert os.environ["NO_PROXY"].split(",") == ["localhost", " a.example", "127.0.0.1", "::1"]
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"]
     assert asked(monkeypatch, "http://a.example/", ALL_PROXY="http://p:1") is None

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from model import maps, points
-from model.attention import Capture, Layer, flow
-from model.recipes import Options, Recipe
-from tests.model.captures import Looking, looking
+from model.attention import maps, point_prompts
+from model.attention.attention_flow import Capture, Layer, flow
+from model.options import Options, Recipe
+from tests.support.captures import Looking, looking
 
 DEFAULT = Options().recipe
 
 
 def seen(looked: Looking, recipe: Recipe) -> maps.Maps:
-    """The map of the name, by the steps of model/looks.py: (side, side), 0 to 1."""
+    """The map of the name, by the steps of model/vlm_stage.py: (side, side), 0 to 1."""
     rolled = flow(looked.capture, [looked.row], recipe, looked.image)[:, looked.image]
     found = rolled.reshape(-1, *looked.truth.shape).numpy()
     return np.asarray(maps.normalised(maps.smoothed(found, recipe.smooth))[0])
@@ -24,7 +24,7 @@ def seen(looked: Looking, recipe: Recipe) -> maps.Maps:
 def finds(looked: Looking, recipe: Recipe) -> bool:
     """Whether the map's strongest cell is in the thing, and the point that SAM is given."""
     found = seen(looked, recipe)
-    aims = points.aims(found, recipe.points, threshold=Options().threshold)
+    aims = point_prompts.aims(found, recipe.points, threshold=Options().threshold)
     if not aims or not looked.truth.ravel()[found.argmax()]:
         return False
     (x, y, _), (rows, columns) = aims[0].points[0], looked.truth.shape

@@ -8,19 +8,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from model.boxes import NamedBox
+from model.attention.baseline_maps import Classifier
 from model.builtin.measure import clicks, middle, paste_scene
 from model.builtin.scenes import Scene, draw_scene
-from model.looks import questions
-from model.merge import iou
+from model.options import ASK, RECIPES, Options, Vocabulary
 from model.pipeline import VLSAM
 from model.profiles import PROFILES, choose, segmenter_version_of, version_of
-from model.recipes import ASK, RECIPES, Options, Vocabulary
-from model.segmenter import Embedding
+from model.segmentation.merge import iou
+from model.segmentation.segmenter import Embedding
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.views import corner_views
-from model.vision import Classifier
-from model.vlm import Answer
+from model.vlm.named_boxes import NamedBox
+from model.vlm.vlm import Answer
+from model.vlm_stage import questions
 
 
 def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Scene) -> None:

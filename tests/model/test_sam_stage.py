@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.builtin.scenes import Scene
-from model.instances import Instance, instances
-from model.looks import Look
-from model.merge import iou
+from model.options import RECIPES, Options, Recipe
 from model.pipeline import VLSAM
-from model.recipes import RECIPES, Options, Recipe
-from model.sams.family import BOTTOM_RIGHT, TOP_LEFT, Tokens
-from model.segmenter import MASK_LOGIT, Segmenter
+from model.sam_stage import Instance, instances
+from model.segmentation.merge import iou
+from model.segmentation.sam_families.family import BOTTOM_RIGHT, TOP_LEFT, Tokens
+from model.segmentation.segmenter import MASK_LOGIT, Segmenter
+from model.vlm_stage import Look
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from model.download import Remote
+from model.weights.download import Remote
 
 COMMIT = "c" * 40
 

@@ -1,4 +1,4 @@
-"""Tiny random models of every family in model/sams/hub.py: the real architecture with its real processor.
+"""Tiny random models of every family in sam_families/transformers_sam.py: real architectures and processors.
 
 A family's entry in BUILDERS makes the two; `saved` writes them where Segmenter.load finds them.
 """

@@ -1,4 +1,4 @@
-"""Tiny random models of every family in model/grids.py: the real architecture with its real processor.
+"""Tiny random models of every family in attention/token_grids.py: real architectures and processors.
 
 A family's entry in BUILDERS makes the two; `saved` writes them where VLM.load finds them.
 """

@@ -1,8 +1,8 @@
 """The families of SAM, each behind `Family` (family.py), by the library that has them.
 
-original.py  segment-anything: SAM ViT-B/L/H, the built-in model, MobileSAM
-mobile.py    MobileSAM's image encoder
-hub.py       transformers: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, SAM 3 by clicks and by noun phrases
+segment_anything_sam.py  segment-anything: SAM ViT-B/L/H, the built-in model, MobileSAM
+mobile_sam.py            MobileSAM's image encoder
+transformers_sam.py      transformers: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, SAM 3 by clicks and by phrases
 """
 
 import json
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.sams import hub, original
-from model.sams.family import Family
+from model.segmentation.sam_families import segment_anything_sam, transformers_sam
+from model.segmentation.sam_families.family import Family
 from model.types import ModelLoadError
 
 
@@ -21,12 +21,12 @@ def check(config: Mapping[str, Any], *, name: str, concepts: bool = False) -> No
     An empty one is that of a checkpoint file.
     """
     kind = config.get("model_type")
-    if kind is not None and kind not in hub.KINDS:
+    if kind is not None and kind not in transformers_sam.KINDS:
         raise ModelLoadError(
             f"{name} holds a model of the kind {kind!r}, which is no segmenter known here: take one of "
-            f"{', '.join(hub.KINDS)}"
+            f"{', '.join(transformers_sam.KINDS)}"
         )
-    if concepts and kind != hub.WITH_DETECTOR:
+    if concepts and kind != transformers_sam.WITH_DETECTOR:
         raise ModelLoadError(
             f"the segmenter {name} takes no noun phrases, which the localizer `concept` gives it: take "
             "SAM 3 (facebook/sam3), or another localizer"
@@ -46,11 +46,11 @@ def load(path: Path, device: str, *, concepts: bool = False) -> Family:
         if path.exists():
             check(config, name=str(path), concepts=concepts)
         if not path.is_dir():
-            return original.load(path, {}, device)
+            return segment_anything_sam.load(path, {}, device)
         if "model_type" not in config:
-            return original.load(path / "model.safetensors", config, device)
+            return segment_anything_sam.load(path / "model.safetensors", config, device)
         library = "transformers"
-        return hub.load(path, config["model_type"], device, concepts=concepts)
+        return transformers_sam.load(path, config["model_type"], device, concepts=concepts)
     except ModelLoadError:
         raise
     except KeyError as error:

@@ -18,10 +18,10 @@ from segment_anything.modeling import (
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from model import download
-from model.sams import mobile
-from model.sams.family import Tokens
+from model.segmentation.sam_families import mobile_sam
+from model.segmentation.sam_families.family import Tokens
 from model.types import Image, ModelLoadError
+from model.weights import download
 
 # segment-anything's own sizes, by the width of the image encoder (build_sam.py of that package).
 _PUBLISHED: dict[int, dict[str, Any]] = {
@@ -86,8 +86,8 @@ def load(file: Path, config: Mapping[str, Any], device: str) -> "OriginalSam":
         )
     weights = _weights(file)
     encoder = None
-    if mobile.MARK in weights:
-        weights, encoder, config = mobile.renamed(weights), mobile.Encoder(), PUBLISHED_REST
+    if mobile_sam.MARK in weights:
+        weights, encoder, config = mobile_sam.renamed(weights), mobile_sam.Encoder(), PUBLISHED_REST
     elif not config:
         width = len(weights[_PATCHES])
         if width not in _PUBLISHED:
@@ -115,7 +115,7 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
                 f"{file} is no checkpoint of segment-anything: PyTorch finds no weights in it, or more than "
                 "weights, such as code"
             ) from error
-    if not isinstance(weights, Mapping) or not {_PATCHES, mobile.MARK} & weights.keys():
+    if not isinstance(weights, Mapping) or not {_PATCHES, mobile_sam.MARK} & weights.keys():
         raise ModelLoadError(
             f"{file} is no checkpoint of segment-anything: it has no {_PATCHES}; SAM-HQ, SAM 2, SAM 3 and "
             "EdgeTAM are loaded by hub id, such as facebook/sam2.1-hiera-tiny, or from transformers' folder"

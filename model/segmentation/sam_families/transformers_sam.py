@@ -9,7 +9,7 @@ import transformers
 from torch import Tensor
 from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 
-from model.sams.family import Tokens
+from model.segmentation.sam_families.family import Tokens
 from model.types import Image, ModelLoadError
 
 TOKENS = 32  # of a noun phrase, at most and padded to: as Sam3Processor

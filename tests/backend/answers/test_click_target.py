@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import corrections, evidence, results
-from backend.corrections import Correction, Unanswerable
-from backend.labels import LabelConfig, parse
-from backend.reading import UNITS, OutOfTime, Reading, TooMuch
+from backend.answers import click_target
+from backend.answers.click_target import Correction, Unanswerable
+from backend.labelstudio import region_meta, results
+from backend.labelstudio.labeling_config import LabelConfig, parse
+from backend.labelstudio.reading_budget import UNITS, OutOfTime, Reading, TooMuch
 from model.types import Mask, Prompt
 from tests.backend.conftest import CONFIG, detection, disc
 from tests.conftest import CAPTURES
@@ -54,7 +55,7 @@ def region(
     output = parse(SPLIT).output(control)
     assert output is not None
     (made,) = results.region(mask, control=output, labels=[label], region_id=region_id, score=0.5)
-    return {**made, "meta": evidence.write(detection("tabby", mask, prompt), made)}
+    return {**made, "meta": region_meta.write(detection("tabby", mask, prompt), made)}
 
 
 def mask_of_box(x0: int, y0: int, x1: int, y1: int) -> Mask:
@@ -64,7 +65,7 @@ def mask_of_box(x0: int, y0: int, x1: int, y1: int) -> Mask:
 
 
 def ask(*items: Any, **task: Any) -> Correction:
-    return corrections.read({"result": list(items)}, {"id": 1, **task}, parse(SPLIT), SHAPE)
+    return click_target.read({"result": list(items)}, {"id": 1, **task}, parse(SPLIT), SHAPE)
 
 
 def drafts(*regions: Any, at: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
@@ -129,7 +130,7 @@ def test_a_turned_rectangle_is_its_upright_box() -> None:
 
 def test_a_rectangle_makes_a_new_region_even_over_an_old_one_of_another_shape() -> None:
     asked = ask(box(10, 20, 30, 15), predictions=[drafts(region(disc(25, 27, 4), "a"))])
-    assert corrections.settle(asked, mask_of_box(10, 20, 40, 35)).target is None
+    assert click_target.settle(asked, mask_of_box(10, 20, 40, 35)).target is None
 
 
 def test_a_rectangle_around_a_region_of_ours_corrects_it() -> None:
@@ -137,7 +138,7 @@ def test_a_rectangle_around_a_region_of_ours_corrects_it() -> None:
     asked = ask(box(9, 20, 31, 15), predictions=[drafts(region(mask, "a"))])
     assert asked.target is None
     assert asked.prompt.box == pytest.approx((9, 20, 40, 35))
-    settled = corrections.settle(asked, mask_of_box(9, 20, 40, 35))
+    settled = click_target.settle(asked, mask_of_box(9, 20, 40, 35))
     assert settled.region_id == "a"
     assert settled.prompt.box == pytest.approx((9, 20, 40, 35))
     assert settled.prompt.mask is not None
@@ -264,7 +265,7 @@ def test_rectangles_come_last_wherever_they_stand_in_the_config() -> None:
 
     def clicked(x: float, y: float) -> str | None:
         context = {"result": [click(x, y)]}
-        return corrections.read(context, {"annotations": [on_top]}, config, SHAPE).region_id
+        return click_target.read(context, {"annotations": [on_top]}, config, SHAPE).region_id
 
     assert clicked(20, 20) == "brushed"
     assert clicked(60, 50) == "boxed"
@@ -283,7 +284,7 @@ def test_a_rectangle_is_corrected_by_its_box_not_by_its_pixels() -> None:
     # A person's rectangle is the new box.
     drawn = {"x": 10, "y": 10, "width": 20, "height": 30, "rectanglelabels": ["Cat"]}
     around = ask({"type": "rectanglelabels", "value": drawn}, predictions=predictions)
-    settled = corrections.settle(around, mask_of_box(8, 18, 32, 42))
+    settled = click_target.settle(around, mask_of_box(8, 18, 32, 42))
     assert settled.region_id == "a"
     assert settled.boxed is None
 
@@ -340,12 +341,12 @@ def test_a_fresh_mask_that_overlaps_a_region_corrects_it() -> None:
     assert asked.prompt.points.tolist() == [[33, 30]]
     assert asked.prompt.mask is None
 
-    same = corrections.settle(asked, disc(22, 30, 14))
+    same = click_target.settle(asked, disc(22, 30, 14))
     assert same.region_id == "a"
     assert same.prompt.points.round(2).tolist() == [[20, 30], [33, 30]]
     assert same.prompt.mask is not None
 
-    other = corrections.settle(asked, disc(33, 30, 8))
+    other = click_target.settle(asked, disc(33, 30, 8))
     assert (other.target, other.region_id) == (None, None)
     assert other.prompt.mask is None
 
@@ -353,21 +354,21 @@ def test_a_fresh_mask_that_overlaps_a_region_corrects_it() -> None:
 @pytest.mark.parametrize(("columns", "found"), [(5, "a"), (4, None)])
 def test_the_share_of_a_region_that_it_takes_is_a_half(columns: int, found: str | None) -> None:
     asked = ask(click(50, 10), predictions=[drafts(region(mask_of_box(0, 20, 10, 30), "a"))])
-    assert corrections.settle(asked, mask_of_box(0, 20, columns, 30)).region_id == found
+    assert click_target.settle(asked, mask_of_box(0, 20, columns, 30)).region_id == found
 
 
 @pytest.mark.parametrize(("columns", "found"), [(40, "a"), (41, None)])
 def test_a_mask_that_is_four_times_the_region_shows_something_else(columns: int, found: str | None) -> None:
     """A part was missed where the object is larger; a background or a group holds the region, too."""
     asked = ask(click(50, 10), predictions=[drafts(region(mask_of_box(0, 20, 10, 30), "a"))])
-    assert corrections.settle(asked, mask_of_box(0, 20, columns, 30)).region_id == found
+    assert click_target.settle(asked, mask_of_box(0, 20, columns, 30)).region_id == found
 
 
 def test_a_region_that_a_person_drew_is_corrected_by_a_click_beside_it_too() -> None:
     bare = {**region(disc(20, 30, 12), "a"), "meta": {"text": ["drawn by hand"]}}
     beside = ask(click(33, 30), annotations=[drafts(bare)])
-    assert corrections.settle(beside, disc(24, 30, 16)).region_id == "a"
-    assert corrections.settle(beside, disc(40, 30, 8)).target is None
+    assert click_target.settle(beside, disc(24, 30, 16)).region_id == "a"
+    assert click_target.settle(beside, disc(40, 30, 8)).target is None
     assert ask(click(31, 30), annotations=[drafts(bare)]).region_id == "a"
 
 
@@ -376,13 +377,13 @@ def test_a_persons_rectangle_is_corrected_only_by_a_click_inside() -> None:
     bare = {**region(mask_of_box(10, 20, 30, 40), "a", control="rect"), "meta": {}}
     beside = ask(click(33, 30), annotations=[drafts(bare)])
     assert beside.rivals == ()
-    assert corrections.settle(beside, mask_of_box(10, 20, 34, 40)).target is None
+    assert click_target.settle(beside, mask_of_box(10, 20, 34, 40)).target is None
 
 
 def test_of_regions_that_are_equal_the_topmost_is_corrected() -> None:
     regions = [region(disc(20, 30, 12), "below"), region(disc(20, 30, 12), "topmost")]
     asked = ask(click(35, 30), predictions=[drafts(*regions)])
-    assert corrections.settle(asked, disc(22, 30, 14)).region_id == "topmost"
+    assert click_target.settle(asked, disc(22, 30, 14)).region_id == "topmost"
 
 
 def test_of_a_brush_that_only_is_strokes_nothing_is_known() -> None:
@@ -424,7 +425,7 @@ def test_a_click_with_several_labels_corrects_a_region_with_one_of_them() -> Non
 def test_a_rival_keeps_its_labels_too() -> None:
     asked = ask(labelled(click(33, 30), "Dog"), predictions=[drafts(BOTH)])
     assert (asked.target, asked.labels) == (None, ("Dog",))
-    settled = corrections.settle(asked, disc(22, 30, 14))
+    settled = click_target.settle(asked, disc(22, 30, 14))
     assert (settled.region_id, settled.labels) == ("both", ("Cat", "Dog"))
 
 
@@ -506,11 +507,11 @@ def test_a_click_without_a_label_is_about_the_last_drawn_region_that_holds_it(
     context = {"result": [nameless(x, y)]}
     task = {"annotations": [drafts(*(item for items in drawn for item in items))]}
     if holding:
-        asked = corrections.read(context, task, BRUSHES, SHAPE)
+        asked = click_target.read(context, task, BRUSHES, SHAPE)
         assert (asked.region_id, asked.labels) == (str(holding[-1]), (discs[holding[-1]][3],))
     else:
         with pytest.raises(Unanswerable, match=MISSING):
-            corrections.read(context, task, BRUSHES, SHAPE)
+            click_target.read(context, task, BRUSHES, SHAPE)
 
 
 def test_a_rectangle_is_meant_where_nothing_else_is_below_a_click() -> None:
@@ -548,10 +549,10 @@ def test_outside_all_regions_a_click_needs_a_label_where_there_are_several() -> 
 def test_outside_all_regions_a_click_has_the_only_label() -> None:
     config = parse(SPLIT.replace('<Label value="Dog"/>', ""))
     task = {"annotations": [drafts(CAT)]}
-    asked = corrections.read({"result": [nameless(60, 30)]}, task, config, SHAPE)
-    settled = corrections.settle(asked, disc(60, 30, 5))
+    asked = click_target.read({"result": [nameless(60, 30)]}, task, config, SHAPE)
+    settled = click_target.settle(asked, disc(60, 30, 5))
     assert (settled.target, settled.control.name, settled.labels) == (None, "brush", ("Cat",))
-    assert corrections.read({"result": [nameless(20, 30)]}, task, config, SHAPE).region_id == "cat"
+    assert click_target.read({"result": [nameless(20, 30)]}, task, config, SHAPE).region_id == "cat"
 
 
 def test_the_only_label_may_be_that_of_the_tasks_data() -> None:
@@ -560,26 +561,26 @@ def test_the_only_label_may_be_that_of_the_tasks_data() -> None:
       <KeyPointLabels name="kp" toName="image" smart="true" value="$names"/></View>"""
     context = {"result": [nameless(20, 30)]}
     config = parse(xml)
-    asked = corrections.read(context, {}, config.of({"names": ["Newt"]}), SHAPE)
+    asked = click_target.read(context, {}, config.of({"names": ["Newt"]}), SHAPE)
     assert asked.labels == ("Newt",)
     with pytest.raises(Unanswerable, match=r"choose a label first: Newt, Eft\."):
-        corrections.read(context, {}, config.of({"names": ["Newt", "Eft"]}), SHAPE)
+        click_target.read(context, {}, config.of({"names": ["Newt", "Eft"]}), SHAPE)
 
 
 def test_regions_that_are_named_in_words_need_no_label() -> None:
     config = parse("""<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>
       <TextArea name="words" toName="image" perRegion="true"/>
       <KeyPoint name="kp" toName="image" smart="true"/></View>""")
-    asked = corrections.read({"result": [nameless(20, 30)]}, {}, config, SHAPE)
+    asked = click_target.read({"result": [nameless(20, 30)]}, {}, config, SHAPE)
     assert (asked.control.name, asked.labels, asked.target) == ("brush", (), None)
 
 
 def test_a_click_without_a_label_beside_a_region_is_about_it_where_the_mask_says_so() -> None:
     asked = ask(nameless(33, 30), predictions=[drafts(CAT, DOG)])
-    assert corrections.settle(asked, disc(22, 30, 14)).labels == ("Cat",)
-    assert corrections.settle(asked, disc(58, 30, 9)).region_id == "dog"
+    assert click_target.settle(asked, disc(22, 30, 14)).labels == ("Cat",)
+    assert click_target.settle(asked, disc(58, 30, 9)).region_id == "dog"
     with pytest.raises(Unanswerable, match=MISSING):
-        corrections.settle(asked, disc(33, 30, 4))
+        click_target.settle(asked, disc(33, 30, 4))
 
 
 @pytest.mark.parametrize(
@@ -608,13 +609,13 @@ def test_a_box_without_a_label_is_about_the_region_that_it_overlaps() -> None:
     by_hand = {**region(ring, "dog", control="brush", label="Dog"), "meta": {}}
     task = {"annotations": [drafts(CAT, by_hand)]}
     around = ask(nameless_box(51, 21, 18, 18), **task)
-    assert corrections.settle(around, ring).labels == ("Dog",)  # the mask says so
-    assert corrections.settle(around, disc(60, 30, 3)).labels == ("Dog",)  # the box does
+    assert click_target.settle(around, ring).labels == ("Dog",)  # the mask says so
+    assert click_target.settle(around, disc(60, 30, 3)).labels == ("Dog",)  # the box does
     inside = ask(nameless_box(16, 26, 8, 8), **task)
-    assert corrections.settle(inside, disc(20, 30, 3)).region_id == "cat"
+    assert click_target.settle(inside, disc(20, 30, 3)).region_id == "cat"
     beside = ask(nameless_box(35, 0, 10, 60), **task)
     with pytest.raises(Unanswerable, match=f"rectangle {MISSING}"):
-        corrections.settle(beside, mask_of_box(35, 0, 45, 60))
+        click_target.settle(beside, mask_of_box(35, 0, 45, 60))
 
 
 def test_recorded_click_of_a_labels_config_without_its_label(capture: Callable[..., Any]) -> None:
@@ -626,13 +627,13 @@ def test_recorded_click_of_a_labels_config_without_its_label(capture: Callable[.
     found = disc(305, 253, 40, width=800, height=600)
     made = results.region(found, control=config.outputs[0], labels=["Dog"], region_id="a", score=0.5)
     task = {**body["tasks"][0], "predictions": [drafts(*made)]}
-    asked = corrections.read({"result": [item]}, task, config, (600, 800), labels_in_place=True)
+    asked = click_target.read({"result": [item]}, task, config, (600, 800), labels_in_place=True)
     assert (asked.region_id, asked.labels) == ("a", ("Dog",))
     # Both results have the label: the region's, and that of its <Labels>.
     answer = results.region(found, control=asked.control, labels=asked.labels, region_id="a", score=0.5)
     assert [result["value"].get("labels") for result in answer] == [None, ["Dog"]]
     with pytest.raises(Unanswerable, match=MISSING):
-        corrections.read({"result": [item]}, body["tasks"][0], config, (600, 800))
+        click_target.read({"result": [item]}, body["tasks"][0], config, (600, 800))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -659,7 +660,7 @@ def bombs(count: int, **more: Any) -> dict[str, Any]:
 
 def spent(*items: Any, **task: Any) -> float:
     reading = Reading()
-    corrections.read({"result": list(items)}, task, parse(SPLIT), SHAPE, reading=reading)
+    click_target.read({"result": list(items)}, task, parse(SPLIT), SHAPE, reading=reading)
     return UNITS - reading.units
 
 
@@ -673,12 +674,12 @@ def test_only_regions_that_the_clicks_may_be_about_are_painted() -> None:
 def test_a_rival_is_painted_only_where_it_may_be_the_same_object() -> None:
     reading = Reading()
     task = {"drafts": [bombs(5)]}
-    asked = corrections.read({"result": [click(10, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
+    asked = click_target.read({"result": [click(10, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
     assert len(asked.rivals) == 5
     before = reading.units
-    assert corrections.settle(asked, disc(10, 30, 9)).target is None
+    assert click_target.settle(asked, disc(10, 30, 9)).target is None
     assert reading.units == before
-    assert corrections.settle(asked, mask_of_box(40, 0, 80, 60)).target is None
+    assert click_target.settle(asked, mask_of_box(40, 0, 80, 60)).target is None
     assert reading.units < before
 
 
@@ -686,11 +687,11 @@ def test_too_many_regions_and_a_deadline_are_told() -> None:
     for reading, error in ((Reading(units=1e6), TooMuch), (Reading(deadline=0.0), OutOfTime)):
         task = {"drafts": [bombs(1000)]}
         with pytest.raises(error, match="regions"):
-            corrections.read({"result": [click(70, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
+            click_target.read({"result": [click(70, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
 
 
 def test_of_a_context_the_newest_items_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corrections, "MAX_ITEMS", 2)
+    monkeypatch.setattr(click_target, "MAX_ITEMS", 2)
     assert ask(click(10, 20), click(30, 20), click(50, 20)).prompt.points.round(3).tolist() == [
         [30, 20],
         [50, 20],
@@ -704,14 +705,14 @@ def test_not_every_box_of_a_draft_is_compared_with_every_click(monkeypatch: pyte
         compared.append(len(points))
         return False
 
-    monkeypatch.setattr(corrections, "_holds", count)
+    monkeypatch.setattr(click_target, "_holds", count)
     clicks = [click(n % 80, 20, id=f"p{n}") for n in range(1500)]
     boxes = [{**box(0, 0, 80, 60), "id": f"b{n}"} for n in range(1500)]
     config = parse(CONFIG)
-    corrections.read({"result": clicks}, {"drafts": [drafts(*boxes)]}, config, SHAPE)
+    click_target.read({"result": clicks}, {"drafts": [drafts(*boxes)]}, config, SHAPE)
     assert 0 < sum(compared) <= 2 * 1000
     compared.clear()
-    corrections.read({"result": boxes[:1]}, {"drafts": [drafts(*clicks)]}, config, SHAPE)
+    click_target.read({"result": boxes[:1]}, {"drafts": [drafts(*clicks)]}, config, SHAPE)
     assert 0 < sum(compared) <= 1000
 
 
@@ -721,7 +722,7 @@ def test_not_every_box_of_a_draft_is_compared_with_every_click(monkeypatch: pyte
 def test_a_region_that_cannot_be_read_hides_no_other(bad: dict[str, Any]) -> None:
     broken = {**region(disc(20, 30, 12), "broken"), "value": {**bad, "brushlabels": ["Cat"]}}
     reading = Reading()
-    asked = corrections.read(
+    asked = click_target.read(
         {"result": [click(20, 30)]},
         {"drafts": [drafts(region(disc(20, 30, 12), "whole"), broken)]},
         parse(SPLIT),
@@ -741,7 +742,7 @@ def prompts(*items: Any, **more: Any) -> dict[str, Any]:
 
 def drafted(*items: Any, draft: list[dict[str, Any]]) -> Correction:
     config = parse(CONFIG)  # its rectangles only prompt
-    return corrections.read({"result": list(items)}, prompts(*draft), config, SHAPE)
+    return click_target.read({"result": list(items)}, prompts(*draft), config, SHAPE)
 
 
 BOX = {**box(10, 20, 30, 15), "id": "box"}
@@ -791,7 +792,9 @@ def test_a_rectangle_that_is_a_region_is_no_prompt() -> None:
     asked = ask(click(20, 25), **prompts(BOX))  # here rectangles are an output
     assert asked.prompt.box is not None
     assert asked.target is not None
-    assert corrections.read({"result": [click(70, 50)]}, prompts(BOX), parse(SPLIT), SHAPE).prompt.box is None
+    assert (
+        click_target.read({"result": [click(70, 50)]}, prompts(BOX), parse(SPLIT), SHAPE).prompt.box is None
+    )
 
 
 def test_a_click_on_another_image_of_the_config_is_not_ours() -> None:
@@ -841,7 +844,9 @@ def of_labels(mask: Mask) -> tuple[LabelConfig, dict[str, Any]]:
     config = parse(LABELS)
     found = detection("tabby", mask)
     region = results.region(mask, control=config.outputs[0], labels=["Cat"], region_id="a", score=0.5)
-    return config, {"drafts": [drafts({**region[0], "meta": evidence.write(found, region[0])}, *region[1:])]}
+    return config, {
+        "drafts": [drafts({**region[0], "meta": region_meta.write(found, region[0])}, *region[1:])]
+    }
 
 
 @pytest.mark.parametrize("x", [22, 40], ids=["inside", "outside"])
@@ -852,8 +857,8 @@ def test_where_a_region_may_be_selected_it_is_replaced_only_where_that_is_wanted
     """A selected region lends the <KeyPoint> its label, and keeps clicks inside from placing points."""
     config, task = of_labels(disc(20, 30, 12))
     clicks = [free_click(x, 30, "Cat")]
-    asked = corrections.read({"result": clicks}, task, config, SHAPE, labels_in_place=wanted)
-    asked = corrections.settle(asked, disc(22, 30, 14)) if asked.rivals else asked
+    asked = click_target.read({"result": clicks}, task, config, SHAPE, labels_in_place=wanted)
+    asked = click_target.settle(asked, disc(22, 30, 14)) if asked.rivals else asked
     assert asked.target is not None
     assert (asked.term, len(asked.prompt.points)) == ("tabby", 2)
     replaced = wanted or x == 22
@@ -864,24 +869,24 @@ def test_the_newest_click_tells_whether_a_region_may_be_selected() -> None:
     config, task = of_labels(disc(20, 30, 12))
     inside, outside = free_click(22, 30, "Cat"), free_click(40, 30, "Cat", id="q")
     for clicks, region_id in ([outside, inside], "a"), ([inside, outside], None):
-        assert corrections.read({"result": clicks}, task, config, SHAPE).region_id == region_id
+        assert click_target.read({"result": clicks}, task, config, SHAPE).region_id == region_id
 
 
 def test_a_click_without_a_label_says_that_no_region_is_selected() -> None:
     config, task = of_labels(disc(20, 30, 12))
-    asked = corrections.read({"result": [free_click(40, 30, None)]}, task, config, SHAPE)
-    assert corrections.settle(asked, disc(22, 30, 14)).region_id == "a"
+    asked = click_target.read({"result": [free_click(40, 30, None)]}, task, config, SHAPE)
+    assert click_target.settle(asked, disc(22, 30, 14)).region_id == "a"
 
 
 def test_a_tool_with_labels_of_its_own_works_only_where_no_region_is_selected() -> None:
     config, task = of_labels(disc(20, 30, 12))
-    asked = corrections.read({"result": [click(40, 30, id="p")]}, task, config, SHAPE)
-    assert corrections.settle(asked, disc(22, 30, 14)).region_id == "a"
+    asked = click_target.read({"result": [click(40, 30, id="p")]}, task, config, SHAPE)
+    assert click_target.settle(asked, disc(22, 30, 14)).region_id == "a"
 
 
 def test_a_click_with_another_label_is_about_no_region_below_it() -> None:
     config, task = of_labels(disc(20, 30, 12))
-    assert corrections.read({"result": [free_click(22, 30, "Dog")]}, task, config, SHAPE).target is None
+    assert click_target.read({"result": [free_click(22, 30, "Dog")]}, task, config, SHAPE).target is None
 
 
 def test_with_a_labels_config_too_a_region_keeps_all_its_labels() -> None:
@@ -891,7 +896,7 @@ def test_with_a_labels_config_too_a_region_keeps_all_its_labels() -> None:
     made = results.region(found, control=brush, labels=["Cat", "Dog"], region_id="a", score=0.5)
     assert [item["value"].get("labels") for item in made] == [None, ["Cat", "Dog"]]
     context = {"result": [click(22, 30, label="Dog", id="p")]}
-    asked = corrections.read(context, {"drafts": [drafts(*made)]}, config, SHAPE, labels_in_place=True)
+    asked = click_target.read(context, {"drafts": [drafts(*made)]}, config, SHAPE, labels_in_place=True)
     assert (asked.region_id, asked.labels) == ("a", ("Cat", "Dog"))
 
 
@@ -904,7 +909,7 @@ def test_recorded_labels_config_joins_the_box_around_a_click(capture: Callable[.
     clicked = copy.deepcopy(click_body["params"]["context"]["result"])
     for item in clicked:
         item["value"] |= {"x": prompt[0]["value"]["x"] + 1, "y": prompt[0]["value"]["y"] + 1}
-    asked = corrections.read({"result": clicked}, task, config, (600, 800))
+    asked = click_target.read({"result": clicked}, task, config, (600, 800))
     assert asked.labels == ("Cat",)
     assert asked.prompt.box is not None
     assert len(asked.prompt.points) == 1
@@ -912,11 +917,11 @@ def test_recorded_labels_config_joins_the_box_around_a_click(capture: Callable[.
 
 def test_notes_of_a_person_stay_and_ours_are_renewed() -> None:
     meta = {"text": ["mind the tail", "Supersedes region a"], "vlsam": {}}
-    assert corrections.notes_with(meta, ["Supersedes region b"]) == ["mind the tail", "Supersedes region b"]
-    assert corrections.notes_with(meta, []) == ["mind the tail", "Supersedes region a"]
+    assert click_target.notes_with(meta, ["Supersedes region b"]) == ["mind the tail", "Supersedes region b"]
+    assert click_target.notes_with(meta, []) == ["mind the tail", "Supersedes region a"]
     for odd in (None, 3, {"text": {"a": 1}}, {"text": [1, None]}):
-        assert corrections.notes_with(odd, []) == []
-    assert corrections.notes_with({"text": "one line"}, []) == ["one line"]
+        assert click_target.notes_with(odd, []) == []
+    assert click_target.notes_with({"text": "one line"}, []) == ["one line"]
 
 
 def test_recorded_ghost_of_an_accepted_region_is_neither_region_nor_prompt(
@@ -931,7 +936,7 @@ def test_recorded_ghost_of_an_accepted_region_is_neither_region_nor_prompt(
     at = {"x": 100 * (x + 0.5) / shape[1], "y": 100 * (y + 0.5) / shape[0], "keypointlabels": ["Cat"]}
     item = {"value": at, "type": "keypointlabels", "from_name": "kp", "id": "new", "is_positive": True}
     task = {"drafts": [{"result": [brush, ghost], "updated_at": "2026"}]}
-    asked = corrections.read({"result": [item]}, task, parse(CONFIG), shape)
+    asked = click_target.read({"result": [item]}, task, parse(CONFIG), shape)
     assert asked.region_id == brush["id"]
     assert asked.target is not None
     assert asked.target.control.name == "brush"
@@ -954,7 +959,7 @@ def recorded(capture: Callable[..., Any], name: str) -> tuple[Correction, dict[s
     context = body["params"]["context"]
     first = context["result"][0]
     shape = (first["original_height"], first["original_width"])
-    return corrections.read(context, task, parse(body["label_config"]), shape), task
+    return click_target.read(context, task, parse(body["label_config"]), shape), task
 
 
 def test_recorded_first_click(capture: Callable[..., Any]) -> None:
@@ -999,14 +1004,14 @@ def test_recorded_exif_image(capture: Callable[..., Any]) -> None:
 
 def test_recorded_labels_config_counts_each_prompt_once(capture: Callable[..., Any]) -> None:
     body = capture("ui_42_labels_config")
-    asked = corrections.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
+    asked = click_target.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
     assert asked.labels == ("Cat",)
     assert asked.prompt.points.round().tolist() == [[305, 253]]
 
 
 def test_recorded_labels_config_takes_the_label_from_either_result(capture: Callable[..., Any]) -> None:
     body = capture("ui_47_labels_rect", 1)
-    asked = corrections.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
+    asked = click_target.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
     assert asked.labels == ("Cat",)
     assert asked.prompt.box is not None
 
@@ -1015,7 +1020,7 @@ def test_recorded_labels_config_takes_the_label_from_either_result(capture: Call
 def test_recorded_text_has_nothing_to_segment(capture: Callable[..., Any], name: str) -> None:
     body = capture(name)
     with pytest.raises(Unanswerable, match="no click and no rectangle"):
-        corrections.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
+        click_target.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
 
 
 # The next protocol's prompts have neither id nor label
@@ -1026,25 +1031,25 @@ def test_prompts_without_id_and_label_ask_for_a_mask_alone(config: LabelConfig) 
         {"type": "keypointlabels", "value": {"x": 25, "y": 50, "positive": True}},
         {"type": "keypointlabels", "value": {"x": 75, "y": 50, "positive": False}},
     ]
-    prompt = corrections.bare({"result": bare}, config, SHAPE)
+    prompt = click_target.bare({"result": bare}, config, SHAPE)
     assert prompt is not None
     assert prompt.points.tolist() == [[20, 30], [60, 30]]
     assert prompt.labels.tolist() == [1, 0]
     rectangle = {"type": "rectanglelabels", "value": {"x": 25, "y": 50, "width": 25, "height": 25}}
-    prompt = corrections.bare({"result": [rectangle]}, config, SHAPE)
+    prompt = click_target.bare({"result": [rectangle]}, config, SHAPE)
     assert prompt is not None
     assert prompt.box == pytest.approx((20, 30, 40, 45))
     with pytest.raises(Unanswerable, match="negative clicks only"):
-        corrections.bare({"result": bare[1:]}, config, SHAPE)
+        click_target.bare({"result": bare[1:]}, config, SHAPE)
 
 
 def test_todays_prompts_are_not_bare(config: LabelConfig) -> None:
-    assert corrections.bare({"result": [click(20, 30)]}, config, SHAPE) is None
+    assert click_target.bare({"result": [click(20, 30)]}, config, SHAPE) is None
     for drawn in (click(20, 30), box(10, 20, 30, 15)):
         del drawn["from_name"]  # as scripts send them: the label is all that says where the region goes
-        assert corrections.bare({"result": [drawn]}, config, SHAPE) is None
+        assert click_target.bare({"result": [drawn]}, config, SHAPE) is None
         assert ask(drawn).control.name == "brush"
-    assert corrections.bare({"result": []}, config, SHAPE) is None
+    assert click_target.bare({"result": []}, config, SHAPE) is None
 
 
 # What cannot be answered
@@ -1063,7 +1068,7 @@ def test_todays_prompts_are_not_bare(config: LabelConfig) -> None:
 )
 def test_contexts_without_a_prompt(context: dict[str, Any], config: LabelConfig) -> None:
     with pytest.raises(Unanswerable, match="no click and no rectangle"):
-        corrections.read(context, {}, config, SHAPE)
+        click_target.read(context, {}, config, SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -1112,7 +1117,7 @@ def test_f18_odd_contexts_and_tasks_are_answered_or_refused(item: Any, regions: 
         odd["value"] |= {key: value for key, value in item.items() if key != "labels"}
     for context in ({"result": item}, {"result": [item, odd]}, {"result": [odd], "event": item}):
         try:
-            asked = corrections.read(context, task, parse(SPLIT), SHAPE)
+            asked = click_target.read(context, task, parse(SPLIT), SHAPE)
         except Unanswerable:
             continue
         assert np.isfinite(asked.prompt.points).all()

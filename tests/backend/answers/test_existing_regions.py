@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from backend import duplicates, results
-from backend.engine import Engine
-from backend.labels import SHAPES, parse
-from backend.predictor import VLSAMBackend, annotation
+from backend.answers import existing_regions
+from backend.answers.ml_backend import VLSAMBackend, annotation
+from backend.labelstudio import results
+from backend.labelstudio.labeling_config import SHAPES, parse
+from backend.runtime.engine import Engine
 from model.types import Mask
 from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
 
@@ -73,7 +74,7 @@ def test_regions_of_every_control_count(shape: str, shared: bool) -> None:
     everything, _ = annotation(found, config, "image", "v1")
     cats = [r for r in everything if r["id"] == everything[0]["id"]]
     made = [{"result": [{**each, "id": "made"} for each in cats]}]
-    known = duplicates.made({"annotations": made}, config)
+    known = existing_regions.made({"annotations": made}, config)
     left, _ = annotation(found, config, "image", "v1", made=known)
     assert left == everything[len(cats) :]
     assert left
@@ -88,7 +89,11 @@ def test_a_rectangle_is_compared_with_the_masks_own() -> None:
     everything, _ = annotation(thin, config, "image", "v1")
     assert (
         annotation(
-            thin, config, "image", "v1", made=duplicates.made({"drafts": [{"result": everything}]}, config)
+            thin,
+            config,
+            "image",
+            "v1",
+            made=existing_regions.made({"drafts": [{"result": everything}]}, config),
         )[0]
         == []
     )
@@ -98,7 +103,7 @@ def test_an_object_that_was_kept_without_a_label_may_have_got_any() -> None:
     config = parse(CONFIG)
     found = [detection("zebra", CAT)]
     assert len(annotation(found, config, "image", "v1", leftover="keep")[0]) == 1
-    known = duplicates.made({"annotations": [{"result": region(CAT, labels=["Dog"])}]}, config)
+    known = existing_regions.made({"annotations": [{"result": region(CAT, labels=["Dog"])}]}, config)
     assert annotation(found, config, "image", "v1", leftover="keep", made=known)[0] == []
 
 

@@ -3,9 +3,9 @@ import logging
 import pytest
 import torch
 
-from backend.failures import MAX_REASON, why
-from backend.fetch import ImageError
-from backend.labels import TaskError
+from backend.answers.failure_reason import MAX_REASON, why
+from backend.images.fetch import ImageError
+from backend.labelstudio.labeling_config import TaskError
 from model.types import ImageRefused, VLSAMError
 
 

@@ -16,10 +16,11 @@ from label_studio_sdk.converter.brush import mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image as Pillow
 
-from backend import evidence, logs
-from backend.engine import CLICK, Engine
-from backend.predictor import VLSAMBackend
-from backend.results import decode
+from backend.answers.ml_backend import VLSAMBackend
+from backend.labelstudio import region_meta
+from backend.labelstudio.results import decode
+from backend.runtime.engine import CLICK, Engine
+from backend.telemetry import logs
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM
 from model.types import ModelLoadError
@@ -904,7 +905,7 @@ def test_a_click_does_not_wait_for_the_rest_of_a_batch(make_engine: Make, stand_
 def test_each_click_is_one_line_in_the_log(
     make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "backend.predictor")
+    caplog.set_level(logging.INFO, "backend.answers.ml_backend")
     ours = backend(make_engine())
     predicted = ours.predict([task()])[0]
     ours.predict([task(9)], context=click(20, 30, "Dog"))
@@ -941,7 +942,7 @@ def test_a_click_that_is_turned_away_is_a_line_in_the_log_too(
 def test_what_a_click_did_to_a_rectangle_is_told_of_its_box(
     make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "backend.predictor")
+    caplog.set_level(logging.INFO, "backend.answers.ml_backend")
     config = """<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">
       <Label value="Cat"/></RectangleLabels></View>"""
     ours = backend(make_engine(), config)
@@ -974,7 +975,7 @@ def test_a_click_corrects_the_mask_behind_a_box(make_engine: Make, stand_in: Sta
 def test_labels_and_ids_write_no_lines_of_their_own_into_the_log(
     make_engine: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "backend.predictor")
+    caplog.set_level(logging.INFO, "backend.answers.ml_backend")
     config = CONFIG.replace('value="Cat"', 'value="C&#10;t&#x202e;"')
     made = backend(make_engine(), config).predict([task()], context=click(60, 30, "C\nt\u202e"))[0]["result"]
     made[0]["id"] = "a\nTask 1: all is well"
@@ -1125,7 +1126,7 @@ def test_the_built_in_models_give_valid_predictions(make_engine: Make, builtin: 
     assert LabelInterface(EVERYTHING).validate_prediction(first, return_errors=True) == []
     for region in json.loads(json.dumps(first))["result"]:
         assert decode(region, (240, 320)) is not None
-        stored = evidence.read(region["meta"], (240, 320))
+        stored = region_meta.read(region["meta"], (240, 320))
         assert stored is not None
         assert len(stored.prompt.points) >= 1
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import labels, phrases
-from backend.engine import Engine
-from backend.phrases import Wishes
-from backend.predictor import VLSAMBackend
-from backend.results import decode
+from backend.answers.ml_backend import VLSAMBackend
+from backend.labelstudio import labeling_config, prompt_controls
+from backend.labelstudio.prompt_controls import Wishes
+from backend.labelstudio.results import decode
+from backend.runtime.engine import Engine
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
-from model.looks import MAX_PHRASE
-from model.merge import iou
 from model.pipeline import VLSAM
+from model.segmentation.merge import iou
+from model.vlm_stage import MAX_PHRASE
 from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc, image_url
 
 Make = Callable[..., Engine]
@@ -30,7 +30,7 @@ SETTINGS = """
   <Number name="vlsam_score" toName="image" min="0" max="1"/>
 </View>"""
 TYPED = CONFIG.replace("</View>", SETTINGS)
-PARSED = labels.parse(TYPED)
+PARSED = labeling_config.parse(TYPED)
 
 
 def text(*texts: str, name: str = "vlsam_prompt", number: str = "t") -> dict[str, Any]:
@@ -78,25 +78,25 @@ def ask(ours: VLSAMBackend, *items: Any, **more: Any) -> dict[str, Any]:
 
 def test_text_controls_are_prompts_by_name_or_where_they_say_so() -> None:
     told = '<TextArea name="vlsam_status" toName="image" smart="true"/></View>'
-    assert labels.parse(TYPED.replace("</View>", told)).phrases == {"vlsam_prompt", "asked"}
+    assert labeling_config.parse(TYPED.replace("</View>", told)).phrases == {"vlsam_prompt", "asked"}
 
 
 def test_a_text_without_end_is_read_as_far_as_it_may_be_a_phrase() -> None:
     """It is looked through for words, each of which is an object of its own."""
-    typed = phrases.typed(context(text("  " + "cat " * 1_000_000)), PARSED)
+    typed = prompt_controls.typed(context(text("  " + "cat " * 1_000_000)), PARSED)
     assert typed is not None
     assert typed.startswith("cat cat")
     assert MAX_PHRASE < len(typed) <= 10_000
 
 
 def test_the_text_submitted_last_counts() -> None:
-    assert phrases.typed(context(text("dog", "the cat")), PARSED) == "the cat"
-    assert phrases.typed(context(text("dog"), score(0.5), text("cat", name="asked")), PARSED) == "cat"
+    assert prompt_controls.typed(context(text("dog", "the cat")), PARSED) == "the cat"
+    assert prompt_controls.typed(context(text("dog"), score(0.5), text("cat", name="asked")), PARSED) == "cat"
 
 
 @pytest.mark.parametrize("name", ["caption", "vlsam_status", "of_region", "nowhere", [], {}, None])
 def test_other_texts_are_no_prompts(make_engine: Make, name: Any) -> None:
-    assert phrases.typed(context(text("dog", name=name)), PARSED) is None
+    assert prompt_controls.typed(context(text("dog", name=name)), PARSED) is None
     answer = ask(backend(make_engine()), text("dog", name=name))
     assert answer["result"] == []
     assert "no text for the model" in answer["reason"]
@@ -104,7 +104,7 @@ def test_other_texts_are_no_prompts(make_engine: Make, name: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, 3, [], [None], [""], [" \n"], [{"text": "dog"}], ""])
 def test_what_is_no_text_is_none(value: Any) -> None:
-    assert phrases.typed(context({**text(), "value": {"text": value}}), PARSED) is None
+    assert prompt_controls.typed(context({**text(), "value": {"text": value}}), PARSED) is None
 
 
 def test_the_status_says_what_was_not_found(make_engine: Make) -> None:
@@ -133,8 +133,8 @@ def test_the_status_says_what_was_not_found(make_engine: Make) -> None:
     ],
 )
 def test_level_and_score_come_from_controls_of_these_names(items: tuple[Any, ...], found: Wishes) -> None:
-    assert phrases.wishes(context(click(1, 1)), task(drafts=[draft(*items)]), PARSED) == found
-    assert phrases.wishes(context(text("dog"), *items), task(), PARSED) == found
+    assert prompt_controls.wishes(context(click(1, 1)), task(drafts=[draft(*items)]), PARSED) == found
+    assert prompt_controls.wishes(context(text("dog"), *items), task(), PARSED) == found
 
 
 def test_which_draft_or_annotation_level_and_score_come_from() -> None:
@@ -142,7 +142,7 @@ def test_which_draft_or_annotation_level_and_score_come_from() -> None:
     saved = [{"id": 5, "result": [level("part"), score(0.5)]}]
 
     def wishes(*items: Any, **more: Any) -> Wishes:
-        return phrases.wishes(context(*items), task(**more), PARSED)
+        return prompt_controls.wishes(context(*items), task(**more), PARSED)
 
     assert wishes(drafts=[draft(level("part")), newest]).level == "whole"
     assert wishes(annotations=saved) == Wishes("part", 0.5)
@@ -193,9 +193,11 @@ def test_the_recorded_request_of_a_text(
     body = capture("ui_65_text_after_globals")
     given = body["params"]["context"]
     assert [item["type"] for item in given["result"]] == ["number", "choices", "textarea"]
-    config = labels.parse(body["label_config"].replace('name="prompt"', 'name="prompt" smart="true"'))
-    assert phrases.typed(given, config) == "red circle"
-    assert phrases.label_of("red circle", "circle", given, config) is None
+    config = labeling_config.parse(
+        body["label_config"].replace('name="prompt"', 'name="prompt" smart="true"')
+    )
+    assert prompt_controls.typed(given, config) == "red circle"
+    assert prompt_controls.label_of("red circle", "circle", given, config) is None
 
 
 def test_what_is_not_found_is_an_empty_answer_with_a_reason(
@@ -227,16 +229,19 @@ def test_a_region_below_the_score_is_not_answered(make_engine: Make) -> None:
     ],
 )
 def test_the_label_of_a_phrase(phrase: str, term: str, more: tuple[Any, ...], label: str | None) -> None:
-    assert phrases.label_of(phrase, term, context(text(phrase), *more), PARSED) == label
+    assert prompt_controls.label_of(phrase, term, context(text(phrase), *more), PARSED) == label
 
 
 def test_a_label_of_the_whole_phrase_comes_first_and_the_only_label_last() -> None:
     brush = '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i">{}</BrushLabels></View>'
-    cars = labels.parse(brush.format('<Label value="Car"/><Label value="Red car"/>'))
-    assert phrases.label_of("the red car", "car", context(), cars) == "Red car"
-    assert phrases.label_of("the blue car", "car", context(), cars) == "Car"
+    cars = labeling_config.parse(brush.format('<Label value="Car"/><Label value="Red car"/>'))
+    assert prompt_controls.label_of("the red car", "car", context(), cars) == "Red car"
+    assert prompt_controls.label_of("the blue car", "car", context(), cars) == "Car"
     assert (
-        phrases.label_of("zebra", "zebra", context(), labels.parse(brush.format('<Label value="X"/>'))) == "X"
+        prompt_controls.label_of(
+            "zebra", "zebra", context(), labeling_config.parse(brush.format('<Label value="X"/>'))
+        )
+        == "X"
     )
 
 

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis.extra import numpy as arrays
 from label_studio_sdk.converter.brush import mask2rle
 
-from backend import evidence, memory
-from backend.app import create_app
-from backend.engine import Engine
-from backend.memory import Answer, Memory, Patch
-from backend.predictor import VLSAMBackend
-from backend.results import decode
+from backend.answers import recent_answers
+from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.recent_answers import Answer, Memory, Patch
+from backend.labelstudio import region_meta
+from backend.labelstudio.results import decode
+from backend.runtime.engine import Engine
+from backend.web.app import create_app
 from model.types import Mask
 from tests.backend.conftest import CONFIG, StandIn, data_url, disc
 
@@ -88,7 +89,7 @@ def test_without_prompt_ids_nothing_is_kept(clock: Clock) -> None:
 
 
 def test_the_oldest_answers_go_where_they_are_too_many(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MAX_BYTES", 5 * answer("x", "1").nbytes)
+    monkeypatch.setattr(recent_answers, "MAX_BYTES", 5 * answer("x", "1").nbytes)
     kept = Memory(clock)
     for number in range(8):
         kept.remember((str(number % 2),), answer(str(number), str(number)))
@@ -494,7 +495,7 @@ def test_without_any_draft_only_the_first_seconds_count(
 ) -> None:
     person.auto_accept = True
     mine = person.click(20, 30)
-    clock.now += memory.DRAFT_SECONDS + 0.1
+    clock.now += recent_answers.DRAFT_SECONDS + 0.1
     assert other.click(22, 30)["id"] != mine["id"]
 
 
@@ -531,7 +532,7 @@ def test_a_region_that_relations_name_is_not_replaced_by_memory_either(person: A
     second = person.click(22, 30)
     assert second["id"] != first["id"]
     assert second["meta"]["text"] == [f"Supersedes region {first['id']}"]
-    assert evidence.read(second["meta"], SHAPE) is not None
+    assert region_meta.read(second["meta"], SHAPE) is not None
 
 
 # Recorded contexts

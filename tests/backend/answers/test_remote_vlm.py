@@ -11,19 +11,19 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image as Pillow
 
-from backend.app import create_app
-from backend.cli import main
-from backend.engine import Engine
+from backend.commands.cli import main
+from backend.runtime.engine import Engine
 from backend.settings import Settings
+from backend.web.app import create_app
 from model.builtin.scenes import draw_scene
 from tests.backend.conftest import StandIn, data_url, wait_for
-from tests.model import endpoint
-from tests.model.endpoint import Lister
+from tests.support import vlm_endpoint
+from tests.support.vlm_endpoint import Lister
 
 
 @pytest.fixture
 def lister() -> Iterator[Lister]:
-    with endpoint.listing() as running:
+    with vlm_endpoint.listing() as running:
         yield running
 
 

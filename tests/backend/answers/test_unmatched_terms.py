@@ -2,9 +2,9 @@ from collections.abc import Callable
 
 import pytest
 
-from backend import unlabelled
-from backend.labels import parse
-from backend.unlabelled import UnknownProject, Unlabelled
+from backend.answers import unmatched_terms
+from backend.answers.unmatched_terms import UnknownProject, Unlabelled
+from backend.labelstudio.labeling_config import parse
 from tests.backend.conftest import CONFIG
 
 CATS_AND_DOGS = parse(CONFIG)
@@ -70,7 +70,7 @@ def test_a_term_leaves_the_report_when_it_gets_a_label() -> None:
 def test_memory_is_bounded(
     monkeypatch: pytest.MonkeyPatch, limit: str, fill: Callable[[Unlabelled, int], None]
 ) -> None:
-    monkeypatch.setattr(unlabelled, limit, 5)
+    monkeypatch.setattr(unmatched_terms, limit, 5)
     seen = Unlabelled()
     for number in range(20):
         fill(seen, number)
@@ -80,7 +80,7 @@ def test_memory_is_bounded(
 
 
 def test_the_rarest_term_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unlabelled, "MAX_TERMS", 2)
+    monkeypatch.setattr(unmatched_terms, "MAX_TERMS", 2)
     seen = Unlabelled()
     for image, terms in (("1", ["cone"]), ("2", ["cone", "cup"]), ("3", ["pole"])):
         seen.add("7.1", CATS_AND_DOGS, image, terms)

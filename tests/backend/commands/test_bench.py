@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image as PILImage
 
-from backend.bench_faults import KINDS
-from backend.bench_faults import cases as faults
-from backend.cli import main
+from backend.bench.faults import KINDS
+from backend.bench.faults import cases as faults
+from backend.commands.cli import main
 from model.bench.noc import drawn
 
 

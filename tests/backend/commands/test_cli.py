@@ -15,12 +15,12 @@ from PIL import Image as Pillow
 from pycocotools import mask as coco
 from werkzeug.serving import make_server
 
-from backend.app import create_app
-from backend.cli import main
-from backend.engine import Engine
+from backend.commands.cli import main
+from backend.runtime.engine import Engine
+from backend.web.app import create_app
+from model.options import Options
 from model.pipeline import VLSAM
 from model.profiles import choose, version_of
-from model.recipes import Options
 from model.types import Detection, Image
 from tests.backend import conftest as given
 from tests.backend.conftest import StandIn, data_url, disc, free_port

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
-from backend.disk import SUFFIX
-from model.segmenter import Embedding, Segmenter
+from backend.commands.cli import main
+from backend.runtime.embedding_files import SUFFIX
+from model.segmentation.segmenter import Embedding, Segmenter
 from model.types import Image
 from tests.backend.conftest import CONFIG, Web, data_url
-from tests.backend.test_images import png
+from tests.backend.images.test_decode import png
 
 WARM = ["warm", "--project", "7"]
 

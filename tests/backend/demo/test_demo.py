@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from backend import demo, instructions, services
-from backend.cli import main
-from backend.demo import ready
-from backend.services import Account, ServiceError
+from backend.commands.cli import main
+from backend.demo import __main__, processes
+from backend.demo.__main__ import ready
+from backend.demo.processes import Account, ServiceError
+from backend.labelstudio import instructions
 
 OWNER = Account("demo@example.com", "a-password", "0123" * 10)
 
@@ -14,7 +15,7 @@ OWNER = Account("demo@example.com", "a-password", "0123" * 10)
 def test_what_is_printed_says_how_to_correct_and_export_where_the_log_is_and_what_looks_for_a_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    backend = services.start("The backend", ["true"], "http://127.0.0.1:1", tmp_path / "backend.log", {})
+    backend = processes.start("The backend", ["true"], "http://127.0.0.1:1", tmp_path / "backend.log", {})
     backend.stop()
     printed = ready("http://127.0.0.1:2", 7, OWNER, backend)
     assert instructions.TEXT in printed
@@ -24,7 +25,7 @@ def test_what_is_printed_says_how_to_correct_and_export_where_the_log_is_and_wha
     (settings,) = (line[1:] for line in lines if line[0] == "export")
     for setting in settings:
         monkeypatch.setenv(*setting.split("=", 1))
-    export, doctor = (line for line in lines if line[0] == str(services.VLSAM))
+    export, doctor = (line for line in lines if line[0] == str(processes.VLSAM))
     assert Path(export[0]).exists()
     assert main(doctor[1:]) == 1
     assert "http://127.0.0.1:2/api/version/ cannot be reached" in capsys.readouterr().out
@@ -39,8 +40,8 @@ def test_a_failure_is_told_line_by_line(
     def fail(*_: object) -> None:
         raise ServiceError("The backend ended by itself.\nThe end of its log:\n  | \x1b[31mred")
 
-    monkeypatch.setattr(demo, "run", fail)
+    monkeypatch.setattr(__main__, "run", fail)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert demo.main([]) == 1
+    assert __main__.main([]) == 1
     told = capsys.readouterr().err.splitlines()
     assert told[:3] == ["demo: The backend ended by itself.", "The end of its log:", "  | \\x1b[31mred"]

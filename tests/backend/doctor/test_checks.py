@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from backend.app import create_app
-from backend.cli import main
-from backend.doctor import FAILED, NOTE, OK, SKIPPED, Api, Finding, Watch, access, diagnose
-from backend.engine import Engine
-from backend.fetch import Denied, Server
-from backend.images import Images
-from backend.recommended import KINDS, Kind, Names, label_config
+from backend.commands.cli import main
+from backend.doctor.checks import FAILED, NOTE, OK, SKIPPED, Api, Finding, Watch, access, diagnose
+from backend.images.decode import Images
+from backend.images.fetch import Denied, Server
+from backend.labelstudio.recommended_configs import KINDS, Kind, Names, label_config
+from backend.runtime.engine import Engine
 from backend.settings import Settings
+from backend.web.app import create_app
 from tests.backend.conftest import CONFIG, data_url, free_port
-from tests.model.endpoint import listing
+from tests.support.vlm_endpoint import listing
 
 LEGACY = "e2e0" * 10
 ACCESS = "h.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.s"  # {"token_type":"access"}
@@ -850,7 +850,7 @@ def test_a_project_is_looked_at_again_with_another_token_or_after_some_minutes(
     until(lambda: images() == 2)
     watch.begin("3.1", Server(studio.url, "other"))
     watch.begin("no number", Server(studio.url, "other"))
-    monkeypatch.setattr("backend.doctor.WATCH_S", 0.0)
+    monkeypatch.setattr("backend.doctor.checks.WATCH_S", 0.0)
     watch.begin("3.1", Server(studio.url, "other"))
     until(lambda: images() == 3)
 

@@ -9,8 +9,8 @@ from itertools import islice
 
 import pytest
 
-from backend.doctor import FAILED, NOTE, OK, Finding, Trouble
-from backend.repairs import Change, consent, made
+from backend.doctor.checks import FAILED, NOTE, OK, Finding, Trouble
+from backend.doctor.repairs import Change, consent, made
 
 
 def change(log: list[str], name: str = "one", *, fails: bool = False) -> Change:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import labels, results
-from backend.cli import main
+from backend.commands.cli import main
+from backend.labelstudio import labeling_config, results
 from model.types import Mask
 from tests.backend.conftest import disc
-from tests.backend.fake_studio import studio as studio
+from tests.support.fake_studio import studio as studio
 
 WIDTH, HEIGHT = 80, 60
 TAGS = {"brush": "Brush", "poly": "Polygon", "rect": "Rectangle", "ellipse": "Ellipse", "vector": "Vector"}
@@ -37,7 +37,7 @@ DOG = disc(50, 30, 15) & ~disc(50, 30, 6) | disc(70, 52, 5)  # over the cat, wit
 def region(
     mask: Mask, control: str, *names: str, number: str = "", config: str = CONFIG
 ) -> list[dict[str, Any]]:
-    output = labels.parse(config).output(control)
+    output = labeling_config.parse(config).output(control)
     assert output is not None
     number = number or f"{control}-{'-'.join(names)}-{int(mask.sum())}"
     return results.region(mask, control=output, labels=names, region_id=number, score=0.5)

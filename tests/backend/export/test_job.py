@@ -14,13 +14,13 @@ from pyarrow import parquet
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-from backend import shapes
 from backend.export import job
-from model.merge import iou
+from backend.labelstudio import geometry
+from model.segmentation.merge import iou
 from model.types import Mask
 from tests.backend.conftest import data_url
 from tests.backend.export.conftest import CAT, CONFIG, DOG, HEIGHT, WIDTH, annotation, click, region, same
-from tests.backend.fake_studio import Studio
+from tests.support.fake_studio import Studio
 
 Run = Callable[..., int]
 
@@ -148,8 +148,8 @@ def test_yolo_is_a_data_set_as_ultralytics_checks_it(studio: Studio, export: Run
             assert (values <= 1).all()
     (_, cat), (second, dog) = rings["1234-1.png"]
     assert second == 1
-    assert iou(shapes.fill(cat.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), CAT) > 0.95
-    assert iou(shapes.fill(dog.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), DOG) > 0.9
+    assert iou(geometry.fill(cat.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), CAT) > 0.95
+    assert iou(geometry.fill(dog.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), DOG) > 0.9
     assert rings["1234-2.png"] == []
 
 

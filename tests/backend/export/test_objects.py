@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from backend import labels, recommended, results, shapes
 from backend.export import objects
+from backend.labelstudio import geometry, labeling_config, recommended_configs, results
+from backend.labelstudio.reading_budget import Reading, TooMuch
 from backend.prelabel.destinations import Object
-from backend.reading import Reading, TooMuch
-from model.merge import iou
+from model.segmentation.merge import iou
 from model.types import Mask
 from tests.backend.conftest import disc
 from tests.backend.export.conftest import CAT, CONFIG, DOG, FREE, HEIGHT, WIDTH, click, region, same
@@ -21,7 +21,7 @@ from tests.backend.export.conftest import CAT, CONFIG, DOG, FREE, HEIGHT, WIDTH,
 
 def read(items: list[Any], xml: str = CONFIG, **options: Any) -> tuple[list[Object], Counter[str]]:
     left_out = Counter[str]()
-    found = objects.read(items, labels.parse(xml), (HEIGHT, WIDTH), Reading(), left_out, **options)
+    found = objects.read(items, labeling_config.parse(xml), (HEIGHT, WIDTH), Reading(), left_out, **options)
     return list(found), left_out
 
 
@@ -43,7 +43,7 @@ def test_boxes_are_what_was_drawn_and_turned_ones_too() -> None:
     assert straight.ring.max(axis=0).tolist() == pytest.approx([8 + 0.333 * WIDTH, 45])
     (turned,), _ = read([{**box, "value": {**value, "x": 50.0, "rotation": 45}}])
     assert turned.ring is not None
-    assert iou(shapes.fill(turned.ring, (HEIGHT, WIDTH)), turned.mask) > 0.95
+    assert iou(geometry.fill(turned.ring, (HEIGHT, WIDTH)), turned.mask) > 0.95
     # Of what leaves the image only pixels are left.
     (outside,), _ = read([{**box, "value": {**value, "x": 80.0}}])
     assert outside.ring is None
@@ -67,17 +67,17 @@ def test_labels_beside_a_tool_are_two_entries_and_one_object() -> None:
     assert same(found.mask, DOG)
 
 
-@pytest.mark.parametrize("kind", recommended.KINDS)
-def test_a_region_of_each_recommended_config_is_one_object(kind: recommended.Kind) -> None:
-    xml = recommended.label_config(["Cat", "Guide dog"], kind)
-    (control,) = labels.parse(xml).outputs
+@pytest.mark.parametrize("kind", recommended_configs.KINDS)
+def test_a_region_of_each_recommended_config_is_one_object(kind: recommended_configs.Kind) -> None:
+    xml = recommended_configs.label_config(["Cat", "Guide dog"], kind)
+    (control,) = labeling_config.parse(xml).outputs
     (found,), left_out = read(region(DOG, control.name, "Guide dog", config=xml), xml)
     assert (found.label, left_out) == ("Guide dog", {})
     assert iou(found.mask, DOG) > (0.3 if kind == "boxes" else 0.9)
 
 
 def test_what_is_painted_by_hand_beside_a_list_of_labels_is_one_object() -> None:
-    xml = recommended.label_config(["Cat", "Guide dog"], "masks")
+    xml = recommended_configs.label_config(["Cat", "Guide dog"], "masks")
     (labelled,) = region(DOG, "mask", "Guide dog", config=xml)
     rle = {"format": "rle", "rle": labelled["value"]["rle"]}
     painted = {**labelled, "type": "brush", "from_name": "paint", "value": rle}
@@ -102,12 +102,12 @@ def test_entries_that_accepting_adds_to_a_region_are_no_objects() -> None:
 
 def test_a_renamed_polygon_has_its_new_name() -> None:
     """Accepting added the label of the list above the picture; people rename with the list of the ring."""
-    xml = recommended.label_config(["Cat", "Dog"], "polygons")
+    xml = recommended_configs.label_config(["Cat", "Dog"], "polygons")
     (own,) = region(DOG, "outline", "Cat", config=xml)
     said = {**own, "type": "labels", "from_name": "label", "value": {**own["value"], "labels": ["Dog"]}}
     for items in ([own, said], [said, own]):
         assert [each.label for each in read(items, xml)[0]] == ["Cat"]
-        assert objects.names(items, labels.parse(xml)) == ["Cat"]
+        assert objects.names(items, labeling_config.parse(xml)) == ["Cat"]
 
 
 def test_a_region_that_only_a_shared_list_names_has_that_name() -> None:
@@ -186,15 +186,17 @@ def test_what_cannot_be_read_is_counted_and_takes_nothing_along() -> None:
 def test_a_task_may_not_take_for_ever() -> None:
     items = [each for n in range(3) for each in region(DOG, "brush", "Dog", number=f"n{n}")]
     with pytest.raises(TooMuch):
-        list(objects.read(items, labels.parse(CONFIG), (HEIGHT, WIDTH), Reading(200_000), Counter()))
+        list(objects.read(items, labeling_config.parse(CONFIG), (HEIGHT, WIDTH), Reading(200_000), Counter()))
     (own,) = region(CAT, "poly", "Dog")
     own["value"]["polygonlabels"] = [f"label {number}" for number in range(500)]
     with pytest.raises(TooMuch):
-        list(objects.read([own], labels.parse(CONFIG), (HEIGHT, WIDTH), Reading(2_000_000), Counter()))
+        list(
+            objects.read([own], labeling_config.parse(CONFIG), (HEIGHT, WIDTH), Reading(2_000_000), Counter())
+        )
 
 
 def test_the_size_is_what_most_results_say() -> None:
-    config = labels.parse(CONFIG)
+    config = labeling_config.parse(CONFIG)
     small = region(disc(10, 10, 5, width=40, height=30), "brush", "Dog")
     many = [*small, *region(DOG, "brush", "Dog"), *region(CAT, "brush", "Dog")]
     assert objects.size(many, config) == (HEIGHT, WIDTH)
@@ -242,8 +244,8 @@ ENTRIES = st.fixed_dictionaries(
 def test_whatever_a_result_list_holds_nothing_breaks(items: list[Any]) -> None:
     for config in (CONFIG, FREE):
         found, _ = read(items, config)
-        objects.size(items, labels.parse(config))
-        objects.names(items, labels.parse(config))
+        objects.size(items, labeling_config.parse(config))
+        objects.names(items, labeling_config.parse(config))
         assert all(each.mask.any() for each in found)
 
 
@@ -253,6 +255,6 @@ def test_any_mask_comes_back_from_a_brush_to_the_pixel(mask: Mask) -> None:
     items = region(mask, "brush", "Dog")
     left_out = Counter[str]()
     height, width = mask.shape
-    found = list(objects.read(items, labels.parse(CONFIG), (height, width), Reading(), left_out))
+    found = list(objects.read(items, labeling_config.parse(CONFIG), (height, width), Reading(), left_out))
     assert len(found) == int(mask.any())
     assert all(same(each.mask, mask) for each in found)

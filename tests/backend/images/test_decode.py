@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from backend.fetch import ImageError, Refused
-from backend.images import Images, decode, eight_bits, formats
+from backend.images.decode import Images, decode, eight_bits, formats
+from backend.images.fetch import ImageError, Refused
 from backend.settings import Settings
 from tests.backend.conftest import data_url
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import fetch
-from backend.fetch import (
+from backend.images import fetch
+from backend.images.fetch import (
     Busy,
     Denied,
     Fetcher,
@@ -33,8 +33,8 @@ from backend.fetch import (
 )
 from backend.settings import Settings
 from tests.backend.conftest import Web, data_url
-from tests.model import certificates
-from tests.model.certificates import Proxy
+from tests.support import certificates
+from tests.support.certificates import Proxy
 
 MakeWeb = Callable[..., Web]
 FILE = b"the bytes of a file"
@@ -139,7 +139,7 @@ def test_an_access_token_is_exchanged_anew_before_its_300_s_end(
     web.serve(PATH, FILE)
     now, server = time.monotonic(), Server(web.url, jwt("refresh"))
     for later, exchanges in ((0, 1), (200, 1), (290, 2)):
-        monkeypatch.setattr("backend.fetch.time.monotonic", lambda later=later: now + later)
+        monkeypatch.setattr("backend.images.fetch.time.monotonic", lambda later=later: now + later)
         fetcher.fetch(PATH, server)
         assert [seen[0] for seen in web.seen].count("POST") == exchanges
 
@@ -850,7 +850,7 @@ def test_f9_a_busy_server_is_asked_again_when_it_says(
     web: Web, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, header: dict[str, str], expected: list[float]
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("backend.fetch.time.sleep", pauses.append)
+    monkeypatch.setattr("backend.images.fetch.time.sleep", pauses.append)
     assert fetcher.fetch(busy(web, 2, **header)) == FILE
     assert pauses == expected
 

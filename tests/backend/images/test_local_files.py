@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from backend import folders
-from backend.fetch import ImageError
-from backend.folders import listed, text
+from backend.images import local_files
+from backend.images.fetch import ImageError
+from backend.images.local_files import listed, text
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def test_what_is_left_out_is_counted_by_reason(place: Path) -> None:
 
 
 def test_reasons_are_no_more_than_can_be_read(place: Path) -> None:
-    for number in range(3 * folders.REASONS):
+    for number in range(3 * local_files.REASONS):
         (place / f"x.{number}").touch()
     skipped = listed(str(place)).skipped
-    assert sum(skipped.values()) == 3 * folders.REASONS
-    assert len(skipped) <= folders.REASONS + 1
+    assert sum(skipped.values()) == 3 * local_files.REASONS
+    assert len(skipped) <= local_files.REASONS + 1
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_names_that_are_no_utf8(place: Path) -> None:
 
 def test_only_files_are_read(place: Path) -> None:
     (place / "b.jpg").write_bytes(b"0123456789")
-    assert folders.read(f"{place}/b.jpg", 4) == b"0123"
+    assert local_files.read(f"{place}/b.jpg", 4) == b"0123"
     os.mkfifo(place / "pipe.jpg")  # nobody will ever write to it
     with pytest.raises(ImageError, match="a pipe, a socket or a device"):
-        folders.read(f"{place}/pipe.jpg", 4)
+        local_files.read(f"{place}/pipe.jpg", 4)
     with pytest.raises(IsADirectoryError):
-        folders.read(str(place), 4)
+        local_files.read(str(place), 4)
     shutil.rmtree(place)
     with pytest.raises(FileNotFoundError):
-        folders.read(f"{place}/b.jpg", 4)
+        local_files.read(f"{place}/b.jpg", 4)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from backend.fetch import ImageError
-from backend.pictures import Pictures, is_ours, save
+from backend.images.fetch import ImageError
+from backend.images.output_files import Pictures, is_ours, save
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import bodies, runlengths
-from backend.bodies import MAX_REST, MAX_VALUES, TooLarge
-from backend.reading import Reading
-from backend.runlengths import Text
+from backend.labelstudio import bounded_json, brush_rle
+from backend.labelstudio.bounded_json import MAX_REST, MAX_VALUES, TooLarge
+from backend.labelstudio.brush_rle import Text
+from backend.labelstudio.reading_budget import Reading
 
 LONG = [1, 20, 255] * 100
 
@@ -23,7 +23,7 @@ def plain(found: Any) -> Any:
     """With lists in place of the texts of run lengths."""
     if isinstance(found, Text):
         try:
-            return runlengths.numbers(found, Reading()).tolist()
+            return brush_rle.numbers(found, Reading()).tolist()
         except ValueError as error:
             raise RunLengthsError from error
     if isinstance(found, dict):
@@ -32,7 +32,7 @@ def plain(found: Any) -> Any:
 
 
 def loads(body: str) -> Any:
-    return plain(bodies.loads(body.encode()))
+    return plain(bounded_json.loads(body.encode()))
 
 
 values = st.recursive(
@@ -57,7 +57,7 @@ def test_a_body_says_what_its_json_says(body: Any, indent: int | None, ascii_onl
 @given(st.text(st.sampled_from('"rle:[]{}, \\1'), max_size=40))
 def test_what_is_no_json_is_refused_as_ever(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bodies, "MIN_TEXT", 3)
+        patch.setattr(bounded_json, "MIN_TEXT", 3)
         try:
             expected = json.loads(text)
         except ValueError:
@@ -67,7 +67,7 @@ def test_what_is_no_json_is_refused_as_ever(text: str) -> None:
 
 
 def test_run_lengths_stay_as_they_are() -> None:
-    found = bodies.loads(json.dumps({"value": {"rle": LONG, "other": LONG}}).encode())["value"]
+    found = bounded_json.loads(json.dumps({"value": {"rle": LONG, "other": LONG}}).encode())["value"]
     assert bytes(found["rle"].characters) == json.dumps(LONG)[1:-1].encode()
     assert found["other"] == LONG
 
@@ -78,8 +78,8 @@ def test_a_key_that_only_ends_like_that_of_run_lengths() -> None:
 
 def test_run_lengths_are_looked_for_so_many_times_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """Millions of short ones would take seconds: the others are values among others, which are counted."""
-    monkeypatch.setattr(bodies, "MAX_TEXTS", 3)
-    found = bodies.loads(json.dumps([{"rle": LONG}] * 5).encode())
+    monkeypatch.setattr(bounded_json, "MAX_TEXTS", 3)
+    found = bounded_json.loads(json.dumps([{"rle": LONG}] * 5).encode())
     assert [isinstance(each["rle"], Text) for each in found] == [True] * 3 + [False] * 2
     assert plain(found) == [{"rle": LONG}] * 5
 
@@ -88,8 +88,8 @@ def test_no_text_of_a_body_stands_for_its_run_lengths() -> None:
     """Run lengths are replaced by a random name, so no text in a body can be taken for one."""
     body = json.dumps({"rle": LONG, "others": [{"rle": str(number)} for number in range(3)]})
     assert loads(body) == json.loads(body)
-    rest, texts = bodies._without_run_lengths(body.encode())
-    again, _ = bodies._without_run_lengths(body.encode())
+    rest, texts = bounded_json._without_run_lengths(body.encode())
+    again, _ = bounded_json._without_run_lengths(body.encode())
     (name,) = texts
     assert name.encode() in rest
     assert name.encode() not in again
@@ -126,13 +126,13 @@ def test_as_many_values_as_are_read_fit_into_a_gigabyte(kind: str) -> None:
     body = b"{" + inside + b"}" if kind == "keys" else b"[" + inside + b"]"
     tracemalloc.start()
     try:
-        found = bodies.loads(body)
+        found = bounded_json.loads(body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert len(found) == count
     # Besides the body itself, read twice: by the server's library and as text.
-    assert peak / bodies.values(body) * MAX_VALUES < 500e6
+    assert peak / bounded_json.values(body) * MAX_VALUES < 500e6
 
 
 def test_the_longest_text_that_is_read_fits_into_a_gigabyte() -> None:
@@ -140,7 +140,7 @@ def test_the_longest_text_that_is_read_fits_into_a_gigabyte() -> None:
     body = b'["' + b"a" * 1_000_000 + b'\\ud83d\\ude00"]'
     tracemalloc.start()
     try:
-        bodies.loads(body)
+        bounded_json.loads(body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -153,7 +153,7 @@ def test_f18_more_values_are_refused_before_they_are_made(kind: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(TooLarge, match="1500000 values"):
-            bodies.loads(body)
+            bounded_json.loads(body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -161,9 +161,9 @@ def test_f18_more_values_are_refused_before_they_are_made(kind: str) -> None:
 
 
 def test_a_long_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "MAX_REST", 1_000_000)
+    monkeypatch.setattr(bounded_json, "MAX_REST", 1_000_000)
     with pytest.raises(TooLarge, match="1 MB besides the run lengths"):
-        bodies.loads(b'"' + b"a" * 1_000_000 + b'"')
+        bounded_json.loads(b'"' + b"a" * 1_000_000 + b'"')
 
 
 def test_run_lengths_count_for_neither() -> None:
@@ -171,6 +171,6 @@ def test_run_lengths_count_for_neither() -> None:
     region = b'{"value": {"rle": [' + b"255, 0, " * 400_000 + b"0]}}"
     body = b'{"result": [' + b",".join([region] * 30) + b"]}"
     assert len(body) > MAX_REST
-    found = bodies.loads(body)
+    found = bounded_json.loads(body)
     assert len(found["result"]) == 30
     assert found["result"][29]["value"]["rle"].characters[:6] == b"255, 0"

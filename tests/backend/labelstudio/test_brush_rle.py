@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from label_studio_sdk.converter.brush import decode_rle, encode_rle
 
-from backend import results, runlengths
-from backend.reading import Reading, TooMuch
-from backend.runlengths import Text
+from backend.labelstudio import brush_rle, results
+from backend.labelstudio.brush_rle import Text
+from backend.labelstudio.reading_budget import Reading, TooMuch
 from model.types import Mask
 from tests.backend.conftest import disc
 
@@ -22,7 +22,7 @@ alphas = st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255)
 def painted(stream: list[int], shape: tuple[int, int], reading: Reading | None = None) -> Mask:
     mask: Mask = np.zeros(shape[0] * shape[1], bool)
     last = 0
-    spans = runlengths.spans(np.array(stream, np.uint8), shape, reading or Reading())
+    spans = brush_rle.spans(np.array(stream, np.uint8), shape, reading or Reading())
     for begin, end in spans.edges.reshape(-1, 2):
         assert last <= begin < end
         mask[begin:end] = True
@@ -48,7 +48,7 @@ def theirs(stream: list[int], shape: tuple[int, int]) -> Mask:
 @pytest.fixture(params=[1 << 16, 8], ids=["at once", "in many windows"])
 def window(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runlengths, "WINDOW", request.param)
+        patch.setattr(brush_rle, "WINDOW", request.param)
         yield
 
 
@@ -152,7 +152,7 @@ def test_f18_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
 
 
 def read(text: bytes) -> list[int]:
-    return [int(number) for number in runlengths.numbers(Text(memoryview(text)), Reading())]
+    return [int(number) for number in brush_rle.numbers(Text(memoryview(text)), Reading())]
 
 
 @given(
@@ -160,7 +160,7 @@ def read(text: bytes) -> list[int]:
 )
 def test_numbers_are_read_as_json_reads_them(numbers: list[int], between: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runlengths, "WINDOW", 16)
+        patch.setattr(brush_rle, "WINDOW", 16)
         assert read(between.join(map(str, numbers)).encode()) == numbers
         assert read(json.dumps(numbers, indent=1)[1:-1].encode()) == numbers
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
-from backend import shapes
-from model.merge import iou
+from backend.labelstudio import geometry
+from model.segmentation.merge import iou
 from model.types import Mask
 from tests.backend.conftest import disc
 
@@ -17,10 +17,10 @@ masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))).f
 
 
 def back(mask: Mask) -> Mask:
-    return shapes.fill(shapes.ring_of(mask), (mask.shape[0], mask.shape[1]))
+    return geometry.fill(geometry.ring_of(mask), (mask.shape[0], mask.shape[1]))
 
 
-def crossed(ring: shapes.Ring, shape: tuple[int, int]) -> Mask:
+def crossed(ring: geometry.Ring, shape: tuple[int, int]) -> Mask:
     """The even-odd rule itself, edge by edge: what is left of a centre is crossed once more by each."""
     mask = np.zeros(shape, bool)
     rows, columns = np.arange(shape[0])[:, None] + 0.5, np.arange(shape[1])[None] + 0.5
@@ -31,7 +31,7 @@ def crossed(ring: shapes.Ring, shape: tuple[int, int]) -> Mask:
     return mask
 
 
-def winding(ring: shapes.Ring, x: float, y: float) -> int:
+def winding(ring: geometry.Ring, x: float, y: float) -> int:
     """How often a ring runs around a point: what is not 0 is inside by the nonzero rule."""
     (xa, ya), (xb, yb) = ring.T, np.roll(ring, -1, axis=0).T
     side = (xb - xa) * (y - ya) - (yb - ya) * (x - xa)
@@ -43,8 +43,8 @@ def winding(ring: shapes.Ring, x: float, y: float) -> int:
 @example(np.ones((1, 1), bool))
 @example(np.eye(9, dtype=bool))
 def test_any_mask_has_a_ring_within_the_image(mask: Mask) -> None:
-    ring = shapes.ring_of(mask)
-    assert 3 <= len(ring) <= shapes.MAX_POINTS
+    ring = geometry.ring_of(mask)
+    assert 3 <= len(ring) <= geometry.MAX_POINTS
     assert (ring >= 0).all()
     assert (ring <= (mask.shape[1], mask.shape[0])).all()
 
@@ -63,12 +63,12 @@ def test_no_pixel_farther_from_the_outline_than_the_tolerance_changes_sides() ->
         for side in (mask, ~mask)
     )
     # Of a pixel beside the outline the centre is half a pixel away, and its distance is 1.
-    assert (inside + outside)[changed].max() <= shapes.TOLERANCE + 1
+    assert (inside + outside)[changed].max() <= geometry.TOLERANCE + 1
     assert iou(back(mask), mask) > 0.99
-    assert len(shapes.ring_of(mask)) < 80
+    assert len(geometry.ring_of(mask)) < 80
 
 
-def painted(rings: list[shapes.Ring], shape: tuple[int, int]) -> Mask:
+def painted(rings: list[geometry.Ring], shape: tuple[int, int]) -> Mask:
     """What COCO's own code makes of rings: the pixels of all of them."""
     coded = coco.frPyObjects([ring.ravel().tolist() for ring in rings], *shape)
     return np.asarray(coco.decode(coco.merge(coded)), bool)
@@ -78,7 +78,7 @@ def painted(rings: list[shapes.Ring], shape: tuple[int, int]) -> Mask:
 @example(np.ones((1, 1), bool))
 @example(np.eye(9, dtype=bool))
 def test_any_mask_has_rings_that_coco_takes(mask: Mask) -> None:
-    rings = shapes.rings_of(mask)
+    rings = geometry.rings_of(mask)
     assert rings
     assert all(len(ring) >= 3 for ring in rings)
     height, width = mask.shape
@@ -90,11 +90,11 @@ def test_any_mask_has_rings_that_coco_takes(mask: Mask) -> None:
 @example(np.eye(9, dtype=bool))
 @example(disc(40, 30, 25) & ~disc(40, 30, 20) | disc(40, 30, 12) & ~disc(36, 30, 3))
 def test_exact_rings_hold_any_mask_to_the_pixel_with_every_hole_and_part(mask: Mask) -> None:
-    rings = shapes.exact_rings_of(mask)
+    rings = geometry.exact_rings_of(mask)
     assert rings is not None
     height, width = mask.shape
     assert (painted(rings, (height, width)) == mask).all()  # as pycocotools does it
-    assert (np.logical_or.reduce([shapes.fill(ring, (height, width)) for ring in rings]) == mask).all()
+    assert (np.logical_or.reduce([geometry.fill(ring, (height, width)) for ring in rings]) == mask).all()
     parts, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     assert len(rings) == parts - 1
 
@@ -102,13 +102,13 @@ def test_exact_rings_hold_any_mask_to_the_pixel_with_every_hole_and_part(mask: M
 def test_masks_full_of_holes_have_no_exact_rings() -> None:
     holes = np.ones((100, 100), bool)
     holes[1::3, 1::3] = False
-    assert shapes.exact_rings_of(holes) is None
-    assert shapes.exact_rings_of(~holes) is not None
+    assert geometry.exact_rings_of(holes) is None
+    assert geometry.exact_rings_of(~holes) is not None
 
 
 def test_long_outlines_are_joined_to_their_holes() -> None:
     ring = disc(1500, 1500, 1400, width=3000, height=3000) & ~disc(1500, 1500, 900, width=3000, height=3000)
-    (exact,) = shapes.exact_rings_of(ring) or []
+    (exact,) = geometry.exact_rings_of(ring) or []
     assert len(exact) > 3000  # of which not every pair of points is compared
     assert (painted([exact], (3000, 3000)) == ring).all()
 
@@ -120,15 +120,17 @@ def test_many_ragged_holes_are_joined_with_few_comparisons(monkeypatch: pytest.M
         for x in range(5, 185, 20):
             holes[y, x : x + 15] = holes[y : y + 9, x : x + 15 : 2] = False  # a comb
     compared: list[int] = []
-    nearest = shapes._nearest
+    nearest = geometry._nearest
 
-    def counted(one: shapes.Ring, other: shapes.Ring, pairs: int) -> tuple[float, tuple[float, float], int]:
+    def counted(
+        one: geometry.Ring, other: geometry.Ring, pairs: int
+    ) -> tuple[float, tuple[float, float], int]:
         compared.append(min(pairs, len(one) * len(other)))
         return nearest(one, other, pairs)
 
-    monkeypatch.setattr(shapes, "_nearest", counted)
-    monkeypatch.setattr(shapes, "MAX_PAIRS", 5_000)
-    rings = shapes.exact_rings_of(holes)
+    monkeypatch.setattr(geometry, "_nearest", counted)
+    monkeypatch.setattr(geometry, "MAX_PAIRS", 5_000)
+    rings = geometry.exact_rings_of(holes)
     assert rings is not None
     assert sum(compared) <= 81 * 5_000
     assert (painted(rings, (200, 200)) == holes).all()
@@ -137,7 +139,7 @@ def test_many_ragged_holes_are_joined_with_few_comparisons(monkeypatch: pytest.M
 def test_rings_keep_parts_apart_and_leave_holes_out() -> None:
     ring = disc(60, 60, 40, width=300, height=120) & ~disc(60, 60, 20, width=300, height=120)
     beside, within = disc(200, 60, 15, width=300, height=120), disc(60, 60, 10, width=300, height=120)
-    rings = shapes.rings_of(ring | beside | within)
+    rings = geometry.rings_of(ring | beside | within)
     for one, part in zip(rings, (ring, beside, within), strict=True):
         assert iou(painted([one], (120, 300)), part) > 0.9
     whole = painted(rings, (120, 300))
@@ -149,7 +151,7 @@ def test_a_square_is_exact() -> None:
     mask = np.zeros((60, 80), bool)
     mask[10:30, 20:50] = True
     assert (back(mask) == mask).all()
-    assert len(shapes.ring_of(mask)) == 4
+    assert len(geometry.ring_of(mask)) == 4
 
 
 @pytest.mark.parametrize("rule", ["even-odd", "nonzero"])
@@ -157,9 +159,9 @@ def test_parts_and_holes_are_in_the_ring_by_either_rule(rule: str) -> None:
     ring_and_islands = (disc(25, 30, 20) & ~disc(25, 30, 10)) | disc(25, 30, 4) | disc(65, 40, 8)
     mask = ring_and_islands | (disc(65, 10, 9) & ~disc(65, 10, 4))
     mask[15, 19:32] = False  # so thin a hole that what is left of it is a line
-    ring = shapes.ring_of(mask)
+    ring = geometry.ring_of(mask)
     if rule == "even-odd":
-        filled = shapes.fill(ring, (60, 80))
+        filled = geometry.fill(ring, (60, 80))
     else:
         filled = np.array([[winding(ring, x + 0.5, y + 0.5) != 0 for x in range(80)] for y in range(60)])
     assert iou(filled, mask) > 0.93
@@ -169,21 +171,21 @@ def test_parts_and_holes_are_in_the_ring_by_either_rule(rule: str) -> None:
 
 def test_specks_and_pinholes_are_left_out() -> None:
     mask = disc(40, 30, 28)
-    clean = shapes.ring_of(mask)
+    clean = geometry.ring_of(mask)
     mask[30, 40] = False
     mask[2, 2] = True
-    assert np.array_equal(shapes.ring_of(mask), clean)
+    assert np.array_equal(geometry.ring_of(mask), clean)
 
 
 def test_a_ring_of_noise_has_no_more_points_than_an_editor_can_show() -> None:
     noise = np.random.default_rng(0).random((600, 800)) < 0.3
-    assert len(shapes.ring_of(noise)) <= shapes.MAX_POINTS
+    assert len(geometry.ring_of(noise)) <= geometry.MAX_POINTS
 
 
 def test_a_ring_that_crosses_itself_is_filled_even_odd() -> None:
     twice = np.array([[1, 1], [7, 1], [7, 5], [1, 5]] * 2, float)
-    assert not shapes.fill(twice, (6, 8)).any()
-    once = shapes.fill(twice[:4], (6, 8))
+    assert not geometry.fill(twice, (6, 8)).any()
+    once = geometry.fill(twice[:4], (6, 8))
     assert once.sum() == 24
     assert once[1:5, 1:7].all()
 
@@ -196,73 +198,73 @@ coordinates = st.integers(-8, 100).map(lambda number: number / 8) | st.floats(-5
     st.sampled_from([1, 40, 1 << 18]),
 )
 def test_a_ring_is_filled_by_the_even_odd_rule_however_many_rows_at_a_time(
-    ring: shapes.Ring, block: int
+    ring: geometry.Ring, block: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "BLOCK", block)
-        assert (shapes.fill(ring, (9, 11)) == crossed(ring, (9, 11))).all()
+        patch.setattr(geometry, "BLOCK", block)
+        assert (geometry.fill(ring, (9, 11)) == crossed(ring, (9, 11))).all()
 
 
 def test_edges_and_rows_are_counted_as_often_as_they_meet() -> None:
     """Of this depends how many points a request's rings may have."""
     zigzag = np.array([[x, 0.0 if x % 2 else 60.0] for x in range(80)])
-    window = shapes.window_of(zigzag, (60, 80))
-    assert shapes.crossings(zigzag, window) == pytest.approx(80 * 60, rel=0.05)
-    assert shapes.crossings(zigzag + np.array([0, 1000]), window) == 80
-    assert shapes.crossings(zigzag * np.array([1, 1000]) - np.array([0, 30_000]), window) == pytest.approx(
+    window = geometry.window_of(zigzag, (60, 80))
+    assert geometry.crossings(zigzag, window) == pytest.approx(80 * 60, rel=0.05)
+    assert geometry.crossings(zigzag + np.array([0, 1000]), window) == 80
+    assert geometry.crossings(zigzag * np.array([1, 1000]) - np.array([0, 30_000]), window) == pytest.approx(
         80 * 60, rel=0.05
     )
 
 
 @given(arrays.arrays(float, st.tuples(st.integers(3, 8), st.just(2)), elements=st.floats(-1e5, 1e5)))
-def test_a_ring_may_lie_anywhere(ring: shapes.Ring) -> None:
-    assert shapes.fill(ring, (6, 8)).shape == (6, 8)
+def test_a_ring_may_lie_anywhere(ring: geometry.Ring) -> None:
+    assert geometry.fill(ring, (6, 8)).shape == (6, 8)
 
 
 def test_a_ring_beyond_the_image_covers_all_of_it() -> None:
-    assert shapes.fill(np.array([[-9, -9], [99, -9], [99, 99], [-9, 99]], float), (6, 8)).all()
+    assert geometry.fill(np.array([[-9, -9], [99, -9], [99, 99], [-9, 99]], float), (6, 8)).all()
 
 
 @pytest.mark.parametrize("turned", [0, 30, 90, 135])
 @pytest.mark.parametrize(("long", "short"), [(40, 20), (30, 29), (45, 8)])
 def test_the_ellipse_of_an_ellipse_is_itself(long: float, short: float, turned: float) -> None:
-    drawn = shapes.fill_ellipse((60, 55, long, short, turned), (110, 120))
-    x, y, along, aside, degrees = shapes.ellipse_of(drawn)
+    drawn = geometry.fill_ellipse((60, 55, long, short, turned), (110, 120))
+    x, y, along, aside, degrees = geometry.ellipse_of(drawn)
     assert (x, y) == pytest.approx((60, 55), abs=0.5)
     assert (along, aside) == pytest.approx((long, short), abs=0.5)
     assert long < 35 or min(abs(degrees - turned), 180 - abs(degrees - turned)) < 1
-    assert iou(shapes.fill_ellipse((x, y, along, aside, degrees), (110, 120)), drawn) > 0.96
+    assert iou(geometry.fill_ellipse((x, y, along, aside, degrees), (110, 120)), drawn) > 0.96
 
 
 @given(st.tuples(*[st.floats(-20, 100)] * 2, *[st.floats(-5, 200)] * 2, st.floats(-400, 400)))
-def test_an_ellipse_is_painted_in_its_window_alone(ellipse: shapes.Ellipse) -> None:
+def test_an_ellipse_is_painted_in_its_window_alone(ellipse: geometry.Ellipse) -> None:
     x, y, radius_x, radius_y, degrees = ellipse
     rows, columns = np.mgrid[:60, :80]
     down, across = rows + 0.5 - y, columns + 0.5 - x
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setattr(shapes, "BLOCK", 100)
+        patch.setattr(geometry, "BLOCK", 100)
         along, aside = (across * cos + down * sin) / radius_x, (down * cos - across * sin) / radius_y
         expected = (along**2 + aside**2 <= 1) & (radius_x > 0) & (radius_y > 0)
-        assert (shapes.fill_ellipse(ellipse, (60, 80)) != expected).sum() <= 2  # on the outline itself
+        assert (geometry.fill_ellipse(ellipse, (60, 80)) != expected).sum() <= 2  # on the outline itself
 
 
 def test_an_ellipse_turns_clockwise() -> None:
-    mask = shapes.fill_ellipse((40, 30, 25, 5, 45), (60, 80))
+    mask = geometry.fill_ellipse((40, 30, 25, 5, 45), (60, 80))
     assert mask[30 + 12, 40 + 12]  # down to the right
     assert not mask[30 - 12, 40 + 12]
 
 
 @given(masks)
 def test_the_deepest_pixel_is_on_the_mask(mask: Mask) -> None:
-    x, y = shapes.deepest(mask)
+    x, y = geometry.deepest(mask)
     assert mask[int(y), int(x)]
 
 
 def test_the_deepest_pixel_is_far_from_the_edge_of_the_image_too() -> None:
     mask = np.zeros((60, 80), bool)
     mask[:21, :41] = True
-    x, y = shapes.deepest(mask)
+    x, y = geometry.deepest(mask)
     assert y == 10.5
     assert 10 < x < 31
 
@@ -270,11 +272,11 @@ def test_the_deepest_pixel_is_far_from_the_edge_of_the_image_too() -> None:
 def test_strokes_add_and_erase() -> None:
     canvas = np.zeros((60, 80), np.uint8)
     line = np.array([[20.5, 30.5], [60.5, 30.5]])
-    shapes.stroke(canvas, line, 9, add=True)
+    geometry.stroke(canvas, line, 9, add=True)
     assert canvas[26:35, 20:61].all()
     assert not canvas[:25].any()
     assert 40 * 9 <= canvas.sum() <= 50 * 9
-    shapes.stroke(canvas, line, 15, add=False)
+    geometry.stroke(canvas, line, 15, add=False)
     assert not canvas.any()
-    shapes.stroke(canvas, line[:1].repeat(2, axis=0), 21, add=True)
+    geometry.stroke(canvas, line[:1].repeat(2, axis=0), 21, add=True)
     assert iou(canvas.astype(bool), disc(20.5, 30.5, 10.5)) > 0.9

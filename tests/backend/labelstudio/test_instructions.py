@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from backend import instructions
+from backend.labelstudio import instructions
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 def test_the_readme_shows_the_text_that_the_demo_prints() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from backend.colours import ciede2000, colours, lab_of
+from backend.labelstudio.label_colours import ciede2000, colours, lab_of
 
 # Sharma, Wu, Dalal 2005, table 1: the pairs that other implementations got wrong.
 PUBLISHED = [

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import labels
-from backend.labels import (
+from backend.labelstudio import labeling_config
+from backend.labelstudio.labeling_config import (
     SHAPES,
     ConfigError,
     Control,
@@ -316,7 +316,7 @@ def test_a_thousand_terms_among_a_thousand_labels_are_looked_up_not_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked_at, compared = Counter[str](), Counter[str]()
-    written, equal = labels._folded, Control.__eq__
+    written, equal = labeling_config._folded, Control.__eq__
 
     def folded(name: str) -> set[str]:
         looked_at[name] += 1
@@ -326,10 +326,10 @@ def test_a_thousand_terms_among_a_thousand_labels_are_looked_up_not_compared(
         compared[one.name] += 1
         return equal(one, other)
 
-    monkeypatch.setattr(labels, "_folded", folded)
+    monkeypatch.setattr(labeling_config, "_folded", folded)
     monkeypatch.setattr(Control, "__eq__", same)
-    labels._forms.cache_clear()
-    labels._synonyms.cache_clear()
+    labeling_config._forms.cache_clear()
+    labeling_config._synonyms.cache_clear()
     config = LARGE.of({})
     for number in range(1000):
         assert [label for _, label in config.named(f"things {number}")] == []
@@ -501,7 +501,7 @@ def test_labels_that_many_images_share_are_not_read_for_each(monkeypatch: pytest
         read.append(len([*tags]))
         return [Label("Cat", ("Cat",))]
 
-    monkeypatch.setattr(labels, "_labels", count)
+    monkeypatch.setattr(labeling_config, "_labels", count)
     names = [f"i{n}" for n in range(150)]
     images = "".join(f"<Image name='{name}' value='$a'/>" for name in names)
     choices = f"<Taxonomy name='t' toName='{','.join(names)}' perRegion='true'>{'<Choice/>' * 9}</Taxonomy>"
@@ -543,7 +543,7 @@ def test_f19_hostile_text_is_a_config_error(xml: str) -> None:
     ],
 )
 def test_only_a_new_projects_config_is_empty(xml: str, empty: bool) -> None:
-    assert labels.is_empty(xml) is empty
+    assert labeling_config.is_empty(xml) is empty
 
 
 def test_all_that_controls_point_to_is_what_is_shown() -> None:
@@ -552,5 +552,5 @@ def test_all_that_controls_point_to_is_what_is_shown() -> None:
     )
     brush = '<BrushLabels name="brush" toName="image"><Label value="Cat"/></BrushLabels>'
     status = '<Text name="said" value="{}"/><TextArea name="vlsam_status" toName="said"/></View>'
-    assert labels.data_keys(head + brush + status.format("$image")) == {"$image"}
-    assert labels.data_keys(head + brush + status.format("VL-SAM:")) == {"$image", "VL-SAM:"}
+    assert labeling_config.data_keys(head + brush + status.format("$image")) == {"$image"}
+    assert labeling_config.data_keys(head + brush + status.format("VL-SAM:")) == {"$image", "VL-SAM:"}

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from backend.reading import Kept, OutOfTime, Reading, TooMuch
+from backend.labelstudio.reading_budget import Kept, OutOfTime, Reading, TooMuch
 
 
 def test_work_is_spent_until_there_is_none_left() -> None:

@@ -9,11 +9,20 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from backend import labels
-from backend.cli import main
-from backend.recommended import KEYS, KINDS, Kind, LabelTag, checked, label_config, names_of, tags_of
-from tests.backend.fake_studio import Studio
-from tests.backend.fake_studio import studio as studio
+from backend.commands.cli import main
+from backend.labelstudio import labeling_config
+from backend.labelstudio.recommended_configs import (
+    KEYS,
+    KINDS,
+    Kind,
+    LabelTag,
+    checked,
+    label_config,
+    names_of,
+    tags_of,
+)
+from tests.support.fake_studio import Studio
+from tests.support.fake_studio import studio as studio
 
 OUTPUTS = {
     "masks": ("mask", "BrushLabels"),
@@ -31,7 +40,7 @@ def shown(xml: str) -> list[ElementTree.Element]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_our_server_reads_what_it_recommends(kind: Kind) -> None:
-    config = labels.parse(label_config(["Dog", LabelTag("Car", "car", "automobile, taxi")], kind))
+    config = labeling_config.parse(label_config(["Dog", LabelTag("Car", "car", "automobile, taxi")], kind))
     (output,) = config.outputs
     assert (output.name, output.tag) == OUTPUTS[kind]
     assert [label.value for label in output.labels] == ["Dog", "car"]
@@ -131,7 +140,7 @@ def test_a_project_keeps_its_names() -> None:
     for kind in KINDS:
         drawn = {"masks": "mask", "polygons": "label", "boxes": "click"}[kind]
         made = label_config(tags_of(xml), kind, names_of(xml, kind))
-        config = labels.parse(made)
+        config = labeling_config.parse(made)
         assert (config.image_key, config.image_name) == ("pictures[0].url", "photo")
         assert config.outputs[0].name == drawn
         assert config.outputs[0].labels_name == ("kind" if kind == "boxes" else None)
@@ -192,7 +201,7 @@ def test_the_labels_and_names_of_a_project(
     assert (status, err) == (0, "")
     assert tags_of(out)[0] == LabelTag("Dog", "dog", "", "red")
     assert [tag.get("value") for tag in shown(out)] == ["Dog", "Bus"]
-    config = labels.parse(out)
+    config = labeling_config.parse(out)
     assert (config.image_key, config.image_name, config.outputs[0].name) == ("picture", "photo", "kind")
 
 
@@ -257,7 +266,7 @@ def test_a_config_without_labels_is_said(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str], kind: Kind) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
     command = f'vlsam config --labels "Dog,Traffic cone" --for {kind}'
     _, xml, _ = run(capsys, *shlex.split(command)[2:])
     assert f"```sh\n{command}\n```\n\n```xml\n{xml}```\n" in readme

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import evidence, results, shapes
-from backend.labels import Control, Label
+from backend.labelstudio import geometry, region_meta, results
+from backend.labelstudio.labeling_config import Control, Label
 from model.types import Detection, Prompt
 from tests.backend.conftest import detection, disc
 
@@ -18,7 +18,7 @@ SHAPE = (60, 80)
 def result_of(found: Detection, tag: str = "BrushLabels") -> dict[str, Any]:
     control = Control("c", tag, "image", (Label("Cat", ("Cat",)),))
     (result,) = results.region(found.mask, control=control, labels=["Cat"], region_id="x" * 20, score=0.5)
-    return json.loads(json.dumps({**result, "meta": evidence.write(found, result)}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps({**result, "meta": region_meta.write(found, result)}))  # type: ignore[no-any-return]
 
 
 def cat(prompt: Prompt | None = None) -> Detection:
@@ -29,7 +29,7 @@ def test_a_prompt_comes_back_to_a_hundredth_of_a_pixel() -> None:
     prompt = Prompt(
         np.array([[20.25, 30.5], [70, 5]], np.float32), np.array([1, 0]), box=(8.0, 18.0, 32.0, 42.0)
     )
-    stored = evidence.read(result_of(cat(prompt))["meta"], SHAPE)
+    stored = region_meta.read(result_of(cat(prompt))["meta"], SHAPE)
     assert stored is not None
     assert stored.term == "cat"
     assert np.allclose(stored.prompt.points, prompt.points, atol=0.01)
@@ -49,9 +49,9 @@ def test_the_hash_is_of_the_mask_that_a_reader_decodes(tag: str) -> None:
 def test_it_stays_under_two_kilobytes_and_can_be_read(term: str, clicks: int, version: str) -> None:
     points = np.random.default_rng(clicks).uniform(0, 60, (clicks, 2)).astype(np.float32)
     found = detection(term, disc(20, 30, 12), Prompt(points, np.ones(clicks, np.int64), box=(1, 2, 30.5, 40)))
-    meta = evidence.write(found, {})
-    assert len(json.dumps(meta)) <= evidence.MAX_BYTES
-    stored = evidence.read(json.loads(json.dumps(meta)), SHAPE)
+    meta = region_meta.write(found, {})
+    assert len(json.dumps(meta)) <= region_meta.MAX_BYTES
+    stored = region_meta.read(json.loads(json.dumps(meta)), SHAPE)
     assert stored is not None
     kept = len(stored.prompt.points)
     assert kept >= min(clicks, 20)
@@ -65,11 +65,11 @@ def test_points_that_a_model_placed_are_told_from_a_persons() -> None:
     clicked = replace(asked, evidence=replace(asked.evidence, question="", prompt=replace(points, found=2)))
     for found, count in ((predicted, 3), (clicked, 2)):
         meta = result_of(found)["meta"]
-        stored = evidence.read(meta, SHAPE)
+        stored = region_meta.read(meta, SHAPE)
         assert stored is not None
         assert stored.prompt.found == count
         meta["vlsam"]["found"] = 4  # of three points
-        assert evidence.read(meta, SHAPE) is None
+        assert region_meta.read(meta, SHAPE) is None
 
 
 GOOD = {
@@ -84,16 +84,16 @@ GOOD = {
 
 
 def test_good_evidence_is_read() -> None:
-    assert evidence.read({"text": ["a note"], "vlsam": GOOD}, SHAPE) is not None
-    assert evidence.read({"vlsam": {**GOOD, "reduced": True}}, SHAPE) is not None
+    assert region_meta.read({"text": ["a note"], "vlsam": GOOD}, SHAPE) is not None
+    assert region_meta.read({"vlsam": {**GOOD, "reduced": True}}, SHAPE) is not None
 
 
 def test_an_image_that_was_seen_smaller_says_so() -> None:
     found = cat()
-    assert "reduced" not in evidence.write(found, {})["vlsam"]
-    meta = evidence.write(replace(found, evidence=replace(found.evidence, reduced=True)), {})
+    assert "reduced" not in region_meta.write(found, {})["vlsam"]
+    meta = region_meta.write(replace(found, evidence=replace(found.evidence, reduced=True)), {})
     assert meta["vlsam"]["reduced"] is True
-    assert evidence.read(json.loads(json.dumps(meta)), SHAPE) is not None
+    assert region_meta.read(json.loads(json.dumps(meta)), SHAPE) is not None
 
 
 @pytest.mark.parametrize(
@@ -128,21 +128,21 @@ def test_an_image_that_was_seen_smaller_says_so() -> None:
     ],
 )
 def test_one_odd_value_and_the_whole_is_ignored(change: dict[str, Any]) -> None:
-    assert evidence.read({"vlsam": {**GOOD, **change}}, SHAPE) is None
+    assert region_meta.read({"vlsam": {**GOOD, **change}}, SHAPE) is None
 
 
 @pytest.mark.parametrize("meta", [None, [], "x", {}, {"vlsam": None}, {"vlsam": []}, {"text": ["hello"]}])
 def test_meta_of_others_is_no_evidence(meta: Any) -> None:
-    assert evidence.read(meta, SHAPE) is None
+    assert region_meta.read(meta, SHAPE) is None
 
 
 def test_a_mask_that_nobody_changed_keeps_its_whole_prompt() -> None:
     # Even a point that its mask leaves out.
     prompt = Prompt(np.array([[20, 30], [70, 5]], np.float32), np.array([1, 1]))
     result = result_of(cat(prompt))
-    stored = evidence.read(result["meta"], SHAPE)
+    stored = region_meta.read(result["meta"], SHAPE)
     assert stored is not None
-    assert len(evidence.consistent(stored, disc(20, 30, 12)).points) == 2
+    assert len(region_meta.consistent(stored, disc(20, 30, 12)).points) == 2
 
 
 def test_of_a_changed_mask_what_contradicts_it_is_dropped() -> None:
@@ -151,12 +151,12 @@ def test_of_a_changed_mask_what_contradicts_it_is_dropped() -> None:
         np.array([1, 1, 0, 0]),
         box=(8.0, 18.0, 32.0, 42.0),
     )
-    stored = evidence.read(result_of(cat(prompt))["meta"], SHAPE)
+    stored = region_meta.read(result_of(cat(prompt))["meta"], SHAPE)
     assert stored is not None
-    smaller = evidence.consistent(stored, disc(20, 30, 6))
+    smaller = region_meta.consistent(stored, disc(20, 30, 6))
     assert smaller.points.round().tolist() == [[20, 30], [70, 5], [20, 22]]
     assert smaller.box is not None
-    wider = evidence.consistent(stored, disc(20, 30, 12) | disc(50, 30, 9))
+    wider = region_meta.consistent(stored, disc(20, 30, 12) | disc(50, 30, 9))
     assert wider.points.round().tolist() == [[20, 30], [28, 30], [70, 5]]
     assert wider.box is None
 
@@ -164,4 +164,4 @@ def test_of_a_changed_mask_what_contradicts_it_is_dropped() -> None:
 def test_points_outside_the_image_lie_in_no_mask() -> None:
     everywhere = np.ones(SHAPE, bool)
     points = [[0, 0], [79.9, 59.9], [80, 30], [30, 60], [-0.1, 5]]
-    assert shapes.contains(everywhere, points).tolist() == [True, True, False, False, False]
+    assert geometry.contains(everywhere, points).tolist() == [True, True, False, False, False]

@@ -15,10 +15,10 @@ from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
-from backend import labels, results, runlengths, shapes
-from backend.memory import Patch
-from backend.reading import UNITS, Kept, OutOfTime, Reading, TooMuch
-from model.merge import iou
+from backend.answers.recent_answers import Patch
+from backend.labelstudio import brush_rle, geometry, labeling_config, results
+from backend.labelstudio.reading_budget import UNITS, Kept, OutOfTime, Reading, TooMuch
+from model.segmentation.merge import iou
 from model.types import Mask
 from tests.backend.conftest import CONFIG, disc
 
@@ -116,7 +116,7 @@ def test_a_keypoint_is_the_deepest_pixel_and_reads_as_no_mask() -> None:
     assert results.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
 
 
-@pytest.mark.parametrize("shape", labels.SHAPES)
+@pytest.mark.parametrize("shape", labeling_config.SHAPES)
 def test_f22_an_empty_mask_is_no_region(shape: str) -> None:
     assert results.encode(np.zeros((6, 8), bool), shape) is None
 
@@ -128,10 +128,10 @@ SHARED_LABELS = (
 
 
 @pytest.mark.parametrize("tags", [OWN_LABELS, SHARED_LABELS])
-@pytest.mark.parametrize("tag", labels.SHAPES.values())
+@pytest.mark.parametrize("tag", labeling_config.SHAPES.values())
 def test_label_studio_accepts_every_region(tag: str, tags: str) -> None:
     xml = f'<View><Image name="i" value="$i"/>{tags.format(tag=tag)}</View>'
-    (control,) = labels.parse(xml).outputs
+    (control,) = labeling_config.parse(xml).outputs
     # At the edge, where a rounded percentage might come out above 100.
     made = results.region(disc(70, 50, 12), control=control, labels=["Cat"], region_id="r" * 20, score=0.5)
     made = json.loads(json.dumps(made))
@@ -146,7 +146,7 @@ def test_label_studio_accepts_every_region(tag: str, tags: str) -> None:
 
 @pytest.mark.parametrize("score", [0.5, 1.0000001, -1, float("nan"), float("inf"), np.float32(0.3)])
 def test_f23_a_score_is_a_plain_number_from_0_to_1(score: float) -> None:
-    control = labels.parse(CONFIG).outputs[0]
+    control = labeling_config.parse(CONFIG).outputs[0]
     (made,) = results.region(disc(9, 9, 5), control=control, labels=["Cat"], region_id="r" * 20, score=score)
     assert type(made["score"]) is float
     assert 0 <= made["score"] <= 1
@@ -493,7 +493,7 @@ def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
 @given(masks.filter(lambda mask: bool(mask.any())), st.booleans())
 def test_run_lengths_are_painted_in_their_window(mask: Mask, as_text: bool) -> None:
     stream = results.rle(mask)
-    given = runlengths.Text(memoryview(json.dumps(stream)[1:-1].encode())) if as_text else stream
+    given = brush_rle.Text(memoryview(json.dumps(stream)[1:-1].encode())) if as_text else stream
     drawn = results.read(
         {"type": "brush", "value": {"rle": given}}, (mask.shape[0], mask.shape[1]), Reading()
     )
@@ -522,7 +522,7 @@ def test_strokes_are_those_of_a_canvas_as_large_as_the_image(
     canvas = mask.astype(np.uint8)
     for each in touches:
         points = np.clip(np.reshape(each["relativePoints"], (-1, 2)) * (0.8, 0.6), -320, 320)
-        shapes.stroke(canvas, points, each["relativeStrokeWidth"] * 0.8, add=each["type"] == "add")
+        geometry.stroke(canvas, points, each["relativeStrokeWidth"] * 0.8, add=each["type"] == "add")
     decoded = results.decode({"type": "brush", "value": value}, (60, 80))
     assert (canvas == (decoded if decoded is not None else 0)).all()
 
@@ -571,4 +571,4 @@ def test_hashes_tell_masks_and_images_apart() -> None:
 
 
 def test_the_config_of_these_tests_is_valid() -> None:
-    assert [c.name for c in labels.parse(CONFIG).outputs] == ["brush", "poly"]
+    assert [c.name for c in labeling_config.parse(CONFIG).outputs] == ["brush", "poly"]

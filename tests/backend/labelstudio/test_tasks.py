@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from backend import tasks
+from backend.labelstudio import tasks
 
 
 @pytest.mark.parametrize("given", [7, "7", "a" * tasks.MAX_ID])

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from backend.cli import main
-from model.looks import Said
+from backend.commands.cli import main
 from model.pipeline import VLSAM
 from model.types import Detection, Image
+from model.vlm_stage import Said
 from tests.backend.conftest import detection, disc
-from tests.backend.fake_studio import studio as studio
+from tests.support.fake_studio import studio as studio
 
 TIGHT, HOPELESS = 200, 201
 TERMS = ("cat", "dogs", "<b>mouse</b>")

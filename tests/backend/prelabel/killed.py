@@ -16,10 +16,10 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.cli import main
-from model.looks import Said
+from backend.commands.cli import main
 from model.pipeline import VLSAM
 from model.types import Detection, Image
+from model.vlm_stage import Said
 from tests.backend.prelabel.conftest import Model, save_image
 
 COUNT = 12

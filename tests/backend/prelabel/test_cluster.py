@@ -15,12 +15,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image as Pillow
 
-from backend import labels
+from backend.labelstudio import labeling_config
+from backend.labelstudio.results import image_hash
 from backend.prelabel.annotator import Annotator
 from backend.prelabel.cluster import BLOCK, Actor, ClusterError, _sized, fetch
 from backend.prelabel.destinations import choose
 from backend.prelabel.sources import Files, Item
-from backend.results import image_hash
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
 from tests.backend.conftest import ROOT, free_port
@@ -92,7 +92,7 @@ def test_f31_workers_do_not_annotate_again_what_is_the_same_picture(model: Model
     profile = settings.models(None)
     version = settings.version(profile)
     destination = choose(photos / "out.json", version, Files(settings))
-    annotator = Annotator(settings, profile, version, labels.OPEN, destination)
+    annotator = Annotator(settings, profile, version, labeling_config.OPEN, destination)
     known = image_hash(np.asarray(Pillow.open(photos / "a.png")))
     items = [Item(name, str(photos / name), {}, content=known) for name in ("a.png", "b.png")]
     batch = pa.table({"item": [json.dumps(asdict(item)) for item in items]})
@@ -132,7 +132,7 @@ def work(tmp_path: Path, *files: Path) -> list[dict[str, Any]]:
     profile = settings.models()
     version = settings.version(profile)
     destination = choose(tmp_path / "out.json", version, Files(settings))
-    annotator = Annotator(settings, profile, version, labels.OPEN, destination)
+    annotator = Annotator(settings, profile, version, labeling_config.OPEN, destination)
     items = [json.dumps(asdict(Item(file.name, str(file), {}))) for file in files]
     fetched = pa.concat_tables(fetch(pa.table({"item": items}), loader=Files(settings)))
     return [json.loads(row) for row in Actor(annotator, sampled=())(fetched).column("row").to_pylist()]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from backend.labelstudio.results import image_hash
 from backend.prelabel.copies import Copies, link, size_text
 from backend.prelabel.sources import Files, Item
-from backend.results import image_hash
 from backend.settings import Settings
 from model.types import Image
 from tests.backend.conftest import Web

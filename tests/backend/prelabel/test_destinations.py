@@ -14,12 +14,12 @@ from pyarrow import parquet
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-from backend import shapes
+from backend.labelstudio import geometry
+from backend.labelstudio.results import decode
 from backend.prelabel.destinations import Yolo
 from backend.prelabel.sources import Files
-from backend.results import decode
 from backend.settings import Settings
-from model.merge import iou
+from model.segmentation.merge import iou
 from tests.backend.conftest import CONFIG, detection, disc
 from tests.backend.prelabel.conftest import Model
 
@@ -161,7 +161,7 @@ def test_yolo(prelabel: Run, photos: Path, tmp_path: Path, capsys: pytest.Captur
     lines = [line.split() for line in (out / "labels" / "b.txt").read_text().splitlines()]
     assert [line[0] for line in lines] == ["0", "1"]
     ring = np.array(lines[0][1:], float).reshape(-1, 2) * (80, 60)
-    assert iou(shapes.fill(ring, (60, 80)), disc(12, 20, 8)) > 0.9
+    assert iou(geometry.fill(ring, (60, 80)), disc(12, 20, 8)) > 0.9
     (photos / "a.png").unlink()
     assert prelabel(photos, "--to", out, "--label-config", ui) == 0  # over its own older one
     assert len(list((out / "labels").iterdir())) == 6

@@ -14,16 +14,16 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend import labels
-from backend.predictor import annotation, prediction
+from backend.answers.ml_backend import annotation, prediction
+from backend.labelstudio import labeling_config
+from backend.labelstudio.results import decode, image_hash
 from backend.prelabel import sources
 from backend.prelabel.state import State
-from backend.results import decode, image_hash
 from backend.settings import Settings
 from model.types import Detection, Image
 from tests.backend.conftest import CONFIG, ROOT, Web
 from tests.backend.prelabel.conftest import HOPELESS, TIGHT, Model, save_image
-from tests.model.endpoint import listing
+from tests.support.vlm_endpoint import listing
 
 Run = Callable[..., int]
 
@@ -63,7 +63,7 @@ def test_a_folder_becomes_a_list_that_label_studio_imports(
     assert {path.name for path in folder.iterdir()} == {
         "run.json", "lock", "items.jsonl", "rows.jsonl", "samples", "summary.json", "sheet.html", "labels.xml"
     }  # fmt: skip
-    config = labels.parse((folder / "labels.xml").read_text())
+    config = labeling_config.parse((folder / "labels.xml").read_text())
     assert [label.value for label in config.outputs[0].labels] == ["cat", "dogs", "<b>mouse</b>"]
     err = capsys.readouterr().err
     assert "7 images: 7 labelled with 12 regions, 1 of them empty; 0 failed" in err
@@ -83,7 +83,7 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     source = sources.choose(str(photos / "c.png"), settings, image_key="image", prefix=None)
     pixels = source.loader.load(*source.items())
     found_in_it = Model().annotate(pixels)
-    regions, unmatched = annotation(found_in_it, labels.parse(CONFIG), image_hash(pixels), version)
+    regions, unmatched = annotation(found_in_it, labeling_config.parse(CONFIG), image_hash(pixels), version)
     assert found[2]["predictions"] == json.loads(json.dumps([prediction(regions, version)]))
     assert unmatched == {"<b>mouse</b>": 1}
     summary = json.loads((tmp_path / "out.json.state" / "summary.json").read_text())

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.backend.conftest import CONFIG, data_url
-from tests.backend.fake_studio import Studio
 from tests.backend.prelabel.conftest import Model
+from tests.support.fake_studio import Studio
 
 Run = Callable[..., int]
 

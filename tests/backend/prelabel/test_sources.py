@@ -14,8 +14,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.fetch import ImageError
-from backend.pictures import save
+from backend.images.fetch import ImageError
+from backend.images.output_files import save
 from backend.prelabel import sources
 from backend.prelabel.sources import Item, SourceError
 from backend.settings import Settings

@@ -23,8 +23,8 @@ import psutil
 import torch
 from ray.cluster_utils import Cluster
 
-from backend import labels
-from backend.cli import main
+from backend.commands.cli import main
+from backend.labelstudio import labeling_config
 from backend.prelabel import cluster
 from backend.prelabel.annotator import Annotator, Asked
 from backend.prelabel.destinations import Found, ImportList
@@ -94,7 +94,9 @@ def killed(folder: Path, address: str) -> Any:
 def poison(folder: Path, address: str) -> Any:
     """What is told of images, one of which ends all who see it; then, why nodes with other weights refuse."""
     items = [Item(name, str(next((folder / "photos").iterdir())), {}) for name in ("a", "b", "poison", "c")]
-    fragile = Fragile(Settings(), Settings().models(), "v", labels.OPEN, ImportList(folder / "x.json", "v"))
+    fragile = Fragile(
+        Settings(), Settings().models(), "v", labeling_config.OPEN, ImportList(folder / "x.json", "v")
+    )
     told: dict[str, str] = {}
 
     def save(item: Item, row: Row) -> None:

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend import cache
-from backend.cache import Embeddings, Flights, Once, Sources, source_key
-from backend.engine import CLICK, Engine
-from backend.fetch import ImageError, Server
-from backend.metrics import Metrics
-from backend.predictor import VLSAMBackend
-from backend.results import image_hash
+from backend.answers.ml_backend import VLSAMBackend
+from backend.images.fetch import ImageError, Server
+from backend.labelstudio.results import image_hash
+from backend.runtime import embedding_cache
+from backend.runtime.embedding_cache import Embeddings, Flights, Once, Sources, source_key
+from backend.runtime.engine import CLICK, Engine
+from backend.telemetry.metrics import Metrics
 from model.pipeline import VLSAM
-from model.segmenter import Embedding
+from model.segmentation.segmenter import Embedding
 from model.types import Image
 from tests.backend.conftest import CONFIG, StandIn, Web, data_url, wait_for
 
@@ -472,7 +472,7 @@ def test_f33_a_project_that_is_not_known_has_every_click_fetched(make_engine: Ma
 def test_f34_an_address_is_trusted_for_a_short_time_only(
     make_engine: Make, web: Web, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "SOURCE_SECONDS", 0.0)
+    monkeypatch.setattr(embedding_cache, "SOURCE_SECONDS", 0.0)
     ours = project(make_engine(), web)
     assert len(regions(ours, UPLOAD)) == 1
     web.serve(UPLOAD, base64.b64decode(data_url(shade=9).partition(",")[2]))
@@ -525,7 +525,7 @@ def test_f33_a_key_tells_apart_whatever_decides_what_may_be_seen() -> None:
 
 
 def test_old_addresses_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "MAX_SOURCES", 2)
+    monkeypatch.setattr(embedding_cache, "MAX_SOURCES", 2)
     sources, picture = Sources(), np.zeros((6, 8, 3), np.uint8)
     for key in (b"1", b"2", b"3"):
         sources.load(key, lambda: picture, time.monotonic() + 1)

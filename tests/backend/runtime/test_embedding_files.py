@@ -14,16 +14,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import disk as module
-from backend.disk import FORMAT, SUFFIX, WAITING, Disk
-from backend.engine import Engine
-from backend.metrics import Metrics
-from backend.predictor import VLSAMBackend
-from model.segmenter import Embedding, Segmenter
+from backend.answers.ml_backend import VLSAMBackend
+from backend.runtime import embedding_files as module
+from backend.runtime.embedding_files import FORMAT, SUFFIX, WAITING, Disk
+from backend.runtime.engine import Engine
+from backend.telemetry.metrics import Metrics
+from model.segmentation.segmenter import Embedding, Segmenter
 from model.types import Prompt
 from tests.backend.conftest import CONFIG, StandIn, data_url, wait_for
-from tests.backend.test_cache import figures, regions
-from tests.model import sam_families
+from tests.backend.runtime.test_embedding_cache import figures, regions
+from tests.support import sam_families
 
 Make = Callable[..., Engine]
 KEY = "sam-0-1"

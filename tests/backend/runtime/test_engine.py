@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from backend.app import create_app
-from backend.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
+from backend.runtime.engine import BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.settings import Settings
-from model import download
+from backend.web.app import create_app
 from model.builtin.scenes import draw_scene
 from model.types import ModelLoadError, Prompt
-from model.vlm import VLM
+from model.vlm.vlm import VLM
+from model.weights import download
 from tests.backend.conftest import CONFIG, StandIn
-from tests.model.loopback import running
+from tests.support.loopback import running
 
 Make = Callable[..., Engine]
 

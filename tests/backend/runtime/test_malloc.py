@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend import heap
-from backend.bench_prelabel import resident_mb
-from backend.engine import CLICK
+from backend.bench.prelabel import resident_mb
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item
+from backend.runtime import malloc
+from backend.runtime.engine import CLICK
 from tests.backend.conftest import ROOT
-from tests.backend.test_engine import Make, soon
+from tests.backend.runtime.test_engine import Make, soon
 
 HOLES = 100  # MB
 
@@ -50,7 +50,7 @@ def digging() -> Iterator[Callable[[], float]]:
 
 def test_free_pages_between_used_ones_go_back(digging: Callable[[], float]) -> None:
     before = digging()
-    heap.trim()
+    malloc.trim()
     assert resident_mb() < before - 0.6 * HOLES
 
 
@@ -58,7 +58,7 @@ def test_threads_share_one_heap(tmp_path: Path) -> None:
     """In a process of its own, for it cannot be undone."""
     script = """if True:
         import ctypes, sys, threading
-        from backend import heap
+        from backend.runtime import malloc
         libc = ctypes.CDLL(None)
         libc.fopen.restype, libc.malloc.restype = ctypes.c_void_p, ctypes.c_void_p
         def heaps():
@@ -75,7 +75,7 @@ def test_threads_share_one_heap(tmp_path: Path) -> None:
             libc.fclose(file)
             return open(sys.argv[1]).read().count("<heap nr=")
         if sys.argv[2] == "share":
-            heap.share()
+            malloc.share()
         print(heaps())
     """
 
@@ -88,7 +88,7 @@ def test_threads_share_one_heap(tmp_path: Path) -> None:
 
 
 def test_a_run_gives_memory_back(digging: Callable[[], float]) -> None:
-    items = [Item(str(number), "", {}) for number in range(heap.EVERY + 3)]
+    items = [Item(str(number), "", {}) for number in range(malloc.EVERY + 3)]
     resident: list[float] = []
 
     def annotate(item: Item, image: object, asked: None) -> None:
@@ -111,7 +111,7 @@ def test_a_run_gives_memory_back(digging: Callable[[], float]) -> None:
 def test_a_server_gives_memory_back(digging: Callable[[], float], make_engine: Make) -> None:
     engine = make_engine()
     full = engine.run(lambda model: digging(), priority=CLICK, deadline=soon())
-    for _ in range(heap.EVERY):
+    for _ in range(malloc.EVERY):
         engine.run(lambda model: time.sleep(0), priority=CLICK, deadline=soon())
     later = engine.run(lambda model: resident_mb(), priority=CLICK, deadline=soon())
     assert later < full - 0.6 * HOLES

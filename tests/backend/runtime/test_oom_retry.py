@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engine import Engine
-from backend.metrics import Metrics
-from backend.predictor import VLSAMBackend
-from backend.served import Served
+from backend.answers.ml_backend import VLSAMBackend
+from backend.runtime.engine import Engine
+from backend.runtime.oom_retry import Served
+from backend.telemetry.metrics import Metrics
 from model.types import Detection, Image, OutOfMemory
 from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend import logs
-from backend.engine import CLICK, Engine
+from backend.runtime.engine import CLICK, Engine
 from backend.settings import Settings
+from backend.telemetry import logs
 from tests.backend.conftest import ROOT, StandIn
-from tests.backend.test_engine import soon
+from tests.backend.runtime.test_engine import soon
 
 JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.sIgNaTuRe-_09"
 

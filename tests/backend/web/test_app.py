@@ -14,9 +14,9 @@ import torch
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from backend.app import MAX_PROJECTS, Projects, create_app
-from backend.engine import Engine
-from backend.fetch import Server
+from backend.images.fetch import Server
+from backend.runtime.engine import Engine
+from backend.web.app import MAX_PROJECTS, Projects, create_app
 from model.types import ModelLoadError
 from tests.backend.conftest import CONFIG, StandIn, Web, data_url, detection, disc, wait_for
 

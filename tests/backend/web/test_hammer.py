@@ -21,11 +21,11 @@ import torch
 from PIL import Image as Pillow
 from safetensors.torch import save_file
 
-from backend import results
-from model import clicks
+from backend.labelstudio import results
 from model.builtin.scenes import draw_scene
-from model.sams.original import build_sam
-from model.segmenter import Segmenter
+from model.segmentation import clicks
+from model.segmentation.sam_families.segment_anything_sam import build_sam
+from model.segmentation.segmenter import Segmenter
 from model.types import Image, Mask, Prompt
 from tests.backend.conftest import call, free_port
 

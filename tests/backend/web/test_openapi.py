@@ -3,7 +3,7 @@ import re
 from flask import Flask
 from flask.testing import FlaskClient
 
-from backend.openapi import DESCRIPTION
+from backend.web.openapi import DESCRIPTION
 
 
 def test_every_route_is_described_and_nothing_else_is(client: FlaskClient) -> None:

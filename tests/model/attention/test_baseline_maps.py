@@ -6,10 +6,10 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 from transformers import ViTImageProcessor as Processor
 
+from model.attention.baseline_maps import Classifier
 from model.builtin.scenes import Scene
 from model.types import AttentionError, Image, ModelLoadError
-from model.vision import Classifier
-from model.vlm import VLM
+from model.vlm.vlm import VLM
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue, navy": (0, 0, 255)}
 NAMES = [*COLOURS, "nothing"]  # without it, a class could be told by what is not there

@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from model import trial
-from model.attention import Capture, Layer
+from model.attention import capture_check
+from model.attention.attention_flow import Capture, Layer
 from model.profiles import choose
 from model.types import AttentionError, ModelLoadError
-from model.vlm import VLM
+from model.vlm.vlm import VLM
 
 Load = Callable[..., VLM]
 FIRST, COUNT = 3, 5
@@ -31,7 +31,7 @@ def capture(*, count: int = COUNT, layers: int = 2) -> Capture:
 
 
 def check(given: Capture, plain: Capture | None = None) -> None:
-    trial.check(given, plain or capture(), 2, FIRST, COUNT)
+    capture_check.check(given, plain or capture(), 2, FIRST, COUNT)
 
 
 def test_what_was_read_was_captured() -> None:
@@ -78,12 +78,12 @@ def test_rounding_and_later_layers_may_differ() -> None:
 
 def test_text_that_the_image_sees_is_told() -> None:
     given = capture()
-    assert trial.one_way(given, FIRST, 0)
+    assert capture_check.one_way(given, FIRST, 0)
     given.layers[1].spans[0] = torch.tensor([[0, 2], [0, 2], [0, 3]])  # an image of two tokens, and text
-    assert trial.one_way(given, FIRST, 1)
-    assert not trial.one_way(given, FIRST, 0)
+    assert capture_check.one_way(given, FIRST, 1)
+    assert not capture_check.one_way(given, FIRST, 0)
     given.layers[1].spans[0] = torch.tensor([[0, 3], [0, 3], [0, 3]])
-    assert not trial.one_way(given, FIRST, 1)
+    assert not capture_check.one_way(given, FIRST, 1)
 
 
 def test_the_images_of_all_families_but_paligemma_are_read_before_the_question(load: Load) -> None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from model import maps
+from model.attention import maps
 
 Maps = NDArray[np.float32]
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.image_utils import SizeDict
 
-from model import grids
-from model.grids import WHOLE, Grid, Plane
-from model.recipes import RECIPES
+from model.attention import token_grids
+from model.attention.token_grids import WHOLE, Grid, Plane
+from model.options import RECIPES
 from model.types import AttentionError, Box, Image, ModelLoadError
-from model.vlm import VLM
-from tests.model import families
+from model.vlm.vlm import VLM
+from tests.support import vlm_families
 
 QUESTION = "list the objects"
 SIZES = {"square": (160, 160), "wide": (120, 270), "tall": (290, 130)}  # height, width
@@ -41,7 +41,7 @@ def look(vlm: VLM, image: Image) -> tuple[torch.Tensor, Grid]:
     with torch.inference_mode(), pytest.raises(Caught) as caught:
         vlm._model(**inputs)
     hook.remove()
-    return caught.value.args[0], grids.grid_of(vlm._model, vlm._processor, inputs, image.shape[:2])
+    return caught.value.args[0], token_grids.grid_of(vlm._model, vlm._processor, inputs, image.shape[:2])
 
 
 def blank(size: tuple[int, int]) -> Image:
@@ -102,7 +102,7 @@ def sides(plane: Plane) -> Iterator[tuple[float, float, int]]:
 
 
 @pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("name", [name for name in families.BUILDERS if name != RESAMPLED])
+@pytest.mark.parametrize("name", [name for name in vlm_families.BUILDERS if name != RESAMPLED])
 def test_painting_a_rectangle_changes_its_tokens_and_no_others(load: Load, name: str, shape: str) -> None:
     vlm, size = load(name, unmixed=True), SIZES[shape]
     before, grid = look(vlm, blank(size))
@@ -147,7 +147,7 @@ def test_what_the_processor_cuts_off_is_seen_by_no_token(load: Load, name: str) 
     assert attended[:, 2 * quarter].min() == 1
 
 
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_every_image_token_of_any_size_has_its_place(load: Load, name: str) -> None:
     vlm = load(name)
 
@@ -155,7 +155,7 @@ def test_every_image_token_of_any_size_has_its_place(load: Load, name: str) -> N
     @given(st.tuples(st.integers(20, 400), st.integers(20, 400)))
     def at(size: tuple[int, int]) -> None:
         inputs = vlm._inputs(blank(size), QUESTION)
-        grid = grids.grid_of(vlm._model, vlm._processor, inputs, size)
+        grid = token_grids.grid_of(vlm._model, vlm._processor, inputs, size)
         images = (inputs["input_ids"][0] == vlm._model.config.image_token_id).nonzero().flatten().numpy()
         placed = np.concatenate([plane.tokens.ravel() for plane in grid.planes])
         assert len(set(placed)) == len(placed)
@@ -181,10 +181,10 @@ def test_what_a_processor_divides_large_images_by(
     name: str, longest: int | None, size: tuple[int, int], divisor: float
 ) -> None:
     processor = SimpleNamespace(image_processor=SimpleNamespace(size=SizeDict(longest_edge=longest)))
-    assert grids.reduction(name, processor, size) == divisor
+    assert token_grids.reduction(name, processor, size) == divisor
 
 
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_tokens_that_do_not_fit_give_an_error_and_no_map(load: Load, name: str) -> None:
     vlm, size = load(name), SIZES["wide"]
     inputs = vlm._inputs(blank(size), QUESTION)
@@ -193,10 +193,10 @@ def test_tokens_that_do_not_fit_give_an_error_and_no_map(load: Load, name: str) 
     for lost in (images[:1], images):
         ids[lost] = vlm._processor.tokenizer.eos_token_id
         with pytest.raises(AttentionError, match="image tokens do not fill"):
-            grids.grid_of(vlm._model, vlm._processor, inputs, size)
+            token_grids.grid_of(vlm._model, vlm._processor, inputs, size)
 
 
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_a_question_cannot_pass_for_part_of_an_image(load: Load, name: str) -> None:
     vlm, size = load(name), SIZES["wide"]
     words = vlm._processor.tokenizer.convert_ids_to_tokens(vlm._model.config.image_token_id)
@@ -204,12 +204,14 @@ def test_a_question_cannot_pass_for_part_of_an_image(load: Load, name: str) -> N
         vlm._inputs(blank(size), f"list {text} the objects")
         for text in ("", f"{words} {vlm._processor.image_token} <row_9_col_9>")
     )
-    one, other = (grids.grid_of(vlm._model, vlm._processor, inputs, size) for inputs in (plain, hostile))
+    one, other = (
+        token_grids.grid_of(vlm._model, vlm._processor, inputs, size) for inputs in (plain, hostile)
+    )
     assert np.array_equal(one.tokens, other.tokens)
 
 
 @pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_every_family_answers_and_says_where_it_looked(load: Load, name: str, shape: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*SIZES[shape], 3), np.uint8)
     answer = load(name).answer(image, QUESTION, max_new_tokens=4)
@@ -220,7 +222,9 @@ def test_every_family_answers_and_says_where_it_looked(load: Load, name: str, sh
 
 
 def test_the_table_holds_no_family_without_a_model_here(load: Load) -> None:
-    assert {load(name)._model.config.model_type for name in families.BUILDERS} == set(grids.FAMILIES)
+    assert {load(name)._model.config.model_type for name in vlm_families.BUILDERS} == set(
+        token_grids.FAMILIES
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,14 +232,14 @@ def test_the_table_holds_no_family_without_a_model_here(load: Load) -> None:
 )
 def test_models_of_remote_code_are_refused_by_their_successors_names(kind: str, instead: str) -> None:
     with pytest.raises(ModelLoadError, match="needs remote code") as error:
-        grids.check_family(kind)
+        token_grids.check_family(kind)
     assert instead in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_family_is_told_what_to_add_and_where() -> None:
-    with pytest.raises(ModelLoadError, match=r"'bert'.*FAMILIES in model/grids.py"):
-        grids.check_family("bert")
+    with pytest.raises(ModelLoadError, match=r"'bert'.*FAMILIES in model/attention/token_grids.py"):
+        token_grids.check_family("bert")
 
 
 def values(count: int) -> st.SearchStrategy[NDArray[np.float32]]:

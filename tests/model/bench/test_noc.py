@@ -7,9 +7,9 @@ from PIL import Image as PILImage
 
 from model.bench.noc import CAP, Folder, Help, drawn, helped, needed, noc, play
 from model.builtin.scenes import Scene
-from model.clicks import Answer, obey
 from model.pipeline import VLSAM
-from model.segmenter import Segmenter
+from model.segmentation.clicks import Answer, obey
+from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Evidence, Mask, Prompt, box_of
 
 PERSON = Evidence("", (0.0, 0.0, 1.0, 1.0), Prompt(), {}, "")

@@ -11,11 +11,11 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from model.builtin.scenes import Scene, sprites
-from model.clicks import LARGE, Answer, Level, obey
-from model.masks import inmost, unmet
-from model.merge import iou
-from model.sams.family import Tokens
-from model.segmenter import Embedding, Segmenter
+from model.segmentation.clicks import LARGE, Answer, Level, obey
+from model.segmentation.masks import inmost, unmet
+from model.segmentation.merge import iou
+from model.segmentation.sam_families.family import Tokens
+from model.segmentation.segmenter import Embedding, Segmenter
 from model.types import Mask, Prompt, PromptError, box_of
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.masks import SPECK, inmost, tidied, unmet
+from model.segmentation.masks import SPECK, inmost, tidied, unmet
 from model.types import Mask, Prompt
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from segment_anything import SamPredictor
 
 from model.builtin.scenes import Scene, draw_scene
-from model.segmenter import Segmenter
+from model.segmentation.segmenter import Segmenter
 from model.types import ImageRefused, ModelLoadError, Prompt, PromptError
 
 HINT = np.random.default_rng(0).normal(0, 5, (128, 128)).astype(np.float32)

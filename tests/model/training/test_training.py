@@ -8,10 +8,10 @@ import torch
 from segment_anything.modeling import image_encoder
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 
-from model.builtin import train_segmenter, train_vlm
 from model.builtin.scenes import NAMES, draw_scene
-from model.segmenter import Segmenter
-from model.vlm import VLM
+from model.segmentation.segmenter import Segmenter
+from model.training import segmenter, vlm
+from model.vlm.vlm import VLM
 
 
 @pytest.fixture(autouse=True)
@@ -24,18 +24,18 @@ def own_attention(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 13), (5, 30)])
 def test_the_fast_vision_tower_equals_the_librarys(height: int, width: int) -> None:
     torch.manual_seed(0)
-    visual = train_vlm.build_model(train_vlm.build_tokenizer()).model.visual
+    visual = vlm.build_model(vlm.build_tokenizer()).model.visual
     pixels = torch.randn(2 * height * width * 4, 3 * 2 * 14 * 14)
     grid = torch.tensor([[1, height * 2, width * 2]] * 2)
     with torch.inference_mode():
         theirs = visual(pixels, grid_thw=grid).pooler_output
-        ours = train_vlm.see(visual, pixels, height, width).flatten(0, 1)
+        ours = vlm.see(visual, pixels, height, width).flatten(0, 1)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_training_packs_images_as_the_processor_does() -> None:
-    processor = train_vlm.build_processor()
-    scenes = train_vlm.Scenes(processor.tokenizer, seed=0)
+    processor = vlm.build_processor()
+    scenes = vlm.Scenes(processor.tokenizer, seed=0)
     scene = draw_scene(np.random.default_rng(0), width=12 * 28, height=10 * 28, count=2)
     theirs = processor.image_processor(images=[scene.image], return_tensors="pt")["pixel_values"]
     ours = scenes._patches(scene, 12 * 28, 10 * 28)
@@ -43,8 +43,8 @@ def test_training_packs_images_as_the_processor_does() -> None:
 
 
 def test_a_batch_asks_for_the_names_from_left_to_right() -> None:
-    tokenizer = train_vlm.build_tokenizer()
-    batch = train_vlm.Scenes(tokenizer, seed=1).batch(4, small=True)
+    tokenizer = vlm.build_tokenizer()
+    batch = vlm.Scenes(tokenizer, seed=1).batch(4, small=True)
     for ids, labels in zip(batch.ids, batch.labels, strict=True):
         asked = tokenizer.decode(ids[labels != -100])
         names = asked.removesuffix("<|im_end|>").strip(" .").split(", ")
@@ -61,12 +61,12 @@ def test_the_vlm_trains_resumes_and_is_exported(
     work, folder = tmp_path / "run", tmp_path / "vlm"
     options = ["--work", str(work), "--stage", stage, "--small", "--batch", "2", "--every", "1"]
     for steps in ("1", "2"):
-        run(train_vlm.main, [*options, "--steps", steps], monkeypatch)
-    run(train_vlm.main, ["--work", str(work), "--export", str(folder)], monkeypatch)
+        run(vlm.main, [*options, "--steps", steps], monkeypatch)
+    run(vlm.main, ["--work", str(work), "--export", str(folder)], monkeypatch)
     assert (work / "log.txt").read_text().count(stage) == 2
     assert VLM.load(str(folder), device="cpu")
     again = ["--work", str(tmp_path / "again"), "--start", str(folder), "--small", "--batch", "2"]
-    run(train_vlm.main, [*again, "--steps", "1"], monkeypatch)
+    run(vlm.main, [*again, "--steps", "1"], monkeypatch)
 
 
 @pytest.mark.parametrize("stage", ["dense", "prompts"])
@@ -76,12 +76,12 @@ def test_the_segmenter_trains_resumes_and_is_exported(
     work, folder = tmp_path / "run", tmp_path / "segmenter"
     options = ["--work", str(work), "--stage", stage, "--images", "1", "--prompts", "2", "--every", "1"]
     for steps in ("1", "2"):
-        run(train_segmenter.main, [*options, "--steps", steps], monkeypatch)
-    run(train_segmenter.main, ["--work", str(work), "--export", str(folder)], monkeypatch)
+        run(segmenter.main, [*options, "--steps", steps], monkeypatch)
+    run(segmenter.main, ["--work", str(work), "--export", str(folder)], monkeypatch)
     assert (work / "log.txt").read_text().count(stage) == 2
     assert Segmenter.load(str(folder), device="cpu")
     again = ["--work", str(tmp_path / "again"), "--start", str(folder), "--images", "1", "--rounds", "2"]
-    run(train_segmenter.main, [*again, "--steps", "1"], monkeypatch)
+    run(segmenter.main, [*again, "--steps", "1"], monkeypatch)
 
 
 def run(main: object, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.english import _SYNONYMS, singular, synonyms
+from model.vlm.english import _SYNONYMS, singular, synonyms
 
 PLURALS = """cats: cat, buses: bus, wine glasses: wine glass, dresses: dress, lenses: lens, octopuses:
 octopus, cacti: cactus, mice: mouse, leaves: leaf, knives: knife, shelves: shelf, gloves: glove,

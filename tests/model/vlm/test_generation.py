@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.generation import settings_of
-from model.recipes import RECIPES
+from model.options import RECIPES
 from model.types import ModelLoadError
-from model.vlm import VLM, Answer
-from tests.model import families
+from model.vlm.generation import settings_of
+from model.vlm.vlm import VLM, Answer
+from tests.support import vlm_families
 
 Load = Callable[..., VLM]
 IMAGE = np.random.default_rng(0).integers(0, 256, (150, 230, 3), np.uint8)
@@ -78,7 +78,7 @@ def plain(load: Load) -> tuple[Any, ...]:
 def test_f24_no_setting_of_a_checkpoint_changes_what_is_said_or_captured(
     settings: str, plain: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    folder = families.saved(FAMILY, tmp_path)
+    folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "generation_config.json", SETTINGS[settings])
     assert said(VLM.load(folder, device="cpu")) == plain
 
@@ -97,20 +97,20 @@ def test_f24_no_setting_of_a_checkpoint_changes_what_is_said_or_captured(
 def test_nor_does_the_configuration_of_the_model(
     given: dict[str, Any], plain: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    folder = families.saved(FAMILY, tmp_path)
+    folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "config.json", given)
     (tmp_path / "generation_config.json").unlink()
     assert said(VLM.load(folder, device="cpu")) == plain
 
 
 def test_a_file_of_settings_that_is_broken_has_no_say(plain: tuple[Any, ...], tmp_path: Path) -> None:
-    folder = families.saved(FAMILY, tmp_path)
+    folder = vlm_families.saved(FAMILY, tmp_path)
     (tmp_path / "generation_config.json").write_text("{")
     assert said(VLM.load(folder, device="cpu")) == plain
 
 
 def test_the_ends_of_an_answer_are_the_checkpoints_and_the_tokenizers(load: Load, tmp_path: Path) -> None:
-    folder = families.saved(FAMILY, tmp_path)
+    folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "generation_config.json", {"eos_token_id": [7, 10**6]})
     vlm = VLM.load(folder, device="cpu")
     assert vlm._generate.ends == (7, vlm._processor.tokenizer.eos_token_id)
@@ -118,7 +118,7 @@ def test_the_ends_of_an_answer_are_the_checkpoints_and_the_tokenizers(load: Load
 
 
 def test_a_model_without_any_end_of_an_answer_is_refused(tmp_path: Path) -> None:
-    folder = families.saved(FAMILY, tmp_path)
+    folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "generation_config.json", {"eos_token_id": None})
     change(tmp_path / "config.json", {"eos_token_id": None, "text_config": {"eos_token_id": None}})
     change(tmp_path / "tokenizer_config.json", {"eos_token": None})
@@ -131,7 +131,7 @@ def test_an_answer_ends_at_its_end_and_is_cut_at_the_limit(load: Load, tmp_path:
     assert spoken.cut
     # The third token that it says is to be an end.
     ids = load(FAMILY)._processor.tokenizer(spoken.text)["input_ids"]
-    folder = families.saved(FAMILY, tmp_path)
+    folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "generation_config.json", {"eos_token_id": ids[2]})
     ended = VLM.load(folder, device="cpu").answer(IMAGE, "list the objects", max_new_tokens=6)
     assert not ended.cut

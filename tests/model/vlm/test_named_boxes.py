@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 from transformers.models.florence2.processing_florence2 import Florence2PostProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
-from model.boxes import FAMILIES, MAX_BOXES, MAX_NAME, parse, question_for
 from model.profiles import choose
 from model.types import GroundingError
+from model.vlm.named_boxes import FAMILIES, MAX_BOXES, MAX_NAME, parse, question_for
 
 SIZE = (500, 1000)  # height, width of the image
 INPUT = (504, 1008)  # as Qwen2.5-VL sees it: whole patches

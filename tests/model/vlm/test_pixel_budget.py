@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from transformers import Qwen2VLImageProcessor
 
-from model import attention, budget
+from model.attention import attention_flow
 from model.profiles import PROFILES, choose, segmenter_version_of, version_of
 from model.types import ImageRefused
-from model.vlm import VLM
-from tests.model import families
+from model.vlm import pixel_budget
+from model.vlm.vlm import VLM
+from tests.support import vlm_families
 
 Load = Callable[[str], VLM]
 PHOTO = [(3000, 4000), (10_000, 1200)]  # 12 megapixels: height, width
@@ -26,13 +27,13 @@ FIXED = {"llava", "llava_padded", "llava_siglip", "vipllava", "gemma3", "paligem
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     @cache
     def loaded(name: str) -> VLM:
-        folder = families.saved(name, tmp_path_factory.mktemp(name))
+        folder = vlm_families.saved(name, tmp_path_factory.mktemp(name))
         return VLM.load(folder, device="cpu", pixels=BUDGET)
 
     return loaded
 
 
-def shown(vlm: VLM, size: budget.Size) -> tuple[int, int]:
+def shown(vlm: VLM, size: pixel_budget.Size) -> tuple[int, int]:
     """Pixels that the vision tower is given of an image, and the tokens that it makes of them."""
     inputs = vlm._inputs(np.zeros((*size, 3), np.uint8), "list the objects")
     tokens = int((inputs["input_ids"] == vlm._model.config.image_token_id).sum())
@@ -42,7 +43,7 @@ def shown(vlm: VLM, size: budget.Size) -> tuple[int, int]:
     return inputs["pixel_values"].numel() // 3, tokens
 
 
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_a_photograph_stays_within_the_budget(load: Load, name: str) -> None:
     vlm = load(name)
     for size in PHOTO:
@@ -67,7 +68,7 @@ VOCABULARY = 152_064
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("size", [(3000, 4000), (4000, 6000)])
-def test_a_photograph_fits_a_profiles_memory(name: str, size: budget.Size) -> None:
+def test_a_photograph_fits_a_profiles_memory(name: str, size: pixel_budget.Size) -> None:
     """Arithmetic of bytes: weights, what is kept of each token, and the largest passing needs."""
     width, inner, heads, key_heads, layers, sam, sam_heads, memory = SIZES[name]
     profile = PROFILES[name]
@@ -75,7 +76,7 @@ def test_a_photograph_fits_a_profiles_memory(name: str, size: budget.Size) -> No
         image_processor=Qwen2VLImageProcessor(size={"shortest_edge": 3136, "longest_edge": 12_845_056})
     )
     config = SimpleNamespace(model_type="qwen2_5_vl")
-    images = budget.bounded(published, config, profile.pixels).image_processor
+    images = pixel_budget.bounded(published, config, profile.pixels).image_processor
     tokens = images.get_number_of_image_patches(*size) // 4
     assert tokens * 28**2 <= profile.pixels
 
@@ -90,7 +91,7 @@ def test_a_photograph_fits_a_profiles_memory(name: str, size: budget.Size) -> No
         tokens * half * (3 * inner + 4 * width),  # of one layer, while the prompt is read
         4 * tokens * (half * (3 * 3420 + 6 * 1280) + 3 * 2 * 14**2 * 6),  # of the tower, and its patches
         sam_heads * 4096**2 * 4 * 3,  # SAM's global attention
-        4 * attention.BLOCK * 3 + 4 * tokens * layers * width,  # the flow
+        4 * attention_flow.BLOCK * 3 + 4 * tokens * layers * width,  # the flow
     )
     context = 0.6 * 2**30
     assert decoder_bytes + tables + tower + sam + kept + passing + context < 0.97 * memory * 2**30
@@ -99,7 +100,7 @@ def test_a_photograph_fits_a_profiles_memory(name: str, size: budget.Size) -> No
 @pytest.mark.parametrize("name", ["llava", "llava_padded", "vipllava"])
 @pytest.mark.parametrize("size", [(1, 40_000), (40_000, 1), (60, 12_000), (12_000, 2000)])
 def test_a_tower_of_one_square_makes_no_large_image_of_a_long_one(
-    load: Load, name: str, size: budget.Size, monkeypatch: pytest.MonkeyPatch
+    load: Load, name: str, size: pixel_budget.Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Processors pad to a square of the longer side, or enlarge until the shorter one fills theirs."""
     vlm = load(name)
@@ -114,19 +115,19 @@ def test_a_tower_of_one_square_makes_no_large_image_of_a_long_one(
                 return result
 
             monkeypatch.setattr(images, step, spy)
-    if name != "llava_padded" and max(size) > budget.RATIO * min(size):
-        with pytest.raises(ImageRefused, match=f"one side is more than {budget.RATIO} times the other"):
+    if name != "llava_padded" and max(size) > pixel_budget.RATIO * min(size):
+        with pytest.raises(ImageRefused, match=f"one side is more than {pixel_budget.RATIO} times the other"):
             shown(vlm, size)
         assert not made
         return
     shown(vlm, size)
     assert made
-    assert all(pixels <= max(budget.SIDE**2, budget.RATIO * 64**2) for pixels in made)
+    assert all(pixels <= max(pixel_budget.SIDE**2, pixel_budget.RATIO * 64**2) for pixels in made)
 
 
 def test_a_budget_leaves_the_processor_as_it_was(load: Load) -> None:
     vlm = load("qwen2_5_vl")
-    limited = budget.bounded(vlm._processor, vlm._model.config, 4000)
+    limited = pixel_budget.bounded(vlm._processor, vlm._model.config, 4000)
     assert limited.image_processor.size.longest_edge == 4000
     assert vlm._processor.image_processor.size.longest_edge > 4000
 

@@ -7,13 +7,13 @@ import torch
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from model import presence
-from model import vlm as vlm_module
 from model.builtin.scenes import Scene
-from model.presence import Reading, first_words
 from model.types import AttentionError
-from model.vlm import VLM
-from tests.model import families
+from model.vlm import presence
+from model.vlm import vlm as vlm_module
+from model.vlm.presence import Reading, first_words
+from model.vlm.vlm import VLM
+from tests.support import vlm_families
 
 Load = Callable[..., VLM]
 NAMES = ["dog", "cat", "two house the tree", "a"]
@@ -28,14 +28,14 @@ def spelled(tokenizer: Any) -> list[set[tuple[str, ...]]]:
 
 
 def test_yes_and_no_are_told_by_one_token_where_the_space_belongs_to_the_word() -> None:
-    yes, no = spelled(families.tokenizer(kind=families.byte_level))
+    yes, no = spelled(vlm_families.tokenizer(kind=vlm_families.byte_level))
     assert {("Yes",), ("ĠYes",)} < yes
     assert {("No",), ("ĠNo",)} < no
     assert not yes & no
 
 
 def test_where_the_space_is_a_token_of_its_own_the_next_one_tells_yes_from_no() -> None:
-    yes, no = spelled(families.tokenizer(kind=families.metaspace))
+    yes, no = spelled(vlm_families.tokenizer(kind=vlm_families.metaspace))
     assert {("Yes",), ("▁", "Yes")} < yes
     assert {("No",), ("▁", "No")} < no
     assert not yes & no
@@ -56,14 +56,14 @@ def test_a_tokenizer_that_begins_every_text_with_a_space_still_knows_the_words_w
 def test_a_tokenizer_without_the_words_cannot_check_presence() -> None:
     with pytest.raises(AttentionError, match="switch the check off"):
         first_words(
-            families.tokenizer(kind=lambda specials: Tokenizer(models.WordLevel({"<unk>": 0}, "<unk>")))
+            vlm_families.tokenizer(kind=lambda specials: Tokenizer(models.WordLevel({"<unk>": 0}, "<unk>")))
         )
 
 
 def test_no_word_is_told_by_what_the_other_begins_with_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "YES", ("dog", "dogcat"))
     monkeypatch.setattr(presence, "NO", ("dogtree", "cat"))
-    yes, no = spelled(families.tokenizer(kind=families.byte_level))
+    yes, no = spelled(vlm_families.tokenizer(kind=vlm_families.byte_level))
     assert yes == {("dog", "cat")}
     assert no == {("dog", "tree"), ("cat",)}
 
@@ -125,7 +125,7 @@ def test_where_the_image_may_see_the_question_it_is_read_for_each(
 
 
 @pytest.mark.usefixtures("talkative")
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_every_family_reads_an_image_once_and_says_what_it_would_say_afresh(load: Load, name: str) -> None:
     vlm = load(name)
     found, seen = watched(vlm)

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model import listing
 from model.builtin.scenes import Scene, draw_scene
-from model.listing import Endpoint
-from model.merge import iou
+from model.options import ASK, Options
 from model.pipeline import VLSAM, ask_ahead
 from model.profiles import choose, version_of
-from model.recipes import ASK, Options
+from model.segmentation.merge import iou
 from model.types import AttentionError, ListingError
-from tests.model import endpoint
-from tests.model.endpoint import Lister
+from model.vlm import remote_vlm
+from model.vlm.remote_vlm import Endpoint
+from tests.support import vlm_endpoint
+from tests.support.vlm_endpoint import Lister
 
 
 @pytest.fixture
 def lister() -> Iterator[Lister]:
-    with endpoint.listing() as running:
+    with vlm_endpoint.listing() as running:
         yield running
 
 
@@ -92,7 +92,7 @@ def test_an_answer_of_nothing_or_of_special_tokens_finds_nothing(
 
 def test_a_long_answer_is_cut(scene: Scene, lister: Lister) -> None:
     lister.text = "dog, " * 5000
-    assert ask(lister, scene.image) == ("dog, " * 5000)[: listing.MAX_TEXT]
+    assert ask(lister, scene.image) == ("dog, " * 5000)[: remote_vlm.MAX_TEXT]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_long_answer_is_cut(scene: Scene, lister: Lister) -> None:
         ("dog, cat, umb", "MAX_TOKENS", "dog, cat, "),
         ("dog, cat, umb", "stop", "dog, cat, umb"),
         ("<think>A horse?</think>dog, umb", "length", "dog, "),
-        ("x" * 5000, "stop", "x" * listing.MAX_TEXT),
+        ("x" * 5000, "stop", "x" * remote_vlm.MAX_TEXT),
     ],
 )
 def test_what_counts_of_an_answer(scene: Scene, lister: Lister, text: str, ended: str, said: str) -> None:
@@ -181,7 +181,7 @@ def test_no_text_is_an_error_and_no_empty_list(scene: Scene, lister: Lister, tex
 
 
 def test_an_endless_answer_is_refused(scene: Scene, lister: Lister) -> None:
-    lister.raw = b" " * (listing.MAX_BYTES + 1)
+    lister.raw = b" " * (remote_vlm.MAX_BYTES + 1)
     with pytest.raises(ListingError, match="more than 1000000 bytes"):
         ask(lister, scene.image)
 
@@ -194,7 +194,7 @@ def test_one_that_answers_byte_by_byte_meets_the_deadline(scene: Scene, lister: 
 
 
 def test_nobody_at_the_address_is_said(scene: Scene) -> None:
-    with endpoint.listing() as gone:
+    with vlm_endpoint.listing() as gone:
         pass
     with pytest.raises(ListingError, match="cannot be reached"):
         ask(gone, scene.image)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.english import singular
-from model.terms import (
+from model.vlm.english import singular
+from model.vlm.terms import (
     MAX_HAN,
     MAX_LENGTH,
     MAX_TERMS,

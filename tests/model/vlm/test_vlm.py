@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from model.builtin.scenes import Scene
-from model.looks import look
+from model.options import RECIPES, Options
 from model.profiles import choose
-from model.recipes import RECIPES, Options
-from model.terms import parse, without_cut_name
 from model.types import AttentionError, ImageRefused, ModelLoadError
-from model.vlm import VLM
-from tests.model import families
+from model.vlm.terms import parse, without_cut_name
+from model.vlm.vlm import VLM
+from model.vlm_stage import look
+from tests.support import vlm_families
 
 Load = Callable[..., VLM]
 QUESTION = "List all objects in the image."
@@ -127,7 +127,7 @@ def test_f6_an_answer_may_be_cut_anywhere(vlm: VLM, scene: Scene, limit: int) ->
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_f6_every_family_may_be_cut_anywhere(load: Load, name: str, limit: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (150, 230, 3), np.uint8)
     answer = load(name).answer(image, "list the objects", max_new_tokens=limit)
@@ -150,7 +150,7 @@ def test_every_cut_is_told_to_whoever_counts_them(scene: Scene) -> None:
     vlm.answer(scene.image, QUESTION, max_new_tokens=2)
     assert len(told) == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.vlm.MAX_BOX_TOKENS", 2)
+        patch.setattr("model.vlm.vlm.MAX_BOX_TOKENS", 2)
         vlm.smaller().boxes(scene.image)
     assert len(told) == 2
 
@@ -187,7 +187,7 @@ def test_an_answer_that_is_cut_within_a_character_is_read_up_to_it(load: Load, n
     assert [term.text for term in parse(without_cut_name(text))] == ["dog"]
 
 
-@pytest.mark.parametrize("name", families.BUILDERS)
+@pytest.mark.parametrize("name", vlm_families.BUILDERS)
 @pytest.mark.parametrize("size", [(4, 900), (900, 4), (1, 60)])
 def test_f35_an_image_of_an_odd_shape_is_seen_or_refused_in_a_sentence(
     load: Load, name: str, size: tuple[int, int]

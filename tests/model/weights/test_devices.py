@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import devices
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.segmenter import Segmenter
+from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
+from model.weights import devices
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.settings import Settings, SettingsError
-from model import download
+from model.options import Options
 from model.profiles import PROFILES, choose, segmenter_version_of, version_of
-from model.recipes import Options
-from model.segmenter import Segmenter
+from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
-from model.vlm import VLM
-from tests.model.loopback import COMMIT, Site, running
+from model.vlm.vlm import VLM
+from model.weights import download
+from tests.support.loopback import COMMIT, Site, running
 
 CONTENT = bytes(range(256)) * 9000  # 2.3 MB
 NAME = "somebody/tiny-vl"

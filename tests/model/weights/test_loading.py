@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
-from model import download
 from model.builtin.scenes import Scene
+from model.options import RECIPES
 from model.profiles import DEVICE_MAPS, Dtype, Quantization, choose
-from model.recipes import RECIPES
-from model.segmenter import Segmenter
+from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
-from model.vlm import VLM
-from tests.model import families
-from tests.model.loopback import running
+from model.vlm.vlm import VLM
+from model.weights import download
+from tests.support import vlm_families
+from tests.support.loopback import running
 
 BUILTIN = Path(choose().vlm)
 QUESTION = "List all objects in the image."
@@ -55,7 +55,7 @@ def test_a_quantised_decoder_looks_where_the_full_one_does(
 
 @pytest.mark.parametrize("family", ["smolvlm", "gemma3"])
 def test_decoders_of_other_names_are_found(family: str, tmp_path: Path) -> None:
-    vlm = VLM.load(families.saved(family, tmp_path), device="cpu", quantization="8bit")
+    vlm = VLM.load(vlm_families.saved(family, tmp_path), device="cpu", quantization="8bit")
     assert "Linear8bitLt" in kinds(vlm, "layers")
     assert kinds(vlm, "vision") == {"Linear"}
 
@@ -64,7 +64,7 @@ def test_a_model_with_nothing_to_quantise_is_refused(monkeypatch: pytest.MonkeyP
     def nothing(**kwargs: Any) -> Any:
         return BitsAndBytesConfig(**{**kwargs, "llm_int8_skip_modules": [".*"]})
 
-    monkeypatch.setattr("model.vlm.BitsAndBytesConfig", nothing)
+    monkeypatch.setattr("model.vlm.vlm.BitsAndBytesConfig", nothing)
     with pytest.raises(ModelLoadError, match="no layer that 8bit applies to"):
         VLM.load(str(BUILTIN), device="cpu", quantization="8bit")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.oom import out_of_memory, with_less
 from model.types import AttentionError, ModelLoadError, OutOfMemory
+from model.weights.out_of_memory import out_of_memory, with_less
 
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation ...")
 SAID = [

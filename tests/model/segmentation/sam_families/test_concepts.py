@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend.cli import main
-from model import segmenter as segmenter_module
-from model.instances import of_concepts
-from model.looks import Look
+from backend.commands.cli import main
+from model.options import Options
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.recipes import Options
-from model.segmenter import Segmenter
+from model.sam_stage import of_concepts
+from model.segmentation import segmenter as segmenter_module
+from model.segmentation.segmenter import Segmenter
 from model.types import Box, Image, ModelLoadError, Prompt, PromptError, box_of
-from model.vlm import VLM
-from tests.model import sam_families
+from model.vlm.vlm import VLM
+from model.vlm_stage import Look
+from tests.support import sam_families
 
 PHRASES = ["dog", "traffic cone", "cat", "a dog with a hat", "bus"]
 BOXES: list[Box] = [(20.0, 10.0, 100.5, 80.0), (0.0, 0.0, 130.0, 90.0), (5.5, 60.0, 30.0, 90.0)]
@@ -89,7 +89,7 @@ def test_what_phrases_find_equals_transformers_own_path(
 def test_phrases_in_one_call_find_what_each_finds_alone(
     sam3: Segmenter, image: Image, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.sams.hub.PHRASES_CPU", chunk)
+    monkeypatch.setattr("model.segmentation.sam_families.transformers_sam.PHRASES_CPU", chunk)
     embedding = sam3.encode(image)
     for phrase, together in zip(PHRASES, sam3.concepts(embedding, PHRASES), strict=True):
         (alone,) = sam3.concepts(embedding, [phrase])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from model.sams import mobile, original
-from model.segmenter import Segmenter
+from model.segmentation.sam_families import mobile_sam, segment_anything_sam
+from model.segmentation.segmenter import Segmenter
 from model.types import Prompt
 
 # Names of the encoder in mobile_sam.pt, and in timm's TinyVit or the neck; three stay out.
@@ -37,14 +37,16 @@ def published(weights: dict[str, Any]) -> dict[str, Any]:
 
 def test_published_names_find_their_place() -> None:
     for name, to in NAMES.items():
-        found = mobile.renamed({f"image_encoder.{name}": torch.zeros(1)})
+        found = mobile_sam.renamed({f"image_encoder.{name}": torch.zeros(1)})
         assert list(found) == ([f"image_encoder.{to}"] if to else [])
 
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, Any]:
     torch.manual_seed(0)
-    weights: dict[str, Any] = original.build_sam(original.PUBLISHED_REST, mobile.Encoder()).state_dict()
+    weights: dict[str, Any] = segment_anything_sam.build_sam(
+        segment_anything_sam.PUBLISHED_REST, mobile_sam.Encoder()
+    ).state_dict()
     return weights
 
 

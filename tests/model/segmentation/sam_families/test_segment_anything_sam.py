@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.builtin import train_segmenter
 from model.profiles import BUILTIN
-from model.sams.family import Tokens
-from model.sams.original import build_sam, decode, embed
-from model.segmenter import Segmenter
+from model.segmentation.sam_families.family import Tokens
+from model.segmentation.sam_families.segment_anything_sam import build_sam, decode, embed
+from model.segmentation.segmenter import Segmenter
+from model.training import segmenter
 from model.types import ModelLoadError
 
 
 def test_the_decoder_without_copies_equals_the_librarys() -> None:
     torch.manual_seed(0)
-    sam = build_sam(train_segmenter.CONFIG)
+    sam = build_sam(segmenter.CONFIG)
     points, labels = torch.rand(3, 2, 2) * 256, torch.tensor([[1, -1], [0, -1], [1, -1]])
     image, position = torch.randn(1, 128, 32, 32), sam.prompt_encoder.get_dense_pe()
     masks = torch.randn(3, 1, 128, 128)

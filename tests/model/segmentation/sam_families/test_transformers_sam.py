@@ -12,11 +12,11 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.sams import hub
-from model.segmenter import Segmenter
+from model.segmentation.sam_families import transformers_sam
+from model.segmentation.segmenter import Segmenter
 from model.types import Image, ModelLoadError, Prompt
-from tests.model import sam_families
-from tests.model.loopback import running
+from tests.support import sam_families
+from tests.support.loopback import running
 
 LOGITS = np.random.default_rng(1).normal(0, 5, (16, 16)).astype(np.float32)
 POINT = Prompt.of((70, 40, 1))
@@ -134,7 +134,7 @@ def test_a_picture_of_three_rows_is_not_taken_for_three_channels(tmp_path: Path)
 
 
 def test_every_kind_is_tried() -> None:
-    assert {**sam_families.BUILDERS, **sam_families.VIDEO}.keys() == hub.KINDS.keys()
+    assert {**sam_families.BUILDERS, **sam_families.VIDEO}.keys() == transformers_sam.KINDS.keys()
 
 
 @pytest.mark.parametrize("family", sam_families.VIDEO)

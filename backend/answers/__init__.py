@@ -1,0 +1,1 @@
+"""Predictions for tasks, and answers to clicks."""

@@ -1,0 +1,1 @@
+"""`vlsam bench`: measurements of this backend."""

@@ -1,0 +1,1 @@
+"""`make demo`, and the processes that the end-to-end tests start."""

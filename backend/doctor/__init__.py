@@ -1,0 +1,1 @@
+"""`vlsam doctor`: checks of a connection to Label Studio, and their repairs."""

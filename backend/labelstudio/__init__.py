@@ -1,0 +1,1 @@
+"""Label Studio's protocol, as pure functions: labeling configs, tasks, regions and results. No I/O."""

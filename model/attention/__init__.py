@@ -1,0 +1,1 @@
+"""The attention flow of a VLM, as maps over the image."""

@@ -1,0 +1,1 @@
+"""SAM: embeddings of images, and masks for prompts."""

@@ -1,0 +1,1 @@
+"""Scripts that trained the built-in models."""

@@ -1,0 +1,1 @@
+"""What a VLM says of an image: questions, answers and their terms."""

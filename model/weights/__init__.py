@@ -1,0 +1,1 @@
+"""Weights: where they come from, and the device that they run on."""

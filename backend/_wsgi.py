@@ -45,9 +45,9 @@ def serve(host: str, port: int, settings: Settings) -> None:
     announce(settings)
     options = {
         "bind": f"{f'[{host}]' if ':' in host else host}:{port}",
-        "workers": settings.workers,
+        "workers": settings.server.workers,
         "worker_class": "gthread",
-        "threads": settings.threads,
+        "threads": settings.server.threads,
         "timeout": 0,
         # Docker gives 10 s before it kills; one image of a large model may take some of them.
         "graceful_timeout": GRACE_SECONDS,
@@ -55,7 +55,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
         "preload_app": False,
         # It would be one socket for all servers of a user.
         "control_socket_disable": True,
-        "loglevel": settings.log_level.lower(),
+        "loglevel": settings.log.level.lower(),
         "logger_class": _Log,
     }
     _Server(settings, options).run()
@@ -63,7 +63,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
 
 def announce(settings: Settings) -> None:
     """Says what will be served, and what is not to be expected of it."""
-    profile = settings.models()
+    profile = settings.models.select()
     log.info("Profile %s: VLM %s, segmenter %s.", profile.name, profile.vlm, profile.sam)
     if profile.demo:
         others = [name for name, other in PROFILES.items() if not other.demo]
@@ -73,13 +73,13 @@ def announce(settings: Settings) -> None:
             others[0],
             ", ".join(others[1:]),
         )
-    if settings.workers > 1:
+    if settings.server.workers > 1:
         log.warning(
             "WORKERS=%d: each worker loads the models again, and only one of them hears a /setup, "
             "so set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY.",
-            settings.workers,
+            settings.server.workers,
         )
-    if settings.label_studio_api_key and not settings.label_studio_url:
+    if settings.label_studio.api_key and not settings.label_studio.url:
         log.warning(
             "LABEL_STUDIO_API_KEY is not used without LABEL_STUDIO_URL: it is sent to no other address."
         )
@@ -142,7 +142,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         settings = Settings.from_env()
-        serve(args.host, args.port or settings.port, settings)
+        serve(args.host, args.port or settings.server.port, settings)
     except (SettingsError, ModelLoadError) as error:
         print(f"vlsam: {logs.printable(str(error))}", file=sys.stderr)
         return 2

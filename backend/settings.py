@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -14,9 +15,6 @@ from model.options import RECIPES, Exemplars, Localizer, Options, Views, Vocabul
 from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose, version_of
 from model.vlm.remote_vlm import Endpoint
 from model.weights.download import FOLDER
-
-# As annotators' managers know it, and what it means to the model.
-VOCABULARIES: dict[str, Vocabulary] = {"open": "open", "project": "closed", "both": "both"}
 
 OnOpen = Literal["annotate", "prewarm"]
 
@@ -178,8 +176,8 @@ def _setting(
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings of one server process. An empty variable counts as not set."""
+class ModelSettings:
+    """Which models are loaded, and where they run."""
 
     profile: str = _setting("VLSAM_PROFILE", "builtin", _text, "Which pair of models to load.")
     vlm: str | None = _setting(
@@ -197,14 +195,13 @@ class Settings:
         _device,
         "Where models run: auto, cpu, cuda, cuda:1 ..., or balanced for a VLM over several GPUs.",
     )
-    # Each call makes a field of its own, so nothing is shared; ruff cannot see it for types of ours.
-    dtype: Dtype | None = _setting(  # noqa: RUF009
+    dtype: Dtype | None = _setting(
         "VLSAM_DTYPE",
         None,
         _one_of(*get_args(Dtype)),
         "Numbers of the VLM: float32, bfloat16, float16 or auto; where not set, as the profile says.",
     )
-    quantization: Quantization | None = _setting(  # noqa: RUF009
+    quantization: Quantization | None = _setting(
         "VLSAM_QUANTIZATION",
         None,
         _one_of(*get_args(Quantization)),
@@ -216,9 +213,30 @@ class Settings:
         _integer(50_000, 100_000_000),
         "Most pixels of an image that the VLM is shown, in all views; where not set, as the profile says.",
     )
-    model_dir: Path = _setting(  # noqa: RUF009
+    model_dir: Path = _setting(
         "MODEL_DIR", FOLDER, Path, "The folder of fetched weights; `vlsam download` fills it ahead."
     )
+
+    def select(self, profile: str | None = None) -> Profile:
+        """Return the weights to load: `profile`, by default the setting, with what is set in its place.
+
+        Raises ModelLoadError if there is no such profile.
+        """
+        return choose(
+            profile or self.profile,
+            self.vlm,
+            self.sam,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            folder=self.model_dir,
+            pixels=self.max_vlm_pixels,
+        )
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """How objects are found, named and located."""
+
     attention: str = _setting(
         "VLSAM_ATTENTION",
         "best",
@@ -231,21 +249,21 @@ class Settings:
         _points,
         "Points from a map: pair, maxima or kmeans; for single terms as in `pair, crowd=kmeans, key=maxima`.",
     )
-    localizer: Localizer = _setting(  # noqa: RUF009
+    localizer: Localizer = _setting(
         "VLSAM_LOCALIZER",
         "attention",
         _one_of(*get_args(Localizer)),
         "Where objects are: by attention, by boxes that the VLM writes (where it can), both, or by concept: "
         "SAM 3 gets the names.",
     )
-    exemplars: Exemplars = _setting(  # noqa: RUF009
+    exemplars: Exemplars = _setting(
         "VLSAM_EXEMPLARS",
         "missing",
         _one_of(*get_args(Exemplars)),
         "By concept: a name that finds nothing is tried again with a box where the VLM looked (missing), "
         "or never.",
     )
-    views: Views = _setting(  # noqa: RUF009
+    views: Views = _setting(
         "VLSAM_VIEWS",
         "whole",
         _one_of(*get_args(Views)),
@@ -274,24 +292,12 @@ class Settings:
         "The key of VLSAM_LISTING_URL, sent there and nowhere else.",
         secret=True,
     )
-    vocabulary: str = _setting(
+    vocabulary: Vocabulary = _setting(
         "VLSAM_VOCABULARY",
         "open",
-        _one_of(*VOCABULARIES),
+        _one_of(*get_args(Vocabulary)),
         "What the VLM is asked for: all objects (open), the project's labels (project), or both, at twice "
         "the time.",
-    )
-    similarity: float = _setting(
-        "VLSAM_SIMILARITY",
-        0.0,
-        _share,
-        "A name that fits no label gets the one whose embedding in the VLM is this alike, 0 to 1; 0 is off.",
-    )
-    leftover: str = _setting(
-        "VLSAM_LEFTOVER",
-        "drop",
-        _leftover,
-        "Objects that fit no label: drop them, keep them without a label, or other:LABEL.",
     )
     presence: float = _setting(
         "VLSAM_PRESENCE",
@@ -305,41 +311,183 @@ class Settings:
         _text,
         "An image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout.",
     )
-    label_studio_url: str | None = _setting(
+
+    def __post_init__(self) -> None:
+        if (self.listing_url is None) != (self.listing_model is None):
+            raise SettingsError("VLSAM_LISTING_URL and VLSAM_LISTING_MODEL go together: set both or none.")
+        if self.listing_key is not None and self.listing_url is None:
+            raise SettingsError("VLSAM_LISTING_KEY is of no use without VLSAM_LISTING_URL.")
+        if self.listing_url is not None and self.localizer == "boxes":
+            raise SettingsError("VLSAM_LISTING_URL is of no use with VLSAM_LOCALIZER=boxes: take both.")
+
+    @cached_property
+    def options(self) -> Options:
+        """The same for the models."""
+        points = dict(self.points)
+        endpoint = None
+        if self.listing_url is not None and self.listing_model is not None:
+            endpoint = Endpoint(self.listing_model, self.listing_url, self.listing_key)
+        return Options(
+            questions=self.questions,
+            listing=endpoint,
+            views=self.views,
+            recipe=RECIPES[self.attention],
+            points=points.pop("", None),
+            term_points=tuple(points.items()),
+            localizer=self.localizer,
+            exemplars=self.exemplars,
+            vocabulary=self.vocabulary,
+            presence=self.presence,
+            classifier=self.classifier,
+        )
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """What Label Studio is answered."""
+
+    similarity: float = _setting(
+        "VLSAM_SIMILARITY",
+        0.0,
+        _share,
+        "A name that fits no label gets the one whose embedding in the VLM is this alike, 0 to 1; 0 is off.",
+    )
+    leftover: str = _setting(
+        "VLSAM_LEFTOVER",
+        "drop",
+        _leftover,
+        "Objects that fit no label: drop them, keep them without a label, or other:LABEL.",
+    )
+    on_open: OnOpen = _setting(
+        "VLSAM_ON_OPEN",
+        "annotate",
+        _one_of(*get_args(OnOpen)),
+        "When Label Studio asks about one task, as it does when it opens it: annotate, or prewarm: answer "
+        "nothing at once, and encode the image for the clicks to come.",
+    )
+    deadline: float = _setting(
+        "VLSAM_DEADLINE",
+        90.0,
+        _seconds(0.05, 3600),
+        "Seconds until a predict answers with what is done; Label Studio gives up after 100.",
+    )
+    labels_in_place: bool = _setting(
+        "VLSAM_LABELS_IN_PLACE",
+        False,
+        _switch,
+        "1: a labelled click beside a region replaces it too, which breaks the editor if it is selected.",
+    )
+
+
+@dataclass(frozen=True)
+class LabelStudioSettings:
+    """Where Label Studio is, and the key to it."""
+
+    url: str | None = _setting(
         "LABEL_STUDIO_URL", None, _url, "Label Studio as this server reaches it; uploads are fetched there."
     )
-    label_studio_api_key: str | None = _setting(
+    api_key: str | None = _setting(
         "LABEL_STUDIO_API_KEY",
         None,
         _text,
         "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.",
         secret=True,
     )
-    label_studio_hosts: tuple[str, ...] = _setting(
+    hosts: tuple[str, ...] = _setting(
         "VLSAM_LABEL_STUDIO_HOSTS",
         (),
         _label_studio_hosts,
         "Other addresses of the same Label Studio, as in `https://label.example.com, example.com/ls`: what "
         "tasks have below them is asked at LABEL_STUDIO_URL.",
     )
+
+    def __post_init__(self) -> None:
+        if self.hosts and self.url is None:
+            raise SettingsError("VLSAM_LABEL_STUDIO_HOSTS is of no use without LABEL_STUDIO_URL.")
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Which images are read, and from where."""
+
     allowed_hosts: tuple[tuple[str, int | None], ...] = _setting(
         "VLSAM_ALLOWED_HOSTS",
         (),
         _hosts,
         "Hosts of images that may be asked although they are private, as in `minio:9000, 10.0.0.7`.",
     )
-    local_files_root: Path | None = _setting(  # noqa: RUF009
+    local_files_document_root: Path | None = _setting(
         "LOCAL_FILES_DOCUMENT_ROOT",
         None,
         _folder,
         "A folder where /data/local-files/ is read; without it, Label Studio is asked for these files.",
     )
-    ca_bundle: Path | None = _setting(  # noqa: RUF009
+    requests_ca_bundle: Path | None = _setting(
         "REQUESTS_CA_BUNDLE",
         None,
         _bundle,
         "Certificate authorities to trust with https instead of the usual ones, whatever is asked: a file or "
         "a folder.",
+    )
+    image_timeout: float = _setting(
+        "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600), "Seconds to download one image, in all."
+    )
+    max_image_bytes: int = _setting(
+        "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1), "Largest image file that is read."
+    )
+    max_image_pixels: int = _setting(
+        "VLSAM_MAX_IMAGE_PIXELS",
+        80_000_000,
+        # Pillow refuses images of twice its own limit whatever we say.
+        _integer(1, 178_000_000),
+        "Largest image that is decoded, width times height.",
+    )
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """How long encoded images are kept, and where."""
+
+    mb: int = _setting(
+        "VLSAM_CACHE_MB",
+        1024,
+        _integer(0, 10_000_000),
+        "Megabytes of encoded images kept in memory, and on a GPU an eighth of it there, too; 0 keeps none.",
+    )
+    dir: Path | None = _setting(
+        "VLSAM_CACHE_DIR",
+        None,
+        Path,
+        "A folder for encoded images that outlive a restart; `vlsam warm` fills it ahead.",
+    )
+    disk_mb: int = _setting(
+        "VLSAM_CACHE_DISK_MB",
+        10_000,
+        _integer(0, 1_000_000_000),
+        "Megabytes that VLSAM_CACHE_DIR may hold; what is longest unused is removed.",
+    )
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What the server listens to, and whom it answers."""
+
+    port: int = _setting("PORT", 9090, _integer(1, 65535), "Where to listen.")
+    workers: int = _setting(
+        "WORKERS", 1, _integer(1, 64), "Processes; each loads the models again, so 1 per device is right."
+    )
+    threads: int = _setting("THREADS", 32, _integer(2, 512), "Requests answered at the same time.")
+    queue: int = _setting(
+        "VLSAM_QUEUE",
+        24,
+        _integer(1, 511),
+        "Predictions that may wait or run, at most THREADS - 1; one more is answered 503.",
+    )
+    max_body_bytes: int = _setting(
+        "VLSAM_MAX_BODY_BYTES",
+        128_000_000,
+        _integer(1, 2**31 - 1),
+        "Largest request that is read; a click brings its task's drafts along, 18 MB with 100 rough masks.",
     )
     basic_auth_user: str | None = _setting(
         "BASIC_AUTH_USER", None, _text, "With BASIC_AUTH_PASS: who may call, except /health and /webhook."
@@ -354,160 +502,82 @@ class Settings:
         "What /webhook asks for, as its address's last part or in the header X-Webhook-Secret.",
         secret=True,
     )
-    port: int = _setting("PORT", 9090, _integer(1, 65535), "Where to listen.")
-    workers: int = _setting(
-        "WORKERS", 1, _integer(1, 64), "Processes; each loads the models again, so 1 per device is right."
-    )
-    threads: int = _setting("THREADS", 32, _integer(2, 512), "Requests answered at the same time.")
-    queue: int = _setting(
-        "VLSAM_QUEUE",
-        24,
-        _integer(1, 511),
-        "Predictions that may wait or run, at most THREADS - 1; one more is answered 503.",
-    )
-    cache_mb: int = _setting(
-        "VLSAM_CACHE_MB",
-        1024,
-        _integer(0, 10_000_000),
-        "Megabytes of encoded images kept in memory, and on a GPU an eighth of it there, too; 0 keeps none.",
-    )
-    cache_dir: Path | None = _setting(  # noqa: RUF009
-        "VLSAM_CACHE_DIR",
-        None,
-        Path,
-        "A folder for encoded images that outlive a restart; `vlsam warm` fills it ahead.",
-    )
-    cache_disk_mb: int = _setting(
-        "VLSAM_CACHE_DISK_MB",
-        10_000,
-        _integer(0, 1_000_000_000),
-        "Megabytes that VLSAM_CACHE_DIR may hold; what is longest unused is removed.",
-    )
-    on_open: OnOpen = _setting(  # noqa: RUF009
-        "VLSAM_ON_OPEN",
-        "annotate",
-        _one_of(*get_args(OnOpen)),
-        "When Label Studio asks about one task, as it does when it opens it: annotate, or prewarm: answer "
-        "nothing at once, and encode the image for the clicks to come.",
-    )
-    deadline: float = _setting(
-        "VLSAM_DEADLINE",
-        90.0,
-        _seconds(0.05, 3600),
-        "Seconds until a predict answers with what is done; Label Studio gives up after 100.",
-    )
-    image_timeout: float = _setting(
-        "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600), "Seconds to download one image, in all."
-    )
-    max_body_bytes: int = _setting(
-        "VLSAM_MAX_BODY_BYTES",
-        128_000_000,
-        _integer(1, 2**31 - 1),
-        "Largest request that is read; a click brings its task's drafts along, 18 MB with 100 rough masks.",
-    )
-    max_image_bytes: int = _setting(
-        "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1), "Largest image file that is read."
-    )
-    max_image_pixels: int = _setting(
-        "VLSAM_MAX_IMAGE_PIXELS",
-        80_000_000,
-        # Pillow refuses images of twice its own limit whatever we say.
-        _integer(1, 178_000_000),
-        "Largest image that is decoded, width times height.",
-    )
-    labels_in_place: bool = _setting(
-        "VLSAM_LABELS_IN_PLACE",
-        False,
-        _switch,
-        "1: a labelled click beside a region replaces it too, which breaks the editor if it is selected.",
-    )
-    log_level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
 
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together or not at all.")
-        if self.label_studio_hosts and self.label_studio_url is None:
-            raise SettingsError("VLSAM_LABEL_STUDIO_HOSTS is of no use without LABEL_STUDIO_URL.")
-        if (self.listing_url is None) != (self.listing_model is None):
-            raise SettingsError("VLSAM_LISTING_URL and VLSAM_LISTING_MODEL go together: set both or none.")
-        if self.listing_key is not None and self.listing_url is None:
-            raise SettingsError("VLSAM_LISTING_KEY is of no use without VLSAM_LISTING_URL.")
-        if self.listing_url is not None and self.localizer == "boxes":
-            raise SettingsError("VLSAM_LISTING_URL is of no use with VLSAM_LOCALIZER=boxes: take both.")
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The values that nobody may read."""
-        held = (getattr(self, spec.name) for spec in fields(self) if not spec.repr)
-        return tuple(value for value in held if value)
 
     @property
     def admitted(self) -> int:
         """Predictions that may wait or run: one thread stays free, so that /health is always answered."""
         return min(self.queue, self.threads - 1)
 
-    def models(self, profile: str | None = None) -> Profile:
-        """Which weights to load, those of `profile` if one is given.
 
-        Raises ModelLoadError where there is no such profile.
-        """
-        return choose(
-            profile or self.profile,
-            self.vlm,
-            self.sam,
-            dtype=self.dtype,
-            quantization=self.quantization,
-            folder=self.model_dir,
-            pixels=self.max_vlm_pixels,
-        )
+@dataclass(frozen=True)
+class LogSettings:
+    """What is logged."""
+
+    level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one process. Each consumer takes its group. An empty variable counts as not set."""
+
+    models: ModelSettings = field(default_factory=ModelSettings)
+    detection: DetectionSettings = field(default_factory=DetectionSettings)
+    answers: AnswerSettings = field(default_factory=AnswerSettings)
+    label_studio: LabelStudioSettings = field(default_factory=LabelStudioSettings)
+    images: ImageSettings = field(default_factory=ImageSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that no log or message may show."""
+        groups = (getattr(self, group.name) for group in fields(self))
+        held = (getattr(group, spec.name) for group in groups for spec in fields(group) if not spec.repr)
+        return tuple(value for value in held if value)
 
     def version(self, profile: Profile) -> str:
-        """The model version that predictions of these settings with this profile carry."""
-        return version_of(profile, self.options(), self.leftover, f"{self.similarity:g}")
-
-    def options(self) -> Options:
-        """How the models are used."""
-        points = dict(self.points)
-        return Options(
-            questions=self.questions,
-            listing=self._endpoint(),
-            views=self.views,
-            recipe=RECIPES[self.attention],
-            points=points.pop("", None),
-            term_points=tuple(points.items()),
-            localizer=self.localizer,
-            exemplars=self.exemplars,
-            vocabulary=VOCABULARIES[self.vocabulary],
-            presence=self.presence,
-            classifier=self.classifier,
-        )
-
-    def _endpoint(self) -> Endpoint | None:
-        if self.listing_url is None or self.listing_model is None:
-            return None
-        return Endpoint(self.listing_model, self.listing_url, self.listing_key)
+        """Return the model version of predictions made with these settings and this profile."""
+        answers = self.answers
+        return version_of(profile, self.detection.options, answers.leftover, f"{answers.similarity:g}")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Settings from `env`, by default the process environment. SettingsError on an invalid value."""
+        """Parse `env`, by default the process environment. Raises SettingsError for an invalid value."""
         env = os.environ if env is None else env
-        values = {}
-        for spec in fields(cls):
-            name = spec.metadata["env"]
-            given = env.get(name, "").strip()
-            if not given:
-                continue
-            try:
-                values[spec.name] = spec.metadata["parse"](given)
-            except ValueError as expected:
-                shown = "has a value that" if not spec.repr else f"is {given!r}, which"
-                raise SettingsError(f"{name} {shown} cannot be used: it must be {expected}.") from None
-        return cls(**values)
+        groups = {}
+        for name, group in cls.groups().items():
+            groups[name] = group(
+                **{
+                    spec.name: _parsed(spec, given)
+                    for spec in fields(group)
+                    if (given := env.get(spec.metadata["env"], "").strip())
+                }
+            )
+        return cls(**groups)
+
+    @classmethod
+    def groups(cls) -> dict[str, Any]:
+        """The class of each group, by its name."""
+        return {group.name: group.default_factory for group in fields(cls)}
 
     @classmethod
     def table(cls) -> list[tuple[str, str, str]]:
-        """(variable, default as text or "", description) of each setting, for the README."""
-        return [(spec.metadata["env"], _shown(spec.default), spec.metadata["about"]) for spec in fields(cls)]
+        """(variable, default as text or "", description) of each setting."""
+        specs = (spec for group in cls.groups().values() for spec in fields(group))
+        return [(spec.metadata["env"], _shown(spec.default), spec.metadata["about"]) for spec in specs]
+
+
+def _parsed(spec: Field[Any], given: str) -> Any:
+    try:
+        return spec.metadata["parse"](given)
+    except ValueError as expected:
+        name, shown = spec.metadata["env"], "has a value that" if not spec.repr else f"is {given!r}, which"
+        raise SettingsError(f"{name} {shown} cannot be used: it must be {expected}.") from None
 
 
 def _shown(default: Any) -> str:

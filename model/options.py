@@ -65,7 +65,7 @@ RECIPES = {
 Views = Literal["whole", "corners"]
 Localizer = Literal["attention", "boxes", "both", "concept"]
 Exemplars = Literal["missing", "never"]
-Vocabulary = Literal["open", "closed", "both"]
+Vocabulary = Literal["open", "project", "both"]
 
 ASK = ("ask",)  # instead of questions: let the VLM propose them
 
@@ -76,7 +76,7 @@ class Options:
 
     questions: tuple[str, ...] = ("List all objects in the image.",)  # each is asked of each view; or ASK
     # Of names that `annotate` is given the questions say nothing ("open"), or that only these are wanted
-    # ("closed"), or each is asked both ways ("both").
+    # ("project"), or each is asked both ways ("both").
     vocabulary: Vocabulary = "open"
     # Another VLM that answers the questions. Its words are then put into the mouth of the one at hand.
     listing: Endpoint | None = None

@@ -77,7 +77,7 @@ def questions(ask: Callable[[str], str], options: Options, vocabulary: Sequence[
     if options.vocabulary == "open" or not listed:
         return asked
     hinted = tuple(question + _HINT.format(listed) for question in asked)
-    return hinted if options.vocabulary == "closed" else asked + hinted
+    return hinted if options.vocabulary == "project" else asked + hinted
 
 
 def _listed(vocabulary: Sequence[str]) -> str:

@@ -55,8 +55,8 @@ def test_backend_environment_is_known_to_the_settings(services: dict[str, Any], 
     environment = {k: VARIABLE.sub("0" * 40, v) for k, v in services[name]["environment"].items()}
     assert environment.keys() <= {variable for variable, _, _ in Settings.table()}
     settings = Settings.from_env(environment)
-    assert settings.profile in PROFILES
-    assert settings.label_studio_url == "http://label-studio:8080"
+    assert settings.models.profile in PROFILES
+    assert settings.label_studio.url == "http://label-studio:8080"
 
 
 @pytest.mark.parametrize("name", BACKENDS)

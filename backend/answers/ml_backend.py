@@ -86,11 +86,11 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         if context is not None and event is not None and event != next_protocol.TRIAL:
             return [self._event(context)]
         config = labeling_config.parse(self.label_config or "")
-        deadline = self._clock() + self.engine.settings.deadline
+        deadline = self._clock() + self.engine.settings.answers.deadline
         if event is not None:
             return [self._try(tasks[0] if tasks else None, config, deadline)]
         # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
-        if context is None and len(tasks) == 1 and self.engine.settings.on_open == "prewarm":
+        if context is None and len(tasks) == 1 and self.engine.settings.answers.on_open == "prewarm":
             self._prewarm(tasks[0], config, deadline)
             return []
         if isinstance(context, Mapping):
@@ -111,10 +111,10 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         """
         settings = self.engine.settings
         url, token = self.hostname.rstrip("/"), self.access_token or None
-        if settings.label_studio_url:
-            ours = settings.label_studio_url
+        if settings.label_studio.url:
+            ours = settings.label_studio.url
             named = Target.of(ours).is_at(url)
-            return Server(ours, settings.label_studio_api_key or (token if named else None), name=url)
+            return Server(ours, settings.label_studio.api_key or (token if named else None), name=url)
         return Server(url, token, self.caller) if url else None
 
     def _annotate_all(self, tasks: list[Any], config: LabelConfig, deadline: float) -> list[Prediction]:
@@ -185,7 +185,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         likenesses: dict[str, str] = {}
         if unnamed := unnamed_terms(found, config, settings):
             likenesses = self.engine.run(
-                lambda model: alike(model, unnamed, config.names, settings.similarity),
+                lambda model: alike(model, unnamed, config.names, settings.answers.similarity),
                 priority=BATCH,
                 deadline=deadline,
             )
@@ -197,12 +197,12 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 known.content,
                 self.model_version,
                 names=likenesses,
-                leftover=settings.leftover,
+                leftover=settings.answers.leftover,
                 made=existing_regions.made(task, config),
                 reading=reading,
             )
         _tell_unread(task, reading, "they may be predicted again")
-        dropped = unmatched.total() if settings.leftover == "drop" else 0
+        dropped = unmatched.total() if settings.answers.leftover == "drop" else 0
         metrics.terms.labels("dropped").inc(dropped)
         metrics.terms.labels("labelled").inc(len(found) - unmatched.total())
         self.engine.unlabelled.add(self.project, project_config, known.content, unmatched)
@@ -233,7 +233,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         else:
             seen = list(dict.fromkeys(detection.term for detection in made.found))
             answer = {**made.prediction, "seen": seen, "unlabelled": list(made.unmatched)}
-        return {**answer, "on_open": self.engine.settings.on_open, "log": logs.place()}
+        return {**answer, "on_open": self.engine.settings.answers.on_open, "log": logs.place()}
 
     def _event(self, context: Mapping[str, Any]) -> Prediction:
         try:
@@ -261,7 +261,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
         def find() -> list[Detection]:
             # Before its turn, for clicks must not wait for another machine.
-            said = ask_ahead(image, engine.settings.options(), vocabulary, deadline)
+            said = ask_ahead(image, engine.settings.detection.options, vocabulary, deadline)
             return engine.run(lambda model: work(model, said), priority=BATCH, deadline=deadline)
 
         try:
@@ -361,7 +361,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             seen.known.size,
             answers=memory.recall(key) if key else (),
             now=memory.clock(),
-            labels_in_place=self.engine.settings.labels_in_place,
+            labels_in_place=self.engine.settings.answers.labels_in_place,
             reading=reading,
         )
         _tell_unread(task, reading, "a click cannot be about them")
@@ -451,7 +451,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
     def _replaceable(self, region: Region, items: list[Any]) -> bool:
         """Whether the editor stands a region in the place of this one."""
-        in_place = region.control.labels_name is None or self.engine.settings.labels_in_place
+        in_place = region.control.labels_name is None or self.engine.settings.answers.labels_in_place
         return in_place and region.id not in click_target.related([items])
 
     def _memory_key(self, task: Any, image: str) -> Key | None:
@@ -536,12 +536,12 @@ class Seen:
 
 def vocabulary(config: LabelConfig, settings: Settings) -> tuple[str, ...]:
     """The names that the VLM is told."""
-    return config.names if settings.vocabulary != "open" else ()
+    return config.names if settings.detection.vocabulary != "open" else ()
 
 
 def unnamed_terms(found: Sequence[Detection], config: LabelConfig, settings: Settings) -> list[str]:
     """The terms for which `alike` is asked: those without a label, where the settings want it."""
-    if not settings.similarity or not config.names:
+    if not settings.answers.similarity or not config.names:
         return []
     return [term for term in dict.fromkeys(d.term for d in found) if not config.named(term)]
 

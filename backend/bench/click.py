@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,7 +39,7 @@ from backend.images import decode, fetch
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime import embedding_cache
 from backend.runtime.engine import CLICK, PROCESS, Engine
-from backend.settings import Settings
+from backend.settings import AnswerSettings, ImageSettings, Settings
 from backend.web import app
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
@@ -346,7 +346,9 @@ class _Bench(AbstractContextManager["_Bench"]):
         self.segmenter = Segmenter.load(sam, device=device)
         version = version_of(profile)
         vlm = VLM.load(profile.vlm, device=device)
-        settings = replace(Settings(), deadline=HOUR, allowed_hosts=(("127.0.0.1", None),))
+        settings = Settings(
+            answers=AnswerSettings(deadline=HOUR), images=ImageSettings(allowed_hosts=(("127.0.0.1", None),))
+        )
         self._engine = Engine(
             settings, version=version, load=lambda: VLSAM(vlm, self.segmenter, version=version)
         )

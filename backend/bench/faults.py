@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from backend.answers.ml_backend import VLSAMBackend, describe
 from backend.labelstudio import labeling_config, results
 from backend.runtime.engine import Engine
-from backend.settings import Settings
+from backend.settings import AnswerSettings, ImageSettings, Settings
 from model.bench.noc import Sample
 from model.builtin.measure import corrective_click
 from model.pipeline import VLSAM
@@ -181,7 +181,10 @@ class Table(AbstractContextManager["Table"]):
 
     def __init__(self, segmenter: Segmenter, version: str = "bench") -> None:
         self._folder = tempfile.TemporaryDirectory()
-        settings = replace(Settings(), deadline=3600.0, local_files_root=Path(self._folder.name))
+        settings = Settings(
+            answers=AnswerSettings(deadline=3600.0),
+            images=ImageSettings(local_files_document_root=Path(self._folder.name)),
+        )
         vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # asked nothing
         self._engine = Engine(settings, version=version, load=lambda: VLSAM(vlm, segmenter, version=version))
         self._backend: VLSAMBackend | None = None

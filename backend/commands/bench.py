@@ -179,7 +179,7 @@ def _annotate(args: argparse.Namespace) -> int:
 
     if args.scenes < 1:
         raise ValueError("--scenes must be 1 or more")
-    vlsam = VLSAM.load(choose(), Settings.from_env().device)
+    vlsam = VLSAM.load(choose(), Settings.from_env().models.device)
     rows = ablation(vlsam, switches() if args.switches else steps(), args.scenes, args.seed)
     ratios = asdict(hands_on(vlsam, min(args.scenes, 5), args.seed))
     if not args.json:
@@ -199,7 +199,7 @@ def _click(args: argparse.Namespace) -> int:
         args.megapixels,
         cold=args.cold,
         repeats=args.repeats,
-        device=Settings.from_env().device,
+        device=Settings.from_env().models.device,
     )
     if not args.json:
         print(table(figures.pop("rows")))
@@ -219,11 +219,13 @@ def _noc(args: argparse.Namespace) -> int:
     folder = Folder(args.folder) if args.folder else None  # looked at before any weights are read
     samples, total = (folder, len(folder)) if folder else (drawn(args.scenes, args.seed), args.scenes)
     settings = Settings.from_env()
-    profile = settings.models()
+    profile = settings.models.select()
     if args.predictions:
-        figures: Any = helped(VLSAM.load(profile, settings.device, settings.options()), samples, total)
+        figures: Any = helped(
+            VLSAM.load(profile, settings.models.device, settings.detection.options), samples, total
+        )
     else:
-        segmenter = Segmenter.load(profile.sam, device=settings.device, folder=profile.folder)
+        segmenter = Segmenter.load(profile.sam, device=settings.models.device, folder=profile.folder)
         if args.faults:
             return _faults(args, segmenter, samples, total)
         figures = noc(segmenter, samples, total)
@@ -246,7 +248,7 @@ def _prelabel(args: argparse.Namespace) -> int:
 
     if args.images < 8:
         raise ValueError("--images must be 8 or more")
-    _print(args, measure(args.images, args.seed, Settings.from_env().device))
+    _print(args, measure(args.images, args.seed, Settings.from_env().models.device))
     return 0
 
 

@@ -230,14 +230,14 @@ def _serve(args: argparse.Namespace) -> int:
     from backend._wsgi import serve  # Flask and gunicorn are not needed by the other commands
 
     settings = Settings.from_env()
-    serve(args.host, args.port or settings.port, settings)
+    serve(args.host, args.port or settings.server.port, settings)
     return 0
 
 
 def _download(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
-    profile = settings.models(args.profile)
-    concepts = settings.localizer == "concept"
+    profile = settings.models.select(args.profile)
+    concepts = settings.detection.localizer == "concept"
     accept_sam = partial(sam_families.check, name=profile.sam, concepts=concepts)
     try:
         for name, remote, fetch, accept in (
@@ -381,7 +381,7 @@ def _segment(args: argparse.Namespace) -> int:
 
 def _terms(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
-    user, password = settings.basic_auth_user, settings.basic_auth_pass
+    user, password = settings.server.basic_auth_user, settings.server.basic_auth_pass
     auth = (user, password) if user is not None and password is not None else None
     url = args.url.rstrip("/") + "/terms"
     try:
@@ -415,20 +415,22 @@ def _printable(said: str | Path) -> str:
 
 
 def _load(args: argparse.Namespace, settings: Settings) -> VLSAM:
-    profile = settings.models(args.profile)
+    profile = settings.models.select(args.profile)
     if profile.demo:
         print("vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr)
-    return VLSAM.load(profile, settings.device, settings.options())
+    return VLSAM.load(profile, settings.models.device, settings.detection.options)
 
 
 def _read(path: Path, settings: Settings) -> Image:
     try:
-        data = local_files.read(str(path), settings.max_image_bytes + 1)
+        data = local_files.read(str(path), settings.images.max_image_bytes + 1)
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
-    if len(data) > settings.max_image_bytes:
-        raise ImageError(f"The file has more than {settings.max_image_bytes} bytes (VLSAM_MAX_IMAGE_BYTES).")
-    return decode(data, max_pixels=settings.max_image_pixels)
+    if len(data) > settings.images.max_image_bytes:
+        raise ImageError(
+            f"The file has more than {settings.images.max_image_bytes} bytes (VLSAM_MAX_IMAGE_BYTES)."
+        )
+    return decode(data, max_pixels=settings.images.max_image_pixels)
 
 
 def _prompt(points: Sequence[str], box: str | None) -> Prompt:

@@ -35,16 +35,16 @@ def run(args: argparse.Namespace) -> int:
     """The exit status: 1 where an image failed. Raises ValueError, StudioError and ModelLoadError."""
     given = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
     settings = Settings.from_env({**os.environ, **given})
-    if settings.cache_dir is None:
+    if settings.cache.dir is None:
         raise SettingsError("set VLSAM_CACHE_DIR, for the server too: the folder to keep encoded images in.")
-    if settings.label_studio_url is None or settings.label_studio_api_key is None:
+    if settings.label_studio.url is None or settings.label_studio.api_key is None:
         raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
-    server = Server(settings.label_studio_url, settings.label_studio_api_key)
+    server = Server(settings.label_studio.url, settings.label_studio.api_key)
     try:
         with connections.client(httpx, timeout=60) as http:  # the SDK would leave its own open
             # Without the slash the SDK exchanges a personal access token beside a path of the address.
             studio = LabelStudio(base_url=f"{server.url}/", api_key=server.token, httpx_client=http)
-            return _warm(settings, settings.cache_dir, server, studio, args)
+            return _warm(settings, settings.cache.dir, server, studio, args)
     except ApiError as error:
         raise StudioError(
             f"Label Studio at {server.url} does not show project {args.project}: HTTP {error.status_code}."
@@ -63,15 +63,15 @@ def _warm(
     project = studio.projects.get(args.project)
     config = labeling_config.parse(project.label_config or "")
     tasks = studio.tasks.list(project=args.project, page_size=PAGE, fields="task_only")
-    profile, images = settings.models(args.profile), Images(settings)
-    options = settings.options()
+    profile, images = settings.models.select(args.profile), Images(settings)
+    options = settings.detection.options
     segmenter = Segmenter.load(
         profile.sam,
-        device=settings.device,
+        device=settings.models.device,
         folder=profile.folder,
         concepts=options.localizer == "concept",
     )
-    room = settings.cache_disk_mb * 1e6
+    room = settings.cache.disk_mb * 1e6
     disk = Disk(folder, room, Metrics())
     identity, seen, done = segmenter_version_of(profile, options), set[str](), Counter[str]()
     for task in tqdm(tasks, "warm", project.task_number, unit="image", file=sys.stderr, disable=None):
@@ -90,7 +90,7 @@ def _warm(
             room -= embedding.nbytes
         if room < 0:  # one more would drive out the first
             raise SettingsError(
-                f"VLSAM_CACHE_DISK_MB={settings.cache_disk_mb} holds {len(seen) - 1} of the project's "
+                f"VLSAM_CACHE_DISK_MB={settings.cache.disk_mb} holds {len(seen) - 1} of the project's "
                 f"{project.task_number} images: set more, for the server too."
             )
         if kept is None:

@@ -192,7 +192,7 @@ def diagnose(
         yield finding
     connected: Mapping[str, Any] = {}
     first: Mapping[str, Any] = {}
-    default = backend_url or f"http://localhost:{settings.port}"
+    default = backend_url or f"http://localhost:{settings.server.port}"
     if known:
         try:
             backends = backends_of(api, project)
@@ -205,7 +205,7 @@ def diagnose(
     else:
         yield Finding("backend", SKIPPED, "Which backend the project has cannot be asked.")
     yield from _model(backend_url or str(first.get("url") or default), connected, settings)
-    if (endpoint := settings.options().listing) is not None:
+    if (endpoint := settings.detection.options.listing) is not None:
         yield _listing(endpoint)
     if connected and not empty:
         yield from _trials(api, project, connected, tasks)
@@ -695,7 +695,7 @@ def _trial(api: Api, connected: Mapping[str, Any]) -> Finding:
 
 def _weights(settings: Settings) -> Finding:
     """Without a server to ask: whether what these settings name is on this machine."""
-    profile = settings.models()
+    profile = settings.models.select()
     try:
         missing = [name for name in (profile.vlm, profile.sam) if at_hand(name, profile.folder) is None]
     except ModelLoadError as error:  # another revision
@@ -801,10 +801,10 @@ def add_to(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     url = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
     settings = Settings.from_env({**os.environ, **url})
-    if settings.label_studio_url is None:
+    if settings.label_studio.url is None:
         raise ValueError("give --label-studio-url or set LABEL_STUDIO_URL")
     images = Images(settings)
-    server = Server(settings.label_studio_url, settings.label_studio_api_key)
+    server = Server(settings.label_studio.url, settings.label_studio.api_key)
     backend_url = args.backend_url.rstrip("/") if args.backend_url else None
     if args.tasks < 1:
         raise ValueError("--tasks must be 1 or more")
@@ -830,7 +830,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.fix:
         from backend.doctor import repairs  # which needs what is here
 
-        default = backend_url or f"http://localhost:{settings.port}"
+        default = backend_url or f"http://localhost:{settings.server.port}"
         login = repairs.login(settings)
         offered = repairs.changes(api, args.project, default, tags, args.kind, login)
         if any(f.status == OK for f in tell(repairs.made(offered, repairs.consent(yes=args.yes)))):

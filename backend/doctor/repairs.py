@@ -124,12 +124,12 @@ def _config(api: Api, project: int, tags: Sequence[LabelTag], kind: Kind) -> Ite
 
 def login(settings: Settings) -> Mapping[str, Any]:
     """What Label Studio is told for a server that asks for BASIC_AUTH_USER and BASIC_AUTH_PASS."""
-    if settings.basic_auth_user is None:
+    if settings.server.basic_auth_user is None:
         return {}
     return {
         "auth_method": "BASIC_AUTH",
-        "basic_auth_user": settings.basic_auth_user,
-        "basic_auth_pass": settings.basic_auth_pass,
+        "basic_auth_user": settings.server.basic_auth_user,
+        "basic_auth_pass": settings.server.basic_auth_pass,
     }
 
 

@@ -174,7 +174,7 @@ class Job:
     def _objects(self, item: Item, result: list[Any], destination: Objects) -> Row:
         # Where no region says how large the image is, it must be seen.
         height, width = shape = objects.size(result, self.config) or self._seen(item)
-        most = self.settings.max_image_pixels
+        most = self.settings.images.max_image_pixels
         if height * width > most:
             raise TaskError(
                 f"The image has more than {most} pixels (VLSAM_MAX_IMAGE_PIXELS): {width} x {height}."
@@ -254,7 +254,7 @@ def _run(args: argparse.Namespace, settings: Settings, client: LabelStudio) -> i
         "to": str(job.target),
         "what": args.what,
         "model version": args.model_version,
-        "Label Studio": unsigned(settings.label_studio_url or ""),
+        "Label Studio": unsigned(settings.label_studio.url or ""),
     }
     with state.open(identity, restart=args.restart):
         total, read, _ = state.plan(job.source.items(), shard=(1, 1), limit=None, samples=0)

@@ -29,7 +29,7 @@ class Images:
 
     def __init__(self, settings: Settings) -> None:
         self.fetcher = Fetcher(settings)
-        self._max_pixels = settings.max_image_pixels
+        self._max_pixels = settings.images.max_image_pixels
 
     def load(
         self, source: Any, server: Server | None = None, *, task: Any = None, deadline: float = math.inf

@@ -217,7 +217,7 @@ class Fetcher:
         self._resolve = resolve
         self._access: dict[tuple[str, str], tuple[float, str]] = {}  # by address and token
         self._lock = threading.Lock()
-        self._places = tuple(filter(None, map(Place.of, settings.label_studio_hosts)))
+        self._places = tuple(filter(None, map(Place.of, settings.label_studio.hosts)))
 
     def fetch(
         self, source: str, server: Server | None = None, *, task: Any = None, deadline: float = math.inf
@@ -229,14 +229,14 @@ class Fetcher:
         which /setup or VLSAM_LABEL_STUDIO_HOSTS names, is asked for there. Raises ImageError, also when
         `deadline` (of time.monotonic) passes.
         """
-        deadline = min(deadline, time.monotonic() + self._settings.image_timeout)
+        deadline = min(deadline, time.monotonic() + self._settings.images.image_timeout)
         if source[:5].lower() == "data:":
-            return _data_url(source, self._settings.max_image_bytes)
+            return _data_url(source, self._settings.images.max_image_bytes)
         if len(source) > MAX_ADDRESS:
             raise Refused(f"{shown(source)} has more than {MAX_ADDRESS} characters.")
-        path, root = self._path(source, server), self._settings.local_files_root
+        path, root = self._path(source, server), self._settings.images.local_files_document_root
         if path is not None and root is not None and urlsplit(path).path.rstrip("/") == "/data/local-files":
-            return _local_file(path, root, self._settings.max_image_bytes)
+            return _local_file(path, root, self._settings.images.max_image_bytes)
         target = Target.of(_url(source, path, server, task))
         for _ in range(MAX_REDIRECTS + 1):
             body, moved = self._get(target, server, deadline)
@@ -278,7 +278,7 @@ class Fetcher:
         if server is None:
             return []
         others: tuple[Place | None, ...] = ()
-        if server.url == self._settings.label_studio_url:
+        if server.url == self._settings.label_studio.url:
             others = (Place.of(server.url), Place.of(server.name), *self._places)
         return [place for place in (Place.of(server.url), *others) if place is not None]
 
@@ -296,7 +296,7 @@ class Fetcher:
         with opened as (response, moved):
             if moved is not None:
                 return response.status_code, moved.encode()
-            body = _read(response, target.url, deadline, self._settings.max_image_bytes)
+            body = _read(response, target.url, deadline, self._settings.images.max_image_bytes)
             return response.status_code, body
 
     def _get(self, target: Target, server: Server | None, deadline: float) -> tuple[bytes, str | None]:
@@ -328,7 +328,7 @@ class Fetcher:
                 raise Busy(f"{name} answered HTTP {status}.", _retry_after(response))
             if not response.ok:
                 raise ImageError(f"{name} answered HTTP {status}.")
-            return _read(response, target.url, deadline, self._settings.max_image_bytes), None
+            return _read(response, target.url, deadline, self._settings.images.max_image_bytes), None
 
     def _denied(self, name: str, status: int, studio: Server | None) -> Denied:
         if studio is None:
@@ -411,7 +411,7 @@ class Fetcher:
                     request,
                     stream=True,
                     timeout=(min(5.0, left), min(patience, left)),
-                    verify=str(self._settings.ca_bundle or "") or True,
+                    verify=str(self._settings.images.requests_ca_bundle or "") or True,
                     proxies={"all": proxy} if proxy else {},
                 )
                 stack.enter_context(response)
@@ -488,9 +488,10 @@ class Fetcher:
 
     def _is_named(self, target: Target) -> bool:
         """Whether the operator has named its host."""
-        ours = self._settings.label_studio_url
+        ours = self._settings.label_studio.url
         return (ours is not None and target.is_at(ours)) or any(
-            host == target.host and port in (None, target.port) for host, port in self._settings.allowed_hosts
+            host == target.host and port in (None, target.port)
+            for host, port in self._settings.images.allowed_hosts
         )
 
     def _may_ask(self, target: Target, server: Server | None, address: Address) -> bool:

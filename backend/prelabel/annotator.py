@@ -37,7 +37,9 @@ class Annotator:
         here = self.settings.version(self.profile)
         if here != self.version:
             raise ModelLoadError(f"the weights differ: {here} here, {self.version} where the run began")
-        return VLSAM.load(self.profile, self.settings.device, self.settings.options(), self.version)
+        return VLSAM.load(
+            self.profile, self.settings.models.device, self.settings.detection.options, self.version
+        )
 
     def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, Asked]:
         """An item's image, and what an endpoint that lists says of it: no model waits for either.
@@ -48,7 +50,7 @@ class Annotator:
         if item.content and item.content == results.image_hash(image):
             raise Unchanged
         words = vocabulary(self.config.of(item.data), self.settings)
-        return image, ask_ahead(image, self.settings.options(), words)
+        return image, ask_ahead(image, self.settings.detection.options, words)
 
     def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
         """What the server would find in a task of this data."""
@@ -61,9 +63,9 @@ class Annotator:
         names: dict[str, str] = {}
         if unnamed := unnamed_terms(detections, config, settings):
             names, _ = with_less(
-                model, lambda model: alike(model, unnamed, config.names, settings.similarity)
+                model, lambda model: alike(model, unnamed, config.names, settings.answers.similarity)
             )
-        return Found(detections, config, names, settings.leftover, reduced)
+        return Found(detections, config, names, settings.answers.leftover, reduced)
 
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
         """What the summary needs, and what DEST needs; of the keys in `sampled` also a picture, as text."""

@@ -66,7 +66,8 @@ class Workers:
         ClusterError where models cannot be loaded or the cluster is lost, and what `items` and `save` raise.
         """
         if self.gpus:
-            annotator = replace(annotator, settings=replace(annotator.settings, device="cuda"))
+            models = replace(annotator.settings.models, device="cuda")
+            annotator = replace(annotator, settings=replace(annotator.settings, models=models))
         items = iter(items)
         while some := {item.key: item for item in islice(items, ROUND)}:
             # What kills workers is tried again without neighbours, and with nothing waiting at its worker.

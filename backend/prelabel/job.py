@@ -55,7 +55,7 @@ class Job:
 
         Raises SourceError, ConfigError, SettingsError, ModelLoadError and ProjectError.
         """
-        profile = settings.models(args.profile)
+        profile = settings.models.select(args.profile)
         version = settings.version(profile)
         given, wanted = project.number(args.source), project.number(args.to)
         number = given if given is not None else wanted
@@ -115,7 +115,7 @@ class Job:
                 "label config": xml,
                 "image prefix": unsigned(args.image_prefix) if args.image_prefix else args.image_prefix,
                 "all": args.all,
-                "Label Studio": unsigned(settings.label_studio_url or "") if client else None,
+                "Label Studio": unsigned(settings.label_studio.url or "") if client else None,
                 "model version": version,
             },
             target=target,

@@ -56,7 +56,7 @@ def number(address: str) -> int | None:
 @contextmanager
 def connected(settings: Settings) -> Iterator[LabelStudio]:
     """The Label Studio of the settings. Raises ProjectError."""
-    url, key = settings.label_studio_url, settings.label_studio_api_key
+    url, key = settings.label_studio.url, settings.label_studio.api_key
     if not url or not key:
         raise ProjectError("a project of Label Studio needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
     if token_kind(key) == "cut":
@@ -223,7 +223,7 @@ class TaskImages:
 
     def __init__(self, settings: Settings, config: LabelConfig) -> None:
         self._settings, self._config, self._images = settings, config, Images(settings)
-        self._server = Server(settings.label_studio_url or "", settings.label_studio_api_key)
+        self._server = Server(settings.label_studio.url or "", settings.label_studio.api_key)
 
     def __reduce__(self) -> tuple[type["TaskImages"], tuple[Settings, LabelConfig]]:
         return TaskImages, (self._settings, self._config)  # its locks stay here

@@ -109,9 +109,9 @@ class Files:
 
     def __init__(self, settings: Settings, schemes: frozenset[str] = STORAGES) -> None:
         self._settings, self._schemes, self._images = settings, schemes, Images(settings)
-        self.most = settings.max_image_bytes
-        url = settings.label_studio_url  # whose files want its token, which goes nowhere else
-        self._server = Server(url, settings.label_studio_api_key) if url else None
+        self.most = settings.images.max_image_bytes
+        url = settings.label_studio.url  # whose files want its token, which goes nowhere else
+        self._server = Server(url, settings.label_studio.api_key) if url else None
 
     def __reduce__(self) -> tuple[type["Files"], tuple[Settings, frozenset[str]]]:
         return Files, (self._settings, self._schemes)  # its locks stay here
@@ -153,7 +153,7 @@ class Files:
         """A file with its pixels. Raises ImageError."""
         if len(data) > self.most:
             raise ImageError(f"The file has more than {self.most} bytes (VLSAM_MAX_IMAGE_BYTES).")
-        return data, decode(data, max_pixels=self._settings.max_image_pixels)
+        return data, decode(data, max_pixels=self._settings.images.max_image_pixels)
 
 
 class Folder:

@@ -102,9 +102,9 @@ class Engine:
         self.metrics = metrics or Metrics()
         self.unlabelled = Unlabelled()
         self._disk = None
-        if settings.cache_dir:
-            self._disk = Disk(settings.cache_dir, settings.cache_disk_mb * 1e6, self.metrics)
-        self.embeddings = Embeddings(segmenter or version, settings.cache_mb * 1e6, self.metrics, self._disk)
+        if settings.cache.dir:
+            self._disk = Disk(settings.cache.dir, settings.cache.disk_mb * 1e6, self.metrics)
+        self.embeddings = Embeddings(segmenter or version, settings.cache.mb * 1e6, self.metrics, self._disk)
         self.sources = Sources()
         self.annotations: Flights[list[Detection]] = Flights()  # by content and vocabulary
         self._ahead: set[Hashable] = set()
@@ -132,7 +132,7 @@ class Engine:
         Weights that are not on this machine yet have a version by what the hub says of them. Where it does
         not, nothing will be loaded, and the engine says so.
         """
-        profile, options, metrics = settings.models(), settings.options(), Metrics()
+        profile, options, metrics = settings.models.select(), settings.detection.options, Metrics()
         try:
             version = settings.version(profile)
             segmenter = segmenter_version_of(profile, options)
@@ -143,7 +143,7 @@ class Engine:
             version=version,
             segmenter=segmenter,
             load=lambda: VLSAM.load(
-                profile, settings.device, options, version, on_cut=metrics.cut_answers.inc
+                profile, settings.models.device, options, version, on_cut=metrics.cut_answers.inc
             ),
             metrics=metrics,
         )
@@ -175,7 +175,7 @@ class Engine:
         job = self._running
         if job is not None:
             since = time.monotonic() - self._begun
-            late = since > self.settings.deadline
+            late = since > self.settings.answers.deadline
             return f"The device has been at one image for {since:.0f} s." if late else ""
         try:
             computes = self.run(
@@ -218,7 +218,7 @@ class Engine:
         with self._changed:
             if self._failed:
                 raise Unavailable(self._failed)
-            if self._inside >= self.settings.admitted:
+            if self._inside >= self.settings.server.admitted:
                 raise Unavailable(f"{self._inside} predictions are waiting already; try again later.")
             self._inside += 1
         try:
@@ -233,7 +233,7 @@ class Engine:
         Not where `key` is on its way already, nor where as many are as predictions may wait.
         """
         with self._changed:
-            if key in self._ahead or len(self._ahead) >= self.settings.admitted:
+            if key in self._ahead or len(self._ahead) >= self.settings.server.admitted:
                 return
             self._ahead.add(key)
 
@@ -292,7 +292,7 @@ class Engine:
         """Takes the oldest click, or else the oldest job; this one also where it has waited too long."""
         oldest = self._jobs[0]
         waited = time.monotonic() - max(oldest.since, self._batch_ended)
-        patient = waited < PATIENCE * self.settings.deadline
+        patient = waited < PATIENCE * self.settings.answers.deadline
         job = min(self._jobs, key=lambda job: job.priority) if patient else oldest
         self._jobs.remove(job)
         return job

@@ -127,7 +127,7 @@ def configure(settings: Settings) -> None:
     """Everything that is logged goes to stderr, with its request, printable and without secrets."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(settings.secrets))
-    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    logging.basicConfig(level=settings.log.level, handlers=[handler])
     # These log the address and more of each request.
     for name in ("urllib3", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

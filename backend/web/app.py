@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     engine.start()
 
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     projects = Projects()
     watch = Watch(engine.images)
@@ -91,7 +91,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     @app.before_request
     def _authorise() -> Answer | None:
         # Label Studio calls webhooks without the password, and health checks seldom have one.
-        if request.endpoint in WITHOUT_PASSWORD or settings.basic_auth_user is None:
+        if request.endpoint in WITHOUT_PASSWORD or settings.server.basic_auth_user is None:
             return None
         if _may_enter(settings):
             return None
@@ -131,7 +131,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             try:
                 config = labeling_config.parse(schema)
                 engine.unlabelled.configure(project, config)
-                other = settings.leftover.partition(":")[2]
+                other = settings.answers.leftover.partition(":")[2]
                 if other and not config.has(other):
                     log.warning("Project %s has no label %r for VLSAM_LEFTOVER: it drops.", project, other)
             except ConfigError as error:
@@ -172,9 +172,9 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     @app.post("/webhook", endpoint="webhook")
     @app.post("/webhook/<secret>", endpoint="webhook")
     def _webhook(secret: str = "") -> Answer:
-        if settings.webhook_secret is not None:
+        if settings.server.webhook_secret is not None:
             given = secret or request.headers.get("X-Webhook-Secret")
-            if not hmac.compare_digest(_bytes(given), _bytes(settings.webhook_secret)):
+            if not hmac.compare_digest(_bytes(given), _bytes(settings.server.webhook_secret)):
                 return _error("This address asks for VLSAM_WEBHOOK_SECRET.", 401)
         # Corrections travel in the tasks themselves, so events have nothing to tell us.
         return jsonify(status="ok"), 201
@@ -252,8 +252,8 @@ def _may_enter(settings: Settings) -> bool:
     if given is None or given.type != "basic":
         return False
     # Bytes, because compare_digest refuses text beyond ASCII; & because `and` would tell how far one came.
-    user = hmac.compare_digest(_bytes(given.username), _bytes(settings.basic_auth_user))
-    password = hmac.compare_digest(_bytes(given.password), _bytes(settings.basic_auth_pass))
+    user = hmac.compare_digest(_bytes(given.username), _bytes(settings.server.basic_auth_user))
+    password = hmac.compare_digest(_bytes(given.password), _bytes(settings.server.basic_auth_pass))
     return user & password
 
 

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from backend.runtime.engine import PROCESS, Engine
-from backend.settings import Settings
 from backend.web.app import create_app
 from model.segmentation.clicks import Level
 from model.segmentation.segmenter import Embedding
 from model.types import Detection, Evidence, Image, Mask, Prompt
 from model.vlm_stage import Said
+from tests.support.settings import settings_with
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -178,7 +178,7 @@ def make_engine(stand_in: StandIn) -> Iterator[Callable[..., Engine]]:
     """An engine around the stand-in; keywords are settings, `load` replaces how models are loaded."""
 
     def make(load: Callable[[], Any] | None = None, **settings: Any) -> Engine:
-        return Engine(Settings(**settings), version="v1", load=load or (lambda: stand_in)).start()
+        return Engine(settings_with(**settings), version="v1", load=load or (lambda: stand_in)).start()
 
     yield make
     PROCESS.install(None)

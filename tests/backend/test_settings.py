@@ -4,13 +4,18 @@ from backend.settings import Settings, SettingsError
 from model.options import ASK, RECIPES, Options
 from model.profiles import PROFILES
 from model.vlm.remote_vlm import Endpoint
+from tests.support.settings import settings_with
 
 
 def test_defaults_need_no_environment() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
-    assert (settings.profile, settings.port, settings.deadline) == ("builtin", 9090, 90.0)
-    assert settings.options() == Options()  # whose recipe tests/model/test_options.py looks at
+    assert (settings.models.profile, settings.server.port, settings.answers.deadline) == (
+        "builtin",
+        9090,
+        90.0,
+    )
+    assert settings.detection.options == Options()  # whose recipe tests/model/test_options.py looks at
 
 
 def test_values_are_typed() -> None:
@@ -22,23 +27,23 @@ def test_values_are_typed() -> None:
             "LOG_LEVEL": "debug",
         }
     )
-    assert settings.port == 9091
-    assert settings.deadline == 12.5
-    assert settings.label_studio_url == "http://studio:8080"
-    assert settings.log_level == "DEBUG"
+    assert settings.server.port == 9091
+    assert settings.answers.deadline == 12.5
+    assert settings.label_studio.url == "http://studio:8080"
+    assert settings.log.level == "DEBUG"
 
 
 def test_pixels_of_the_vlm_are_the_profiles_unless_they_are_set() -> None:
-    assert Settings().models("gpu-24g").pixels == PROFILES["gpu-24g"].pixels
+    assert Settings().models.select("gpu-24g").pixels == PROFILES["gpu-24g"].pixels
     given = Settings.from_env({"VLSAM_MAX_VLM_PIXELS": "500000"})
-    assert given.models("gpu-24g").pixels == 500_000
+    assert given.models.select("gpu-24g").pixels == 500_000
     with pytest.raises(SettingsError, match="VLSAM_MAX_VLM_PIXELS"):
         Settings.from_env({"VLSAM_MAX_VLM_PIXELS": "none"})
 
 
 def test_allowed_hosts() -> None:
     settings = Settings.from_env({"VLSAM_ALLOWED_HOSTS": "Minio:9000, 10.0.0.7,[fd00::1]:80,[fd00::2]"})
-    assert settings.allowed_hosts == (
+    assert settings.images.allowed_hosts == (
         ("minio", 9000),
         ("10.0.0.7", None),
         ("fd00::1", 80),
@@ -53,7 +58,7 @@ def test_other_addresses_of_label_studio() -> None:
             "VLSAM_LABEL_STUDIO_HOSTS": "https://label.example.com/, studio:8080,example.com/ls/, [::1]:80",
         }
     )
-    assert settings.label_studio_hosts == (
+    assert settings.label_studio.hosts == (
         "https://label.example.com",
         "studio:8080",
         "example.com/ls",
@@ -121,25 +126,25 @@ def test_how_the_models_are_used() -> None:
             "VLSAM_QUESTIONS": "What is there? | Who is there?",
             "VLSAM_PRESENCE": "0.5",
         }
-    ).options()
+    ).detection.options
     assert options.recipe == RECIPES["paper"]
     assert (options.points, options.term_points) == ("maxima", (("crowd", "kmeans"), ("key", "peak")))
     assert (options.localizer, options.exemplars) == ("concept", "never")
     assert (options.views, options.presence) == ("corners", 0.5)
     assert options.questions == ("What is there?", "Who is there?")
-    assert Settings.from_env({"VLSAM_QUESTIONS": "ask"}).options().questions == ASK
-    assert Settings().options() == Options()
+    assert Settings.from_env({"VLSAM_QUESTIONS": "ask"}).detection.options.questions == ASK
+    assert Settings().detection.options == Options()
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "CUDA", "cuda:12", "mps", "xpu:1", "balanced"])
 def test_where_the_models_run(device: str) -> None:
-    assert Settings.from_env({"VLSAM_DEVICE": device}).device == device.lower()
+    assert Settings.from_env({"VLSAM_DEVICE": device}).models.device == device.lower()
 
 
 def test_what_becomes_of_terms_without_a_label() -> None:
-    assert Settings.from_env({"VLSAM_LEFTOVER": "Keep"}).leftover == "keep"
-    assert Settings.from_env({"VLSAM_LEFTOVER": "other: Any thing"}).leftover == "other:Any thing"
-    assert Settings.from_env({"VLSAM_VOCABULARY": "project"}).options().vocabulary == "closed"
+    assert Settings.from_env({"VLSAM_LEFTOVER": "Keep"}).answers.leftover == "keep"
+    assert Settings.from_env({"VLSAM_LEFTOVER": "other: Any thing"}).answers.leftover == "other:Any thing"
+    assert Settings.from_env({"VLSAM_VOCABULARY": "project"}).detection.options.vocabulary == "project"
 
 
 def test_who_lists() -> None:
@@ -148,13 +153,13 @@ def test_who_lists() -> None:
         "VLSAM_LISTING_MODEL": "big",
         "VLSAM_LISTING_KEY": "k",
     }
-    assert Settings.from_env(where).options().listing == Endpoint("big", "http://vllm:8000/v1", "k")
+    assert Settings.from_env(where).detection.options.listing == Endpoint("big", "http://vllm:8000/v1", "k")
     with pytest.raises(SettingsError, match="of no use with VLSAM_LOCALIZER=boxes"):
         Settings.from_env({**where, "VLSAM_LOCALIZER": "boxes"})
 
 
 def test_secrets_are_not_shown() -> None:
-    settings = Settings(
+    settings = settings_with(
         label_studio_api_key="sesame",
         basic_auth_user="me",
         basic_auth_pass="hush",
@@ -162,13 +167,13 @@ def test_secrets_are_not_shown() -> None:
         listing_model="big",
         listing_key="quiet",
     )
-    for shown in (repr(settings), repr(settings.options())):
+    for shown in (repr(settings), repr(settings.detection.options)):
         assert not any(secret in shown for secret in ("sesame", "hush", "quiet"))
 
 
 def test_one_thread_stays_free_for_health() -> None:
-    assert Settings(threads=8, queue=24).admitted == 7
-    assert Settings(threads=32, queue=24).admitted == 24
+    assert settings_with(threads=8, queue=24).server.admitted == 7
+    assert settings_with(threads=32, queue=24).server.admitted == 24
 
 
 def test_the_table_has_a_row_for_every_variable() -> None:

@@ -25,6 +25,7 @@ from backend.runtime.engine import Engine
 from backend.settings import Settings
 from model.types import ModelLoadError
 from tests.backend.conftest import BIN, CONFIG, ROOT, call, data_url, free_port, wait_for
+from tests.support.settings import settings_with
 
 
 def test_as_a_script(start: Callable[..., str], tmp_path: Path) -> None:
@@ -238,12 +239,12 @@ def test_demo_weights_say_so(caplog: pytest.LogCaptureFixture) -> None:
         _wsgi.announce(Settings())
     assert "demo weights that know 40 drawn objects only" in caplog.text
     caplog.clear()
-    _wsgi.announce(Settings(profile="gpu-8g"))
+    _wsgi.announce(settings_with(profile="gpu-8g"))
     assert "demo weights" not in caplog.text
 
 
 def test_f26_settings_that_deserve_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    _wsgi.announce(Settings(workers=2, label_studio_api_key="sesame"))
+    _wsgi.announce(settings_with(workers=2, label_studio_api_key="sesame"))
     assert "each worker loads the models again" in caplog.text
     assert "LABEL_STUDIO_API_KEY is not used without LABEL_STUDIO_URL" in caplog.text
     assert "sesame" not in caplog.text
@@ -251,7 +252,7 @@ def test_f26_settings_that_deserve_a_warning(caplog: pytest.LogCaptureFixture) -
 
 def test_an_unknown_profile_ends_the_start_with_a_sentence() -> None:
     with pytest.raises(ModelLoadError, match="gpu-9000"):
-        _wsgi.serve("127.0.0.1", 9090, Settings(profile="gpu-9000"))
+        _wsgi.serve("127.0.0.1", 9090, settings_with(profile="gpu-9000"))
 
 
 def test_the_script_explains_invalid_settings(

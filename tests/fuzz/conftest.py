@@ -17,11 +17,11 @@ from backend.answers.recent_answers import Memory
 from backend.images.fetch import Fetcher
 from backend.runtime.embedding_cache import Sources
 from backend.runtime.engine import PROCESS, Engine
-from backend.settings import Settings
 from backend.web.app import create_app
 from model.pipeline import VLSAM
 from model.types import Image
 from model.vlm.vlm import VLM
+from tests.support.settings import settings_with
 
 INPUTS: Counter[str] = Counter()  # by kind
 STATUSES: Counter[int] = Counter()
@@ -61,7 +61,7 @@ class Door:
     """The whole server but for the network, which has no host."""
 
     def __init__(self, model: Any, **set_to: Any) -> None:
-        settings = Settings(**set_to)
+        settings = settings_with(**set_to)
         self.engine = Engine(settings, version="v1", load=lambda: model)
         self.engine.images.fetcher = Fetcher(settings, resolve=_nobody)
         self.app = create_app(engine=self.engine)

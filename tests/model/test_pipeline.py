@@ -136,8 +136,8 @@ def test_a_vocabulary_goes_into_the_question_where_the_options_want_it(vlsam: VL
     plain, names = Options().questions[0], ("dog", "traffic cone")
     asked = {mode: questions(lambda _: "", Options(vocabulary=mode), names) for mode in get_args(Vocabulary)}
     assert asked["open"] == (plain,)
-    assert asked["closed"] == (f"{plain} Name only these, where they are there: dog, traffic cone.",)
-    assert asked["both"] == asked["open"] + asked["closed"]
+    assert asked["project"] == (f"{plain} Name only these, where they are there: dog, traffic cone.",)
+    assert asked["both"] == asked["open"] + asked["project"]
     assert questions(lambda _: "", Options(vocabulary="both")) == (plain,)
 
 
@@ -152,7 +152,7 @@ def test_every_question_gets_the_vocabulary_and_the_model_hears_it(
         return real(image, question, **more)
 
     monkeypatch.setattr(vlsam.vlm, "answer", answer)
-    options = Options(questions=("What is there?", "Who is there?"), vocabulary="closed", views="corners")
+    options = Options(questions=("What is there?", "Who is there?"), vocabulary="project", views="corners")
     vlsam.with_options(options).annotate(scene.image, vocabulary=("dog",))
     assert len(heard) == 10  # five views
     assert all(question.endswith(" Name only these, where they are there: dog.") for question in heard)
@@ -160,7 +160,7 @@ def test_every_question_gets_the_vocabulary_and_the_model_hears_it(
 
 def test_a_vocabulary_is_bounded_and_stays_on_its_line(vlsam: VLSAM, scene: Scene) -> None:
     names = ["dog", "dog", "", " ", "a\n\nb\x1b[2J", "x" * 1000, "{}", *map(str, range(5000))]
-    (question,) = questions(lambda _: "", Options(vocabulary="closed"), names)
+    (question,) = questions(lambda _: "", Options(vocabulary="project"), names)
     assert "there: dog, a b[2J, " + "x" * 60 + ", {}, 0, 1," in question
     assert len(question) < 1200
     assert question.isprintable()

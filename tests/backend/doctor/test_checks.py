@@ -19,9 +19,10 @@ from backend.images.decode import Images
 from backend.images.fetch import Denied, Server
 from backend.labelstudio.recommended_configs import KINDS, Kind, Names, label_config
 from backend.runtime.engine import Engine
-from backend.settings import Settings
+from backend.settings import DetectionSettings, Settings
 from backend.web.app import create_app
 from tests.backend.conftest import CONFIG, data_url, free_port
+from tests.support.settings import settings_with
 from tests.support.vlm_endpoint import listing
 
 LEGACY = "e2e0" * 10
@@ -58,7 +59,7 @@ def one_task(**data: str) -> Answer:
 
 def allowed(url: str) -> Settings:
     """Whose default backend, at PORT, is not running."""
-    return Settings(label_studio_url=url, allowed_hosts=(("127.0.0.1", None),), port=free_port())
+    return settings_with(label_studio_url=url, allowed_hosts=(("127.0.0.1", None),), port=free_port())
 
 
 @dataclass
@@ -621,9 +622,8 @@ def test_a_server_that_only_label_studio_reaches(studio: Studio) -> None:
 def test_the_endpoint_that_lists(studio: Studio) -> None:
     assert all(finding.check != "listing" for finding in studio.findings())
     with listing() as lister:
-        settings = replace(
-            allowed(studio.url), listing_url=lister.url, listing_model=lister.model, listing_key=lister.key
-        )
+        lists = DetectionSettings(listing_url=lister.url, listing_model=lister.model, listing_key=lister.key)
+        settings = replace(allowed(studio.url), detection=lists)
         images = Images(settings)
 
         def look() -> Finding:
@@ -643,7 +643,7 @@ def test_the_endpoint_that_lists(studio: Studio) -> None:
 
 
 def test_weights_that_are_not_here(tmp_path: Path) -> None:
-    settings = Settings(sam=str(tmp_path / "own.pth"), model_dir=tmp_path)
+    settings = settings_with(sam=str(tmp_path / "own.pth"), model_dir=tmp_path)
     images = Images(settings)
     api = Api(Server("http://127.0.0.1:9", LEGACY), images)
     found = list(diagnose(api, 3, images, settings, "http://127.0.0.1:9"))[-1]

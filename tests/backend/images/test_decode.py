@@ -18,6 +18,7 @@ from backend.images.decode import Images, decode, eight_bits, formats
 from backend.images.fetch import ImageError, Refused
 from backend.settings import Settings
 from tests.backend.conftest import data_url
+from tests.support.settings import settings_with
 
 MAX = 10_000_000
 
@@ -317,4 +318,4 @@ def test_a_field_without_an_address(source: Any) -> None:
 def test_a_file_is_fetched_and_decoded() -> None:
     assert Images(Settings()).load(data_url(8, 6)).shape == (6, 8, 3)
     with pytest.raises(ImageError, match="more than 40 pixels"):
-        Images(Settings(max_image_pixels=40)).load(data_url(8, 6))
+        Images(settings_with(max_image_pixels=40)).load(data_url(8, 6))

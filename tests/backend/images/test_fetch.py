@@ -35,6 +35,7 @@ from backend.settings import Settings
 from tests.backend.conftest import Web, data_url
 from tests.support import certificates
 from tests.support.certificates import Proxy
+from tests.support.settings import settings_with
 
 MakeWeb = Callable[..., Web]
 FILE = b"the bytes of a file"
@@ -64,13 +65,13 @@ def names(**addresses: str | list[str]) -> Callable[..., list[tuple[Any, ...]]]:
 @pytest.fixture
 def fetcher() -> Fetcher:
     """One that may ask the servers of these tests, which are all on this machine."""
-    return Fetcher(Settings(image_timeout=5, allowed_hosts=LOOPBACK))
+    return Fetcher(settings_with(image_timeout=5, allowed_hosts=LOOPBACK))
 
 
 @pytest.fixture
 def strict() -> Fetcher:
     """One that nobody has allowed anything."""
-    return Fetcher(Settings(image_timeout=5))
+    return Fetcher(settings_with(image_timeout=5))
 
 
 # Label Studio, and who gets its token
@@ -242,8 +243,8 @@ def test_f16_no_token_goes_to_the_same_host_and_port_with_another_scheme(
     answering = {"http": web, "https": tls}
     for server in (web, tls):
         server.serve(PATH, FILE)
-    settings = Settings(
-        image_timeout=5, allowed_hosts=(("dog.example", None),), ca_bundle=certificate / "cert.pem"
+    settings = settings_with(
+        image_timeout=5, allowed_hosts=(("dog.example", None),), requests_ca_bundle=certificate / "cert.pem"
     )
     fetcher = Fetcher(settings, resolve=names(dog="127.0.0.1"))
     for scheme in ("https", "http"):
@@ -297,7 +298,7 @@ def test_files_below_another_name_are_asked_at_label_studio_url(
 ) -> None:
     """By each of its names it may be below a path or not, whatever LABEL_STUDIO_URL has."""
     web.serve(at + path.partition("?")[0], FILE)
-    settings = Settings(
+    settings = settings_with(
         label_studio_url=web.url + at,
         label_studio_hosts=(
             "https://label.example.com/ls",
@@ -314,7 +315,7 @@ def test_files_below_another_name_are_asked_at_label_studio_url(
 def test_a_name_without_the_path_that_label_studio_url_has(web: Web) -> None:
     """The proxy before it and Label Studio itself know it below /ls, and the setting says the host alone."""
     web.serve("/ls" + PATH, FILE)
-    settings = Settings(label_studio_url=web.url + "/ls", label_studio_hosts=("label.example.com",))
+    settings = settings_with(label_studio_url=web.url + "/ls", label_studio_hosts=("label.example.com",))
     fetcher, server = Fetcher(settings), Server(web.url + "/ls", "secret")
     for path in ("/ls" + PATH, PATH):
         assert fetcher.fetch("https://label.example.com" + path, server) == FILE
@@ -322,8 +323,10 @@ def test_a_name_without_the_path_that_label_studio_url_has(web: Web) -> None:
 
 
 def test_local_files_below_another_name_are_read_from_the_root(web: Web, root: Path) -> None:
-    settings = Settings(
-        label_studio_url=web.url, label_studio_hosts=("https://label.example.com/ls",), local_files_root=root
+    settings = settings_with(
+        label_studio_url=web.url,
+        label_studio_hosts=("https://label.example.com/ls",),
+        local_files_document_root=root,
     )
     fetcher, server = Fetcher(settings), Server(web.url, name="http://localhost:8080")
     for before in ("https://label.example.com/ls", "/ls", "http://localhost:8080", web.url):
@@ -378,7 +381,7 @@ def test_f16_what_is_not_a_file_below_another_name_does_not_get_the_token(
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, port))]
 
     monkeypatch.setattr("socket.create_connection", connect)
-    settings = Settings(label_studio_url=web.url, label_studio_hosts=("https://label.example.com/ls",))
+    settings = settings_with(label_studio_url=web.url, label_studio_hosts=("https://label.example.com/ls",))
     with pytest.raises((Unreachable, Refused)):
         Fetcher(settings, resolve=resolve).fetch(
             source, Server(web.url, "secret", name="http://localhost:8080")
@@ -392,7 +395,7 @@ def test_f14_a_name_from_setup_counts_for_label_studio_url_alone(make_web: MakeW
     named, other = make_web(), make_web()
     named.serve(PATH, FILE)
     other.serve(PATH, FILE)
-    fetcher = Fetcher(Settings(allowed_hosts=LOOPBACK))
+    fetcher = Fetcher(settings_with(allowed_hosts=LOOPBACK))
     assert fetcher.fetch(other.url + PATH, Server(named.url, "secret", name=other.url)) == FILE
     assert named.seen == []
     assert other.seen == [("GET", PATH, None)]
@@ -401,7 +404,7 @@ def test_f14_a_name_from_setup_counts_for_label_studio_url_alone(make_web: MakeW
 @pytest.mark.parametrize("name", ["", "garbage", "http://", "http://[", "ftp://x", "http://me@x", "x" * 5000])
 def test_names_from_setup_that_are_none(web: Web, name: str) -> None:
     web.serve(PATH, FILE)
-    fetcher = Fetcher(Settings(label_studio_url=web.url))
+    fetcher = Fetcher(settings_with(label_studio_url=web.url))
     assert fetcher.fetch(PATH, Server(web.url, name=name)) == FILE
 
 
@@ -519,7 +522,7 @@ def test_f14_an_allowed_host_keeps_its_name(web: Web) -> None:
         web.answer(handler, FILE)
 
     web.routes["/x.png"] = note
-    settings = Settings(allowed_hosts=(("dog.example", web.port),))
+    settings = settings_with(allowed_hosts=(("dog.example", web.port),))
     fetcher = Fetcher(settings, resolve=names(dog="127.0.0.1", cat="127.0.0.1"))
     assert fetcher.fetch(f"http://Dog.example:{web.port}/x.png") == FILE
     assert hosts == [f"dog.example:{web.port}"]
@@ -531,7 +534,7 @@ def test_f14_an_allowed_host_keeps_its_name(web: Web) -> None:
 def test_f14_each_redirect_is_a_new_question(make_web: MakeWeb) -> None:
     studio, inside = make_web(), make_web()
     studio.redirect(PATH, to=inside.serve("/x.png", FILE))
-    fetcher = Fetcher(Settings(label_studio_url=studio.url))
+    fetcher = Fetcher(settings_with(label_studio_url=studio.url))
     with pytest.raises(Refused, match="VLSAM_ALLOWED_HOSTS"):
         fetcher.fetch(PATH, Server(studio.url, "secret"))
     assert (len(studio.seen), inside.seen) == (1, [])
@@ -610,16 +613,16 @@ def proxy(web: Web, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 def test_a_proxy_of_the_environment_is_asked_for_what_may_be_asked(web: Web, proxy: Proxy) -> None:
     web.serve("/x.png", FILE)
-    fetcher = Fetcher(Settings(image_timeout=5), resolve=names(dog="8.8.8.8"))
+    fetcher = Fetcher(settings_with(image_timeout=5), resolve=names(dog="8.8.8.8"))
     assert fetcher.fetch("http://dog.example/x.png") == FILE
     assert proxy.seen == ["GET http://dog.example/x.png"]
     assert proxy.logins == ["Basic " + base64.b64encode(b"me:sesame").decode()]
     # Loopback never is, and no token goes further than without a proxy.
     server = Server("http://studio.example", "secret")
-    fetcher = Fetcher(Settings(label_studio_url=server.url, allowed_hosts=LOOPBACK), resolve=_no_name)
+    fetcher = Fetcher(settings_with(label_studio_url=server.url, allowed_hosts=LOOPBACK), resolve=_no_name)
     web.serve(PATH, FILE)
     assert fetcher.fetch(PATH, server) == FILE
-    assert Fetcher(Settings(allowed_hosts=LOOPBACK)).fetch(web.url + "/x.png") == FILE
+    assert Fetcher(settings_with(allowed_hosts=LOOPBACK)).fetch(web.url + "/x.png") == FILE
     assert proxy.seen[1:] == [f"GET http://studio.example{PATH}"]
     assert [token for _, _, token in web.seen] == [None, "Token secret", None]
 
@@ -640,7 +643,7 @@ def test_f14_a_proxy_is_asked_for_names_that_are_unknown_here_where_the_operator
     with pytest.raises(Refused, match=r"cannot be looked up here\. If the proxy .* VLSAM_ALLOWED_HOSTS"):
         Fetcher(Settings(), resolve=_no_name).fetch("http://dog.example/x.png")
     assert proxy.seen == []
-    allowed = Settings(allowed_hosts=(("dog.example", None),))
+    allowed = settings_with(allowed_hosts=(("dog.example", None),))
     assert Fetcher(allowed, resolve=_no_name).fetch("http://dog.example/x.png") == FILE
     assert proxy.seen == ["GET http://dog.example/x.png"]
 
@@ -708,17 +711,19 @@ def test_f14_a_pinned_connection_proves_its_name_by_certificate(make_web: MakeWe
     context.sni_callback = lambda _, name, __: greeted.append(name)
     web = make_web(context)
     web.serve("/x.png", FILE)
-    settings = Settings(
+    settings = settings_with(
         image_timeout=5,
         allowed_hosts=(("dog.example", None), ("cat.example", None)),
-        ca_bundle=certificate / "cert.pem",
+        requests_ca_bundle=certificate / "cert.pem",
     )
     fetcher = Fetcher(settings, resolve=names(dog="127.0.0.1", cat="127.0.0.1"))
     assert fetcher.fetch(f"https://dog.example:{web.port}/x.png") == FILE
     with pytest.raises(Unreachable, match=r"not trusted here \(Hostname mismatch"):
         fetcher.fetch(f"https://cat.example:{web.port}/x.png")
     assert greeted == ["dog.example", "cat.example"]
-    nobody = Fetcher(Settings(allowed_hosts=settings.allowed_hosts), resolve=names(dog="127.0.0.1"))
+    nobody = Fetcher(
+        settings_with(allowed_hosts=settings.images.allowed_hosts), resolve=names(dog="127.0.0.1")
+    )
     with pytest.raises(Unreachable, match=r"self-signed certificate\): set REQUESTS_CA_BUNDLE"):
         nobody.fetch(f"https://dog.example:{web.port}/x.png")
 
@@ -743,7 +748,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["pets/my%20dog.png", "/pets/my%20dog.png", "in.png", "pets/../in.png"])
 def test_f15_a_local_file_below_the_root(web: Web, root: Path, name: str) -> None:
-    fetcher = Fetcher(Settings(local_files_root=root))
+    fetcher = Fetcher(settings_with(local_files_document_root=root))
     assert fetcher.fetch(f"/data/local-files/?d={name}") == FILE
     assert fetcher.fetch(f"/studio/data/local-files/?d={name}", Server(web.url + "/studio")) == FILE
     assert web.seen == []
@@ -764,7 +769,9 @@ def test_f15_a_local_file_below_the_root(web: Web, root: Path, name: str) -> Non
 )
 def test_f15_no_path_and_no_link_leads_out_of_the_root(web: Web, root: Path, name: str) -> None:
     with pytest.raises(Refused, match="outside LOCAL_FILES_DOCUMENT_ROOT"):
-        Fetcher(Settings(local_files_root=root)).fetch(f"/data/local-files/?d={name}", Server(web.url))
+        Fetcher(settings_with(local_files_document_root=root)).fetch(
+            f"/data/local-files/?d={name}", Server(web.url)
+        )
     assert web.seen == []
 
 
@@ -774,13 +781,17 @@ def test_f15_no_path_and_no_link_leads_out_of_the_root(web: Web, root: Path, nam
 )
 def test_f15_what_is_no_file_below_the_root(web: Web, root: Path, name: str) -> None:
     with pytest.raises(Missing, match="LOCAL_FILES_DOCUMENT_ROOT has no file"):
-        Fetcher(Settings(local_files_root=root)).fetch(f"/data/local-files/?d={name}", Server(web.url))
+        Fetcher(settings_with(local_files_document_root=root)).fetch(
+            f"/data/local-files/?d={name}", Server(web.url)
+        )
     assert web.seen == []
 
 
 def test_f15_a_local_file_that_is_too_large(root: Path) -> None:
     with pytest.raises(ImageError, match="more than 5 bytes"):
-        Fetcher(Settings(local_files_root=root, max_image_bytes=5)).fetch("/data/local-files/?d=in.png")
+        Fetcher(settings_with(local_files_document_root=root, max_image_bytes=5)).fetch(
+            "/data/local-files/?d=in.png"
+        )
 
 
 def test_f15_without_a_root_local_files_are_label_studios(web: Web, fetcher: Fetcher) -> None:
@@ -889,7 +900,7 @@ def _no_name(host: str, *_: Any, **__: Any) -> Any:
 
 def test_f9_the_other_addresses_of_a_host_are_tried(web: Web) -> None:
     web.serve("/x.png", FILE)
-    settings = Settings(allowed_hosts=(("dog.example", None),))
+    settings = settings_with(allowed_hosts=(("dog.example", None),))
     fetcher = Fetcher(settings, resolve=names(dog=["127.0.0.99", "127.0.0.1"]))
     assert fetcher.fetch(f"http://dog.example:{web.port}/x.png") == FILE
 
@@ -907,14 +918,14 @@ def test_f9_an_answer_that_breaks_off(web: Web, fetcher: Fetcher) -> None:
 
 
 def test_more_bytes_than_allowed(web: Web) -> None:
-    fetcher = Fetcher(Settings(max_image_bytes=4000, allowed_hosts=LOOPBACK))
+    fetcher = Fetcher(settings_with(max_image_bytes=4000, allowed_hosts=LOOPBACK))
     with pytest.raises(ImageError, match="more than 4000 bytes"):
         fetcher.fetch(web.serve("/large.png", b"\0" * 5000))
     bomb = gzip.compress(b"\0" * 5_000_000)
     with pytest.raises(ImageError, match="more than 4000 bytes"):
         fetcher.fetch(web.serve("/bomb.png", bomb, status=200, **{"Content-Encoding": "gzip"}))
     with pytest.raises(ImageError, match="more than 50 bytes"):
-        Fetcher(Settings(max_image_bytes=50)).fetch(data_url(400, 300))
+        Fetcher(settings_with(max_image_bytes=50)).fetch(data_url(400, 300))
 
 
 @pytest.mark.parametrize("drip", ["nothing", "headers", "body"])
@@ -933,9 +944,9 @@ def test_f9_a_server_that_stalls_or_drips(web: Web, drip: str) -> None:
     web.routes["/slow.png"] = slow
     started = time.monotonic()
     with pytest.raises(TimedOut, match="in time"):
-        Fetcher(Settings(image_timeout=0.3, allowed_hosts=LOOPBACK)).fetch(web.url + "/slow.png")
+        Fetcher(settings_with(image_timeout=0.3, allowed_hosts=LOOPBACK)).fetch(web.url + "/slow.png")
     with pytest.raises(TimedOut, match="in time"):
-        Fetcher(Settings(allowed_hosts=LOOPBACK)).fetch(web.url + "/slow.png", deadline=started + 0.6)
+        Fetcher(settings_with(allowed_hosts=LOOPBACK)).fetch(web.url + "/slow.png", deadline=started + 0.6)
     assert time.monotonic() - started < 2
     over.set()
 
@@ -949,6 +960,6 @@ def test_f9_a_name_service_that_stalls(web: Web) -> None:
 
     started = time.monotonic()
     with pytest.raises(TimedOut):
-        Fetcher(Settings(image_timeout=0.2), resolve=slow).fetch("http://dog.example/x.png")
+        Fetcher(settings_with(image_timeout=0.2), resolve=slow).fetch("http://dog.example/x.png")
     assert time.monotonic() - started < 9
     over.set()

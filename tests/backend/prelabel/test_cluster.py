@@ -89,7 +89,7 @@ def test_f31_an_image_that_ends_workers_spoils_no_other_and_other_weights_end_th
 
 def test_f31_workers_do_not_annotate_again_what_is_the_same_picture(model: Model, photos: Path) -> None:
     settings = Settings()
-    profile = settings.models(None)
+    profile = settings.models.select(None)
     version = settings.version(profile)
     destination = choose(photos / "out.json", version, Files(settings))
     annotator = Annotator(settings, profile, version, labeling_config.OPEN, destination)
@@ -129,7 +129,7 @@ def test_workers_fit_the_cluster(there: dict[str, float], asked: int | None, wor
 def work(tmp_path: Path, *files: Path) -> list[dict[str, Any]]:
     """The rows of a worker for some files."""
     settings = Settings()
-    profile = settings.models()
+    profile = settings.models.select()
     version = settings.version(profile)
     destination = choose(tmp_path / "out.json", version, Files(settings))
     annotator = Annotator(settings, profile, version, labeling_config.OPEN, destination)

@@ -79,7 +79,7 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     found = tasks(out)
     assert found[4]["data"]["image"] == "/data/local-files/?d=p/deep/g%20h.png"
     settings = Settings()
-    version = settings.version(settings.models())
+    version = settings.version(settings.models.select())
     source = sources.choose(str(photos / "c.png"), settings, image_key="image", prefix=None)
     pixels = source.loader.load(*source.items())
     found_in_it = Model().annotate(pixels)

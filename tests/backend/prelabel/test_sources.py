@@ -20,6 +20,7 @@ from backend.prelabel import sources
 from backend.prelabel.sources import Item, SourceError
 from backend.settings import Settings
 from tests.backend.conftest import data_url
+from tests.support.settings import settings_with
 
 
 def items(source: str, prefix: str | None = None, key: str = "image") -> list[Item]:
@@ -302,7 +303,7 @@ def test_parquet_with_a_column_of_bytes(photos: Path, tmp_path: Path) -> None:
         assert [item.key for item in found] == ["row 1", "row 2", "row 3"]
         assert [int(source.loader.load(item)[0, 0, 0]) for item in found] == [1, 2, 3]
     small = sources.choose(
-        str(tmp_path / "b.parquet"), Settings(max_image_bytes=20), image_key="photo", prefix=None
+        str(tmp_path / "b.parquet"), settings_with(max_image_bytes=20), image_key="photo", prefix=None
     )
     with pytest.raises(ImageError, match="more than 20 bytes"):
         small.loader.load(next(small.items()))
@@ -488,4 +489,4 @@ def test_an_image_that_cannot_be_had_says_why(photos: Path) -> None:
         with pytest.raises(ImageError, match=reason):
             red(str(photos), Item("x", address, {}))
     with pytest.raises(ImageError, match="more than 20 bytes"):
-        red(str(photos), Item("x", str(photos / "a.png"), {}), Settings(max_image_bytes=20))
+        red(str(photos), Item("x", str(photos / "a.png"), {}), settings_with(max_image_bytes=20))

@@ -95,7 +95,7 @@ def poison(folder: Path, address: str) -> Any:
     """What is told of images, one of which ends all who see it; then, why nodes with other weights refuse."""
     items = [Item(name, str(next((folder / "photos").iterdir())), {}) for name in ("a", "b", "poison", "c")]
     fragile = Fragile(
-        Settings(), Settings().models(), "v", labeling_config.OPEN, ImportList(folder / "x.json", "v")
+        Settings(), Settings().models.select(), "v", labeling_config.OPEN, ImportList(folder / "x.json", "v")
     )
     told: dict[str, str] = {}
 

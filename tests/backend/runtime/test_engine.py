@@ -19,6 +19,7 @@ from model.vlm.vlm import VLM
 from model.weights import download
 from tests.backend.conftest import CONFIG, StandIn
 from tests.support.loopback import running
+from tests.support.settings import settings_with
 
 Make = Callable[..., Engine]
 
@@ -313,7 +314,7 @@ def test_f6_answers_that_were_cut_are_counted(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_profile_that_there_is_not() -> None:
     with pytest.raises(ModelLoadError, match="gpu-9000"):
-        Engine.of(Settings(profile="gpu-9000"))
+        Engine.of(settings_with(profile="gpu-9000"))
 
 
 def test_f5_weights_that_the_hub_does_not_give_fail_to_load_and_nothing_else(
@@ -321,7 +322,7 @@ def test_f5_weights_that_the_hub_does_not_give_fail_to_load_and_nothing_else(
 ) -> None:
     with running() as site:
         monkeypatch.setattr(constants, "ENDPOINT", site.url)
-    engine = Engine.of(Settings(vlm="somebody/tiny-vl", model_dir=tmp_path))
+    engine = Engine.of(settings_with(vlm="somebody/tiny-vl", model_dir=tmp_path))
     client = create_app(engine=engine).test_client()
     assert client.get("/health").status_code == 200
     assert client.post("/setup", json={"project": "1.1", "schema": CONFIG}).status_code == 200
@@ -339,12 +340,12 @@ def test_the_version_of_weights_that_are_not_there_yet_is_that_which_they_will_h
     with running() as site:
         monkeypatch.setattr(constants, "ENDPOINT", site.url)
         site.repositories["somebody/tiny-vl"] = weights
-        settings = Settings(vlm="somebody/tiny-vl", sam="somebody/tiny-vl", model_dir=tmp_path)
+        settings = settings_with(vlm="somebody/tiny-vl", sam="somebody/tiny-vl", model_dir=tmp_path)
         before = Engine.of(settings)
         download.hub("somebody/tiny-vl", tmp_path)
         assert Engine.of(settings).version == before.version
         site.repositories["somebody/tiny-vl"] = {**weights, "model.safetensors": bytes(4999) + b"1"}
-        other = Engine.of(replace(settings, model_dir=tmp_path / "other"))
+        other = Engine.of(replace(settings, models=replace(settings.models, model_dir=tmp_path / "other")))
     assert other.version != before.version
     assert other.embeddings.hold("x")._key != before.embeddings.hold("x")._key
 
@@ -353,27 +354,29 @@ def test_the_version_is_stable_and_follows_every_setting_that_changes_results() 
     version = Engine.of(Settings()).version
     same = (
         Settings(),
-        Settings(port=1234, threads=8, deadline=5.0, log_level="DEBUG", cache_mb=0, labels_in_place=True),
+        settings_with(
+            port=1234, threads=8, deadline=5.0, log_level="DEBUG", cache_mb=0, labels_in_place=True
+        ),
         Settings.from_env({"VLSAM_LEFTOVER": "drop", "VLSAM_SIMILARITY": "0", "VLSAM_VOCABULARY": "open"}),
     )
     assert {Engine.of(settings).version for settings in same} == {version}
     others = [
-        Settings(leftover="keep"),
-        Settings(leftover="other:Thing"),
-        Settings(leftover="other:Any"),
-        Settings(similarity=0.5),
-        Settings(similarity=0.51),
-        Settings(vocabulary="project"),
-        Settings(vocabulary="both"),
-        Settings(questions=("What is there?",)),
-        Settings(attention="paper"),
+        settings_with(leftover="keep"),
+        settings_with(leftover="other:Thing"),
+        settings_with(leftover="other:Any"),
+        settings_with(similarity=0.5),
+        settings_with(similarity=0.51),
+        settings_with(vocabulary="project"),
+        settings_with(vocabulary="both"),
+        settings_with(questions=("What is there?",)),
+        settings_with(attention="paper"),
     ]
     versions = {Engine.of(settings).version for settings in others}
     assert len(versions - {version}) == len(others)
 
 
 def test_regions_name_the_version_that_predictions_do() -> None:
-    engine = Engine.of(Settings(leftover="keep", device="cpu")).start()
+    engine = Engine.of(settings_with(leftover="keep", device="cpu")).start()
     made = engine.run(
         lambda model: model.refine(model.encode(np.zeros((40, 40, 3), np.uint8)), Prompt.of((9, 9, 1))),
         priority=0,

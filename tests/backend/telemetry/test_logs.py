@@ -15,6 +15,7 @@ from backend.settings import Settings
 from backend.telemetry import logs
 from tests.backend.conftest import ROOT, StandIn
 from tests.backend.runtime.test_engine import soon
+from tests.support.settings import settings_with
 
 JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.sIgNaTuRe-_09"
 
@@ -147,7 +148,7 @@ def test_where_the_log_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])
 def test_f29_what_the_settings_keep_secret_is_in_no_line_and_no_traceback(level: str) -> None:
-    settings = Settings(
+    settings = settings_with(
         label_studio_url="http://studio",
         label_studio_api_key="sesame",
         basic_auth_user="joe",

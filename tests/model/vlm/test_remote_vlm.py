@@ -61,7 +61,7 @@ def test_the_same_words_give_the_maps_of_the_models_own_answer(
 
 
 def test_every_view_and_question_is_asked_also_ahead(vlsam: VLSAM, scene: Scene, lister: Lister) -> None:
-    cornered = replace(options(lister), views="corners", questions=("Who?", "What?"), vocabulary="closed")
+    cornered = replace(options(lister), views="corners", questions=("Who?", "What?"), vocabulary="project")
     said = ask_ahead(scene.image, cornered, ("dog",))
     assert said is not None
     assert [len(answers) for answers in said] == [2] * 5

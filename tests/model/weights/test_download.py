@@ -577,10 +577,12 @@ def test_local_models_need_nothing(
 
 def test_settings_say_which_weights_and_how() -> None:
     given = {"VLSAM_PROFILE": "gpu-8g", "VLSAM_DTYPE": "float16", "MODEL_DIR": "/models"}
-    assert Settings.from_env(given).models() == choose("gpu-8g", dtype="float16", folder=Path("/models"))
+    assert Settings.from_env(given).models.select() == choose(
+        "gpu-8g", dtype="float16", folder=Path("/models")
+    )
     plain = Settings.from_env({**given, "VLSAM_QUANTIZATION": "None"})
-    assert plain.models().quantization == "none"
-    assert plain.models("builtin").name == "builtin"
+    assert plain.models.select().quantization == "none"
+    assert plain.models.select("builtin").name == "builtin"
     with pytest.raises(SettingsError, match=r"VLSAM_QUANTIZATION is '2bit'.*: it must be none, 4bit or 8bit"):
         Settings.from_env({"VLSAM_QUANTIZATION": "2bit"})
 

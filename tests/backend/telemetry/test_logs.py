@@ -120,7 +120,7 @@ def test_a_traceback_is_printable_and_begins_no_line_with_text_from_outside() ->
 
 @pytest.mark.parametrize("command", ["log.warning('saw %s', HOSTILE)", "raise RuntimeError(HOSTILE)"])
 def test_a_command_that_is_no_server_logs_and_fails_in_the_same_way(command: str) -> None:
-    code = f"import logging; from backend import logs; logs.of_command(); HOSTILE = {HOSTILE!r}; "
+    code = f"import logging; from backend.telemetry import logs; logs.of_command(); HOSTILE = {HOSTILE!r}; "
     code += f"log = logging.getLogger('x'); {command}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False)
     lines = done.stderr.decode().split("\n")
@@ -130,7 +130,7 @@ def test_a_command_that_is_no_server_logs_and_fails_in_the_same_way(command: str
 
 def place(**options: Any) -> str:
     """What a server whose stderr goes somewhere says of its log."""
-    code = "import sys; from backend import logs; sys.stdout.write(logs.place())"
+    code = "import sys; from backend.telemetry import logs; sys.stdout.write(logs.place())"
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, check=True, **options
     )

@@ -13,7 +13,7 @@ from model import connections
 from model.attention.point_prompts import METHODS
 from model.options import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
 from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose, version_of
-from model.vlm.remote_vlm import Endpoint
+from model.vlm.remote_vlm import RemoteVLM
 from model.weights.download import FOLDER
 
 OnOpen = Literal["annotate", "prewarm"]
@@ -326,10 +326,10 @@ class DetectionSettings:
         points = dict(self.points)
         endpoint = None
         if self.listing_url is not None and self.listing_model is not None:
-            endpoint = Endpoint(self.listing_model, self.listing_url, self.listing_key)
+            endpoint = RemoteVLM(self.listing_model, self.listing_url, self.listing_key)
         return Options(
             questions=self.questions,
-            listing=endpoint,
+            remote_vlm=endpoint,
             views=self.views,
             recipe=RECIPES[self.attention],
             points=points.pop("", None),

@@ -6,7 +6,7 @@ Each switch says where it comes from.
 from dataclasses import dataclass
 from typing import Literal
 
-from model.vlm.remote_vlm import Endpoint
+from model.vlm.remote_vlm import RemoteVLM
 
 Source = Literal["flow", "last-layer", "decoder-mean", "vision", "cosine", "vit-rollout"]
 
@@ -79,7 +79,7 @@ class Options:
     # ("project"), or each is asked both ways ("both").
     vocabulary: Vocabulary = "open"
     # Another VLM that answers the questions. Its words are then put into the mouth of the one at hand.
-    listing: Endpoint | None = None
+    remote_vlm: RemoteVLM | None = None
     views: Views = "whole"  # "corners": four corner views as well
     recipe: Recipe = RECIPES["best"]
     points: str | None = None  # a method of model/attention/point_prompts.py instead of the recipe's

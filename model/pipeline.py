@@ -11,30 +11,31 @@ from model.attention.baseline_maps import Classifier
 from model.options import Options
 from model.profiles import Profile, version_of
 from model.sam_stage import Instance, in_boxes, instances, of_concepts
-from model.segmentation import clicks, merge
-from model.segmentation.masks import unmet
+from model.segmentation.click_refinement import refine_by_clicks
+from model.segmentation.mask_cleanup import unmet_points
+from model.segmentation.non_maximum_suppression import suppress
 from model.segmentation.segmenter import Embedding, Segmenter
-from model.types import Box, Detection, Evidence, Image, Prompt
+from model.types import Box, Detection, Evidence, Image, Level, Prompt
 from model.views import corner_views, crop, to_image
 from model.vlm.named_boxes import NamedBox
 from model.vlm.vlm import VLM
-from model.vlm_stage import Look, Said, boxes, listed, look, questions, seek
+from model.vlm_stage import RemoteAnswer, TermMap, ask_remote, boxes, look, questions, seek
 from model.weights import devices
 
 
-def ask_ahead(
+def prefetch_answers(
     image: Image, options: Options, vocabulary: Sequence[str] = (), deadline: float | None = None
-) -> list[list[Said]] | None:
+) -> list[list[RemoteAnswer]] | None:
     """What the options' endpoint says about each view of an image, for `VLSAM.annotate`, which else asks
     itself: so that the models at hand need not wait for it. None without an endpoint.
 
-    Raises ListingError, also where answers are not there at `deadline` (of time.monotonic).
+    Raises RemoteVLMError, also where answers are not there at `deadline` (of time.monotonic).
     """
-    endpoint = options.listing
+    endpoint = options.remote_vlm
     if endpoint is None:
         return None
     views = [crop(image, view) for view in _views(image, options)]
-    return [listed(endpoint, part, options, vocabulary, deadline) for part in views]
+    return [ask_remote(endpoint, part, options, vocabulary, deadline) for part in views]
 
 
 def _views(image: Image, options: Options) -> tuple[Box, ...]:
@@ -112,19 +113,20 @@ class VLSAM:
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
-        said: Sequence[Sequence[Said]] | None = None,
+        remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
         """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3).
 
         `encode` is asked for the embedding of each view in place of `self.encode`. The VLM is asked for the
-        names of `vocabulary` as `Options.vocabulary` says: with "open" it is not. `said` is what `ask_ahead`
+        names of `vocabulary` as `Options.vocabulary` says: with "open" it is not. `remote_answers` is what
+        `prefetch_answers`
         gave for this image.
         """
         encode = encode or self.encode
         size = (image.shape[0], image.shape[1])
         found: list[Detection] = []
         for number, view in enumerate(_views(image, self._options)):
-            answers = said[number] if said is not None else None
+            answers = remote_answers[number] if remote_answers is not None else None
             part = crop(image, view)
             found += [to_image(d, view, size) for d in self._in_view(part, encode, vocabulary, answers)]
         return self._best(found)
@@ -134,18 +136,20 @@ class VLSAM:
         image: Image,
         encode: Callable[[Image], Embedding],
         vocabulary: Sequence[str],
-        said: Sequence[Said] | None,
+        answers: Sequence[RemoteAnswer] | None,
     ) -> list[Detection]:
         """Terms and their maps or boxes, and of each the masks, in pixels of the view."""
         options = self._options
-        seen = self.maps(image, vocabulary=vocabulary, said=said) if options.localizer != "boxes" else []
+        seen = (
+            self.maps(image, vocabulary=vocabulary, answers=answers) if options.localizer != "boxes" else []
+        )
         boxed: list[NamedBox] = []
         if options.localizer in ("boxes", "both"):
             boxed = boxes(self.vlm, image, [look.term for look in seen], options)
         return self._masks(encode(image), seen, boxed) if seen or boxed else []
 
     def _masks(
-        self, embedding: Embedding, seen: Sequence[Look], boxed: Sequence[NamedBox]
+        self, embedding: Embedding, seen: Sequence[TermMap], boxed: Sequence[NamedBox]
     ) -> list[Detection]:
         options = self._options
         search = of_concepts if options.localizer == "concept" else instances
@@ -165,7 +169,7 @@ class VLSAM:
         phrase: str,
         *,
         encode: Callable[[Image], Embedding] | None = None,
-        level: clicks.Level = "auto",
+        level: Level = "auto",
     ) -> list[Detection]:
         """What a person's phrase names, such as "the red car on the left"; best first.
 
@@ -191,7 +195,7 @@ class VLSAM:
             return found
         return [d for d in (self._at_level(d, embedding, level) for d in found) if d.mask.any()]
 
-    def _at_level(self, detection: Detection, embedding: Embedding, level: clicks.Level) -> Detection:
+    def _at_level(self, detection: Detection, embedding: Embedding, level: Level) -> Detection:
         """The detection's points, or else its box, answered at another level."""
         prompt = detection.evidence.prompt
         box = None if len(prompt.points) else prompt.box
@@ -203,7 +207,7 @@ class VLSAM:
     def _best(self, found: Sequence[Detection]) -> list[Detection]:
         options = self._options
         kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
-        return merge.suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
+        return suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
     def maps(
         self,
@@ -211,25 +215,27 @@ class VLSAM:
         *,
         layers: bool = False,
         vocabulary: Sequence[str] = (),
-        said: Sequence[Said] | None = None,
-    ) -> list[Look]:
+        answers: Sequence[RemoteAnswer] | None = None,
+    ) -> list[TermMap]:
         """The terms of every question's answer, each with its attention map."""
         options = self._options
         return [
             each
-            for question, text in (said if said is not None else self._asked(image, vocabulary))
-            for each in look(self.vlm, image, question, options, self._classifier, said=text, layers=layers)
+            for question, text in (answers if answers is not None else self._asked(image, vocabulary))
+            for each in look(
+                self.vlm, image, question, options, self._classifier, forced_answer=text, layers=layers
+            )
         ]
 
-    def listing(self, image: Image, *, vocabulary: Sequence[str] = ()) -> str:
+    def answer_text(self, image: Image, *, vocabulary: Sequence[str] = ()) -> str:
         """The words of the VLM that lists for what it sees, an answer per line."""
         asked = self._asked(image, vocabulary)
-        return "\n".join(self._answer(image, q) if said is None else said for q, said in asked)
+        return "\n".join(self._answer(image, q) if answer is None else answer for q, answer in asked)
 
-    def _asked(self, image: Image, vocabulary: Sequence[str]) -> list[Said]:
+    def _asked(self, image: Image, vocabulary: Sequence[str]) -> list[RemoteAnswer]:
         """The questions about an image, with an answer where another VLM gives it."""
-        if self._options.listing is not None:
-            return listed(self._options.listing, image, self._options, vocabulary)
+        if self._options.remote_vlm is not None:
+            return ask_remote(self._options.remote_vlm, image, self._options, vocabulary)
         asked = questions(lambda question: self._answer(image, question), self._options, vocabulary)
         return [(question, None) for question in asked]
 
@@ -245,13 +251,13 @@ class VLSAM:
         found = self.vlm.embeddings([*terms, *names])
         return np.asarray(found[: len(terms)] @ found[len(terms) :].T)
 
-    def refine(self, embedding: Embedding, prompt: Prompt, level: clicks.Level = "auto") -> Detection:
+    def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection:
         """One mask for a person's prompt on an encoded image, every click on its side of it.
 
         `level` takes the whole, a part or a part of that where a prompt may mean each. An empty mask has the
         score 0. Raises PromptError.
         """
-        answer = clicks.obey(self._segmenter, embedding, prompt, level)
+        answer = refine_by_clicks(self._segmenter, embedding, prompt, level)
         scores = {"predicted_iou": answer.predicted_iou}
         detection = self._detection(
             "", "", Instance(answer.mask, replace(answer.prompt, logits=None), scores)
@@ -289,7 +295,7 @@ class VLSAM:
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
         height, width = instance.mask.shape
         view: Box = (0.0, 0.0, float(width), float(height))
-        wrong = unmet(instance.mask, instance.prompt)
+        wrong = unmet_points(instance.mask, instance.prompt)
         reduced = self._reduced and bool(question)  # the segmenter sees the same as ever
         evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, wrong, reduced)
         score = float(np.mean(list(instance.scores.values()))) if instance.mask.any() else 0.0

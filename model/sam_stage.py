@@ -11,7 +11,7 @@ from model.options import Options
 from model.segmentation.segmenter import Concept, Embedding, Segmenter
 from model.types import Box, Mask, Prompt, box_of
 from model.vlm.named_boxes import NamedBox
-from model.vlm_stage import Look
+from model.vlm_stage import TermMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class _Answer:
 
 
 def instances(
-    segmenter: Segmenter, embedding: Embedding, looks: Sequence[Look], options: Options
-) -> list[tuple[Look, Instance]]:
+    segmenter: Segmenter, embedding: Embedding, looks: Sequence[TermMap], options: Options
+) -> list[tuple[TermMap, Instance]]:
     """What the terms' maps show, each with its term's look, term by term.
 
     All searches advance together, so that the segmenter decodes a prompt of each in one call.
@@ -55,7 +55,7 @@ def instances(
 
 
 def _search(
-    segmenter: Segmenter, embedding: Embedding, look: Look, options: Options
+    segmenter: Segmenter, embedding: Embedding, look: TermMap, options: Options
 ) -> Generator[Prompt, "_Answer | None", list[Instance]]:
     """Points from the map, their mask, then the map without what the mask explains, and again.
 
@@ -74,7 +74,7 @@ def _search(
             answer = yield _prompt(segmenter, embedding, aim, left, options)
             if answer is None or not answer.mask.any():
                 continue
-            mask, _ = segmenter.tidied(embedding, answer.mask, answer.logits, answer.prompt)
+            mask, _ = segmenter.clean(embedding, answer.mask, answer.logits, answer.prompt)
             scores = {"predicted_iou": answer.predicted_iou}
             if recipe.consistency:
                 scores["attention"] = point_prompts.consistency(look.attention, mask)
@@ -98,10 +98,10 @@ def in_boxes(segmenter: Segmenter, embedding: Embedding, boxed: Sequence[NamedBo
 
 
 def of_concepts(
-    segmenter: Segmenter, embedding: Embedding, looks: Sequence[Look], options: Options
-) -> list[tuple[Look, Instance]]:
+    segmenter: Segmenter, embedding: Embedding, looks: Sequence[TermMap], options: Options
+) -> list[tuple[TermMap, Instance]]:
     """Everything that the terms name, by a segmenter that takes noun phrases; each with its term's look."""
-    terms: dict[str, Look] = {}
+    terms: dict[str, TermMap] = {}
     for look in looks:  # several questions may list the same
         terms.setdefault(look.phrase or look.term, look)
     answers = segmenter.concepts(embedding, list(terms))
@@ -124,7 +124,7 @@ def of_concepts(
     return instances
 
 
-def _named(look: Look, answer: Concept, way: str) -> list[Instance]:
+def _named(look: TermMap, answer: Concept, way: str) -> list[Instance]:
     known = {} if look.presence is None else {"presence": look.presence}
     return [
         Instance(mask, Prompt.of(box=box_of(mask)), {way: float(score), **known})

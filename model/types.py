@@ -1,6 +1,7 @@
 """What the rooms of `model` share with each other and with whoever calls them."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 Mask = NDArray[np.bool_]  # (H, W), pixels of the image
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; x1 and y1 are outside
+# Which of SAM's three masks: the whole object, a part, or a part of a part; "auto": what fits the clicks.
+Level = Literal["auto", "whole", "part", "subpart"]
+LEVELS: tuple[Level, ...] = ("auto", "whole", "part", "subpart")
 
 
 class VLSAMError(Exception):
@@ -17,7 +21,7 @@ class VLSAMError(Exception):
      +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
      +- AttentionError     a model did not give what the attention flow needs
      +- GroundingError     a model was asked for boxes in a way it cannot answer
-     +- ListingError       an endpoint that was to list the objects did not
+     +- RemoteVLMError       an endpoint that was to list the objects did not
      +- ImageRefused       a model does not take an image, mostly for its shape
      +- PromptError        a prompt is empty, not finite or outside the image
      +- OutOfMemory        the device has too little memory for an image
@@ -36,7 +40,7 @@ class GroundingError(VLSAMError):
     pass
 
 
-class ListingError(VLSAMError):
+class RemoteVLMError(VLSAMError):
     pass
 
 

@@ -13,9 +13,9 @@ from model.attention.maps import Maps
 from model.options import ASK, Options, Recipe
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, PromptError
 from model.vlm.named_boxes import NamedBox
-from model.vlm.remote_vlm import Endpoint
+from model.vlm.remote_vlm import RemoteVLM
 from model.vlm.terms import Term, bare, named, parse, without_cut_name
-from model.vlm.vlm import VLM, Answer
+from model.vlm.vlm import VLM, VLMAnswer
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ BEFORE = "There is the "  # a phrase, as the model is made to answer
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class TermMap:
     """A term of an answer, and where the model looked."""
 
     question: str
@@ -45,19 +45,19 @@ class Look:
     single: bool = False  # the person means one of them
 
 
-Said = tuple[str, str | None]  # a question, and the answer where it is another VLM's
+RemoteAnswer = tuple[str, str | None]  # a question, and the answer where it is another VLM's
 
 
-def listed(
-    endpoint: Endpoint,
+def ask_remote(
+    endpoint: RemoteVLM,
     image: Image,
     options: Options,
     vocabulary: Sequence[str] = (),
     deadline: float | None = None,
-) -> list[Said]:
+) -> list[RemoteAnswer]:
     """The questions about an image, and what an endpoint answers; it needs no VLM at hand.
 
-    Raises ListingError, also where answers are not there at `deadline` (of time.monotonic).
+    Raises RemoteVLMError, also where answers are not there at `deadline` (of time.monotonic).
     """
 
     def ask(question: str) -> str:
@@ -103,15 +103,15 @@ def look(
     options: Options,
     classifier: Classifier | None = None,
     *,
-    said: str | None = None,
+    forced_answer: str | None = None,
     layers: bool = False,
-) -> list[Look]:
+) -> list[TermMap]:
     """One answer, its terms, and from the same pass of the model the attention map of each.
 
     Of an answer that was cut, a last term that the cut may have shortened is left out. `said` is another
     VLM's answer, which this one is made to say.
     """
-    answer = _answer(vlm, image, question, options.recipe, said)
+    answer = _answer(vlm, image, question, options.recipe, forced_answer)
     terms = parse(without_cut_name(answer.text) if answer.cut else answer.text)
     present = _presence(vlm, image, terms, options)
     terms = [term for term in terms if present.get(term.text, 1.0) >= options.presence]
@@ -120,14 +120,14 @@ def look(
     found, terms = _maps(vlm, image, answer, terms, options.recipe, classifier)
     deep = vlm.layer_maps(answer, _spans(terms)).swapaxes(0, 1) if layers and terms else [None] * len(terms)
     return [
-        Look(question, term.text, attention, present.get(term.text), each)
+        TermMap(question, term.text, attention, present.get(term.text), each)
         for term, attention, each in zip(terms, found, deep, strict=True)
     ]
 
 
 def seek(
     vlm: VLM, image: Image, phrase: str, options: Options, classifier: Classifier | None = None
-) -> list[Look]:
+) -> list[TermMap]:
     """Where the model looks for what a person's phrase names; none where it says that this is not there.
 
     The phrase is in the question and, put into the model's mouth, in the answer. The rows of its noun in the
@@ -145,7 +145,7 @@ def seek(
         found: Maps = np.zeros((len(terms), 1, 1), np.float32)
         said = phrase
     else:
-        answer = _answer(vlm, image, question, options.recipe, said=BEFORE + phrase)
+        answer = _answer(vlm, image, question, options.recipe, forced_answer=BEFORE + phrase)
         said = answer.text
         if not said[len(BEFORE) :].strip():
             raise PromptError("the phrase holds no words")
@@ -155,7 +155,7 @@ def seek(
         ]
         found, terms = _maps(vlm, image, answer, terms, options.recipe, classifier)
     return [
-        Look(
+        TermMap(
             question,
             term.text,
             attention,
@@ -181,12 +181,14 @@ def boxes(vlm: VLM, image: Image, names: Sequence[str], options: Options) -> lis
     return [replace(box, name=term.text) for box in found for term in parse(box.name)[:1]]
 
 
-def _answer(vlm: VLM, image: Image, question: str, recipe: Recipe, said: str | None = None) -> Answer:
+def _answer(
+    vlm: VLM, image: Image, question: str, recipe: Recipe, forced_answer: str | None = None
+) -> VLMAnswer:
     """An answer that keeps what the recipe's maps are of."""
     return vlm.answer(
         image,
         question,
-        said=said,
+        forced_answer=forced_answer,
         hidden=recipe.cosine or recipe.source == "cosine",
         vision=recipe.source == "vision",
     )
@@ -195,7 +197,7 @@ def _answer(vlm: VLM, image: Image, question: str, recipe: Recipe, said: str | N
 def _maps(
     vlm: VLM,
     image: Image,
-    answer: Answer,
+    answer: VLMAnswer,
     terms: list[Term],
     recipe: Recipe,
     classifier: Classifier | None,
@@ -206,7 +208,7 @@ def _maps(
     return _attention(vlm, image, answer, terms, recipe), terms
 
 
-def _attention(vlm: VLM, image: Image, answer: Answer, terms: Sequence[Term], recipe: Recipe) -> Maps:
+def _attention(vlm: VLM, image: Image, answer: VLMAnswer, terms: Sequence[Term], recipe: Recipe) -> Maps:
     """The recipe, switch by switch: (terms, rows, columns) from 0 to 1."""
     spans = _spans(terms)
     found = vlm.attention_maps(answer, spans, recipe)

@@ -21,7 +21,7 @@ from backend.prelabel import project, sources
 from backend.settings import Settings
 from model import connections
 from model.types import VLSAMError
-from model.vlm.remote_vlm import Endpoint
+from model.vlm.remote_vlm import RemoteVLM
 from model.weights import download
 from tests.backend.conftest import CONFIG
 from tests.support import certificates, loopback
@@ -89,7 +89,7 @@ def image(url: str, folder: Path) -> None:
 
 
 def listing(url: str, folder: Path) -> None:
-    assert Endpoint("big", f"{url}/v1").answer(np.zeros((8, 8, 3), np.uint8), "What is there?") == "dog"
+    assert RemoteVLM("big", f"{url}/v1").answer(np.zeros((8, 8, 3), np.uint8), "What is there?") == "dog"
 
 
 def prelabel(url: str, folder: Path) -> None:

@@ -26,11 +26,10 @@ from backend.runtime.oom_retry import Model
 from backend.settings import Settings
 from backend.telemetry import logs
 from backend.telemetry.logs import printable
-from model.pipeline import ask_ahead
-from model.segmentation.clicks import Level
+from model.pipeline import prefetch_answers
 from model.segmentation.segmenter import Embedding
-from model.types import Detection, Image, VLSAMError
-from model.vlm_stage import Said
+from model.types import Detection, Image, Level, VLSAMError
+from model.vlm_stage import RemoteAnswer
 
 log = logging.getLogger(__name__)
 
@@ -252,16 +251,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         engine = self.engine
         held = engine.embeddings.hold(content)
 
-        def work(model: Model, said: list[list[Said]] | None) -> list[Detection]:
+        def work(model: Model, said: list[list[RemoteAnswer]] | None) -> list[Detection]:
             def encode(view: Image) -> Embedding:
                 # Clicks need the whole image's; a part's embedding would only take their room.
                 return held.get(model, view) if view.shape == image.shape else model.encode(view)
 
-            return model.annotate(image, encode=encode, vocabulary=vocabulary, said=said)
+            return model.annotate(image, encode=encode, vocabulary=vocabulary, remote_answers=said)
 
         def find() -> list[Detection]:
             # Before its turn, for clicks must not wait for another machine.
-            said = ask_ahead(image, engine.settings.detection.options, vocabulary, deadline)
+            said = prefetch_answers(image, engine.settings.detection.options, vocabulary, deadline)
             return engine.run(lambda model: work(model, said), priority=BATCH, deadline=deadline)
 
         try:

@@ -44,7 +44,7 @@ from backend.web import app
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose, version_of
-from model.segmentation import clicks
+from model.segmentation import click_refinement
 from model.segmentation.segmenter import Embedding, Levels, Segmenter
 from model.types import Detection, Evidence, Image, Prompt
 from model.vlm.vlm import VLM
@@ -83,7 +83,7 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "encode": ((Segmenter, "encode"),),
     "decode": ((Segmenter, "decode"),),
     "upsample": ((Levels, "__getitem__"),),
-    "obey": ((clicks, "obey"),),
+    "obey": ((click_refinement, "refine_by_clicks"),),
     "encode mask": ((results, "region"),),
     "evidence": ((region_meta, "write"),),
     "json": ((app, "jsonify"),),

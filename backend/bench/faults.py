@@ -27,8 +27,8 @@ from model.bench.noc import Sample
 from model.builtin.measure import corrective_click
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.segmentation.masks import inmost
-from model.segmentation.merge import iou
+from model.segmentation.mask_cleanup import innermost_pixel
+from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Evidence, Image, Mask, Prompt, box_of
 from model.vlm.vlm import VLM
@@ -263,7 +263,7 @@ def _region(case: Case) -> dict[str, Any]:
     count, pieces = cv2.connectedComponents(case.mask.view(np.uint8), connectivity=8)
     points = []
     for piece in range(1, count):
-        (row, column), _ = inmost(pieces == piece)
+        (row, column), _ = innermost_pixel(pieces == piece)
         if np.count_nonzero(pieces == piece) > 0.1 * np.count_nonzero(case.mask):
             points.append((column + 0.5, row + 0.5, 1))
     prompt = Prompt.of(*points, box=box_of(case.mask))

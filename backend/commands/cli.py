@@ -38,9 +38,8 @@ from model.overlay import draw, heat, tiled
 from model.pipeline import VLSAM
 from model.profiles import PROFILES
 from model.segmentation import sam_families
-from model.segmentation.clicks import LEVELS
-from model.types import Detection, Image, ModelLoadError, Prompt, VLSAMError
-from model.vlm_stage import Look
+from model.types import LEVELS, Detection, Image, ModelLoadError, Prompt, VLSAMError
+from model.vlm_stage import TermMap
 from model.weights.download import fetch_hub, fetch_sam, is_remote_sam, looks_local, revision
 from model.weights.out_of_memory import with_less
 
@@ -410,7 +409,7 @@ def _terms(args: argparse.Namespace) -> int:
 
 
 def _printable(said: str | Path) -> str:
-    """Without the control characters that a terminal would obey, or bytes that are no text."""
+    """Without the control characters that a terminal would refine_by_clicks, or bytes that are no text."""
     return printable(text(str(said)))
 
 
@@ -481,7 +480,7 @@ def _show(
 
 
 def _write_maps(
-    args: argparse.Namespace, pictures: Pictures, sheet: Path, image: Image, looks: Sequence[Look]
+    args: argparse.Namespace, pictures: Pictures, sheet: Path, image: Image, looks: Sequence[TermMap]
 ) -> None:
     """One sheet per image: each term's map; with --layers a sheet per term as well, a picture per layer."""
     if not looks:

@@ -29,8 +29,8 @@ from backend.labelstudio.next_protocol import TRIAL
 from backend.settings import Settings
 from backend.telemetry.logs import redacted
 from model import connections
-from model.types import ListingError, ModelLoadError
-from model.vlm.remote_vlm import Endpoint
+from model.types import ModelLoadError, RemoteVLMError
+from model.vlm.remote_vlm import RemoteVLM
 from model.weights.download import at_hand
 
 log = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def diagnose(
     else:
         yield Finding("backend", SKIPPED, "Which backend the project has cannot be asked.")
     yield from _model(backend_url or str(first.get("url") or default), connected, settings)
-    if (endpoint := settings.detection.options.listing) is not None:
+    if (endpoint := settings.detection.options.remote_vlm) is not None:
         yield _listing(endpoint)
     if connected and not empty:
         yield from _trials(api, project, connected, tasks)
@@ -711,11 +711,11 @@ def _weights(settings: Settings) -> Finding:
     return Finding("model", OK, f"The weights of {profile.name} are on this machine.")
 
 
-def _listing(endpoint: Endpoint) -> Finding:
+def _listing(endpoint: RemoteVLM) -> Finding:
     """Have whoever lists look at a grey picture: does it answer, know the model, take the key and images?"""
     try:
         endpoint.answer(np.full((64, 64, 3), 128, np.uint8), "What is in this picture?")
-    except ListingError as error:
+    except RemoteVLMError as error:
         what, _, cure = str(error).rpartition(": ")
         return Finding("listing", FAILED, f"{what}.", f"{cure} (VLSAM_LISTING_URL, _MODEL, _KEY)")
     return Finding("listing", OK, f"{endpoint.model} answers at {endpoint.url}.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.labelstudio import tasks
 from backend.labelstudio.labeling_config import LabelConfig
-from model.segmentation.clicks import LEVELS, Level
+from model.types import LEVELS, Level
 from model.vlm.terms import bare
 
 LEVEL, SCORE = "vlsam_level", "vlsam_score"

@@ -29,7 +29,7 @@ from backend.labelstudio.brush_rle import Spans
 from backend.labelstudio.geometry import Window
 from backend.labelstudio.labeling_config import STATUS, Control, Naming
 from backend.labelstudio.reading_budget import Reading, TooMuch
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask, box_of
 
 Result = dict[str, Any]

@@ -12,13 +12,13 @@ from backend.prelabel.destinations import Destination, Found
 from backend.prelabel.sources import Item
 from backend.prelabel.state import REDUCED, Row, Unchanged
 from backend.settings import Settings
-from model.pipeline import VLSAM, ask_ahead
+from model.pipeline import VLSAM, prefetch_answers
 from model.profiles import Profile
 from model.types import Image, ModelLoadError
-from model.vlm_stage import Said
+from model.vlm_stage import RemoteAnswer
 from model.weights.out_of_memory import with_less
 
-Asked = list[list[Said]] | None
+Asked = list[list[RemoteAnswer]] | None
 PICTURE = "picture"  # in a row on its way; in the state it is a file
 
 
@@ -50,14 +50,14 @@ class Annotator:
         if item.content and item.content == results.image_hash(image):
             raise Unchanged
         words = vocabulary(self.config.of(item.data), self.settings)
-        return image, ask_ahead(image, self.settings.detection.options, words)
+        return image, prefetch_answers(image, self.settings.detection.options, words)
 
     def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
         """What the server would find in a task of this data."""
         config, settings = self.config.of(item.data), self.settings
         words = vocabulary(config, settings)
         detections, reduced = with_less(
-            model, lambda model: model.annotate(image, vocabulary=words, said=said)
+            model, lambda model: model.annotate(image, vocabulary=words, remote_answers=said)
         )
         detections = not_empty(detections)
         names: dict[str, str] = {}

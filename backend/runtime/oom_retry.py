@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from backend.runtime.embedding_cache import Encoder
 from backend.telemetry.metrics import Metrics
-from model.segmentation.clicks import Level
 from model.segmentation.segmenter import Embedding
-from model.types import Detection, Image, Prompt
-from model.vlm_stage import Said
+from model.types import Detection, Image, Level, Prompt
+from model.vlm_stage import RemoteAnswer
 from model.weights.out_of_memory import with_less
 
 T = TypeVar("T")
@@ -27,7 +26,7 @@ class Model(Encoder, Protocol):
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
-        said: Sequence[Sequence[Said]] | None = None,
+        remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]: ...
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
@@ -69,11 +68,14 @@ class Served:
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
-        said: Sequence[Sequence[Said]] | None = None,
+        remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
         encode = encode or self.encode
         return self._twice(
-            "annotate", lambda model: model.annotate(image, encode=encode, vocabulary=vocabulary, said=said)
+            "annotate",
+            lambda model: model.annotate(
+                image, encode=encode, vocabulary=vocabulary, remote_answers=remote_answers
+            ),
         )
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:

@@ -247,7 +247,7 @@ def _any_resolution(image: _Input) -> Iterator[Plane]:
         yield Plane(part, (x0, y0, x1, y1))
 
 
-FAMILIES: dict[str, Callable[[_Input], Iterator[Plane]]] = {
+LAYOUTS: dict[str, Callable[[_Input], Iterator[Plane]]] = {
     "qwen2_vl": _merged_patches,
     "qwen2_5_vl": _merged_patches,
     "qwen3_vl": _merged_patches,
@@ -285,10 +285,10 @@ def check_family(kind: str) -> None:
     """Raise ModelLoadError for a model type whose token grid is not in the table."""
     if kind in REMOTE:
         raise ModelLoadError(REMOTE[kind])
-    if kind not in FAMILIES:
+    if kind not in LAYOUTS:
         raise ModelLoadError(
-            f"the token grid of {kind!r} models is not known: add a function to FAMILIES in "
-            f"model/attention/token_grids.py, or use one of {', '.join(FAMILIES)}"
+            f"the token grid of {kind!r} models is not known: add a function to LAYOUTS in "
+            f"model/attention/token_grids.py, or use one of {', '.join(LAYOUTS)}"
         )
 
 
@@ -301,9 +301,9 @@ def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
     most = getattr(processor.image_processor.size, "longest_edge", None)
     if not most:
         return 1.0
-    if FAMILIES[kind] is _merged_patches:  # to them it is a number of pixels
+    if LAYOUTS[kind] is _merged_patches:  # to them it is a number of pixels
         return max(1.0, math.sqrt(width * height / most))
-    return max(1.0, max(width, height) / most) if FAMILIES[kind] is _broken_rows else 1.0
+    return max(1.0, max(width, height) / most) if LAYOUTS[kind] is _broken_rows else 1.0
 
 
 def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]) -> Grid:
@@ -314,4 +314,4 @@ def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]
     tokens = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten().cpu().numpy()
     height, width = image_size
     image = _Input(model.config, processor, inputs, tokens, height, width)
-    return Grid(tuple(FAMILIES[model.config.model_type](image)))
+    return Grid(tuple(LAYOUTS[model.config.model_type](image)))

@@ -25,7 +25,7 @@ from model.builtin.measure import paste_scene
 from model.builtin.scenes import NAMES, Scene
 from model.options import RECIPES, Options, Recipe
 from model.pipeline import VLSAM
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Detection, Image, box_of
 from model.vlm.terms import parse
 from model.vlm.vlm import VLM

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from model.builtin.measure import corrective_click, paste_scene
 from model.pipeline import VLSAM
-from model.segmentation.clicks import Answer, obey
-from model.segmentation.merge import iou
+from model.segmentation.click_refinement import Refinement, refine_by_clicks
+from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Image, Mask, Prompt
 
@@ -113,7 +113,7 @@ def read(image_path: Path, mask_path: Path) -> Sample:
 
 
 def play(
-    refine: Callable[[Prompt], Answer | Detection], truth: Mask, start: Prompt | None = None
+    refine: Callable[[Prompt], Refinement | Detection], truth: Mask, start: Prompt | None = None
 ) -> list[float]:
     """IoU of `refine`'s mask after each click, until the highest goal and all that is shown, or CAP.
 
@@ -195,7 +195,7 @@ def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> Figures:
     games: list[list[float]] = []
     for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
         embedding = segmenter.encode(sample.image)
-        games += [play(partial(obey, segmenter, embedding), truth) for truth in sample.objects]
+        games += [play(partial(refine_by_clicks, segmenter, embedding), truth) for truth in sample.objects]
     if not games:
         raise ValueError("the masks hold no object: every pixel is 0")
     figures = [float(np.mean([needed(game, goal) for game in games])) for goal in GOALS]

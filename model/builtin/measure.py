@@ -19,8 +19,8 @@ from tqdm import tqdm
 from model.builtin.scenes import NAMES, Scene, SceneObject, sprites
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.segmentation.masks import inmost
-from model.segmentation.merge import iou
+from model.segmentation.mask_cleanup import innermost_pixel
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Detection, Mask, Prompt, box_of
 from model.vlm.terms import parse
 
@@ -87,8 +87,8 @@ def middle(mask: Mask) -> tuple[float, float]:
 
 def corrective_click(mask: Mask, truth: Mask) -> tuple[float, float, int]:
     """The inmost pixel of the largest error (x, y), and whether the object is there (RITM's protocol)."""
-    missing, deep = inmost(truth & ~mask)
-    excess, deeper = inmost(mask & ~truth)
+    missing, deep = innermost_pixel(truth & ~mask)
+    excess, deeper = innermost_pixel(mask & ~truth)
     (row, column), label = (excess, 0) if deeper > deep else (missing, 1)
     return column + 0.5, row + 0.5, label
 
@@ -125,7 +125,7 @@ def measure(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
         since = time.perf_counter()
         detections = vlsam.annotate(scene.image)
         seconds += time.perf_counter() - since
-        said = {term.text for term in parse(vlsam.listing(scene.image))}
+        said = {term.text for term in parse(vlsam.answer_text(scene.image))}
         names["right"] += len(said & there)
         names["said"] += len(said)
         names["there"] += len(there)

@@ -4,16 +4,15 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.segmentation.masks import inmost, tidied, unmet
-from model.segmentation.merge import iou
+from model.segmentation.mask_cleanup import innermost_pixel, unmet_points, without_specks_and_holes
+from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Embedding, Masks, Segmenter
-from model.types import Mask, Prompt, box_of
+from model.types import LEVELS, Level, Mask, Prompt, box_of
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +34,9 @@ PART = 0.1
 # Clicks that are looked at alone, the newest: each costs a decode, and one is the rule.
 ASKED = 8
 
-Level = Literal["auto", "whole", "part", "subpart"]
-LEVELS: tuple[Level, ...] = ("auto", "whole", "part", "subpart")
-
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Refinement:
     mask: Mask
     predicted_iou: float  # 0..1, of the segmenter's own answer
     # (h, w) low resolution, for the next click to start from: the segmenter's own where they agree with the
@@ -49,7 +45,9 @@ class Answer:
     prompt: Prompt  # what it obeys: less the model's own points that clicks overrule
 
 
-def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Answer:
+def refine_by_clicks(
+    segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Level = "auto"
+) -> Refinement:
     """The mask for a person's prompt, with every click on its side.
 
     The segmenter starts from the prompt's logits, else from its mask. Its first answer stands unless it
@@ -58,12 +56,12 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
     undone, so that a click on one object never moves the mask to another; holes and specks go.
 
     Of clicks on one pixel that contradict each other the last counts, which is logged, and
-    `model.segmentation.masks.unmet` tells. Raises PromptError.
+    `model.segmentation.mask_cleanup.unmet_points` tells. Raises PromptError.
     """
     # A mask alone, such as a brush stroke, says where the object is and not what to correct.
     corrects = len(prompt.points) > 0
     if not corrects and prompt.box is None and prompt.mask is not None and prompt.mask.any():
-        (row, column), _ = inmost(prompt.mask)
+        (row, column), _ = innermost_pixel(prompt.mask)
         prompt = replace(
             prompt, points=np.array([[column + 0.5, row + 0.5]], np.float32), labels=np.array([1])
         )
@@ -89,7 +87,7 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
         if level == "auto"
         else _of_level(segmenter.decode(embedding, [asked], multimask=True)[0], level)
     )
-    mask, logits = segmenter.tidied(embedding, mask, logits, asked)
+    mask, logits = segmenter.clean(embedding, mask, logits, asked)
     cell = math.ceil(max(embedding.size) / logits.shape[-1])
     kept = mask
     if before is not None and rest is not None:
@@ -100,16 +98,16 @@ def obey(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Leve
             kept = _without_jumps(mask, before, prompt, cell)
         kept = _taken(kept, rest, wishes)
         if kept is not mask:
-            kept = tidied(kept, prompt)
-        wrong = np.isin(np.arange(len(prompt.points)), unmet(kept, prompt))
+            kept = without_specks_and_holes(kept, prompt)
+        wrong = np.isin(np.arange(len(prompt.points)), unmet_points(kept, prompt))
         prompt = prompt.of_points(~(wrong & (np.arange(len(wrong)) < prompt.found)))
     final = _with_its_clicks(kept, prompt, cell)
-    if ignored := unmet(final, prompt):
+    if ignored := unmet_points(final, prompt):
         log.warning("Of clicks on one pixel the last counts; not met: numbers %s.", ignored)
     if final is not mask:
         shown = segmenter.hint(embedding, final.astype(np.float32))
         logits = np.where((shown > 0) == (logits > 0), logits, shown)
-    return Answer(final, quality, logits, prompt)
+    return Refinement(final, quality, logits, prompt)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +181,7 @@ def _anchored(prompt: Prompt, rest: Mask) -> Prompt:
     told = any(rest[pixel] for pixel, label in zip(pixels, prompt.labels, strict=True) if label)
     if told or len(np.unique(prompt.labels[prompt.found :])) > 1:
         return prompt
-    (row, column), _ = inmost(rest)
+    (row, column), _ = innermost_pixel(rest)
     points = np.concatenate([np.array([[column + 0.5, row + 0.5]], np.float32), prompt.points])
     return replace(prompt, points=points, labels=np.concatenate([[1], prompt.labels]), found=prompt.found + 1)
 
@@ -279,7 +277,7 @@ def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
 
     Itself where it has none.
     """
-    if not unmet(mask, prompt):
+    if not unmet_points(mask, prompt):
         return mask
     mask = mask.copy()
     pixels = prompt.pixels(mask.shape)

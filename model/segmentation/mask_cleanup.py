@@ -9,7 +9,7 @@ from model.types import Mask, Prompt, box_of
 SPECK = 0.01
 
 
-def tidied(mask: Mask, prompt: Prompt) -> Mask:
+def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
     """The mask without specks, then without holes, of less than SPECK of its area; itself where it has none.
 
     One that holds a point of the prompt stays. What is larger stays too: an object may be hidden in part and
@@ -40,14 +40,14 @@ def tidied(mask: Mask, prompt: Prompt) -> Mask:
     return result
 
 
-def inmost(area: Mask) -> tuple[tuple[int, int], float]:
+def innermost_pixel(area: Mask) -> tuple[tuple[int, int], float]:
     """Row and column of the pixel that is farthest from the area's edge, and how far, in pixels."""
     depth = cv2.distanceTransform(np.pad(area, 1).view(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return (int(row), int(column)), float(depth[row, column])
 
 
-def unmet(mask: Mask, prompt: Prompt) -> tuple[int, ...]:
+def unmet_points(mask: Mask, prompt: Prompt) -> tuple[int, ...]:
     """The numbers, from 0, of the prompt's points that the mask has on the wrong side."""
     pairs = zip(prompt.pixels(mask.shape), prompt.labels, strict=True)
     return tuple(number for number, (pixel, label) in enumerate(pairs) if mask[pixel] != bool(label))

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from model.profiles import DEVICE_MAPS
 from model.segmentation import sam_families
-from model.segmentation.masks import tidied
+from model.segmentation.mask_cleanup import without_specks_and_holes
 from model.segmentation.sam_families.family import (
     BOTTOM_RIGHT,
     NOTHING,
     TOP_LEFT,
-    Family,
+    SamFamily,
     TakesPhrases,
     Tokens,
 )
@@ -104,7 +104,7 @@ class Concept:
 
 
 class Segmenter:
-    def __init__(self, family: Family, chunk: int | None = None) -> None:
+    def __init__(self, family: SamFamily, chunk: int | None = None) -> None:
         """`chunk` is how many prompts share a call of the decoder; by default what suits the device."""
         self._family = family
         self._chunk = chunk or (CHUNK_CPU if family.device.type == "cpu" else CHUNK)
@@ -245,10 +245,10 @@ class Segmenter:
         self._check_logits(logits)
         return self._levels(embedding, logits[None])[0]
 
-    def tidied(
+    def clean(
         self, embedding: Embedding, mask: Mask, logits: NDArray[np.float32], prompt: Prompt
     ) -> tuple[Mask, NDArray[np.float32]]:
-        """An answer without specks and holes (model/segmentation/masks.py): mask (H, W) and logits (h, w).
+        """An answer without specks and holes (mask_cleanup.py): mask (H, W) and logits (h, w).
 
         Looked for in the logits, which are few; their signs change, and the mask is made again. The same
         objects where there are none.
@@ -257,7 +257,7 @@ class Segmenter:
         inside = logits[:height, :width]
         points = prompt.points * (np.array([width, height]) / embedding.size[::-1]).astype(np.float32)
         shown = inside > 0
-        tidy = tidied(shown, Prompt(points, prompt.labels))
+        tidy = without_specks_and_holes(shown, Prompt(points, prompt.labels))
         if tidy is shown:
             return mask, logits
         logits = logits.copy()

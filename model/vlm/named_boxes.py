@@ -1,7 +1,7 @@
 """Answer text -> named boxes: the second opinion of a VLM that was trained to say where things are.
 
 Families differ in the question that makes them answer with boxes, in how they write one, and in what its
-numbers count. All three are in FAMILIES; the text is the model's, so it is read as hostile.
+numbers count. All three are in BOX_FORMATS; the text is the model's, so it is read as hostile.
 """
 
 import json
@@ -29,7 +29,7 @@ _Found = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 
 
 
 @dataclass(frozen=True)
-class Family:
+class BoxFormat:
     """How models of one family are asked for boxes, and how they write them."""
 
     read: Callable[[str], Iterator[_Found]]
@@ -90,7 +90,7 @@ def _boxed_first(answer: str) -> Iterator[_Found]:
         yield *found.span(2), [x0, y0, x1, y1]
 
 
-_QWEN3 = Family(
+_QWEN3 = BoxFormat(
     _json,
     full=1000,
     # QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb, which has the second; its coordinates are relative.
@@ -98,13 +98,13 @@ _QWEN3 = Family(
     these='Locate every instance that belongs to the following categories: "{terms}". '
     "Report bbox coordinates in JSON format.",
 )
-FAMILIES = {
+BOX_FORMATS = {
     # A developer's answer in issue 9 of QwenLM/Qwen3-VL, when that repository was Qwen2-VL's: boxes come
     # in a caption "with grounding", in thousandths.
-    "qwen2_vl": Family(_named_first, full=1000, every="Generate the caption in English with grounding:"),
+    "qwen2_vl": BoxFormat(_named_first, full=1000, every="Generate the caption in English with grounding:"),
     # Qwen2.5-VL's cookbooks/spatial_understanding.ipynb: both questions, and that coordinates are pixels of
     # the image as resized for the model.
-    "qwen2_5_vl": Family(
+    "qwen2_5_vl": BoxFormat(
         _json,
         full=None,
         every="Output bbox coordinates and names of every item in this image in JSON format.",
@@ -113,16 +113,16 @@ FAMILIES = {
     "qwen3_vl": _QWEN3,
     "qwen3_vl_moe": _QWEN3,
     # InternVL's documentation, "Chat Data Format": grounding and detection data, in thousandths.
-    "internvl": Family(
+    "internvl": BoxFormat(
         _named_first,
         full=1000,
         every="Please detect and label all objects in the following image and mark their positions.",
     ),
     # PaliGemma (arXiv 2407.07726): "detect a ; b", location tokens in 1024 bins, y before x. There is no
     # question for objects that are not named.
-    "paligemma": Family(_boxed_first, full=1024, these="detect {terms}", joint=" ; "),
+    "paligemma": BoxFormat(_boxed_first, full=1024, these="detect {terms}", joint=" ; "),
     # Florence-2's tasks <OD> and <CAPTION_TO_PHRASE_GROUNDING>, as its processor in transformers spells them.
-    "florence2": Family(
+    "florence2": BoxFormat(
         _bins,
         full=1000,
         every="Locate the objects with category name in the image.",
@@ -183,13 +183,13 @@ def parse(
     return list(found.values())
 
 
-def _family(kind: str) -> Family:
-    if kind not in FAMILIES:
+def _family(kind: str) -> BoxFormat:
+    if kind not in BOX_FORMATS:
         raise GroundingError(
             f"{kind!r} models are not known to answer with boxes: use the attention localizer, "
-            f"or a model of type {', '.join(FAMILIES)}"
+            f"or a model of type {', '.join(BOX_FORMATS)}"
         )
-    return FAMILIES[kind]
+    return BOX_FORMATS[kind]
 
 
 def _plain(term: str) -> str:

@@ -16,7 +16,7 @@ import urllib3
 from PIL import Image as PILImage
 
 from model import connections
-from model.types import Image, ListingError
+from model.types import Image, RemoteVLMError
 from model.vlm.terms import without_cut_name, without_thoughts
 
 MAX_TOKENS = 256  # of an answer, as of the own VLM's
@@ -30,7 +30,7 @@ _NO_THOUGHTS = "use a model that does not think first, or switch its thinking of
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class RemoteVLM:
     """Who lists. Two with equal `repr` list the same: the model counts, not where it is nor the key to it."""
 
     model: str
@@ -41,16 +41,16 @@ class Endpoint:
         """What it says about an image (H, W, 3), at most MAX_TEXT characters; greedy, as the own VLM.
 
         Thoughts are left out, and so is a name that was cut at a limit. Waits TIMEOUT, or until `deadline`
-        (of time.monotonic) if that is sooner. Raises ListingError.
+        (of time.monotonic) if that is sooner. Raises RemoteVLMError.
         """
         until = min(time.monotonic() + TIMEOUT, deadline if deadline is not None else float("inf"))
         try:
             return _text(self._ask(image, question, until))
-        except ListingError as error:
-            raise ListingError(f"the listing endpoint {self.url} {error}") from None
+        except RemoteVLMError as error:
+            raise RemoteVLMError(f"the listing endpoint {self.url} {error}") from None
 
     def _ask(self, image: Image, question: str, until: float) -> bytes:
-        """The bytes of the answer. Raises ListingError without its first words."""
+        """The bytes of the answer. Raises RemoteVLMError without its first words."""
         body = {
             "model": self.model,
             "messages": [
@@ -76,16 +76,16 @@ class Endpoint:
                 stream=True,
             ) as response:
                 if response.status_code != 200:
-                    raise ListingError(self._refusal(response.status_code))
+                    raise RemoteVLMError(self._refusal(response.status_code))
                 return _read(response, until)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
-            raise ListingError("did not answer in time: is it loading or overloaded?") from None
+            raise RemoteVLMError("did not answer in time: is it loading or overloaded?") from None
         except connections.ProxyError as error:
-            raise ListingError(f"cannot be asked: {error}") from None
+            raise RemoteVLMError(f"cannot be asked: {error}") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if distrust := connections.distrust(error):
-                raise ListingError(distrust) from None
-            raise ListingError("cannot be reached: is it running, and the address right?") from None
+                raise RemoteVLMError(distrust) from None
+            raise RemoteVLMError("cannot be reached: is it running, and the address right?") from None
 
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """As requests' `auth`: in its place a password for this host in ~/.netrc would be sent."""
@@ -108,7 +108,7 @@ class Endpoint:
 
 def _data_url(image: Image) -> str:
     if max(image.shape) > MAX_SIDE:
-        raise ListingError(f"is sent JPEG, which holds no image of more than {MAX_SIDE} pixels on a side")
+        raise RemoteVLMError(f"is sent JPEG, which holds no image of more than {MAX_SIDE} pixels on a side")
     file = io.BytesIO()
     PILImage.fromarray(image).save(file, "JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
@@ -120,7 +120,7 @@ def _read(response: requests.Response, until: float) -> bytes:
     while piece := response.raw.read1(1 << 16, decode_content=True):
         content += piece
         if len(content) > MAX_BYTES:
-            raise ListingError(f"answers with more than {MAX_BYTES} bytes: that is no list of objects")
+            raise RemoteVLMError(f"answers with more than {MAX_BYTES} bytes: that is no list of objects")
         if time.monotonic() > until:
             raise TimeoutError
     return content
@@ -131,15 +131,17 @@ def _text(content: bytes) -> str:
         choice: Any = json.loads(content)["choices"][0]
         text, ended = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise ListingError("answers with something else than a chat completion: check the address") from None
+        raise RemoteVLMError(
+            "answers with something else than a chat completion: check the address"
+        ) from None
     if not isinstance(text, str) or not text.strip():
-        raise ListingError(f"gave no text within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
+        raise RemoteVLMError(f"gave no text within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
     # Blanks in their place would be read by the own VLM, a token each.
     said = re.sub(r"\n{3,}", "\n\n", without_thoughts(text)).strip("\n")
     if not said.strip():
-        raise ListingError(f"gave nothing but thoughts within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
+        raise RemoteVLMError(f"gave nothing but thoughts within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
     if str(ended).lower() in ("length", "max_tokens") or len(said) > MAX_TEXT:
         said = without_cut_name(said[:MAX_TEXT])
         if not said.strip():
-            raise ListingError(f"was cut after {MAX_TOKENS} tokens, before the end of the first name")
+            raise RemoteVLMError(f"was cut after {MAX_TOKENS} tokens, before the end of the first name")
     return said

@@ -42,7 +42,7 @@ TRIAL = np.linspace(0, 255, 224 * 224 * 3).astype(np.uint8).reshape(224, 224, 3)
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class VLMAnswer:
     text: str  # without the last token of an answer that was cut: nothing says where the model looked for it
     starts: tuple[int, ...]  # for each token of the answer, where in `text` the characters begin
     ends: tuple[int, ...]  # and end that it spells; several may spell one
@@ -161,11 +161,11 @@ class VLM:
         image: Image,
         question: str,
         *,
-        said: str | None = None,
+        forced_answer: str | None = None,
         hidden: bool = False,
         vision: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
-    ) -> Answer:
+    ) -> VLMAnswer:
         """Ask about an image (H, W, 3); greedy, so the same image gives the same answer.
 
         `said` is put into the model's mouth: it is the answer, word for word, and read token by token as the
@@ -173,7 +173,12 @@ class VLM:
         tower's own map. Raises ImageRefused.
         """
         answer = self._answer(
-            image, question, said=said, hidden=hidden, vision=vision, max_new_tokens=max_new_tokens
+            image,
+            question,
+            forced_answer=forced_answer,
+            hidden=hidden,
+            vision=vision,
+            max_new_tokens=max_new_tokens,
         )
         if answer.cut:
             self._tell_cut(max_new_tokens)
@@ -188,20 +193,22 @@ class VLM:
         image: Image,
         question: str,
         *,
-        said: str | None = None,
+        forced_answer: str | None = None,
         hidden: bool = False,
         vision: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
-    ) -> Answer:
+    ) -> VLMAnswer:
         script = None
-        if said is not None:
-            script = self._processor.tokenizer(self._plain(said), add_special_tokens=False)["input_ids"]
+        if forced_answer is not None:
+            script = self._processor.tokenizer(self._plain(forced_answer), add_special_tokens=False)[
+                "input_ids"
+            ]
         inputs = self._inputs(image, question)
         with attention_flow.capturing(vision=vision) as capture:
             generated = self._generate(inputs, max_new_tokens, script, hidden=hidden)
         text, starts, ends = self._spelled(generated.tokens[:-1])
         grid = self._grid(inputs, image)
-        return Answer(
+        return VLMAnswer(
             text=text,
             starts=starts,
             ends=ends,
@@ -325,7 +332,7 @@ class VLM:
 
     @torch.inference_mode()
     def attention_maps(
-        self, answer: Answer, spans: Sequence[tuple[int, int]], recipe: Recipe
+        self, answer: VLMAnswer, spans: Sequence[tuple[int, int]], recipe: Recipe
     ) -> NDArray[np.float32]:
         """Attention of each span of the answer's characters to the image: float32 (n, rows, columns).
 
@@ -357,7 +364,7 @@ class VLM:
         says neither.
         """
         yes, no = first_words(self._processor.tokenizer)
-        asked = [f"Is there a {name} in the image? Answer yes or no." for name in names]
+        asked = [f"Is there a {name} in the image? VLMAnswer yes or no." for name in names]
         chances = [(read.chance(yes), read.chance(no)) for read in self._readings(image, asked)]
         both = np.array(chances, np.float32).reshape(-1, 2)
         if len(both) and both.sum(1).max() < LEAST_SAID:
@@ -437,7 +444,7 @@ class VLM:
         return torch.stack(found).cpu().numpy() if found else np.zeros((0, table.embedding_dim), np.float32)
 
     @torch.inference_mode()
-    def layer_maps(self, answer: Answer, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    def layer_maps(self, answer: VLMAnswer, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
         """Each layer's attention of each span, mean over heads and tokens: (layers, n, rows, columns)."""
         each = [
             answer.grid.spread(attention_flow.per_layer(answer.capture, [row]).cpu().numpy().mean(1))
@@ -446,7 +453,9 @@ class VLM:
         ]
         return np.stack(each, 1)
 
-    def _maps(self, answer: Answer, wanted: Sequence[Sequence[int]], recipe: Recipe) -> NDArray[np.float32]:
+    def _maps(
+        self, answer: VLMAnswer, wanted: Sequence[Sequence[int]], recipe: Recipe
+    ) -> NDArray[np.float32]:
         unique = sorted({position for rows in wanted for position in rows})
         if not unique:
             return np.zeros((0, *answer.grid.shape), np.float32)
@@ -460,7 +469,7 @@ class VLM:
         pool = np.max if recipe.subtokens == "max" else np.mean
         return np.stack([pool(spread[[place[p] for p in rows]], axis=0) for rows in wanted])
 
-    def _seen(self, answer: Answer, rows: Sequence[int], recipe: Recipe) -> torch.Tensor:
+    def _seen(self, answer: VLMAnswer, rows: Sequence[int], recipe: Recipe) -> torch.Tensor:
         """What the rows make of every token, by the recipe's source: (len(rows), N)."""
         capture = answer.capture
         if recipe.source == "flow":
@@ -481,7 +490,7 @@ def _before_the_middle(steps: Any) -> tuple[torch.Tensor, ...]:
     return tuple(torch.cat([step[layer][0] for step in steps]) for layer in chosen)
 
 
-def _cosine(answer: Answer, rows: Sequence[int]) -> torch.Tensor:
+def _cosine(answer: VLMAnswer, rows: Sequence[int]) -> torch.Tensor:
     """Mean over layers of the cosine between hidden states of the rows and of every token, from 0 up."""
     if not answer.hidden:
         raise AttentionError("the answer was given without keeping its hidden states")

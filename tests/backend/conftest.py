@@ -27,10 +27,9 @@ from PIL import Image as Pillow
 
 from backend.runtime.engine import PROCESS, Engine
 from backend.web.app import create_app
-from model.segmentation.clicks import Level
 from model.segmentation.segmenter import Embedding
-from model.types import Detection, Evidence, Image, Mask, Prompt
-from model.vlm_stage import Said
+from model.types import Detection, Evidence, Image, Level, Mask, Prompt
+from model.vlm_stage import RemoteAnswer
 from tests.support.settings import settings_with
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +90,7 @@ class StandIn:
     levels: list[Level] = field(default_factory=list)
     hold: threading.Event | None = None
     vocabularies: list[tuple[str, ...]] = field(default_factory=list)
-    said: list[Sequence[Sequence[Said]] | None] = field(default_factory=list)
+    said: list[Sequence[Sequence[RemoteAnswer]] | None] = field(default_factory=list)
     encoded: list[int] = field(default_factory=list)  # the first number of each encoded image
     fail_to_encode: int = 0  # so many times
     device: torch.device = torch.device("cpu")  # noqa: RUF009
@@ -110,10 +109,10 @@ class StandIn:
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
-        said: Sequence[Sequence[Said]] | None = None,
+        remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
         self.order.append("batch")
-        self.said.append(said)
+        self.said.append(remote_answers)
         self.vocabularies.append(tuple(vocabulary))
         self.images.append(image)
         self._wait()

@@ -3,7 +3,7 @@ import pytest
 from backend.settings import Settings, SettingsError
 from model.options import ASK, RECIPES, Options
 from model.profiles import PROFILES
-from model.vlm.remote_vlm import Endpoint
+from model.vlm.remote_vlm import RemoteVLM
 from tests.support.settings import settings_with
 
 
@@ -153,7 +153,9 @@ def test_who_lists() -> None:
         "VLSAM_LISTING_MODEL": "big",
         "VLSAM_LISTING_KEY": "k",
     }
-    assert Settings.from_env(where).detection.options.listing == Endpoint("big", "http://vllm:8000/v1", "k")
+    assert Settings.from_env(where).detection.options.remote_vlm == RemoteVLM(
+        "big", "http://vllm:8000/v1", "k"
+    )
     with pytest.raises(SettingsError, match="of no use with VLSAM_LOCALIZER=boxes"):
         Settings.from_env({**where, "VLSAM_LOCALIZER": "boxes"})
 

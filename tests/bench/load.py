@@ -31,8 +31,8 @@ from backend.labelstudio import labeling_config, results
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.segmentation.masks import inmost
-from model.segmentation.merge import iou
+from model.segmentation.mask_cleanup import innermost_pixel
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Image, Mask, Prompt
 from tests.backend.conftest import free_port
 
@@ -100,7 +100,7 @@ def draw(model: VLSAM, folder: Path, count: int) -> list[Picture]:
         large = sorted(scene.objects, key=lambda thing: -int(thing.visible.sum()))[:SPOTS]
         if len(large) < SPOTS or large[-1].visible.sum() < 400:
             continue
-        middles = [inmost(thing.visible)[0] for thing in large]
+        middles = [innermost_pixel(thing.visible)[0] for thing in large]
         spots = tuple((column + 0.5, row + 0.5) for row, column in middles)
         embedding = model.encode(scene.image)
         masks = tuple(model.refine(embedding, Prompt.of((*spot, 1))).mask for spot in spots)

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from backend.commands.cli import main
 from backend.demo.studio import Studio
 from backend.labelstudio import geometry, labeling_config, results
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image
 

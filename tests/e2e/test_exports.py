@@ -21,7 +21,7 @@ from backend.commands.cli import main
 from backend.demo.studio import Studio, StudioError
 from backend.labelstudio import geometry, labeling_config, results
 from backend.labelstudio.recommended_configs import KINDS, Kind, LabelTag, label_config, tags_of
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask, box_of
 from tests.e2e.conftest import OWNER, MakeProject, Servers
 

@@ -46,11 +46,11 @@ class Said:
     cut = False
     attention: NDArray[np.float32] = np.eye(5, 7, dtype=np.float32)
 
-    def answer(self, image: Image, question: str, *, said: str | None = None, **_: Any) -> "Said":
-        if said is None:
+    def answer(self, image: Image, question: str, *, forced_answer: str | None = None, **_: Any) -> "Said":
+        if forced_answer is None:
             return self
         spoken = Said()
-        spoken.text = said
+        spoken.text = forced_answer
         return spoken
 
     def attention_maps(self, answer: "Said", spans: Sequence[Any], recipe: Any) -> NDArray[np.float32]:

@@ -91,7 +91,7 @@ def test_any_file_is_an_image_or_an_error(data: bytes) -> None:
 
 
 @MANY
-@given(answer=strategies.answers, kind=st.sampled_from(list(named_boxes.FAMILIES)))
+@given(answer=strategies.answers, kind=st.sampled_from(list(named_boxes.BOX_FORMATS)))
 def test_any_answer_is_read_as_terms_and_boxes(answer: str, kind: str) -> None:
     counted("answer texts")
     assert all(len(term.text) <= terms.MAX_LENGTH for term in terms.parse(answer))

@@ -14,12 +14,12 @@ from model.builtin.scenes import Scene, draw_scene
 from model.options import ASK, RECIPES, Options, Vocabulary
 from model.pipeline import VLSAM
 from model.profiles import PROFILES, choose, segmenter_version_of, version_of
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Embedding
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.views import corner_views
 from model.vlm.named_boxes import NamedBox
-from model.vlm.vlm import Answer
+from model.vlm.vlm import VLMAnswer
 from model.vlm_stage import questions
 
 
@@ -27,7 +27,7 @@ def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Sce
     found = vlsam.annotate(scene.image)
     assert found
     for detection in found:
-        assert detection.term in vlsam.listing(scene.image)
+        assert detection.term in vlsam.answer_text(scene.image)
         assert detection.mask.shape == scene.image.shape[:2]
         assert detection.mask.any()
         assert 0 <= detection.score <= 1
@@ -147,7 +147,7 @@ def test_every_question_gets_the_vocabulary_and_the_model_hears_it(
     heard: list[str] = []
     real = vlsam.vlm.answer
 
-    def answer(image: Image, question: str, **more: Any) -> Answer:
+    def answer(image: Image, question: str, **more: Any) -> VLMAnswer:
         heard.append(question)
         return real(image, question, **more)
 

@@ -11,10 +11,10 @@ from model.builtin.scenes import Scene
 from model.options import RECIPES, Options, Recipe
 from model.pipeline import VLSAM
 from model.sam_stage import Instance, instances
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.sam_families.family import BOTTOM_RIGHT, TOP_LEFT, Tokens
 from model.segmentation.segmenter import MASK_LOGIT, Segmenter
-from model.vlm_stage import Look
+from model.vlm_stage import TermMap
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ class Squares:
 def searched(attention: NDArray[np.float32], family: Squares, options: Options) -> list[Instance]:
     segmenter = Segmenter(family)
     embedding = segmenter.encode(np.zeros((64, 64, 3), np.uint8))
-    look = Look("What is there?", "dog", attention)
+    look = TermMap("What is there?", "dog", attention)
     return [found for _, found in instances(segmenter, embedding, [look], options)]
 
 

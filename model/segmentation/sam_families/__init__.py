@@ -1,4 +1,4 @@
-"""The families of SAM, each behind `Family` (family.py), by the library that has them.
+"""The families of SAM, each behind `SamFamily` (family.py), by the library that has them.
 
 segment_anything_sam.py  segment-anything: SAM ViT-B/L/H, the built-in model, MobileSAM
 mobile_sam.py            MobileSAM's image encoder
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from model.segmentation.sam_families import segment_anything_sam, transformers_sam
-from model.segmentation.sam_families.family import Family
+from model.segmentation.sam_families.family import SamFamily
 from model.types import ModelLoadError
 
 
@@ -33,7 +33,7 @@ def check(config: Mapping[str, Any], *, name: str, concepts: bool = False) -> No
         )
 
 
-def load(path: Path, device: str, *, concepts: bool = False) -> Family:
+def load(path: Path, device: str, *, concepts: bool = False) -> SamFamily:
     """Load a checkpoint file of segment-anything, or a folder: transformers' own, whose config.json has a
     model_type, or one with segment-anything's sizes in config.json, such as model/builtin/segmenter.
 

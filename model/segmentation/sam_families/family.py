@@ -26,7 +26,7 @@ class Tokens:
         return places * (self.labels >= 0)[..., None] + kinds[self.labels + 1]
 
 
-class Family(Protocol):
+class SamFamily(Protocol):
     """Holds weights and nothing of any image."""
 
     side: int  # pixels: of the square that the encoder sees
@@ -45,7 +45,7 @@ class Family(Protocol):
 
 
 @runtime_checkable
-class TakesPhrases(Family, Protocol):
+class TakesPhrases(SamFamily, Protocol):
     """A family that also finds everything that a noun phrase names."""
 
     def concepts(

@@ -73,7 +73,7 @@ def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None)
     )
 
 
-def load(file: Path, config: Mapping[str, Any], device: str) -> "OriginalSam":
+def load(file: Path, config: Mapping[str, Any], device: str) -> "SegmentAnythingSam":
     """Load weights (.pth, .pt, .safetensors); without a config they must be of a published size.
 
     Raises ModelLoadError, and what torch raises.
@@ -98,7 +98,7 @@ def load(file: Path, config: Mapping[str, Any], device: str) -> "OriginalSam":
         config = {**PUBLISHED_REST, **_PUBLISHED[width], "embed_dim": width}
     sam = build_sam(config, encoder)
     sam.load_state_dict({key: value.float() for key, value in weights.items()})
-    return OriginalSam(sam.to(device))
+    return SegmentAnythingSam(sam.to(device))
 
 
 def _weights(file: Path) -> Mapping[str, Tensor]:
@@ -123,7 +123,7 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
     return weights
 
 
-class OriginalSam:
+class SegmentAnythingSam:
     stretched = ends_boxes = False
 
     def __init__(self, sam: Sam) -> None:

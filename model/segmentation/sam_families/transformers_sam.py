@@ -17,7 +17,7 @@ TOKENS = 32  # of a noun phrase, at most and padded to: as Sam3Processor
 PHRASES, PHRASES_CPU = 8, 1
 
 
-class HubSam:
+class TransformersSam:
     """The first generation; what the others do otherwise stands below."""
 
     stretched = ends_boxes = False
@@ -69,7 +69,7 @@ class HubSam:
         return torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embed)])
 
 
-class HighQuality(HubSam):
+class SamHQ(TransformersSam):
     """SAM-HQ's decoder also sees the encoder's first global layer; its masks are SAM's plus its own."""
 
     def _named(self, encoded: Any) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class HighQuality(HubSam):
         return {"intermediate_embeddings": [features["early"]], "hq_token_only": False}
 
 
-class Second(HubSam):
+class Sam2(TransformersSam):
     """SAM 2 and what is built like it: a stretched image, and finer features for the decoder."""
 
     stretched = ends_boxes = True
@@ -96,7 +96,7 @@ class Second(HubSam):
         return torch.cat([encoder.not_a_point_embed.weight, encoder.point_embed.weight])
 
 
-class Tracker(Second):
+class Sam3Tracker(Sam2):
     """SAM 3 by clicks and boxes."""
 
     def features(self, image: Image) -> dict[str, Tensor]:
@@ -113,7 +113,7 @@ class Tracker(Second):
         )
 
 
-class TrackerAndDetector(Tracker):
+class Sam3(Sam3Tracker):
     """All of SAM 3: the detector finds what a noun phrase names. Both see the image by one encoder."""
 
     def __init__(self, model: Any, processor: Any, detector: Any, tokenizer: Any) -> None:
@@ -158,14 +158,14 @@ class TrackerAndDetector(Tracker):
             yield from zip(found.pred_masks, scores, strict=True)
 
 
-_SAM2 = (Second, "Sam2Model", "Sam2ImageProcessor")
-_SAM3 = (Tracker, "Sam3TrackerModel", "Sam3ImageProcessor")
-_EDGE = (Second, "EdgeTamModel", "Sam2ImageProcessor")
+_SAM2 = (Sam2, "Sam2Model", "Sam2ImageProcessor")
+_SAM3 = (Sam3Tracker, "Sam3TrackerModel", "Sam3ImageProcessor")
+_EDGE = (Sam2, "EdgeTamModel", "Sam2ImageProcessor")
 # By config.json's model_type. What is published are the video models; a still image needs a part of each.
 # The classes go by name, for transformers imports each when it is asked for.
-KINDS: dict[str, tuple[type[HubSam], str, str]] = {
-    "sam": (HubSam, "SamModel", "SamImageProcessor"),
-    "sam_hq": (HighQuality, "SamHQModel", "SamImageProcessor"),
+KINDS: dict[str, tuple[type[TransformersSam], str, str]] = {
+    "sam": (TransformersSam, "SamModel", "SamImageProcessor"),
+    "sam_hq": (SamHQ, "SamHQModel", "SamImageProcessor"),
     "sam2": _SAM2,
     "sam2_video": _SAM2,
     "sam3_tracker": _SAM3,
@@ -177,7 +177,7 @@ KINDS: dict[str, tuple[type[HubSam], str, str]] = {
 WITH_DETECTOR = "sam3_video"  # the kind that holds SAM 3's detector beside its tracker
 
 
-def load(path: Path, model_type: str, device: str, *, concepts: bool = False) -> HubSam:
+def load(path: Path, model_type: str, device: str, *, concepts: bool = False) -> TransformersSam:
     """Load a folder of transformers'; with `concepts` one WITH_DETECTOR, to take noun phrases as well.
 
     Raises ModelLoadError, and what transformers raises.
@@ -189,7 +189,7 @@ def load(path: Path, model_type: str, device: str, *, concepts: bool = False) ->
         detector = _weights(path, "Sam3Model")
         detector.vision_encoder.backbone = model.vision_encoder.backbone  # the same weights, once
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        sam: HubSam = TrackerAndDetector(model.to(device), processor, detector.to(device), tokenizer)
+        sam: TransformersSam = Sam3(model.to(device), processor, detector.to(device), tokenizer)
     else:
         sam = family(model.to(device), processor)
     made = {n for n in dict(processor.size).values() if n}

@@ -16,7 +16,7 @@ from backend.runtime.engine import Engine
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.vlm_stage import MAX_PHRASE
 from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc, image_url
 

@@ -105,4 +105,4 @@ def test_a_task_whose_listing_fails_is_asked_for_again(
 
 
 def test_nobody_else_lists_by_default() -> None:
-    assert Settings().detection.options.listing is None
+    assert Settings().detection.options.remote_vlm is None

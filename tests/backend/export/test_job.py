@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from backend.export import job
 from backend.labelstudio import geometry
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.backend.conftest import data_url
 from tests.backend.export.conftest import CAT, CONFIG, DOG, HEIGHT, WIDTH, annotation, click, region, same

@@ -13,7 +13,7 @@ from backend.export import objects
 from backend.labelstudio import geometry, labeling_config, recommended_configs, results
 from backend.labelstudio.reading_budget import Reading, TooMuch
 from backend.prelabel.destinations import Object
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.backend.conftest import disc
 from tests.backend.export.conftest import CAT, CONFIG, DOG, FREE, HEIGHT, WIDTH, click, region, same

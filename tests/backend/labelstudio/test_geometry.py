@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from backend.labelstudio import geometry
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.backend.conftest import disc
 

@@ -18,7 +18,7 @@ from PIL import Image
 from backend.answers.recent_answers import Patch
 from backend.labelstudio import brush_rle, geometry, labeling_config, results
 from backend.labelstudio.reading_budget import UNITS, Kept, OutOfTime, Reading, TooMuch
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.backend.conftest import CONFIG, disc
 

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 from backend.commands.cli import main
 from model.pipeline import VLSAM
 from model.types import Detection, Image
-from model.vlm_stage import Said
+from model.vlm_stage import RemoteAnswer
 from tests.backend.conftest import detection, disc
 from tests.support.fake_studio import studio as studio
 
@@ -36,7 +36,10 @@ class Model:
         return other
 
     def annotate(
-        self, image: Image, vocabulary: Sequence[str] = (), said: Sequence[Sequence[Said]] | None = None
+        self,
+        image: Image,
+        vocabulary: Sequence[str] = (),
+        remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
         red, green = (int(value) for value in image[0, 0, :2])
         self.seen.append(red)

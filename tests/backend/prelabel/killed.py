@@ -19,7 +19,7 @@ from pathlib import Path
 from backend.commands.cli import main
 from model.pipeline import VLSAM
 from model.types import Detection, Image
-from model.vlm_stage import Said
+from model.vlm_stage import RemoteAnswer
 from tests.backend.prelabel.conftest import Model, save_image
 
 COUNT = 12
@@ -33,7 +33,10 @@ class Slow(Model):
         self._log = log
 
     def annotate(
-        self, image: Image, vocabulary: Sequence[str] = (), said: Sequence[Sequence[Said]] | None = None
+        self,
+        image: Image,
+        vocabulary: Sequence[str] = (),
+        remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
         time.sleep(0.004)
         with self._log.open("a") as file:

@@ -19,7 +19,7 @@ from backend.labelstudio.results import decode
 from backend.prelabel.destinations import Yolo
 from backend.prelabel.sources import Files
 from backend.settings import Settings
-from model.segmentation.merge import iou
+from model.segmentation.non_maximum_suppression import iou
 from tests.backend.conftest import CONFIG, detection, disc
 from tests.backend.prelabel.conftest import Model
 

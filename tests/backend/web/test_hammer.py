@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from backend.labelstudio import results
 from model.builtin.scenes import draw_scene
-from model.segmentation import clicks
+from model.segmentation import click_refinement
 from model.segmentation.sam_families.segment_anything_sam import build_sam
 from model.segmentation.segmenter import Segmenter
 from model.types import Image, Mask, Prompt
@@ -74,7 +74,9 @@ def expected(folder: Path) -> tuple[list[Image], list[list[Mask]]]:
         image = draw_scene(rng, width=WIDTH, height=HEIGHT, count=1, degrade=False).image
         embedding = model.encode(image)
         points = [np.array([[x / 100 * WIDTH, y / 100 * HEIGHT]], np.float32) for x, y in SPOTS]
-        answers = [clicks.obey(model, embedding, Prompt(p, np.array([1]))).mask for p in points]
+        answers = [
+            click_refinement.refine_by_clicks(model, embedding, Prompt(p, np.array([1]))).mask for p in points
+        ]
         if not any(np.array_equal(a, b) for old in masks for a, b in zip(old, answers, strict=True)):
             masks.append(answers)
             images.append(image)

@@ -222,9 +222,7 @@ def test_every_family_answers_and_says_where_it_looked(load: Load, name: str, sh
 
 
 def test_the_table_holds_no_family_without_a_model_here(load: Load) -> None:
-    assert {load(name)._model.config.model_type for name in vlm_families.BUILDERS} == set(
-        token_grids.FAMILIES
-    )
+    assert {load(name)._model.config.model_type for name in vlm_families.BUILDERS} == set(token_grids.LAYOUTS)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +236,7 @@ def test_models_of_remote_code_are_refused_by_their_successors_names(kind: str, 
 
 
 def test_an_unknown_family_is_told_what_to_add_and_where() -> None:
-    with pytest.raises(ModelLoadError, match=r"'bert'.*FAMILIES in model/attention/token_grids.py"):
+    with pytest.raises(ModelLoadError, match=r"'bert'.*LAYOUTS in model/attention/token_grids.py"):
         token_grids.check_family("bert")
 
 

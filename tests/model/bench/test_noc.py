@@ -8,7 +8,7 @@ from PIL import Image as PILImage
 from model.bench.noc import CAP, Folder, Help, drawn, helped, needed, noc, play
 from model.builtin.scenes import Scene
 from model.pipeline import VLSAM
-from model.segmentation.clicks import Answer, obey
+from model.segmentation.click_refinement import Refinement, refine_by_clicks
 from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Evidence, Mask, Prompt, box_of
 
@@ -71,7 +71,7 @@ def test_what_does_not_fit_is_told_by_name(tmp_path: Path) -> None:
 
 
 def test_a_game_ends_when_the_mask_is_good_or_at_the_cap(segmenter: Segmenter, scene: Scene) -> None:
-    refine = partial(obey, segmenter, segmenter.encode(scene.image))
+    refine = partial(refine_by_clicks, segmenter, segmenter.encode(scene.image))
     thing: Mask = max((each.visible for each in scene.objects), key=np.count_nonzero)
     good = play(refine, thing)
     assert len(good) == 5
@@ -84,7 +84,7 @@ def test_figures_are_means_over_objects(segmenter: Segmenter) -> None:
     samples = list(drawn(2, seed=3))
     figures = noc(segmenter, samples, 2)
     games = [
-        play(partial(obey, segmenter, segmenter.encode(s.image)), truth)
+        play(partial(refine_by_clicks, segmenter, segmenter.encode(s.image)), truth)
         for s in samples
         for truth in s.objects
     ]
@@ -103,11 +103,11 @@ def test_masks_without_an_object_give_no_figures(segmenter: Segmenter, tmp_path:
 def test_clicks_on_a_region_join_its_prompt_and_start_from_its_mask(
     segmenter: Segmenter, scene: Scene
 ) -> None:
-    refine = partial(obey, segmenter, segmenter.encode(scene.image))
+    refine = partial(refine_by_clicks, segmenter, segmenter.encode(scene.image))
     thing: Mask = max((each.visible for each in scene.objects), key=np.count_nonzero)
     prompts: list[Prompt] = []
 
-    def noted(prompt: Prompt) -> Answer:
+    def noted(prompt: Prompt) -> Refinement:
         prompts.append(prompt)
         return refine(prompt)
 

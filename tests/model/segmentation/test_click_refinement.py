@@ -11,12 +11,12 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from model.builtin.scenes import Scene, sprites
-from model.segmentation.clicks import LARGE, Answer, Level, obey
-from model.segmentation.masks import inmost, unmet
-from model.segmentation.merge import iou
+from model.segmentation.click_refinement import LARGE, Refinement, refine_by_clicks
+from model.segmentation.mask_cleanup import innermost_pixel, unmet_points
+from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.sam_families.family import Tokens
 from model.segmentation.segmenter import Embedding, Segmenter
-from model.types import Mask, Prompt, PromptError, box_of
+from model.types import Level, Mask, Prompt, PromptError, box_of
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def embedding(segmenter: Segmenter, scene: Scene) -> Embedding:
 
 
 def middle(mask: Mask) -> tuple[float, float]:
-    (row, column), _ = inmost(mask)
+    (row, column), _ = innermost_pixel(mask)
     return column + 0.5, row + 0.5
 
 
@@ -56,7 +56,7 @@ def test_every_prompt_that_sam_knows_finds_the_object(
     x, y, _ = inside
     stroke = np.zeros_like(thing)
     stroke[int(y) - 2 : int(y) + 3, int(x) - 12 : int(x) + 13] = True
-    answer = obey(segmenter, embedding, Prompt.of(inside))
+    answer = refine_by_clicks(segmenter, embedding, Prompt.of(inside))
     prompt = {
         "point": Prompt.of(inside),
         "points": Prompt.of(inside, (x + 5, y, 1)),
@@ -68,15 +68,17 @@ def test_every_prompt_that_sam_knows_finds_the_object(
         "stroke": Prompt.of(mask=stroke & thing),
         "geometry and box": Prompt.of(box=box, mask=thing),
     }[kind]
-    found = obey(segmenter, embedding, prompt)
+    found = refine_by_clicks(segmenter, embedding, prompt)
     assert iou(found.mask, thing) > 0.8
     assert 0 < found.predicted_iou <= 1
-    assert not unmet(found.mask, prompt)
+    assert not unmet_points(found.mask, prompt)
 
 
 def test_a_level_is_chosen_by_its_size(segmenter: Segmenter, embedding: Embedding, thing: Mask) -> None:
     levels: tuple[Level, ...] = ("whole", "part", "subpart")
-    answers = [obey(segmenter, embedding, Prompt.of((*middle(thing), 1)), level) for level in levels]
+    answers = [
+        refine_by_clicks(segmenter, embedding, Prompt.of((*middle(thing), 1)), level) for level in levels
+    ]
     sizes = [int((answer.logits > 0).sum()) for answer in answers]
     assert sizes == sorted(sizes, reverse=True)
     assert len({answer.predicted_iou for answer in answers}) == 3
@@ -85,11 +87,11 @@ def test_a_level_is_chosen_by_its_size(segmenter: Segmenter, embedding: Embeddin
 def test_the_second_click_starts_from_the_first_answers_logits(
     segmenter: Segmenter, embedding: Embedding, thing: Mask
 ) -> None:
-    first = obey(segmenter, embedding, Prompt.of((*middle(thing), 1)))
+    first = refine_by_clicks(segmenter, embedding, Prompt.of((*middle(thing), 1)))
     np.testing.assert_array_less(0.97, iou(segmenter.mask(embedding, first.logits), first.mask))
     again = Prompt.of((*middle(thing), 1), (*middle(thing & ~first.mask), 1))
     started, alone, drawn = (
-        obey(segmenter, embedding, prompt)
+        refine_by_clicks(segmenter, embedding, prompt)
         for prompt in (replace(again, logits=first.logits), again, replace(again, mask=first.mask))
     )
     assert not np.array_equal(started.logits, alone.logits)
@@ -121,9 +123,9 @@ class Scripted:
 
 def answered(
     prompt: Prompt, one: Mask, three: tuple[Mask, Mask, Mask] | None = None, level: Level = "auto"
-) -> Answer:
+) -> Refinement:
     segmenter = Segmenter(Scripted(one, three))
-    return obey(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt, level)
+    return refine_by_clicks(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt, level)
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int) -> Mask:
@@ -182,7 +184,7 @@ def test_a_negative_click_takes_no_more_than_its_side_of_a_contradiction() -> No
     for answer in (RIGHT, rectangle(4, 40, 28, 44)):
         mask = answered(prompt, answer).mask
         assert iou(mask, LEFT) > 0.95
-        assert not unmet(mask, prompt)
+        assert not unmet_points(mask, prompt)
 
 
 @pytest.mark.parametrize(("label", "answer"), [(0, np.ones((64, 64), bool)), (1, np.zeros((64, 64), bool))])
@@ -190,7 +192,7 @@ def test_a_click_gets_its_way_in_a_cell_around_it(label: int, answer: Mask) -> N
     """A negative click that the segmenter disobeys takes a disc away, a positive one adds one."""
     segmenter = Segmenter(Scripted(answer))
     embedding = segmenter.encode(np.zeros((640, 640, 3), np.uint8))  # a cell of the logits is 10 pixels
-    mask = obey(segmenter, embedding, Prompt.of((320.5, 200.5, label))).mask
+    mask = refine_by_clicks(segmenter, embedding, Prompt.of((320.5, 200.5, label))).mask
     y, x = np.ogrid[:640, :640]
     distance = np.hypot(y - 200, x - 320)
     assert (mask[distance <= 9.5] == bool(label)).all()
@@ -235,10 +237,10 @@ class Seeing(Scripted):
         return found.float() * 16 - 8, torch.full(found.shape[:2], 0.9)
 
 
-def seen(prompt: Prompt, things: Sequence[Mask], corrected: Mask) -> tuple[Answer, Seeing]:
+def seen(prompt: Prompt, things: Sequence[Mask], corrected: Mask) -> tuple[Refinement, Seeing]:
     family = Seeing(things, corrected)
     segmenter = Segmenter(family)
-    return obey(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt), family
+    return refine_by_clicks(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt), family
 
 
 def test_a_negative_click_takes_the_object_under_it_and_not_a_speck() -> None:
@@ -273,7 +275,7 @@ def test_a_persons_positive_click_keeps_what_a_negative_one_points_at() -> None:
     prompt = Prompt.of((40.5, 24.5, 1), (*IN_RIGHT, 0), mask=LEFT | RIGHT)
     answer, _ = seen(prompt, [LEFT, RIGHT], LEFT | RIGHT)
     assert iou(answer.mask, LEFT | RIGHT) > 0.98
-    assert not unmet(answer.mask, prompt)
+    assert not unmet_points(answer.mask, prompt)
 
 
 def test_a_click_overrules_the_models_own_points() -> None:
@@ -326,7 +328,7 @@ def test_whatever_the_segmenter_answers_clicks_hold_and_large_changes_were_asked
     )
     prompt = Prompt.of(*((x + 0.5, y + 0.5, label) for (x, y), label in clicks.items()), mask=before)
     mask = answered(prompt, new).mask
-    assert not unmet(mask, prompt)
+    assert not unmet_points(mask, prompt)
     if before.any():
         discs = 5 * len(clicks)  # of one pixel's radius
         asked = {bool(label) for (x, y), label in clicks.items() if before[y, x] != bool(label)}
@@ -360,12 +362,14 @@ def test_clicks_around_one_of_two_equal_objects_keep_to_it(
 ) -> None:
     """Clicks anywhere on the left half: inside the object positive, outside negative."""
     embedding, one, other = twins
-    first = obey(segmenter, embedding, Prompt.of((*middle(one), 1)))
+    first = refine_by_clicks(segmenter, embedding, Prompt.of((*middle(one), 1)))
     assert iou(first.mask, one) > 0.9
     clicks = [(x * 170, y * 199) for x, y in spots]
     labelled = [(x, y, int(one[int(y), int(x)])) for x, y in clicks]
     start = Prompt.of((*middle(one), 1), *labelled, mask=None if from_logits else first.mask)
-    answer = obey(segmenter, embedding, replace(start, logits=first.logits if from_logits else None))
+    answer = refine_by_clicks(
+        segmenter, embedding, replace(start, logits=first.logits if from_logits else None)
+    )
     assert (answer.mask & other).sum() <= LARGE * other.sum()
     assert (answer.mask & one).sum() > 0.7 * one.sum()
 
@@ -376,8 +380,8 @@ def test_clicks_on_one_pixel_that_contradict_each_other_are_reported(
     x, y = middle(thing)
     prompt = Prompt.of((x, y, 1), (x, y, 0), (x + 9, y, 1))
     with caplog.at_level(logging.WARNING):
-        mask = obey(segmenter, embedding, prompt).mask
-    assert unmet(mask, prompt) == (0,)  # the newest counts
+        mask = refine_by_clicks(segmenter, embedding, prompt).mask
+    assert unmet_points(mask, prompt) == (0,)  # the newest counts
     assert "not met: numbers (0,)" in caplog.text
 
 
@@ -386,11 +390,11 @@ def test_a_prompt_of_nothing_or_of_another_image_is_refused(
 ) -> None:
     for prompt in (Prompt(), Prompt.of(mask=np.zeros(embedding.size, bool))):
         with pytest.raises(PromptError, match="at least one point"):
-            obey(segmenter, embedding, prompt)
+            refine_by_clicks(segmenter, embedding, prompt)
     other = np.ones((5, 5), bool)
     for prompt in (
         Prompt.of(mask=other),
         replace(Prompt.of((1, 1, 1), mask=other), logits=np.zeros((128, 128), np.float32)),
     ):
         with pytest.raises(PromptError, match="mask is"):
-            obey(segmenter, embedding, prompt)
+            refine_by_clicks(segmenter, embedding, prompt)

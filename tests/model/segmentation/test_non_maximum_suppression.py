@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model.segmentation.merge import iou, suppress
+from model.segmentation.non_maximum_suppression import iou, suppress
 from model.types import Box, Detection, Evidence, Mask, Prompt
 
 WHOLE: Box = (0, 0, 20, 20)

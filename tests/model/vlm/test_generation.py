@@ -9,7 +9,7 @@ import pytest
 from model.options import RECIPES
 from model.types import ModelLoadError
 from model.vlm.generation import settings_of
-from model.vlm.vlm import VLM, Answer
+from model.vlm.vlm import VLM, VLMAnswer
 from tests.support import vlm_families
 
 Load = Callable[..., VLM]
@@ -56,7 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def said(vlm: VLM) -> tuple[Any, ...]:
-    answer: Answer = vlm.answer(IMAGE, "list the objects", max_new_tokens=6)
+    answer: VLMAnswer = vlm.answer(IMAGE, "list the objects", max_new_tokens=6)
     maps = vlm.attention_maps(answer, [(0, len(answer.text))], RECIPES["paper"])
     return answer.text, answer.ends, answer.capture.tokens, maps.tolist()
 
@@ -137,6 +137,6 @@ def test_an_answer_ends_at_its_end_and_is_cut_at_the_limit(load: Load, tmp_path:
     assert not ended.cut
     assert len(ended.ends) == ids.index(ids[2])
     # Words that are put into its mouth go beyond an end.
-    forced = VLM.load(folder, device="cpu").answer(IMAGE, "list the objects", said=spoken.text)
+    forced = VLM.load(folder, device="cpu").answer(IMAGE, "list the objects", forced_answer=spoken.text)
     assert forced.text == spoken.text
     assert not forced.cut

@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 
 from model.profiles import choose
 from model.types import GroundingError
-from model.vlm.named_boxes import FAMILIES, MAX_BOXES, MAX_NAME, parse, question_for
+from model.vlm.named_boxes import BOX_FORMATS, MAX_BOXES, MAX_NAME, parse, question_for
 
 SIZE = (500, 1000)  # height, width of the image
 INPUT = (504, 1008)  # as Qwen2.5-VL sees it: whole patches
@@ -163,10 +163,10 @@ def test_florence_is_read_as_its_own_processor_reads_it() -> None:
     np.testing.assert_allclose(ours, theirs, atol=1)  # they cut off fractions
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", BOX_FORMATS)
 def test_a_question_asks_for_the_terms_or_for_everything(kind: str) -> None:
     asked = question_for(kind, ["dog", "traffic cone"])
-    family = FAMILIES[kind]
+    family = BOX_FORMATS[kind]
     assert ("traffic cone" in asked) == (family.these is not None)
     if family.every is None:
         with pytest.raises(GroundingError, match="give terms"):
@@ -213,7 +213,7 @@ shreds = st.sampled_from(
 )  # fmt: skip
 
 
-@given(st.lists(shreds | st.text(max_size=5), max_size=30).map("".join), st.sampled_from(list(FAMILIES)))
+@given(st.lists(shreds | st.text(max_size=5), max_size=30).map("".join), st.sampled_from(list(BOX_FORMATS)))
 def test_any_text_gives_boxes_inside_the_image_and_names_from_the_text(answer: str, kind: str) -> None:
     for found in parse(answer, kind, SIZE, INPUT):
         x0, y0, x1, y1 = found.box

@@ -10,12 +10,12 @@ import pytest
 
 from model.builtin.scenes import Scene, draw_scene
 from model.options import ASK, Options
-from model.pipeline import VLSAM, ask_ahead
+from model.pipeline import VLSAM, prefetch_answers
 from model.profiles import choose, version_of
-from model.segmentation.merge import iou
-from model.types import AttentionError, ListingError
+from model.segmentation.non_maximum_suppression import iou
+from model.types import AttentionError, RemoteVLMError
 from model.vlm import remote_vlm
-from model.vlm.remote_vlm import Endpoint
+from model.vlm.remote_vlm import RemoteVLM
 from tests.support import vlm_endpoint
 from tests.support.vlm_endpoint import Lister
 
@@ -27,11 +27,11 @@ def lister() -> Iterator[Lister]:
 
 
 def options(lister: Lister) -> Options:
-    return Options(listing=Endpoint(lister.model, lister.url, lister.key))
+    return Options(remote_vlm=RemoteVLM(lister.model, lister.url, lister.key))
 
 
 def ask(lister: Lister, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> str:
-    return Endpoint(lister.model, lister.url, lister.key).answer(image, "What is there?")
+    return RemoteVLM(lister.model, lister.url, lister.key).answer(image, "What is there?")
 
 
 def test_what_the_endpoint_names_is_masked_and_nothing_else(vlsam: VLSAM, lister: Lister) -> None:
@@ -43,7 +43,7 @@ def test_what_the_endpoint_names_is_masked_and_nothing_else(vlsam: VLSAM, lister
         listed = vlsam.with_options(options(lister))
         (found[thing.name], *_) = detections = listed.annotate(scene.image)
         assert {d.term for d in detections} == {thing.name}
-        assert listed.listing(scene.image) == lister.text
+        assert listed.answer_text(scene.image) == lister.text
     assert iou(found[one.name].mask, one.visible) > 0.6
     assert iou(found[other.name].mask, other.visible) > 0.6
     assert {question for question, _ in lister.asked} == set(Options().questions)
@@ -53,7 +53,7 @@ def test_what_the_endpoint_names_is_masked_and_nothing_else(vlsam: VLSAM, lister
 def test_the_same_words_give_the_maps_of_the_models_own_answer(
     vlsam: VLSAM, scene: Scene, lister: Lister
 ) -> None:
-    lister.text = vlsam.listing(scene.image)
+    lister.text = vlsam.answer_text(scene.image)
     own, listed = vlsam.maps(scene.image), vlsam.with_options(options(lister)).maps(scene.image)
     assert [look.term for look in own] == [look.term for look in listed]
     for one, two in zip(own, listed, strict=True):
@@ -62,21 +62,21 @@ def test_the_same_words_give_the_maps_of_the_models_own_answer(
 
 def test_every_view_and_question_is_asked_also_ahead(vlsam: VLSAM, scene: Scene, lister: Lister) -> None:
     cornered = replace(options(lister), views="corners", questions=("Who?", "What?"), vocabulary="project")
-    said = ask_ahead(scene.image, cornered, ("dog",))
+    said = prefetch_answers(scene.image, cornered, ("dog",))
     assert said is not None
     assert [len(answers) for answers in said] == [2] * 5
     assert lister.asked[0][0] == "Who? Name only these, where they are there: dog."
-    vlsam.with_options(cornered).annotate(scene.image, said=said)
+    vlsam.with_options(cornered).annotate(scene.image, remote_answers=said)
     assert len(lister.asked) == 10
-    assert ask_ahead(scene.image, Options()) is None
+    assert prefetch_answers(scene.image, Options()) is None
 
 
 def test_the_endpoint_proposes_the_questions_too(scene: Scene, lister: Lister) -> None:
     proposing = replace(options(lister), questions=ASK)
     with pytest.raises(AttentionError, match="proposed none"):
-        ask_ahead(scene.image, proposing)
+        prefetch_answers(scene.image, proposing)
     lister.text = "1. Who is there?\n2. What is there?"
-    assert ask_ahead(scene.image, proposing) == [
+    assert prefetch_answers(scene.image, proposing) == [
         [("Who is there?", lister.text), ("What is there?", lister.text)]
     ]
 
@@ -87,7 +87,7 @@ def test_an_answer_of_nothing_or_of_special_tokens_finds_nothing(
 ) -> None:
     lister.text = text
     assert all("<" not in d.term for d in vlsam.with_options(options(lister)).annotate(scene.image))
-    assert vlsam.vlm.answer(scene.image, "What?", said="<|im_end|>").text.strip() == ""
+    assert vlsam.vlm.answer(scene.image, "What?", forced_answer="<|im_end|>").text.strip() == ""
 
 
 def test_a_long_answer_is_cut(scene: Scene, lister: Lister) -> None:
@@ -121,13 +121,13 @@ def test_an_answer_of_nothing_but_thoughts_is_an_error(
     scene: Scene, lister: Lister, text: str, ended: str
 ) -> None:
     lister.text, lister.ended = text, ended
-    with pytest.raises(ListingError, match="gave nothing but thoughts within 256 tokens: use a model that"):
+    with pytest.raises(RemoteVLMError, match="gave nothing but thoughts within 256 tokens: use a model that"):
         ask(lister, scene.image)
 
 
 def test_an_answer_that_was_cut_in_its_first_name_is_an_error(scene: Scene, lister: Lister) -> None:
     lister.text, lister.ended = "umb", "length"
-    with pytest.raises(ListingError, match="cut after 256 tokens, before the end"):
+    with pytest.raises(RemoteVLMError, match="cut after 256 tokens, before the end"):
         ask(lister, scene.image)
 
 
@@ -156,7 +156,7 @@ def test_a_refusal_is_one_sentence_without_what_the_endpoint_wrote(
     scene: Scene, lister: Lister, status: int, sentence: str
 ) -> None:
     lister.status = status
-    with pytest.raises(ListingError, match=sentence) as caught:
+    with pytest.raises(RemoteVLMError, match=sentence) as caught:
         ask(lister, scene.image)
     assert str(caught.value).startswith(f"the listing endpoint {lister.url} ")
     assert "\n" not in str(caught.value)
@@ -169,34 +169,34 @@ def test_a_refusal_is_one_sentence_without_what_the_endpoint_wrote(
 )
 def test_something_else_than_a_chat_completion_is_said(scene: Scene, lister: Lister, raw: bytes) -> None:
     lister.raw = raw
-    with pytest.raises(ListingError, match="something else than a chat completion"):
+    with pytest.raises(RemoteVLMError, match="something else than a chat completion"):
         ask(lister, scene.image)
 
 
 @pytest.mark.parametrize("text", [None, "", " \n", ["dog"], 5])
 def test_no_text_is_an_error_and_no_empty_list(scene: Scene, lister: Lister, text: object) -> None:
     lister.text = text
-    with pytest.raises(ListingError, match="gave no text"):
+    with pytest.raises(RemoteVLMError, match="gave no text"):
         ask(lister, scene.image)
 
 
 def test_an_endless_answer_is_refused(scene: Scene, lister: Lister) -> None:
     lister.raw = b" " * (remote_vlm.MAX_BYTES + 1)
-    with pytest.raises(ListingError, match="more than 1000000 bytes"):
+    with pytest.raises(RemoteVLMError, match="more than 1000000 bytes"):
         ask(lister, scene.image)
 
 
 def test_one_that_answers_byte_by_byte_meets_the_deadline(scene: Scene, lister: Lister) -> None:
     lister.drip.set()
-    slow = Endpoint(lister.model, lister.url, lister.key)
-    with pytest.raises(ListingError, match="did not answer in time"):
+    slow = RemoteVLM(lister.model, lister.url, lister.key)
+    with pytest.raises(RemoteVLMError, match="did not answer in time"):
         slow.answer(scene.image, "What is there?", time.monotonic() + 0.5)
 
 
 def test_nobody_at_the_address_is_said(scene: Scene) -> None:
     with vlm_endpoint.listing() as gone:
         pass
-    with pytest.raises(ListingError, match="cannot be reached"):
+    with pytest.raises(RemoteVLMError, match="cannot be reached"):
         ask(gone, scene.image)
 
 
@@ -206,16 +206,16 @@ def test_a_password_in_netrc_is_not_sent(
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hush\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert ask(lister, scene.image)
-    with pytest.raises(ListingError, match="refuses the key"):
-        Endpoint(lister.model, lister.url).answer(scene.image, "What is there?")
+    with pytest.raises(RemoteVLMError, match="refuses the key"):
+        RemoteVLM(lister.model, lister.url).answer(scene.image, "What is there?")
     assert lister.tokens == ["Bearer sesame", None]
 
 
 def test_the_version_follows_the_model_that_lists_and_not_its_address_or_key(lister: Lister) -> None:
-    def version(listing: Endpoint | None) -> str:
-        return version_of(choose(), Options(listing=listing))
+    def version(listing: RemoteVLM | None) -> str:
+        return version_of(choose(), Options(remote_vlm=listing))
 
-    one = Endpoint("big-vlm", "http://one/v1", "sesame")
-    assert version(one) == version(Endpoint("big-vlm", "http://two/v1"))
-    assert len({version(one), version(Endpoint("other", "http://one/v1")), version(None)}) == 3
-    assert "sesame" not in repr(Options(listing=one))
+    one = RemoteVLM("big-vlm", "http://one/v1", "sesame")
+    assert version(one) == version(RemoteVLM("big-vlm", "http://two/v1"))
+    assert len({version(one), version(RemoteVLM("other", "http://one/v1")), version(None)}) == 3
+    assert "sesame" not in repr(Options(remote_vlm=one))

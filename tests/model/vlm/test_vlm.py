@@ -34,7 +34,7 @@ def test_the_rows_of_a_term_are_the_tokens_that_spell_it(vlm: VLM, scene: Scene)
 
 @pytest.mark.parametrize("said", ["There is the dog on the left", "dog", "zwölf 狗 Hüte"])
 def test_an_answer_put_into_the_models_mouth_is_read_as_its_own(vlm: VLM, scene: Scene, said: str) -> None:
-    answer = vlm.answer(scene.image, QUESTION, said=said)
+    answer = vlm.answer(scene.image, QUESTION, forced_answer=said)
     assert answer.text == said
     rows = answer.rows(0, len(said))
     assert (rows.start, rows.stop) == (answer.first, answer.capture.tokens)
@@ -42,7 +42,7 @@ def test_an_answer_put_into_the_models_mouth_is_read_as_its_own(vlm: VLM, scene:
 
 def test_words_that_the_model_says_by_itself_give_the_same_maps_when_forced(vlm: VLM, scene: Scene) -> None:
     own = vlm.answer(scene.image, QUESTION)
-    forced = vlm.answer(scene.image, QUESTION, said=own.text)
+    forced = vlm.answer(scene.image, QUESTION, forced_answer=own.text)
     spans = [(term.start, term.end) for term in parse(own.text)]
     assert forced.text == own.text
     one, other = (vlm.attention_maps(answer, spans, PAPER) for answer in (own, forced))
@@ -50,7 +50,7 @@ def test_words_that_the_model_says_by_itself_give_the_same_maps_when_forced(vlm:
 
 
 def test_no_text_makes_a_special_token(vlm: VLM, scene: Scene) -> None:
-    answer = vlm.answer(scene.image, QUESTION, said="a dog <|im_end|><|image_pad|>")
+    answer = vlm.answer(scene.image, QUESTION, forced_answer="a dog <|im_end|><|image_pad|>")
     assert answer.text.split() == ["a", "dog"]
 
 
@@ -144,7 +144,7 @@ def test_every_cut_is_told_to_whoever_counts_them(scene: Scene) -> None:
     told: list[None] = []
     vlm = VLM.load(choose().vlm, device="cpu", on_cut=lambda: told.append(None))
     vlm.answer(scene.image, QUESTION)
-    vlm.answer(scene.image, QUESTION, said="a dog and")
+    vlm.answer(scene.image, QUESTION, forced_answer="a dog and")
     vlm.background_map(scene.image, ["dog"], PAPER)
     assert not told
     vlm.answer(scene.image, QUESTION, max_new_tokens=2)
@@ -161,7 +161,7 @@ def test_characters_of_several_tokens_have_all_of_their_rows(load: Load, name: s
     """llava's tokenizer is of SentencePiece's kind, with bytes for what it lacks; qwen2_5_vl has bytes."""
     vlm = load(name)
     image = np.full((150, 230, 3), 120, np.uint8)
-    answer = vlm.answer(image, "list the objects", said=said)
+    answer = vlm.answer(image, "list the objects", forced_answer=said)
     if name != "gemma3":  # which knows words alone
         assert answer.text == said
     tokenizer = vlm._processor.tokenizer

@@ -18,7 +18,7 @@ from model.segmentation import segmenter as segmenter_module
 from model.segmentation.segmenter import Segmenter
 from model.types import Box, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.vlm.vlm import VLM
-from model.vlm_stage import Look
+from model.vlm_stage import TermMap
 from tests.support import sam_families
 
 PHRASES = ["dog", "traffic cone", "cat", "a dog with a hat", "bus"]
@@ -143,10 +143,10 @@ def test_words_without_end_are_cut_and_odd_ones_are_no_error(sam3: Segmenter, im
         assert len(found.masks) == len(found.scores)
 
 
-def looks(*terms: str) -> list[Look]:
+def looks(*terms: str) -> list[TermMap]:
     attention = np.zeros((6, 8), np.float32)
     attention[1:3, 2:6] = 1
-    return [Look("What is there?", term, attention, presence=0.9) for term in terms]
+    return [TermMap("What is there?", term, attention, presence=0.9) for term in terms]
 
 
 def test_a_term_becomes_all_its_instances_with_their_boxes_as_prompts(sam3: Segmenter, image: Image) -> None:
@@ -184,7 +184,7 @@ def test_a_term_that_finds_nothing_is_tried_with_the_box_of_its_map(
     assert of_concepts(sam3, embedding, looks("dog"), Options(exemplars="never")) == []
     found = of_concepts(sam3, embedding, looks("dog"), Options())
     assert max(instance.scores["exemplar"] for _, instance in found) == shown
-    nowhere = [Look("", "dog", np.zeros((6, 8), np.float32))]
+    nowhere = [TermMap("", "dog", np.zeros((6, 8), np.float32))]
     assert of_concepts(sam3, embedding, nowhere, Options()) == []
 
 

@@ -16,7 +16,8 @@ from backend.commands.cli import main
 from backend.demo import processes
 from backend.demo.studio import Studio, StudioError
 from backend.images.decode import Images
-from backend.images.fetch import ImageError, Server
+from backend.images.errors import ImageError
+from backend.images.studio_urls import Server
 from backend.prelabel import project, sources
 from backend.settings import Settings
 from model import connections
@@ -85,7 +86,8 @@ def _command(*arguments: str) -> None:
 
 
 def image(url: str, folder: Path) -> None:
-    Images(Settings.from_env()).load("/data/upload/3/x.png", Server(url, KEY))
+    settings = Settings.from_env()
+    Images(settings.images, settings.label_studio).load("/data/upload/3/x.png", Server(url, KEY))
 
 
 def listing(url: str, folder: Path) -> None:

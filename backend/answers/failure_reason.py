@@ -2,7 +2,7 @@
 
 import logging
 
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.labelstudio.labeling_config import TaskError
 from backend.telemetry.logs import redacted
 from model.types import VLSAMError

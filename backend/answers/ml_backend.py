@@ -13,7 +13,9 @@ from label_studio_ml.model import LabelStudioMLBase
 from backend.answers import click_target, existing_regions
 from backend.answers.click_target import Correction, Unanswerable
 from backend.answers.recent_answers import Key
-from backend.images.fetch import ImageError, Server, Target
+from backend.images.errors import ImageError
+from backend.images.http_url import HttpUrl
+from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config, next_protocol, prompt_controls, region_meta, results, tasks
 from backend.labelstudio.labeling_config import STATUS, Control, LabelConfig, TaskError
 from backend.labelstudio.next_protocol import UnknownEvent
@@ -26,6 +28,7 @@ from backend.runtime.oom_retry import Model
 from backend.settings import Settings
 from backend.telemetry import logs
 from backend.telemetry.logs import printable
+from model.deadline import Deadline
 from model.pipeline import prefetch_answers
 from model.segmentation.segmenter import Embedding
 from model.types import Detection, Image, Level, VLSAMError
@@ -112,7 +115,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         url, token = self.hostname.rstrip("/"), self.access_token or None
         if settings.label_studio.url:
             ours = settings.label_studio.url
-            named = Target.of(ours).is_at(url)
+            named = HttpUrl.parse(ours).has_origin_of(url)
             return Server(ours, settings.label_studio.api_key or (token if named else None), name=url)
         return Server(url, token, self.caller) if url else None
 
@@ -493,7 +496,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
         def fetch() -> Image:
             with engine.metrics.stage("image"):
-                return engine.images.load(source, self.server, task=number, deadline=deadline)
+                return engine.images.load(source, self.server, task=number, deadline=Deadline(deadline))
 
         try:
             return engine.sources.load(key, fetch, deadline)

@@ -23,7 +23,7 @@ from backend.demo.studio import StudioError
 from backend.doctor import checks
 from backend.images import local_files
 from backend.images.decode import decode
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.images.local_files import text
 from backend.images.output_files import Pictures, is_ours, save
 from backend.labelstudio import recommended_configs

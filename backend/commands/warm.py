@@ -15,7 +15,7 @@ from tqdm import tqdm
 from backend.answers.failure_reason import why
 from backend.demo.studio import StudioError
 from backend.images.decode import Images
-from backend.images.fetch import Server
+from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config
 from backend.labelstudio.results import image_hash
 from backend.runtime.embedding_cache import embedding_key
@@ -63,7 +63,7 @@ def _warm(
     project = studio.projects.get(args.project)
     config = labeling_config.parse(project.label_config or "")
     tasks = studio.tasks.list(project=args.project, page_size=PAGE, fields="task_only")
-    profile, images = settings.models.select(args.profile), Images(settings)
+    profile, images = settings.models.select(args.profile), Images(settings.images, settings.label_studio)
     options = settings.detection.options
     segmenter = Segmenter.load(
         profile.sam,

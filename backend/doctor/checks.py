@@ -21,14 +21,17 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import requests
 
+from backend.images.access_tokens import token_kind
 from backend.images.decode import Images
-from backend.images.fetch import Denied, ImageError, Refused, Server, token_kind
+from backend.images.errors import Denied, ImageError, Refused
+from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config, recommended_configs
 from backend.labelstudio.labeling_config import ConfigError, TaskError
 from backend.labelstudio.next_protocol import TRIAL
 from backend.settings import Settings
 from backend.telemetry.logs import redacted
 from model import connections
+from model.deadline import Deadline
 from model.types import ModelLoadError, RemoteVLMError
 from model.vlm.remote_vlm import RemoteVLM
 from model.weights.download import at_hand
@@ -138,7 +141,7 @@ class Api:
     ) -> Answer:
         """Raises Trouble where there is no answer."""
         server = replace(self.server, token=None) if anonymous else self.server
-        deadline = time.monotonic() + timeout
+        deadline = Deadline.after(timeout)
         try:
             answer = Answer(*self._fetcher.ask(method, path, server, deadline=deadline, json=body))
         except Denied as error:
@@ -803,7 +806,7 @@ def _run(args: argparse.Namespace) -> int:
     settings = Settings.from_env({**os.environ, **url})
     if settings.label_studio.url is None:
         raise ValueError("give --label-studio-url or set LABEL_STUDIO_URL")
-    images = Images(settings)
+    images = Images(settings.images, settings.label_studio)
     server = Server(settings.label_studio.url, settings.label_studio.api_key)
     backend_url = args.backend_url.rstrip("/") if args.backend_url else None
     if args.tasks < 1:

@@ -1,7 +1,6 @@
 """Files to pixels: image formats decoded to 8-bit RGB."""
 
 import importlib
-import math
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -12,8 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError, features
 
-from backend.images.fetch import Fetcher, ImageError, Refused, Server
-from backend.settings import Settings
+from backend.images.errors import ImageError, Refused
+from backend.images.fetch import Fetcher
+from backend.images.studio_urls import Server
+from backend.settings import ImageSettings, LabelStudioSettings
+from model.deadline import NEVER, Deadline
 from model.types import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO, of two-lens cameras, is a JPEG
@@ -27,21 +29,21 @@ _WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 class Images:
     """Loads images within the limits of the settings. Safe to share among threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.fetcher = Fetcher(settings)
-        self._max_pixels = settings.images.max_image_pixels
+    def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings) -> None:
+        self.fetcher = Fetcher(images, label_studio)
+        self._max_pixels = images.max_image_pixels
 
     def load(
-        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: float = math.inf
+        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> Image:
         """uint8 (H, W, 3) RGB, upright, for the value of the image field of the task with the id `task`.
 
-        Raises ImageError, also when `deadline` (of time.monotonic) passes before the file is here.
+        Raises ImageError, also when the `deadline` passes before the file is read.
         """
         return self.read(source, server, task=task, deadline=deadline)[1]
 
     def read(
-        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: float = math.inf
+        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> tuple[bytes, Image]:
         """As `load`, with the file itself before its pixels."""
         if not isinstance(source, str) or not source.strip():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import PngImagePlugin
 
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.images.local_files import text
 
 OURS = "vlsam"  # in a picture's field "Software"

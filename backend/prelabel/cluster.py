@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.prelabel.run import FETCHERS, failed, run
 from backend.prelabel.sources import Item, Loader
 from backend.prelabel.state import Row

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image as Pillow
 
 from backend.images.decode import formats
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.labelstudio.results import image_hash
 from backend.prelabel.sources import Item, Loader
 from backend.prelabel.state import write

@@ -16,8 +16,10 @@ import httpx
 from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
+from backend.images.access_tokens import token_kind
 from backend.images.decode import Images
-from backend.images.fetch import ImageError, Server, token_kind
+from backend.images.errors import ImageError
+from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.prelabel.naming import image_name
 from backend.prelabel.sources import Item, SourceError, stamp
@@ -222,7 +224,11 @@ class TaskImages:
     """Reads the images of tasks, whose data is not to be trusted: no files of this machine."""
 
     def __init__(self, settings: Settings, config: LabelConfig) -> None:
-        self._settings, self._config, self._images = settings, config, Images(settings)
+        self._settings, self._config, self._images = (
+            settings,
+            config,
+            Images(settings.images, settings.label_studio),
+        )
         self._server = Server(settings.label_studio.url or "", settings.label_studio.api_key)
 
     def __reduce__(self) -> tuple[type["TaskImages"], tuple[Settings, LabelConfig]]:

@@ -20,9 +20,11 @@ import fsspec
 
 from backend.images import local_files
 from backend.images.decode import Images, decode
-from backend.images.fetch import ImageError, Refused, Server, shown
+from backend.images.errors import ImageError, Refused
+from backend.images.http_url import shown
 from backend.images.local_files import IMAGES, Listing, text
 from backend.images.output_files import is_ours
+from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import data_with, field_of
 from backend.prelabel import tables
 from backend.prelabel.naming import image_name
@@ -108,7 +110,11 @@ class Files:
     """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes."""
 
     def __init__(self, settings: Settings, schemes: frozenset[str] = STORAGES) -> None:
-        self._settings, self._schemes, self._images = settings, schemes, Images(settings)
+        self._settings, self._schemes, self._images = (
+            settings,
+            schemes,
+            Images(settings.images, settings.label_studio),
+        )
         self.most = settings.images.max_image_bytes
         url = settings.label_studio.url  # whose files want its token, which goes nowhere else
         self._server = Server(url, settings.label_studio.api_key) if url else None

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from model import connections
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from backend.images.fetch import Server
+from backend.images.studio_urls import Server
 from backend.labelstudio.results import image_hash
 from backend.runtime.embedding_files import Disk
 from backend.telemetry.metrics import Metrics

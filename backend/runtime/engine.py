@@ -96,7 +96,7 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.version = version
-        self.images = Images(settings)
+        self.images = Images(settings.images, settings.label_studio)
         self.memory = Memory()
         self.regions = Kept()
         self.metrics = metrics or Metrics()

@@ -63,7 +63,7 @@ class Door:
     def __init__(self, model: Any, **set_to: Any) -> None:
         settings = settings_with(**set_to)
         self.engine = Engine(settings, version="v1", load=lambda: model)
-        self.engine.images.fetcher = Fetcher(settings, resolve=_nobody)
+        self.engine.images.fetcher = Fetcher(settings.images, settings.label_studio, resolve=_nobody)
         self.app = create_app(engine=self.engine)
         self._client = self.app.test_client()
         self.forget()

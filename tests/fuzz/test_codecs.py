@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.images import decode
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.embedding_files import Disk
 from backend.telemetry.metrics import Metrics

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from backend.answers.failure_reason import MAX_REASON, why
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.labelstudio.labeling_config import TaskError
 from model.types import ImageRefused, VLSAMError
 

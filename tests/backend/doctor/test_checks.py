@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +15,13 @@ import pytest
 from backend.commands.cli import main
 from backend.doctor.checks import FAILED, NOTE, OK, SKIPPED, Api, Finding, Watch, access, diagnose
 from backend.images.decode import Images
-from backend.images.fetch import Denied, Server
+from backend.images.errors import Denied
+from backend.images.studio_urls import Server
 from backend.labelstudio.recommended_configs import KINDS, Kind, Names, label_config
 from backend.runtime.engine import Engine
 from backend.settings import DetectionSettings, Settings
 from backend.web.app import create_app
+from model.deadline import NEVER
 from tests.backend.conftest import CONFIG, data_url, free_port
 from tests.support.settings import settings_with
 from tests.support.vlm_endpoint import listing
@@ -62,6 +63,11 @@ def allowed(url: str) -> Settings:
     return settings_with(label_studio_url=url, allowed_hosts=(("127.0.0.1", None),), port=free_port())
 
 
+def images_at(url: str) -> Images:
+    settings = allowed(url)
+    return Images(settings.images, settings.label_studio)
+
+
 @dataclass
 class Studio:
     """A Label Studio, and a backend, at one address: `answers` by method and path, else 404."""
@@ -79,7 +85,7 @@ class Studio:
 
     def findings(self, key: str | None = LEGACY) -> list[Finding]:
         settings = allowed(self.url)
-        images = Images(settings)
+        images = Images(settings.images, settings.label_studio)
         return list(diagnose(Api(Server(self.url, key), images), 3, images, settings))
 
 
@@ -255,7 +261,7 @@ def test_after_a_failure_only_what_does_not_need_it_is_looked_at(studio: Studio)
 
 
 def test_no_label_studio() -> None:
-    images = Images(allowed("http://127.0.0.1:9"))
+    images = images_at("http://127.0.0.1:9")
     (found,) = access(Api(Server("http://127.0.0.1:9", LEGACY), images), 3, images)
     assert (found.check, found.status) == ("connection", FAILED)
     assert "cannot be reached (" in found.message
@@ -579,7 +585,7 @@ def test_f38_what_stands_around_a_token_is_told(studio: Studio, token: str) -> N
     )  # fmt: skip
     assert studio.asked == ["GET /api/version/"]
     with pytest.raises(Denied, match="has quotes, spaces or the like"):
-        Images(allowed(studio.url)).fetcher.ask("GET", "/", Server(studio.url, token), deadline=math.inf)
+        images_at(studio.url).fetcher.ask("GET", "/", Server(studio.url, token), deadline=NEVER)
 
 
 def test_f39_a_backend_that_died_is_named_with_what_becomes_of_it(studio: Studio) -> None:
@@ -624,7 +630,7 @@ def test_the_endpoint_that_lists(studio: Studio) -> None:
     with listing() as lister:
         lists = DetectionSettings(listing_url=lister.url, listing_model=lister.model, listing_key=lister.key)
         settings = replace(allowed(studio.url), detection=lists)
-        images = Images(settings)
+        images = Images(settings.images, settings.label_studio)
 
         def look() -> Finding:
             findings = diagnose(Api(Server(studio.url, LEGACY), images), 3, images, settings)
@@ -644,7 +650,7 @@ def test_the_endpoint_that_lists(studio: Studio) -> None:
 
 def test_weights_that_are_not_here(tmp_path: Path) -> None:
     settings = settings_with(sam=str(tmp_path / "own.pth"), model_dir=tmp_path)
-    images = Images(settings)
+    images = Images(settings.images, settings.label_studio)
     api = Api(Server("http://127.0.0.1:9", LEGACY), images)
     found = list(diagnose(api, 3, images, settings, "http://127.0.0.1:9"))[-1]
     assert (found.check, found.status, found.cure) == (
@@ -839,7 +845,7 @@ def test_a_project_is_looked_at_again_with_another_token_or_after_some_minutes(
     studio: Studio, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    watch = Watch(Images(allowed(studio.url)))
+    watch = Watch(images_at(studio.url))
 
     def images() -> int:
         return caplog.text.count("The image of task 5 is here")
@@ -857,7 +863,7 @@ def test_a_project_is_looked_at_again_with_another_token_or_after_some_minutes(
 
 def test_few_projects_are_looked_at_at_once(studio: Studio) -> None:
     studio.wait = threading.Event()
-    watch = Watch(Images(allowed(studio.url)))
+    watch = Watch(images_at(studio.url))
     for project in range(20):
         watch.begin(f"{project}.1", Server(studio.url, LEGACY))
     until(lambda: len(studio.asked) == 4)

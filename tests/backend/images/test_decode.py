@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from backend.images.decode import Images, decode, eight_bits, formats
-from backend.images.fetch import ImageError, Refused
-from backend.settings import Settings
+from backend.images.errors import ImageError, Refused
 from tests.backend.conftest import data_url
 from tests.support.settings import settings_with
 
 MAX = 10_000_000
+
+
+def images_with(**values: Any) -> Images:
+    settings = settings_with(**values)
+    return Images(settings.images, settings.label_studio)
+
 
 # 16 x 12, orange, the upper left quarter (8 x 6) white; turned by its EXIF orientation, so upright 12 x 16.
 HEIC = base64.b64decode(
@@ -312,10 +317,10 @@ def test_f11_hostile_bytes_are_image_errors(data: bytes, magic: bytes) -> None:
 @pytest.mark.parametrize("source", [None, 3, "", "  ", ["/data/upload/1.jpg"], {"url": "x"}])
 def test_a_field_without_an_address(source: Any) -> None:
     with pytest.raises(Refused, match="no image address"):
-        Images(Settings()).load(source)
+        images_with().load(source)
 
 
 def test_a_file_is_fetched_and_decoded() -> None:
-    assert Images(Settings()).load(data_url(8, 6)).shape == (6, 8, 3)
+    assert images_with().load(data_url(8, 6)).shape == (6, 8, 3)
     with pytest.raises(ImageError, match="more than 40 pixels"):
-        Images(settings_with(max_image_pixels=40)).load(data_url(8, 6))
+        images_with(max_image_pixels=40).load(data_url(8, 6))

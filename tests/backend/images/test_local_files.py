@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backend.images import local_files
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.images.local_files import listed, text
 
 

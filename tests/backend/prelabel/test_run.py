@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.prelabel.run import AHEAD, BEHIND, run
 from backend.prelabel.sources import Item
 from backend.prelabel.state import Row, Unchanged

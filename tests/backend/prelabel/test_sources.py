@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.images.output_files import save
 from backend.prelabel import sources
 from backend.prelabel.sources import Item, SourceError

@@ -5,7 +5,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.images.fetch import ImageError
+from backend.images.errors import ImageError
 from backend.prelabel import tables
 from backend.prelabel.tables import Cells
 

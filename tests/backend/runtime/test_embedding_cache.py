@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.answers.ml_backend import VLSAMBackend
-from backend.images.fetch import ImageError, Server
+from backend.images.errors import ImageError
+from backend.images.studio_urls import Server
 from backend.labelstudio.results import image_hash
 from backend.runtime import embedding_cache
 from backend.runtime.embedding_cache import Embeddings, Flights, Once, Sources, source_key

@@ -14,7 +14,7 @@ import torch
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from backend.images.fetch import Server
+from backend.images.studio_urls import Server
 from backend.runtime.engine import Engine
 from backend.web.app import MAX_PROJECTS, Projects, create_app
 from model.types import ModelLoadError

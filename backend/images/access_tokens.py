@@ -1,0 +1,105 @@
+"""Label Studio's tokens: their kinds, and the access tokens that personal access tokens are exchanged for."""
+
+import base64
+import binascii
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cachetools import TTLCache
+
+from backend.images.errors import Busy, Denied
+from backend.images.http_url import HttpUrl, shown
+from backend.images.pinned_http import PinnedHttp, Request
+from backend.images.studio_urls import Server
+from model.deadline import Deadline
+
+ACCESS_SECONDS = 240  # Label Studio's access tokens live 300 s
+BUSY = (429, 502, 503, 504)
+MAX_ANSWER = 100_000  # bytes
+
+
+class AccessTokens:
+    """Returns Authorization headers for Label Studio. Safe to share among threads.
+
+    A personal access token of Label Studio 1.23.2 is a refresh token. It is exchanged for an access token,
+    which is sent as Bearer and kept. A legacy token is sent as it is.
+    """
+
+    def __init__(self, http: PinnedHttp, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._http = http
+        self._lock = threading.Lock()
+        self._kept: TTLCache[tuple[str, str], str] = TTLCache(256, ACCESS_SECONDS, timer=clock)
+
+    def authorization(self, server: Server, deadline: Deadline) -> str:
+        """Return the header's value for a server with a token. Raises ImageError."""
+        token = server.token or ""
+        match token_kind(token):
+            case None:
+                return f"Token {token}"
+            case "cut":
+                raise Denied("The token for Label Studio lacks its signature, the part after its second dot.")
+            case "unfit":
+                raise Denied("The token for Label Studio has quotes, spaces or the like.")
+            case "refresh":
+                with self._lock:
+                    access = self._kept.get((server.url, token))
+                if access is None:
+                    access = self._exchange(server, token, deadline)
+                    with self._lock:
+                        self._kept[server.url, token] = access
+                return f"Bearer {access}"
+        return f"Bearer {token}"
+
+    def drop(self, server: Server) -> None:
+        """Drop the access token of a server, which has refused it."""
+        with self._lock:
+            self._kept.pop((server.url, server.token or ""), None)
+
+    def _exchange(self, server: Server, token: str, deadline: Deadline) -> str:
+        url = HttpUrl.parse(f"{server.url}/api/token/refresh/")
+        with self._http.open(Request("POST", url, server, deadline, json={"refresh": token})) as response:
+            if response.status in BUSY:
+                raise Busy(f"{shown(url.url)} answered HTTP {response.status}.", response.retry_after())
+            if not response.response.ok:
+                raise Denied(
+                    f"Label Studio refused the personal access token: HTTP {response.status} at "
+                    f"{shown(url.url)}."
+                )
+            try:
+                access = json.loads(response.read(MAX_ANSWER))["access"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                access = None
+        if not isinstance(access, str) or token_kind(access) is None:
+            raise Denied(f"{shown(url.url)} did not answer with an access token.")
+        return access
+
+
+def token_kind(token: str) -> str | None:
+    """Return "refresh" or "access" for a JSON web token of Label Studio, None for a legacy token.
+
+    Return "cut" for a web token without its signature, the last part, and "unfit" for quotes, spaces and
+    other characters that no token has.
+    """
+    if re.search(r"[^!-~]|[\"']", token):
+        return "unfit"
+    parts = token.split(".")
+    if not all(re.fullmatch(r"[\w-]*", part) for part in parts):
+        return None
+    header_and_claims = [_json_object(part) for part in parts[:2]]
+    if len(parts) == 3 and parts[2] and (claims := header_and_claims[1]) is not None:
+        return str(claims.get("token_type", "access"))
+    is_jwt = token.startswith("eyJ")  # base64 of '{"', with which the header begins
+    return "cut" if is_jwt or any(part is not None for part in header_and_claims) else None
+
+
+def _json_object(part: str) -> dict[str, Any] | None:
+    """Decode a part of a web token, None if it is no JSON object."""
+    try:
+        decoded = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (binascii.Error, ValueError, RecursionError):
+        return None
+    return decoded if isinstance(decoded, dict) else None

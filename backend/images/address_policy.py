@@ -1,0 +1,88 @@
+"""Which hosts may be fetched from: the policy against server-side request forgery (SSRF).
+
+A host may be asked if
+
+1. scheme, host and port are those of LABEL_STUDIO_URL, or
+2. VLSAM_ALLOWED_HOSTS names it, or
+3. every address of its name is public, or
+4. /setup named it at that port, and each address is public or that of the caller of /setup.
+
+pinned_http.py connects to a checked address, and each redirect is checked anew. Reasons: docs/decisions/0017.
+"""
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from backend.images.errors import Refused
+from backend.images.http_url import HttpUrl, shown
+from backend.images.studio_urls import Server
+
+Address = IPv4Address | IPv6Address
+
+_NAT64 = ip_network("64:ff9b::/96")  # an IPv4 address for networks that have none
+_NEVER = (
+    ip_network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata service
+    ip_network("64:ff9b:1::/48"),  # NAT64 within one network
+    ip_network("168.63.129.16/32"),  # Azure's own services, from inside its machines
+)
+
+
+class AddressPolicy:
+    """Decides which hosts may be asked.
+
+    `label_studio_url` and `allowed_hosts` (host in lower case, port or None for any) come from the operator.
+    """
+
+    def __init__(
+        self, label_studio_url: str | None, allowed_hosts: Collection[tuple[str, int | None]]
+    ) -> None:
+        self._label_studio_url = label_studio_url
+        self._allowed_hosts = allowed_hosts
+
+    def allows_name(self, url: HttpUrl) -> bool:
+        """Return whether the operator named the host, so that its addresses do not matter."""
+        ours = self._label_studio_url
+        return (ours is not None and url.has_origin_of(ours)) or any(
+            host == url.host and port in (None, url.port) for host, port in self._allowed_hosts
+        )
+
+    def check(self, url: HttpUrl, addresses: Iterable[str], server: Server | None) -> None:
+        """Check all addresses that the host's name has. `server` is the Label Studio of the request.
+
+        Raises Refused if one of them may not be asked.
+        """
+        if self.allows_name(url):
+            return
+        caller = server.caller if server is not None and url.has_origin_of(server.url) else ""
+        for address in map(ip_address, addresses):
+            if not (is_public(address) or same_machine(address, caller)):
+                raise Refused(
+                    f"{shown(url.url)} is refused: its host is not on the public Internet. If it should be "
+                    "asked, name it in LABEL_STUDIO_URL or VLSAM_ALLOWED_HOSTS."
+                )
+
+
+def is_public(address: Address) -> bool:
+    """Return whether an address is on the public Internet, and not this machine's, network's or provider's.
+
+    IPv6 forms of IPv4 addresses would bypass the check. Mapped, 6to4 and Teredo addresses are refused. NAT64
+    is needed by networks without IPv4, so its IPv4 address is checked.
+    """
+    if isinstance(address, IPv6Address):
+        if address in _NAT64:
+            return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.ipv4_mapped or address.sixtofour or address.teredo or address.is_site_local:
+            return False
+    never = any(address in network for network in _NEVER if network.version == address.version)
+    return address.is_global and not (address.is_multicast or address.is_reserved or never)
+
+
+def same_machine(address: Address, caller: str) -> bool:
+    """Return whether `caller` is that address, or both are loopback. False if it is no address."""
+    try:
+        other = ip_address(caller)
+    except ValueError:
+        return False
+    if isinstance(other, IPv6Address) and other.ipv4_mapped:
+        other = other.ipv4_mapped
+    return address == other or (address.is_loopback and other.is_loopback)

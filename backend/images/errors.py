@@ -1,0 +1,45 @@
+"""Errors of images that cannot be had.
+
+ImageError          an image cannot be had
+  Refused           its address may not be fetched
+  Denied            a login is missing, or was refused
+  Missing           it does not exist
+  Busy              its server is overloaded, and still was after some tries
+  Unreachable       there is no complete answer
+    TimedOut        ... before the deadline
+"""
+
+
+class ImageError(Exception):
+    """An image cannot be had. The message is one sentence without secrets."""
+
+
+class Refused(ImageError):
+    """The address may not be fetched, or does not name a file."""
+
+
+class Denied(ImageError):
+    """A login is missing, or was refused: HTTP 401 and 403."""
+
+
+class Missing(ImageError):
+    """The file does not exist: HTTP 404 and 410."""
+
+
+class Busy(ImageError):
+    """The server is overloaded: HTTP 429, 502, 503 and 504.
+
+    `retry_after` is the server's own wish in seconds, 0 if it has none.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unreachable(ImageError):
+    """There is no complete answer."""
+
+
+class TimedOut(Unreachable):
+    """There was no complete answer before the deadline."""

@@ -1,0 +1,225 @@
+"""HTTP requests to hosts that the address policy allows, over sockets pinned to checked addresses."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.sessions import SessionRedirectMixin
+from urllib3.exceptions import ConnectTimeoutError
+
+from backend.images.address_policy import AddressPolicy
+from backend.images.errors import ImageError, Refused, TimedOut, Unreachable
+from backend.images.http_url import HttpUrl, shown
+from backend.images.studio_urls import Server
+from model import connections
+from model.deadline import Deadline
+
+CONNECT_SECONDS = 5.0
+BYTE_SECONDS = 10.0  # until the first byte of an answer, and between two
+
+Resolve = Callable[..., Sequence[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, and the Label Studio on whose behalf it is made."""
+
+    method: str
+    url: HttpUrl
+    server: Server | None
+    deadline: Deadline
+    headers: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    byte_seconds: float = BYTE_SECONDS
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer whose body is not read yet."""
+
+    response: requests.Response
+    request: Request
+    redirect: str | None  # the address that it redirects to
+
+    @property
+    def status(self) -> int:
+        return self.response.status_code
+
+    def read(self, max_bytes: int) -> bytes:
+        """Read the body. Raises ImageError for more than `max_bytes`."""
+        # read1 returns what has arrived, so the deadline also ends a body that drips.
+        read: Callable[[int], bytes] = partial(self.response.raw.read1, decode_content=True)
+        chunks, size = [], 0
+        while chunk := read(1 << 16):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                raise too_large(shown(self.request.url.url), max_bytes)
+            self.request.deadline.check()
+        self.request.deadline.check()  # a body that was cut off there looks complete
+        return b"".join(chunks)
+
+    def retry_after(self) -> float:
+        """Return the seconds in Retry-After, 0 without it."""
+        try:
+            return urllib3.Retry().get_retry_after(self.response.raw) or 0.0
+        except (urllib3.exceptions.HTTPError, ValueError, OverflowError):
+            return 0.0
+
+
+class PinnedHttp:
+    """Sends requests, each over a connection of its own to an address that the policy has checked.
+
+    A name is resolved once, and the socket is opened to one of the checked addresses, so a second meaning of
+    the name (DNS rebinding) has no effect. A proxy of the environment gets the name instead, after the check.
+    Without a session there are no cookies, no kept connection that was allowed for another request, and no
+    passwords of ~/.netrc.
+    """
+
+    def __init__(
+        self, policy: AddressPolicy, *, ca_bundle: Path | None, resolve: Resolve = socket.getaddrinfo
+    ) -> None:
+        self._policy = policy
+        self._verify = str(ca_bundle or "") or True
+        self._resolve = resolve
+
+    @contextmanager
+    def open(self, request: Request) -> Iterator[Response]:
+        """Send a request. The body of the answer is read inside the context, that of a redirect never.
+
+        Raises Refused, Unreachable and TimedOut, also for what fails inside the context.
+        """
+        name = shown(request.url.url)
+        try:
+            proxy = connections.proxy_of(request.url.url)
+        except connections.ProxyError as error:
+            raise Unreachable(f"{name} cannot be reached: {error}.") from None
+        with ExitStack() as stack:
+            try:
+                adapter = stack.enter_context(closing(_Pinned(partial(self._connect, request, proxy, stack))))
+                # Label Studio answers 406 to "image/*".
+                headers = {"User-Agent": "vlsam", "Accept": "*/*", **request.headers}
+                prepared = requests.Request(request.method, request.url.url, headers, json=request.json)
+                left = request.deadline.check()
+                response = adapter.send(
+                    prepared.prepare(),
+                    stream=True,
+                    timeout=(min(CONNECT_SECONDS, left), min(request.byte_seconds, left)),
+                    verify=self._verify,
+                    proxies={"all": proxy} if proxy else {},
+                )
+                stack.enter_context(response)
+                yield Response(response, request, SessionRedirectMixin().get_redirect_target(response))
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                late = isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError)
+                if late or request.deadline.passed:
+                    raise TimedOut(f"{name} did not answer in time.") from None
+                if distrust := connections.distrust(error):
+                    raise Unreachable(f"{name} {distrust}.") from None
+                by = f" through the proxy {shown(proxy)}: should NO_PROXY name its host?" if proxy else "."
+                raise Unreachable(f"{name} cannot be reached ({type(error).__name__}){by}") from None
+
+    def _connect(self, request: Request, proxy: str | None, stack: ExitStack) -> socket.socket:
+        """Connect to a checked address of the host, or to the proxy; the deadline ends the connection."""
+        if proxy is not None:
+            self._check_for_proxy(request)
+            parts = urlsplit(proxy)
+            candidates = [(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))]
+        else:
+            addresses = self._addresses(request)
+            self._policy.check(request.url, addresses, request.server)
+            candidates = [(address, request.url.port) for address in dict.fromkeys(addresses)]
+        failure = OSError(f"{request.url.host} has no address")
+        for candidate in candidates:
+            try:
+                timeout = min(CONNECT_SECONDS, request.deadline.check())
+                connection = socket.create_connection(candidate, timeout=timeout)
+            except OSError as error:
+                failure = error
+            else:
+                stack.enter_context(_cut_at(request.deadline, connection))
+                return connection
+        raise failure
+
+    def _check_for_proxy(self, request: Request) -> None:
+        """Check a host before a proxy is asked, which resolves the name again. Raises Refused."""
+        if self._policy.allows_name(request.url):
+            return
+        try:
+            addresses = self._addresses(request)
+        except TimeoutError:
+            raise
+        except (OSError, UnicodeError):
+            raise Refused(
+                f"{shown(request.url.url)} is refused: its host's name cannot be looked up here. "
+                "If the proxy should ask it, name it in VLSAM_ALLOWED_HOSTS."
+            ) from None
+        self._policy.check(request.url, addresses, request.server)
+
+    def _addresses(self, request: Request) -> list[str]:
+        """Resolve the host's name within the deadline, which socket.getaddrinfo does not have."""
+        infos: Future[Sequence[tuple[Any, ...]]] = Future()
+
+        def resolve() -> None:
+            try:
+                infos.set_result(self._resolve(request.url.host, request.url.port, type=socket.SOCK_STREAM))
+            except Exception as error:
+                infos.set_exception(error)
+
+        threading.Thread(target=resolve, name="resolve", daemon=True).start()
+        return [info[4][0] for info in infos.result(timeout=request.deadline.check())]
+
+
+class _Pinned(HTTPAdapter):
+    """Sends over the socket that `connect` opens. Host, SNI and certificate stay those of the URL."""
+
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+        self._connect = connect
+        super().__init__()
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
+        connect = self._connect
+
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]
+            def _new_conn(self) -> socket.socket:
+                try:
+                    return connect()
+                except TimeoutError:
+                    raise ConnectTimeoutError(self, "no connection in time") from None
+
+        pool.ConnectionCls = Connection
+        return pool
+
+
+@contextmanager
+def _cut_at(deadline: Deadline, connection: socket.socket) -> Iterator[None]:
+    """Shut a connection down at the deadline: a socket's timeout starts again with each byte."""
+    duplicate = connection.dup()  # TLS takes over the socket itself
+
+    def cut() -> None:
+        with suppress(OSError):
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(deadline.left(), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        duplicate.close()
+
+
+def too_large(what: str, max_bytes: int) -> ImageError:
+    return ImageError(f"{what} has more than {max_bytes} bytes (VLSAM_MAX_IMAGE_BYTES).")

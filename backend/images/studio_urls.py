@@ -1,0 +1,157 @@
+"""Label Studio's addresses: its names, the routes of its files, and which of them get its token."""
+
+import base64
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+
+from backend.images.errors import Refused
+from backend.images.http_url import HttpUrl, shown
+
+_CLOUD_STORAGES = ("s3:", "gs:", "azure-blob:")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Label Studio and its token; the two belong together."""
+
+    url: str  # without a final slash
+    token: str | None = field(default=None, repr=False)
+    caller: str = ""  # the IP address that named this server in /setup; "" if the operator named it
+    name: str = ""  # its address in /setup, if that is another one
+
+    def gives(self, url: HttpUrl) -> bool:
+        """Return whether a URL is a file that this server gives to holders of its token.
+
+        The token is sent to no other URL: not to the API, and not to another scheme, host or port.
+        """
+        if not url.has_origin_of(self.url):
+            return False
+        base = urlsplit(self.url).path
+        route = url.path.removeprefix(base) if url.path.startswith(f"{base}/") else url.path
+        files = re.match(r"/(data|storage-data|(tasks|projects)/[0-9]+/(presign|resolve))/", route)
+        return files is not None and ".." not in unquote(route).split("/")
+
+
+@dataclass(frozen=True)
+class StudioName:
+    """One address of a Label Studio. Scheme and port None stand for any."""
+
+    scheme: str | None
+    host: str
+    port: int | None
+    path: str  # without a final slash
+
+    @classmethod
+    def parse(cls, address: str) -> "StudioName | None":
+        """Parse an address with or without scheme and port. Return None for anything else."""
+        has_scheme = "://" in address
+        try:
+            url = HttpUrl.parse(address if has_scheme else f"http://{address}")
+            given_port = urllib3.util.parse_url(url.url).port
+        except (Refused, ValueError):
+            return None
+        return cls(
+            url.scheme if has_scheme else None,
+            url.host.rstrip("."),
+            url.port if has_scheme else given_port,
+            url.path.rstrip("/"),
+        )
+
+    def has_origin_of(self, url: HttpUrl) -> bool:
+        """Return whether a URL has this scheme, host and port."""
+        return (
+            self.scheme in (None, url.scheme)
+            and self.host == url.host.rstrip(".")
+            and self.port in (None, url.port)
+        )
+
+
+class StudioNames:
+    """All names of the Label Studio at LABEL_STUDIO_URL, below which tasks may have files.
+
+    `hosts` are the addresses of VLSAM_LABEL_STUDIO_HOSTS. The name from /setup comes with the `Server`.
+    """
+
+    def __init__(self, label_studio_url: str | None, hosts: Sequence[str]) -> None:
+        self._label_studio_url = label_studio_url
+        self._hosts = tuple(map(StudioName.parse, hosts))
+
+    def file_path(self, source: str, server: Server | None) -> str | None:
+        """Return path and query of a file in Label Studio, None if `source` is no such file.
+
+        `source` is a path, or a URL below any name of the server. By one name Label Studio may be below a
+        path, and by another not; the paths of its files begin with either or none. Raises Refused.
+        """
+        names = self._of(server)
+        if source.startswith("/"):
+            url, bases = source, {"", *(name.path for name in names)}
+        elif len(names) > 1 and re.match(r"(?i)https?://", source):
+            parsed = HttpUrl.parse(source)
+            url, bases = parsed.url, {name.path for name in names if name.has_origin_of(parsed)}
+            if "" in bases:
+                bases.add(names[0].path)
+        else:
+            return None
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return None
+        if source.startswith("/") and parts.netloc:
+            return None
+        return _file_route(parts.path, parts.query, bases)
+
+    def _of(self, server: Server | None) -> list[StudioName]:
+        """List the names of a server, first the one where it is asked."""
+        if server is None:
+            return []
+        asked = StudioName.parse(server.url)
+        others: tuple[StudioName | None, ...] = ()
+        # A name from /setup counts for LABEL_STUDIO_URL alone: it must not send requests elsewhere.
+        if server.url == self._label_studio_url:
+            others = (asked, StudioName.parse(server.name), *self._hosts)
+        return [name for name in (asked, *others) if name is not None]
+
+
+def url_of(source: str, path: str | None, server: Server | None, task: Any) -> str:
+    """Return the URL to ask for the value of a task's image field.
+
+    `path` is that of the file in Label Studio, None for other addresses. Label Studio signs the URIs of cloud
+    storages (presign), for which it needs the task's id. Raises Refused.
+    """
+    is_cloud = source.startswith(_CLOUD_STORAGES)
+    if path is None and not source.startswith("/") and not is_cloud:
+        return source
+    if server is None:
+        raise Refused(f"To fetch {shown(source)} set LABEL_STUDIO_URL to Label Studio's address.")
+    if path is not None:
+        return f"{server.url}{path}"
+    if not is_cloud:
+        raise Refused(f"{shown(source)} is not the path of a file in Label Studio.")
+    if not re.fullmatch(r"[0-9]{1,20}", str(task), re.ASCII):
+        raise Refused(f"{shown(source)} is fetched through Label Studio, which needs the task's id.")
+    try:
+        uri = base64.urlsafe_b64encode(source.encode()).decode()
+    except UnicodeEncodeError:
+        raise Refused(f"{shown(source)} is no address.") from None
+    return f"{server.url}/tasks/{task}/presign/?fileuri={uri}"
+
+
+def is_local_file(path: str) -> bool:
+    """Return whether a path of Label Studio is that of a file of its local storage."""
+    return urlsplit(path).path.rstrip("/") == "/data/local-files"
+
+
+def _file_route(path: str, query: str, bases: Set[str]) -> str | None:
+    """Return /data/upload/1/dog.jpg or /data/local-files/?d=... for a path below one of `bases`."""
+    if ".." in unquote(path).split("/"):
+        return None
+    for base in sorted(bases, key=len, reverse=True):
+        route = path.removeprefix(base)
+        if path.startswith(f"{base}/") and route.startswith(("/data/", "/storage-data/")):
+            return route + (f"?{query}" if query else "")
+    return None

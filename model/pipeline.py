@@ -12,9 +12,10 @@ from model.options import Options
 from model.profiles import Profile, version_of
 from model.sam_stage import Instance, in_boxes, instances, of_concepts
 from model.segmentation.click_refinement import refine_by_clicks
+from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import unmet_points
 from model.segmentation.non_maximum_suppression import suppress
-from model.segmentation.segmenter import Embedding, Segmenter
+from model.segmentation.segmenter import Segmenter
 from model.types import Box, Detection, Evidence, Image, Level, Prompt
 from model.views import corner_views, crop, to_image
 from model.vlm.named_boxes import NamedBox

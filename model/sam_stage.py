@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from model.attention import point_prompts
 from model.options import Options
-from model.segmentation.segmenter import Concept, Embedding, Segmenter
+from model.segmentation.embedding import Embedding
+from model.segmentation.segmenter import Concept, Segmenter
 from model.types import Box, Mask, Prompt, box_of
 from model.vlm.named_boxes import NamedBox
 from model.vlm_stage import TermMap

@@ -15,6 +15,7 @@ from backend.answers.click_target import Correction, Unanswerable
 from backend.answers.recent_answers import Key
 from backend.images.errors import ImageError
 from backend.images.http_url import HttpUrl
+from backend.images.image_cache import CachedImage, cache_key
 from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config, next_protocol, prompt_controls, region_meta, results, tasks
 from backend.labelstudio.labeling_config import STATUS, Control, LabelConfig, TaskError
@@ -22,7 +23,7 @@ from backend.labelstudio.next_protocol import UnknownEvent
 from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.reading_budget import OutOfTime, Reading, TooMuch
 from backend.labelstudio.tasks import Region
-from backend.runtime.embedding_cache import Held, Known, source_key
+from backend.runtime.embedding_cache import EmbeddingHandle
 from backend.runtime.engine import AHEAD, BATCH, CLICK, PROCESS, Click, Engine, Late, Superseded, Unavailable
 from backend.runtime.oom_retry import Model
 from backend.settings import Settings
@@ -30,7 +31,7 @@ from backend.telemetry import logs
 from backend.telemetry.logs import printable
 from model.deadline import Deadline
 from model.pipeline import prefetch_answers
-from model.segmentation.segmenter import Embedding
+from model.segmentation.embedding import Embedding
 from model.types import Detection, Image, Level, VLSAMError
 from model.vlm_stage import RemoteAnswer
 
@@ -252,7 +253,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         Pixels and vocabulary alone decide it, no project, and whoever asks has shown us both.
         """
         engine = self.engine
-        held = engine.embeddings.hold(content)
+        held = engine.embeddings.handle(content)
 
         def work(model: Model, said: list[list[RemoteAnswer]] | None) -> list[Detection]:
             def encode(view: Image) -> Embedding:
@@ -267,7 +268,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
             return engine.run(lambda model: work(model, said), priority=BATCH, deadline=deadline)
 
         try:
-            return engine.annotations.of((content, vocabulary))(find, deadline)
+            return engine.annotating.flight((content, vocabulary)).run(find, Deadline(deadline))
         except TimeoutError:
             raise Late from None
 
@@ -402,7 +403,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         image, known = self._load(task, *self._source(task, config), deadline)
         wishes, held = (
             prompt_controls.wishes(context, task, config),
-            self.engine.embeddings.hold(known.content),
+            self.engine.embeddings.handle(known.content),
         )
 
         def work(model: Model) -> list[Detection]:
@@ -481,17 +482,17 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         """A task's image for a click: where its embedding is kept, neither file nor pixels are asked for."""
         engine = self.engine
         source, key = self._source(task, config)
-        known = engine.sources.find(key)
+        known = engine.image_cache.find(key)
         if known is not None:
-            held = engine.embeddings.hold(known.content)
+            held = engine.embeddings.handle(known.content)
             if held.ready:
                 return Seen(held, known)
         image, known = self._load(task, source, key, deadline)
-        return Seen(engine.embeddings.hold(known.content), known, image)
+        return Seen(engine.embeddings.handle(known.content), known, image)
 
     def _load(
         self, task: Mapping[str, Any], source: Any, key: bytes | None, deadline: float
-    ) -> tuple[Image, Known]:
+    ) -> tuple[Image, CachedImage]:
         engine, number = self.engine, tasks.number(task)
 
         def fetch() -> Image:
@@ -499,14 +500,14 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
                 return engine.images.load(source, self.server, task=number, deadline=Deadline(deadline))
 
         try:
-            return engine.sources.load(key, fetch, deadline)
+            return engine.image_cache.load(key, fetch, Deadline(deadline))
         except TimeoutError:
             raise Late from None
 
     def _source(self, task: Any, config: LabelConfig) -> tuple[Any, bytes | None]:
         """The value of the task's image field, and its key among the sources."""
         source = config.source(task)
-        return source, source_key(self.server, self.project, tasks.number(task), source)
+        return source, cache_key(self.server, self.project, tasks.number(task), source)
 
     def _count(self, error: str) -> None:
         self.engine.metrics.errors.labels(error).inc()
@@ -528,8 +529,8 @@ class Annotated:
 class Seen:
     """An image as a click needs it."""
 
-    held: Held
-    known: Known
+    held: EmbeddingHandle
+    known: CachedImage
     image: Image | None = None  # None where its embedding is at hand
 
     def embedding(self, model: Model) -> Embedding:

@@ -35,9 +35,8 @@ from werkzeug.serving import make_server
 
 from backend.answers import click_target
 from backend.answers.ml_backend import VLSAMBackend
-from backend.images import decode, fetch
+from backend.images import decode, fetch, image_cache
 from backend.labelstudio import labeling_config, region_meta, results
-from backend.runtime import embedding_cache
 from backend.runtime.engine import CLICK, PROCESS, Engine
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from backend.web import app
@@ -45,7 +44,8 @@ from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose, version_of
 from model.segmentation import click_refinement
-from model.segmentation.segmenter import Embedding, Levels, Segmenter
+from model.segmentation.embedding import Embedding
+from model.segmentation.segmenter import Levels, Segmenter
 from model.types import Detection, Evidence, Image, Prompt
 from model.vlm.vlm import VLM
 
@@ -79,7 +79,7 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "look up": ((VLSAMBackend, "_see"),),
     "fetch": ((fetch.Fetcher, "fetch"),),
     "decode file": ((decode, "decode"),),
-    "hash pixels": ((embedding_cache, "image_hash"),),
+    "hash pixels": ((image_cache, "image_hash"),),
     "encode": ((Segmenter, "encode"),),
     "decode": ((Segmenter, "decode"),),
     "upsample": ((Levels, "__getitem__"),),

@@ -14,18 +14,19 @@ from tqdm import tqdm
 
 from backend.answers.failure_reason import why
 from backend.demo.studio import StudioError
+from backend.images.content_hash import image_hash
 from backend.images.decode import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config
-from backend.labelstudio.results import image_hash
 from backend.runtime.embedding_cache import embedding_key
-from backend.runtime.embedding_files import Disk
+from backend.runtime.embedding_files import EmbeddingFiles
 from backend.settings import Settings, SettingsError
 from backend.telemetry.logs import printable
 from backend.telemetry.metrics import Metrics
 from model import connections
 from model.profiles import segmenter_version_of
-from model.segmentation.segmenter import Embedding, Segmenter
+from model.segmentation.embedding import Embedding
+from model.segmentation.segmenter import Segmenter
 from model.weights.out_of_memory import with_less
 
 PAGE = 100  # tasks in one answer of Label Studio
@@ -72,7 +73,7 @@ def _warm(
         concepts=options.localizer == "concept",
     )
     room = settings.cache.disk_mb * 1e6
-    disk = Disk(folder, room, Metrics())
+    disk = EmbeddingFiles(folder, room, Metrics())
     identity, seen, done = segmenter_version_of(profile, options), set[str](), Counter[str]()
     for task in tqdm(tasks, "warm", project.task_number, unit="image", file=sys.stderr, disable=None):
         try:
@@ -100,7 +101,7 @@ def _warm(
     return 1 if done["failed"] else 0
 
 
-def _write(disk: Disk, key: str, embedding: Embedding) -> None:
+def _write(disk: EmbeddingFiles, key: str, embedding: Embedding) -> None:
     try:
         disk.write(key, embedding)
     except OSError as error:

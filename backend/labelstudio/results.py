@@ -292,13 +292,6 @@ def mask_hash(mask: Mask) -> str:
     return digest.hexdigest()
 
 
-def image_hash(image: NDArray[np.uint8]) -> str:
-    """Names an image by its pixels."""
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
-
-
 def prediction_id(image: str, model_version: str, control: str, term: str, number: int) -> str:
     """The id of a predicted region: the same for the same content, 20 characters, one per control."""
     key = "\0".join((image, model_version, control, term, str(number)))

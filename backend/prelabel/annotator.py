@@ -5,6 +5,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from backend.answers.ml_backend import alike, not_empty, unnamed_terms, vocabulary
+from backend.images.content_hash import image_hash
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import LabelConfig
 from backend.prelabel import report
@@ -47,7 +48,7 @@ class Annotator:
         Raises Unchanged where there are results of the very same pixels.
         """
         image = load(item)
-        if item.content and item.content == results.image_hash(image):
+        if item.content and item.content == image_hash(image):
             raise Unchanged
         words = vocabulary(self.config.of(item.data), self.settings)
         return image, prefetch_answers(image, self.settings.detection.options, words)
@@ -71,7 +72,7 @@ class Annotator:
         """What the summary needs, and what DEST needs; of the keys in `sampled` also a picture, as text."""
         labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
         row = {
-            "content": results.image_hash(image),
+            "content": image_hash(image),
             "found": labelled,
             **self.destination.describe(image, found),
         }

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
+from backend.images.content_hash import image_hash
 from backend.images.decode import formats
 from backend.images.errors import ImageError
-from backend.labelstudio.results import image_hash
 from backend.prelabel.sources import Item, Loader
 from backend.prelabel.state import write
 from model.types import Image

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from backend.answers.ml_backend import annotation, explained, label_of, prediction
 from backend.images import local_files
+from backend.images.content_hash import image_hash
 from backend.labelstudio import geometry, results
 from backend.labelstudio.geometry import Ring
 from backend.labelstudio.labeling_config import LabelConfig
@@ -93,7 +94,7 @@ class ImportList:
         self._path, self._version = path, version
 
     def describe(self, image: Image, found: Found) -> Row:
-        content = results.image_hash(image)
+        content = image_hash(image)
         regions, unmatched = annotation(
             found.detections,
             found.config,

@@ -55,7 +55,7 @@ class Item:
     place: int | None = None  # of its row in a parquet file that may hold the image itself
     # Changes when the file behind the address does; "" where that is not known.
     stamp: str = field(default="", compare=False)
-    # results.image_hash of what was annotated under an earlier stamp.
+    # image_hash of what was annotated under an earlier stamp.
     content: str = field(default="", compare=False)
 
 

@@ -1,7 +1,7 @@
-"""Embeddings as files, so that they survive a restart and `vlsam warm` can make them ahead.
+"""Embeddings in files, which survive a restart and which `vlsam warm` writes in advance.
 
 A file is safetensors, named by the key of its embedding. Any number of processes may share the folder: a file
-appears whole or not at all, and who writes one removes what has been unused the longest beyond the cap.
+appears whole or not at all. Each write first removes the least recently used files beyond the cap.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from backend.telemetry.metrics import Metrics
-from model.segmentation.segmenter import Embedding
+from model.segmentation.embedding import Embedding
 
 log = logging.getLogger(__name__)
 
-# To be counted up when the same weights and pixels give another embedding than before.
+# Increase it when the same weights and pixels give another embedding than before.
 FORMAT = "1"
-# Nobody else's files end so: weights in the same folder must be neither counted nor removed.
-SUFFIX, TEMPORARY = ".embedding", ".embedding-to-be"
-WAITING = 8  # embeddings to be written; more would only fill memory while the disk is slow
-STALE_SECONDS = 3600.0  # after this nobody still writes to a temporary file
+# Suffixes unique to this cache, so that other files in the folder are neither counted nor removed.
+SUFFIX, TEMPORARY = ".embedding", ".embedding.tmp"
+MAX_WAITING = 8  # embeddings that wait to be written: more fill the memory when the disk is slow
+STALE_SECONDS = 3600.0  # the age at which a temporary file was abandoned by its writer
 
 
-class Disk:
+class EmbeddingFiles:
     """Embeddings in a folder of at most `capacity` bytes.
 
-    What the disk refuses is logged, once until it works again; no method but `write` raises OSError.
+    A failure of the disk is logged once, until a write succeeds again. Only `write` raises OSError.
     """
 
     def __init__(self, folder: Path, capacity: float, metrics: Metrics) -> None:
@@ -45,7 +45,7 @@ class Disk:
         self._failing = False
         self._lock = threading.Lock()
         self._writer: threading.Thread | None = None
-        self._waiting: queue.Queue[tuple[str, Embedding]] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[tuple[str, Embedding]] = queue.Queue(MAX_WAITING)
         metrics.embedding_hits.labels("disk")
         metrics.embedding_evictions.labels("disk")
         metrics.embedding_bytes.labels("disk")
@@ -55,21 +55,21 @@ class Disk:
         except OSError as error:
             self._warn(error)
 
-    def trouble(self) -> str:
-        """Why nothing can be written now; "" where it can."""
+    def problem(self) -> str:
+        """Return why files cannot be written; "" if they can."""
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=TEMPORARY) as file:
-                file.write(bytes(4096))  # a full disk may still give names away
+                file.write(bytes(4096))  # a full disk still creates empty files
         except OSError as error:
             return f"VLSAM_CACHE_DIR cannot be written: {error.strerror or error}."
         return ""
 
     def read(self, key: str) -> Embedding | None:
-        """What is kept under `key`, on the CPU. A file that is broken or not ours is removed."""
+        """Return the embedding under `key`, on the CPU; None if there is none. Remove a broken file."""
         path = self._path(key)
         try:
             embedding = _read(path, key)
-            with contextlib.suppress(OSError):  # of a folder that may only be read
+            with contextlib.suppress(OSError):  # the folder may be read-only
                 os.utime(path)
         except FileNotFoundError:
             return None
@@ -77,14 +77,14 @@ class Disk:
             self._warn(error)
             return None
         except (SafetensorError, ValueError) as error:
-            log.warning("%s is no embedding that can be used, and is removed: %s", path, error)
+            log.warning("%s is not a usable embedding and is removed: %s", path, error)
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
         return embedding
 
-    def keep(self, key: str, embedding: Embedding) -> None:
-        """Has it written soon by a thread of its own; not at all while the disk is far behind."""
+    def write_later(self, key: str, embedding: Embedding) -> None:
+        """Hand an embedding to the writer thread. Drop it when MAX_WAITING others wait."""
         with self._lock:
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_all, name="disk", daemon=True)
@@ -93,7 +93,7 @@ class Disk:
             self._waiting.put_nowait((key, embedding))
 
     def write(self, key: str, embedding: Embedding) -> None:
-        """Keep it now, in place of what is longest unused. Raises OSError."""
+        """Write an embedding, and remove the least recently used files beyond the cap. Raises OSError."""
         data = _bytes(key, embedding)
         if len(data) > self._capacity:
             return
@@ -107,6 +107,10 @@ class Disk:
             temporary.unlink(missing_ok=True)
         self._metrics.embedding_bytes.labels("disk").inc(len(data))
 
+    def flush(self) -> None:
+        """Wait until everything that was handed to the writer thread is written."""
+        self._waiting.join()
+
     def _write_all(self) -> None:
         while True:
             key, embedding = self._waiting.get()
@@ -117,11 +121,11 @@ class Disk:
                 self._warn(error)
             except Exception:
                 log.exception("An embedding could not be written.")
-            del embedding  # else it would stay until the next one
+            del embedding  # or it stays in memory until the next one comes
             self._waiting.task_done()
 
     def _make_room(self, size: int, replaced: Path | None = None) -> None:
-        """Remove what is longest unused until `size` bytes more, for `replaced`, are within the cap."""
+        """Remove the least recently used files, but for `replaced`, until `size` more bytes fit."""
         files = []
         for entry in os.scandir(self._folder):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
@@ -130,13 +134,13 @@ class Disk:
                     files.append((status.st_mtime, status.st_size, entry.path))
                 elif entry.name.endswith(TEMPORARY) and status.st_mtime < time.time() - STALE_SECONDS:
                     os.unlink(entry.path)
-        total = sum(each for _, each, _ in files)
-        for _, each, path in sorted(files):
+        total = sum(nbytes for _, nbytes, _ in files)
+        for _, nbytes, path in sorted(files):
             if total + size <= self._capacity:
                 break
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-            total -= each
+            total -= nbytes
             self._metrics.embedding_evictions.labels("disk").inc()
         self._metrics.embedding_bytes.labels("disk").set(total)
 
@@ -156,17 +160,17 @@ def _bytes(key: str, embedding: Embedding) -> bytes:
 
 
 def _read(path: Path, key: str) -> Embedding:
-    """Raises OSError; SafetensorError or ValueError where the file is not what was written under `key`."""
-    # Not mapped, as safe_open does: another process may replace the file, and a failing disk would end us.
+    """Raises OSError, and SafetensorError or ValueError if the file is not what was written under `key`."""
+    # Not memory-mapped as by safe_open: another process may replace the file, a failing disk raise SIGBUS.
     data = path.read_bytes()
     tensors = load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     facts = header.get("__metadata__", {})
-    # The library sees that a file is cut off, and not that it was never wholly flushed.
+    # The library detects a truncated file, but not one whose pages were never flushed.
     if facts.pop("checksum", "") != _checksum(tensors, facts):
-        raise ValueError("its checksum does not agree")
+        raise ValueError("its checksum does not match")
     if (facts.get("format"), facts.get("key")) != (FORMAT, key) or not tensors:
-        raise ValueError("it is that of another image or version")
+        raise ValueError("it belongs to another image or version")
     return Embedding(tensors, _size(facts["size"]), _size(facts["scaled"]))
 
 

@@ -16,11 +16,13 @@ from typing import Any, NoReturn, TypeVar
 from backend.answers.recent_answers import Memory
 from backend.answers.unmatched_terms import Unlabelled
 from backend.images.decode import Images
+from backend.images.image_cache import ImageCache
 from backend.labelstudio.reading_budget import Kept
 from backend.runtime import malloc
-from backend.runtime.embedding_cache import Embeddings, Flights, Sources
-from backend.runtime.embedding_files import Disk
+from backend.runtime.embedding_cache import EmbeddingCache
+from backend.runtime.embedding_files import EmbeddingFiles
 from backend.runtime.oom_retry import Model, Served
+from backend.runtime.single_flight import SingleFlight
 from backend.settings import Settings
 from backend.telemetry.metrics import Metrics
 from model.pipeline import VLSAM
@@ -101,12 +103,16 @@ class Engine:
         self.regions = Kept()
         self.metrics = metrics or Metrics()
         self.unlabelled = Unlabelled()
-        self._disk = None
+        self.embedding_files = None
         if settings.cache.dir:
-            self._disk = Disk(settings.cache.dir, settings.cache.disk_mb * 1e6, self.metrics)
-        self.embeddings = Embeddings(segmenter or version, settings.cache.mb * 1e6, self.metrics, self._disk)
-        self.sources = Sources()
-        self.annotations: Flights[list[Detection]] = Flights()  # by content and vocabulary
+            self.embedding_files = EmbeddingFiles(
+                settings.cache.dir, settings.cache.disk_mb * 1e6, self.metrics
+            )
+        self.embeddings = EmbeddingCache(
+            segmenter or version, settings.cache.mb * 1e6, self.metrics, self.embedding_files
+        )
+        self.image_cache = ImageCache()
+        self.annotating: SingleFlight[list[Detection]] = SingleFlight()  # by content and vocabulary
         self._ahead: set[Hashable] = set()
         self._load = load
         self._state = "loading"
@@ -190,7 +196,7 @@ class Engine:
 
     def disk_trouble(self) -> str:
         """Why embeddings cannot be written to the disk; "" where they can, or where there is none."""
-        return self._disk.trouble() if self._disk else ""
+        return self.embedding_files.problem() if self.embedding_files else ""
 
     def stop(self) -> None:
         """Ends what waits, as if its time were up, and lets nothing new begin: the process is to end.

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import innermost_pixel, unmet_points, without_specks_and_holes
 from model.segmentation.non_maximum_suppression import iou
-from model.segmentation.segmenter import Embedding, Masks, Segmenter
+from model.segmentation.segmenter import Masks, Segmenter
 from model.types import LEVELS, Level, Mask, Prompt, box_of
 
 log = logging.getLogger(__name__)

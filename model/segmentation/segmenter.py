@@ -5,20 +5,19 @@ callers can ever be answered with each other's image. What differs between the f
 model/sams.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.profiles import DEVICE_MAPS
 from model.segmentation import sam_families
+from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import without_specks_and_holes
 from model.segmentation.sam_families.family import (
     BOTTOM_RIGHT,
@@ -37,32 +36,6 @@ MASK_LOGIT = 8.0
 CONCEPT_SCORE = 0.5
 # Prompts in one call of the decoder: more outgrow a CPU's caches (docs/decisions/0009-sam-families.md).
 CHUNK, CHUNK_CPU = 32, 2
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """An encoded image. Immutable; all that decoding needs."""
-
-    tensors: Mapping[str, Tensor]  # by the family's names, all on one device
-    size: tuple[int, int]  # H, W of the image
-    scaled: tuple[int, int]  # H, W of the image on the encoder's square, before padding
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
-    @property
-    def device(self) -> torch.device:
-        return next(iter(self.tensors.values())).device
-
-    def to(self, device: torch.device | str) -> "Embedding":
-        """The same on another device; itself where it is there already."""
-        if self.device == torch.device(device):
-            return self
-        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True, eq=False)

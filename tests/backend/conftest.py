@@ -27,7 +27,7 @@ from PIL import Image as Pillow
 
 from backend.runtime.engine import PROCESS, Engine
 from backend.web.app import create_app
-from model.segmentation.segmenter import Embedding
+from model.segmentation.embedding import Embedding
 from model.types import Detection, Evidence, Image, Level, Mask, Prompt
 from model.vlm_stage import RemoteAnswer
 from tests.support.settings import settings_with

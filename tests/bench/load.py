@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
+from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config, results
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM
@@ -198,7 +199,7 @@ class Expected:
     """A task of the batch, by its picture."""
 
     name: str
-    content: str  # results.image_hash
+    content: str  # image_hash
     masks: tuple[tuple[str, Mask], ...] | None  # (term, mask) pairs, where they are compared
 
     def fits(self, regions: list[dict[str, Any]], version: str) -> bool:
@@ -229,7 +230,7 @@ def draw_batch(model: VLSAM, folder: Path, count: int) -> list[Expected]:
         if number < COMPARED:
             named = labeling_config.parse(CONFIG).named
             masks = tuple((d.term, d.mask) for d in model.annotate(image) if named(d.term))
-        expected.append(Expected(name, results.image_hash(image), masks))
+        expected.append(Expected(name, image_hash(image), masks))
     return expected
 
 

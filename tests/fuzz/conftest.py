@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 
 from backend.answers.recent_answers import Memory
 from backend.images.fetch import Fetcher
-from backend.runtime.embedding_cache import Sources
+from backend.images.image_cache import ImageCache
 from backend.runtime.engine import PROCESS, Engine
 from backend.web.app import create_app
 from model.pipeline import VLSAM
@@ -70,7 +70,7 @@ class Door:
 
     def forget(self) -> None:
         """Nothing of one example may decide the next."""
-        self.engine.memory, self.engine.sources = Memory(), Sources()
+        self.engine.memory, self.engine.image_cache = Memory(), ImageCache()
 
     def predict(self, body: bytes) -> list[Any]:
         """The results; none where the body was refused. Fails where the answer is not what it must be."""

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from backend.images import decode
 from backend.images.errors import ImageError
 from backend.labelstudio import labeling_config, region_meta, results
-from backend.runtime.embedding_files import Disk
+from backend.runtime.embedding_files import EmbeddingFiles
 from backend.telemetry.metrics import Metrics
-from model.segmentation.segmenter import Embedding
+from model.segmentation.embedding import Embedding
 from model.types import Mask
 from model.vlm import named_boxes, terms
 from tests.fuzz import strategies
@@ -102,13 +102,15 @@ def test_any_answer_is_read_as_terms_and_boxes(answer: str, kind: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Disk:
-    return Disk(tmp_path_factory.mktemp("disk"), 1e9, Metrics())
+def disk(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingFiles:
+    return EmbeddingFiles(tmp_path_factory.mktemp("disk"), 1e9, Metrics())
 
 
 @MANY
 @given(data=st.data())
-def test_any_entry_on_the_disk_is_what_was_written_or_nothing(disk: Disk, data: st.DataObject) -> None:
+def test_any_entry_on_the_disk_is_what_was_written_or_nothing(
+    disk: EmbeddingFiles, data: st.DataObject
+) -> None:
     counted("disk entries")
     kept = Embedding({"a": torch.arange(6.0), "b": torch.ones(1)}, (3, 2), (6, 4))
     disk.write("key", kept)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from backend.runtime.engine import PROCESS
-from model.segmentation.segmenter import Embedding
+from model.segmentation.embedding import Embedding
 from model.types import Detection, Prompt
 from tests.backend.conftest import StandIn
 from tests.fuzz import strategies

@@ -228,14 +228,14 @@ def test_an_annotation_is_shared_by_those_who_ask_for_the_same(
 ) -> None:
     stand_in.hold = threading.Event()
     engine = make_engine(vocabulary=vocabulary)
-    flights, arrived = engine.annotations.of, threading.Semaphore(0)
+    flights, arrived = engine.annotating.flight, threading.Semaphore(0)
 
     def of(key: Any) -> Any:
         flight = flights(key)
         arrived.release()
         return flight
 
-    monkeypatch.setattr(engine.annotations, "of", of)
+    monkeypatch.setattr(engine.annotating, "flight", of)
 
     def ask(config: str) -> Any:
         return backend(engine, config).predict([task()])

@@ -11,7 +11,8 @@ import pytest
 
 from backend.commands.cli import main
 from backend.runtime.embedding_files import SUFFIX
-from model.segmentation.segmenter import Embedding, Segmenter
+from model.segmentation.embedding import Embedding
+from model.segmentation.segmenter import Segmenter
 from model.types import Image
 from tests.backend.conftest import CONFIG, Web, data_url
 from tests.backend.images.test_decode import png

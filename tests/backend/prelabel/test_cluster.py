@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image as Pillow
 
+from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config
-from backend.labelstudio.results import image_hash
 from backend.prelabel.annotator import Annotator
 from backend.prelabel.cluster import BLOCK, Actor, ClusterError, _sized, fetch
 from backend.prelabel.destinations import choose

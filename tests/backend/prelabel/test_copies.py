@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from backend.labelstudio.results import image_hash
+from backend.images.content_hash import image_hash
 from backend.prelabel.copies import Copies, link, size_text
 from backend.prelabel.sources import Files, Item
 from backend.settings import Settings

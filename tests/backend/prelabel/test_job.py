@@ -15,8 +15,9 @@ import pytest
 from pyarrow import parquet
 
 from backend.answers.ml_backend import annotation, prediction
+from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config
-from backend.labelstudio.results import decode, image_hash
+from backend.labelstudio.results import decode
 from backend.prelabel import sources
 from backend.prelabel.state import State
 from backend.settings import Settings

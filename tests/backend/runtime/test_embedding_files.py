@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from backend.answers.ml_backend import VLSAMBackend
 from backend.runtime import embedding_files as module
-from backend.runtime.embedding_files import FORMAT, SUFFIX, WAITING, Disk
+from backend.runtime.embedding_files import FORMAT, MAX_WAITING, SUFFIX, EmbeddingFiles
 from backend.runtime.engine import Engine
 from backend.telemetry.metrics import Metrics
-from model.segmentation.segmenter import Embedding, Segmenter
+from model.segmentation.embedding import Embedding
+from model.segmentation.segmenter import Segmenter
 from model.types import Prompt
-from tests.backend.conftest import CONFIG, StandIn, data_url, wait_for
+from tests.backend.conftest import CONFIG, StandIn, data_url
 from tests.backend.runtime.test_embedding_cache import figures, regions
 from tests.support import sam_families
 
@@ -39,8 +40,8 @@ def shade(found: Embedding | None) -> float | None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    return Disk(tmp_path, 1e6, Metrics())
+def disk(tmp_path: Path) -> EmbeddingFiles:
+    return EmbeddingFiles(tmp_path, 1e6, Metrics())
 
 
 def only(folder: Path) -> Path:
@@ -57,8 +58,8 @@ def test_a_restart_changes_no_mask_of_any_family(family: str, tmp_path: Path) ->
     segmenter = Segmenter.load(str(tmp_path / "weights"), device="cpu")
     image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
     before = segmenter.encode(image)
-    Disk(tmp_path / "kept", 1e9, Metrics()).write(KEY, before)
-    after = Disk(tmp_path / "kept", 1e9, Metrics()).read(KEY)
+    EmbeddingFiles(tmp_path / "kept", 1e9, Metrics()).write(KEY, before)
+    after = EmbeddingFiles(tmp_path / "kept", 1e9, Metrics()).read(KEY)
     assert after is not None
     prompt = Prompt.of((20, 10, 1))
     one, two = (segmenter.decode(each, [prompt], multimask=True)[0] for each in (before, after))
@@ -66,7 +67,7 @@ def test_a_restart_changes_no_mask_of_any_family(family: str, tmp_path: Path) ->
     np.testing.assert_array_equal(one.masks[0], two.masks[0])
 
 
-def test_what_is_not_there_is_none(disk: Disk) -> None:
+def test_what_is_not_there_is_none(disk: EmbeddingFiles) -> None:
     assert disk.read(KEY) is None
 
 
@@ -91,7 +92,7 @@ def broken(how: str, good: bytes) -> bytes:
      "another format", "another size"],
 )  # fmt: skip
 def test_a_broken_or_foreign_file_is_removed_with_a_warning(
-    how: str, disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    how: str, disk: EmbeddingFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk.write(KEY, embedding())
     file = only(tmp_path)
@@ -100,12 +101,12 @@ def test_a_broken_or_foreign_file_is_removed_with_a_warning(
     assert file.read_bytes() != good
     assert disk.read(KEY) is None
     assert not file.exists()
-    assert "is no embedding that can be used, and is removed" in caplog.text
+    assert "is not a usable embedding and is removed" in caplog.text
     disk.write(KEY, embedding())
     assert shade(disk.read(KEY)) == 1
 
 
-def test_another_images_file_under_this_name_is_removed(disk: Disk, tmp_path: Path) -> None:
+def test_another_images_file_under_this_name_is_removed(disk: EmbeddingFiles, tmp_path: Path) -> None:
     disk.write(KEY, embedding())
     only(tmp_path).rename(tmp_path / f"other{SUFFIX}")
     assert disk.read("other") is None
@@ -115,7 +116,7 @@ def test_another_images_file_under_this_name_is_removed(disk: Disk, tmp_path: Pa
 @given(data=st.data())
 def test_no_flipped_bit_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("flipped")
-    disk = Disk(folder, 1e6, Metrics())
+    disk = EmbeddingFiles(folder, 1e6, Metrics())
     disk.write(KEY, embedding(count=8))
     file = only(folder)
     raw = bytearray(file.read_bytes())
@@ -128,7 +129,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_a_reader_never_sees_a_file_half_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer, reader = (Disk(tmp_path, 1e9, Metrics()) for _ in range(2))
+    writer, reader = (EmbeddingFiles(tmp_path, 1e9, Metrics()) for _ in range(2))
     writer.write(KEY, embedding(0, 50_000))
 
     def write() -> None:
@@ -150,7 +151,7 @@ def test_a_reader_never_sees_a_file_half_written(tmp_path: Path, caplog: pytest.
 
 
 def test_f3_the_longest_unused_is_removed_beyond_the_cap(tmp_path: Path) -> None:
-    disk = Disk(tmp_path, 3 * FILE, m := Metrics())
+    disk = EmbeddingFiles(tmp_path, 3 * FILE, m := Metrics())
     for number, key in enumerate("abc"):
         disk.write(key, embedding(number))
         os.utime(tmp_path / f"{key}{SUFFIX}", (0, 1000 + number))
@@ -164,7 +165,7 @@ def test_f3_the_longest_unused_is_removed_beyond_the_cap(tmp_path: Path) -> None
 
 def test_what_is_written_again_takes_its_own_room(tmp_path: Path) -> None:
     """As two processes do that meet the same new image."""
-    disk = Disk(tmp_path, 2 * FILE, m := Metrics())
+    disk = EmbeddingFiles(tmp_path, 2 * FILE, m := Metrics())
     for key in ("a", "b", "b"):
         disk.write(key, embedding())
     assert (shade(disk.read("a")), shade(disk.read("b"))) == (1, 1)
@@ -174,14 +175,14 @@ def test_what_is_written_again_takes_its_own_room(tmp_path: Path) -> None:
 
 def test_a_smaller_cap_holds_from_the_next_start(tmp_path: Path) -> None:
     for key in "abc":
-        Disk(tmp_path, 1e6, Metrics()).write(key, embedding())
-    Disk(tmp_path, FILE, m := Metrics())
+        EmbeddingFiles(tmp_path, 1e6, Metrics()).write(key, embedding())
+    EmbeddingFiles(tmp_path, FILE, m := Metrics())
     assert len(list(tmp_path.iterdir())) == 1
     assert figures(m)["bytes disk"] == only(tmp_path).stat().st_size
 
 
 def test_f3_what_is_larger_than_the_cap_drives_nothing_out(tmp_path: Path) -> None:
-    disk = Disk(tmp_path, FILE, Metrics())
+    disk = EmbeddingFiles(tmp_path, FILE, Metrics())
     disk.write("a", embedding())
     disk.write("huge", embedding(2, 1000))
     assert (shade(disk.read("a")), disk.read("huge")) == (1, None)
@@ -189,7 +190,7 @@ def test_f3_what_is_larger_than_the_cap_drives_nothing_out(tmp_path: Path) -> No
 
 def test_files_of_others_are_neither_counted_nor_removed(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(10 * FILE))
-    disk = Disk(tmp_path, FILE, m := Metrics())
+    disk = EmbeddingFiles(tmp_path, FILE, m := Metrics())
     for key in "ab":
         disk.write(key, embedding())
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"b{SUFFIX}", "model.safetensors"]
@@ -201,7 +202,7 @@ def test_what_a_killed_process_left_goes_after_an_hour(tmp_path: Path) -> None:
     for file in (old, new):
         file.write_bytes(b"half")
     os.utime(old, (0, time.time() - 3700))
-    Disk(tmp_path, 1e6, Metrics())
+    EmbeddingFiles(tmp_path, 1e6, Metrics())
     assert only(tmp_path) == new
 
 
@@ -220,7 +221,7 @@ def full_disk() -> Iterator[None]:
 
 
 def test_f28_a_full_disk_is_told_once_until_it_works_again(
-    disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    disk: EmbeddingFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings() -> int:
         return caplog.text.count("VLSAM_CACHE_DIR cannot be used")
@@ -228,16 +229,17 @@ def test_f28_a_full_disk_is_told_once_until_it_works_again(
     for _ in range(2):
         with full_disk():
             for key in "ab":
-                disk.keep(key, embedding())
-            wait_for(lambda: disk._waiting.unfinished_tasks == 0)
+                disk.write_later(key, embedding())
+            disk.flush()
         assert warnings() == 1
         assert list(tmp_path.iterdir()) == []
-    disk.keep("c", embedding())
-    wait_for(lambda: disk._waiting.unfinished_tasks == 0)
+    disk.write_later("c", embedding())
+    disk.flush()
     assert shade(disk.read("c")) == 1
     with full_disk():
-        disk.keep("d", embedding())
-        wait_for(lambda: warnings() == 2)
+        disk.write_later("d", embedding())
+        disk.flush()
+    assert warnings() == 2
 
 
 def test_f28_a_folder_that_cannot_be_fails_no_click(
@@ -249,7 +251,9 @@ def test_f28_a_folder_that_cannot_be_fails_no_click(
     assert caplog.text.count("VLSAM_CACHE_DIR cannot be used") == 1
 
 
-def test_a_slow_disk_delays_nobody_and_fills_no_memory(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_disk_delays_nobody_and_fills_no_memory(
+    disk: EmbeddingFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go, write, written = threading.Event(), disk.write, list[str]()
 
     def slowly(key: str, kept: Embedding) -> None:
@@ -259,19 +263,21 @@ def test_a_slow_disk_delays_nobody_and_fills_no_memory(disk: Disk, monkeypatch: 
 
     monkeypatch.setattr(disk, "write", slowly)
     for number in range(50):
-        disk.keep(str(number), embedding())
+        disk.write_later(str(number), embedding())
     assert not written
     go.set()
-    wait_for(lambda: disk._waiting.unfinished_tasks == 0)
+    disk.flush()
     assert written[0] == "0"
-    assert WAITING <= len(written) <= WAITING + 1
+    assert MAX_WAITING <= len(written) <= MAX_WAITING + 1
 
 
-def test_a_writer_survives_what_cannot_be_written(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_writer_survives_what_cannot_be_written(
+    disk: EmbeddingFiles, caplog: pytest.LogCaptureFixture
+) -> None:
     tensor = torch.zeros(4)
-    disk.keep("a", Embedding({"one": tensor, "same": tensor}, (1, 1), (1, 1)))  # safetensors refuses
-    disk.keep("b", embedding())
-    wait_for(lambda: disk._waiting.unfinished_tasks == 0)
+    disk.write_later("a", Embedding({"one": tensor, "same": tensor}, (1, 1), (1, 1)))  # safetensors refuses
+    disk.write_later("b", embedding())
+    disk.flush()
     assert (disk.read("a"), shade(disk.read("b"))) == (None, 1)
     assert "could not be written" in caplog.text
 
@@ -280,9 +286,8 @@ def test_a_writer_survives_what_cannot_be_written(disk: Disk, caplog: pytest.Log
 
 
 def settled(ours: VLSAMBackend) -> None:
-    disk = ours.engine.embeddings._disk
-    assert disk is not None
-    wait_for(lambda: disk._waiting.unfinished_tasks == 0)
+    assert ours.engine.embedding_files is not None
+    ours.engine.embedding_files.flush()
 
 
 def test_a_restart_encodes_nothing_again(make_engine: Make, stand_in: StandIn, tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def test_the_version_of_weights_that_are_not_there_yet_is_that_which_they_will_h
         site.repositories["somebody/tiny-vl"] = {**weights, "model.safetensors": bytes(4999) + b"1"}
         other = Engine.of(replace(settings, models=replace(settings.models, model_dir=tmp_path / "other")))
     assert other.version != before.version
-    assert other.embeddings.hold("x")._key != before.embeddings.hold("x")._key
+    assert other.embeddings.handle("x").key != before.embeddings.handle("x").key
 
 
 def test_the_version_is_stable_and_follows_every_setting_that_changes_results() -> None:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from model.builtin.scenes import Scene, sprites
 from model.segmentation.click_refinement import LARGE, Refinement, refine_by_clicks
+from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import innermost_pixel, unmet_points
 from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.sam_families.family import Tokens
-from model.segmentation.segmenter import Embedding, Segmenter
+from model.segmentation.segmenter import Segmenter
 from model.types import Level, Mask, Prompt, PromptError, box_of
 
 

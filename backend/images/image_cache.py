@@ -1,0 +1,79 @@
+"""The image cache: remembers for ten minutes which content an address showed.
+
+A click on an image that was loaded lately then needs neither its file nor its pixels, only its embedding.
+Pixels are not kept.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cachetools import TTLCache
+
+from backend.images.content_hash import image_hash
+from backend.images.studio_urls import Server
+from backend.runtime.single_flight import SingleFlight
+from model.deadline import Deadline
+from model.types import Image
+
+SECONDS = 600.0  # the file may be replaced, and the right to see it withdrawn
+MAX_ENTRIES = 10_000
+
+
+@dataclass(frozen=True)
+class CachedImage:
+    """The identity of an image that an address showed."""
+
+    content: str  # content_hash.image_hash
+    size: tuple[int, int]  # H, W
+
+
+class ImageCache:
+    """The images that addresses in tasks showed, by `cache_key`. Safe to use from many threads.
+
+    An entry lives SECONDS from the time it was loaded, on `clock`. Beyond `entries` the least recently used
+    one is dropped.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, entries: int = MAX_ENTRIES) -> None:
+        self._lock = threading.Lock()
+        self._cached: TTLCache[bytes, CachedImage] = TTLCache(entries, SECONDS, clock)
+        self._loading: SingleFlight[tuple[Image, CachedImage]] = SingleFlight()
+
+    def find(self, key: bytes | None) -> CachedImage | None:
+        """Return the image cached under `key`; None if there is none or `key` is None."""
+        with self._lock:
+            return None if key is None else self._cached.get(key)
+
+    def load(
+        self, key: bytes | None, load: Callable[[], Image], deadline: Deadline
+    ) -> tuple[Image, CachedImage]:
+        """Return the image that `load` returns, loaded once for concurrent callers with the same `key`.
+
+        With `key` None nothing is shared or cached. Raises what `load` raises, and TimeoutError when
+        `deadline` passes.
+        """
+
+        def identified() -> tuple[Image, CachedImage]:
+            image = load()
+            return image, CachedImage(image_hash(image), (image.shape[0], image.shape[1]))
+
+        if key is None:
+            return identified()
+        image, cached = self._loading.flight(key).run(identified, deadline)
+        with self._lock:
+            self._cached[key] = cached
+        return image, cached
+
+
+def cache_key(server: Server | None, project: str, task: object, source: str) -> bytes | None:
+    """Return the key of an address as one project of one Label Studio sees it; None for an unknown project.
+
+    Projects never share a key: one must not be shown what only the other may fetch.
+    """
+    if not project:
+        return None
+    seen_as = (server and (server.url, server.token), project, task, source)
+    return hashlib.blake2b(repr(seen_as).encode(), digest_size=16).digest()

@@ -1,0 +1,63 @@
+"""Single-flight: concurrent callers that ask for the same work share one execution of it."""
+
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from model.deadline import NEVER, Deadline
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """One execution that all its holders share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outcome: Future[T] = Future()
+
+    @property
+    def done(self) -> bool:
+        return self._outcome.done()
+
+    def run(self, work: Callable[[], T], deadline: Deadline = NEVER) -> T:
+        """Return the result of `work`, which the first caller runs; the others wait and get the same.
+
+        Raises the error of `work` for every caller. If it fails after the deadline of the caller that ran it,
+        only that caller gets the error, and the next one runs its own `work`. Raises TimeoutError when
+        `deadline` passes while another caller works.
+        """
+        if not self._lock.acquire(timeout=deadline.left()):
+            raise TimeoutError
+        try:
+            if not self.done:
+                try:
+                    self._outcome.set_result(work())
+                except Exception as error:
+                    if deadline.passed:
+                        raise
+                    self._outcome.set_exception(error)
+        finally:
+            self._lock.release()
+        return self._outcome.result()
+
+
+class SingleFlight(Generic[T]):
+    """The flights in progress, by key. Drops a flight once it is done or nobody holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flights: WeakValueDictionary[Hashable, Flight[T]] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def flight(self, key: Hashable) -> Flight[T]:
+        """Return the flight for `key` that is in progress, or a new one."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is None or flight.done:
+                self._flights[key] = flight = Flight()
+            return flight

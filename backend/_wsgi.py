@@ -41,7 +41,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
     Workers are forked before anything is loaded, for CUDA does not survive a fork. No worker is ever killed
     for being slow: predictions have their own deadline.
     """
-    logs.configure(settings)
+    logs.configure(settings.log.level, settings.secrets)
     announce(settings)
     options = {
         "bind": f"{f'[{host}]' if ':' in host else host}:{port}",
@@ -123,7 +123,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 @cache
 def _app() -> "Flask":
     settings = Settings.from_env()
-    logs.configure(settings)
+    logs.configure(settings.log.level, settings.secrets)
     announce(settings)
     return create_app(settings)
 

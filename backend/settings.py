@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from model import connections
-from model.attention.point_prompts import METHODS
-from model.options import RECIPES, Exemplars, Localizer, Options, Views, Vocabulary
-from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose, version_of
-from model.vlm.remote_vlm import RemoteVLM
-from model.weights.download import FOLDER
+from model.options import RECIPES, Exemplars, Localizer, Options, Points, Views, Vocabulary
+from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose
+from model.weights import FOLDER
 
 OnOpen = Literal["annotate", "prewarm"]
 
@@ -71,6 +68,8 @@ def _folder(value: str) -> Path:
 
 
 def _bundle(value: str) -> Path:
+    from model import connections  # with it come requests and the hub's library
+
     try:
         connections.context(value)
     except OSError:  # also what ssl raises for a file without a certificate
@@ -100,14 +99,15 @@ def _device(value: str) -> str:
     return value.lower()
 
 
-def _points(value: str) -> tuple[tuple[str, str], ...]:
+def _points(value: str) -> tuple[tuple[str, Points], ...]:
     """(term, method) pairs; the term "" stands for all others."""
+    methods: dict[str, Points] = {method: method for method in get_args(Points)}
     pairs = []
     for part in value.split(","):
         term, _, method = part.rpartition("=")
-        if method.strip() not in METHODS:
-            raise ValueError(f"{', '.join(METHODS)}, or TERM=METHOD for single terms, with commas")
-        pairs.append((term.strip().lower(), method.strip()))
+        if method.strip() not in methods:
+            raise ValueError(f"{', '.join(methods)}, or TERM=METHOD for single terms, with commas")
+        pairs.append((term.strip().lower(), methods[method.strip()]))
     return tuple(pairs)
 
 
@@ -243,7 +243,7 @@ class DetectionSettings:
         _one_of(*RECIPES),
         f"How attention becomes maps: {', '.join(RECIPES)}; see model/options.py.",
     )
-    points: tuple[tuple[str, str], ...] = _setting(
+    points: tuple[tuple[str, Points], ...] = _setting(
         "VLSAM_POINTS",
         (),
         _points,
@@ -326,6 +326,8 @@ class DetectionSettings:
         points = dict(self.points)
         endpoint = None
         if self.listing_url is not None and self.listing_model is not None:
+            from model.vlm.remote_vlm import RemoteVLM  # with it comes requests
+
             endpoint = RemoteVLM(self.listing_model, self.listing_url, self.listing_key)
         return Options(
             questions=self.questions,
@@ -542,6 +544,8 @@ class Settings:
 
     def version(self, profile: Profile) -> str:
         """Return the model version of predictions made with these settings and this profile."""
+        from model.versions import version_of  # with it come requests and the hub's library
+
         answers = self.answers
         return version_of(profile, self.detection.options, answers.leftover, f"{answers.similarity:g}")
 

@@ -4,10 +4,12 @@ Each switch says where it comes from.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from model.vlm.remote_vlm import RemoteVLM
+if TYPE_CHECKING:  # with it come requests and Pillow
+    from model.vlm.remote_vlm import RemoteVLM
 
+Points = Literal["peak", "pair", "maxima", "kmeans"]  # see model/attention/point_prompts.py
 Source = Literal["flow", "last-layer", "decoder-mean", "vision", "cosine", "vit-rollout"]
 
 
@@ -43,7 +45,7 @@ class Recipe:
     sinks: bool = False  # level cells that stand out of every map alike (RefAM, arXiv 2509.22650)
     cosine: bool = False  # multiply by the cosine map (FSeg-LLaVA: the product was best)
     smooth: float = 0.0  # sigma of a Gaussian over the map, in cells (DecAF: 1)
-    points: Literal["peak", "pair", "maxima", "kmeans"] = "pair"  # see model/attention/point_prompts.py
+    points: Points = "pair"
     components: int = 1  # areas of the map that are tried at once, largest first (FSeg-LLaVA)
     box: bool = False  # the area's box joins the points (FSeg-LLaVA: points and box were best)
     logits: bool = False  # the map as SAM's mask input (F-LMM, arXiv 2406.05821)
@@ -79,11 +81,11 @@ class Options:
     # ("project"), or each is asked both ways ("both").
     vocabulary: Vocabulary = "open"
     # Another VLM that answers the questions. Its words are then put into the mouth of the one at hand.
-    remote_vlm: RemoteVLM | None = None
+    remote_vlm: "RemoteVLM | None" = None
     views: Views = "whole"  # "corners": four corner views as well
     recipe: Recipe = RECIPES["best"]
-    points: str | None = None  # a method of model/attention/point_prompts.py instead of the recipe's
-    term_points: tuple[tuple[str, str], ...] = ()  # (term, method) where a term needs another one
+    points: Points | None = None  # instead of the recipe's
+    term_points: tuple[tuple[str, Points], ...] = ()  # (term, method) where a term needs another one
     # "boxes": the VLM's own, as text; "both" is attention and boxes. "concept": the terms go to a segmenter
     # that takes noun phrases.
     localizer: Localizer = "attention"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model.attention.baseline_maps import Classifier
 from model.options import Options
-from model.profiles import Profile, version_of
+from model.profiles import Profile
 from model.sam_stage import Instance, in_boxes, instances, of_concepts
 from model.segmentation.click_refinement import refine_by_clicks
 from model.segmentation.embedding import Embedding
@@ -17,6 +17,7 @@ from model.segmentation.mask_cleanup import unmet_points
 from model.segmentation.non_maximum_suppression import suppress
 from model.segmentation.segmenter import Segmenter
 from model.types import Box, Detection, Evidence, Image, Level, Prompt
+from model.versions import version_of
 from model.views import corner_views, crop, to_image
 from model.vlm.named_boxes import NamedBox
 from model.vlm.vlm import VLM

@@ -1,13 +1,11 @@
-"""Which weights to load and how: named choices, a person's own, and a name for what they give."""
+"""Profiles: which weights to load, and how. By name, or with other weights in their place."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from model.options import Options
 from model.types import ModelLoadError
-from model.weights import download
+from model.weights import FOLDER
 
 BUILTIN = Path(__file__).parent / "builtin"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]  # auto: float32 on a CPU, else bfloat16
@@ -29,7 +27,7 @@ class Profile:
     sam: str  # published file's name, hub id, local folder or file, see model/sams
     dtype: Dtype = "auto"  # of the VLM; the segmenter's is float32
     quantization: Quantization = "none"  # of the VLM's decoder
-    folder: Path = download.FOLDER  # where weights are kept that are given by a name
+    folder: Path = FOLDER  # where weights are kept that are given by a name
     pixels: int = PIXELS  # the most of an image that the VLM is shown, in all views together
     demo: bool = False  # knows the 40 drawn objects of model/builtin/scenes.py and nothing else
 
@@ -73,62 +71,3 @@ def choose(
         pixels=pixels or profile.pixels,
         demo=profile.demo and not vlm,
     )
-
-
-def version_of(profile: Profile, options: Options | None = None, *more: str) -> str:
-    """A name for what decides the results, from settings and file identities; loads no weights.
-
-    `more` is what else decides them. Of weights on the hub that are not on this machine yet, the small files
-    are fetched. Raises ModelLoadError where that fails.
-    """
-    digest = hashlib.sha256(repr(options or Options()).encode())
-    digest.update(repr((profile.dtype, profile.quantization, profile.pixels, *more)).encode())
-    for name, remote in ((profile.vlm, not download.looks_local(profile.vlm)), _sam(profile)):
-        digest.update(_identity(name, profile.folder, remote=remote))
-    if options and options.classifier:
-        digest.update(_classifier(options.classifier))
-    return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
-
-
-def segmenter_version_of(profile: Profile, options: Options | None = None) -> str:
-    """The same for what decides an embedding: the segmenter alone, so that another VLM keeps them.
-
-    By concept an embedding holds more, which one made for clicks alone lacks.
-    """
-    concepts = options is not None and options.localizer == "concept"
-    name, remote = _sam(profile)
-    identity = _identity(name, profile.folder, remote=remote)
-    return f"sam-{identity.hex()[:16]}{'-concepts' if concepts else ''}"
-
-
-def _classifier(name: str) -> bytes:
-    if download.looks_local(name):
-        return _identity(name, download.FOLDER, remote=False)
-    return download.commit(name).encode()
-
-
-def _sam(profile: Profile) -> tuple[str, bool]:
-    """The segmenter's name, and whether it is a hub id. Published checkpoints are known by their names."""
-    name = profile.sam
-    return name, download.is_remote_sam(name) and name not in download.CHECKPOINTS
-
-
-def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
-    """Of weights given as a hub id (`remote`), a file, a folder or a name.
-
-    Trained anew, files keep their name and size, so what is in them counts as well.
-    """
-    if remote:
-        return hashlib.sha256(repr(sorted(download.identity(name, folder).items())).encode()).digest()
-    path = Path(name).expanduser()
-    digest = hashlib.sha256(path.name.encode() if path.exists() else name.encode())
-    files = (
-        sorted(f for f in path.glob("[!.]*") if f.is_file())
-        if path.is_dir()
-        else [path]
-        if path.is_file()
-        else []
-    )
-    for file in files:
-        digest.update(f"{file.name}:{download.sampled(file)}".encode())
-    return digest.digest()

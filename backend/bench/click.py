@@ -42,11 +42,12 @@ from backend.settings import AnswerSettings, ImageSettings, Settings
 from backend.web import app
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
-from model.profiles import BUILTIN, choose, version_of
+from model.profiles import BUILTIN, choose
 from model.segmentation import click_refinement
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Levels, Segmenter
 from model.types import Detection, Evidence, Image, Prompt
+from model.versions import version_of
 from model.vlm.vlm import VLM
 
 T = TypeVar("T")

@@ -24,9 +24,9 @@ from backend.settings import Settings, SettingsError
 from backend.telemetry.logs import printable
 from backend.telemetry.metrics import Metrics
 from model import connections
-from model.profiles import segmenter_version_of
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
+from model.versions import segmenter_version_of
 from model.weights.out_of_memory import with_less
 
 PAGE = 100  # tasks in one answer of Label Studio

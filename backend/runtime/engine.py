@@ -26,8 +26,8 @@ from backend.runtime.single_flight import SingleFlight
 from backend.settings import Settings
 from backend.telemetry.metrics import Metrics
 from model.pipeline import VLSAM
-from model.profiles import segmenter_version_of
 from model.types import Detection, ModelLoadError, VLSAMError
+from model.versions import segmenter_version_of
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,6 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
-from backend.settings import Settings
-
 FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request)s]: %(message)s"
 HIDDEN = "[hidden]"
 
@@ -123,11 +121,11 @@ def place() -> str:
     return "where `vlsam serve` was started: it goes to stderr"
 
 
-def configure(settings: Settings) -> None:
-    """Everything that is logged goes to stderr, with its request, printable and without secrets."""
+def configure(level: str, secrets: Iterable[str]) -> None:
+    """Log to stderr, with each line's request id, printable and without `secrets`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter(settings.secrets))
-    logging.basicConfig(level=settings.log.level, handlers=[handler])
+    handler.setFormatter(Formatter(secrets))
+    logging.basicConfig(level=level, handlers=[handler])
     # These log the address and more of each request.
     for name in ("urllib3", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

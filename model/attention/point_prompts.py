@@ -11,7 +11,6 @@ from model.types import Box, Mask
 
 log = logging.getLogger(__name__)
 
-METHODS = ("peak", "pair", "maxima", "kmeans")
 MOST = 3  # positive points of "maxima" and "kmeans"
 APART = 2.0  # cells between two maxima, at least
 

@@ -28,7 +28,7 @@ from model.segmentation.sam_families.family import (
     Tokens,
 )
 from model.types import Box, Image, Mask, Prompt, PromptError, refused
-from model.weights import devices, download
+from model.weights import FOLDER, devices, download
 
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
 MASK_LOGIT = 8.0
@@ -87,9 +87,7 @@ class Segmenter:
         return Segmenter(self._family, 1)
 
     @classmethod
-    def load(
-        cls, name: str, *, device: str, folder: Path = download.FOLDER, concepts: bool = False
-    ) -> "Segmenter":
+    def load(cls, name: str, *, device: str, folder: Path = FOLDER, concepts: bool = False) -> "Segmenter":
         """Load a SAM checkpoint by its published name, a hub id, a local file or a local folder (model/sams).
 
         What is not there is fetched into `folder`. With `concepts` the method of that name can be used; few

@@ -30,7 +30,7 @@ from model.vlm import named_boxes, pixel_budget
 from model.vlm.generation import Greedy, plain, settings_of
 from model.vlm.named_boxes import NamedBox
 from model.vlm.presence import Reading, Tokens, first_words, shared
-from model.weights import download
+from model.weights import FOLDER, download
 from model.weights.out_of_memory import out_of_memory
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class VLM:
         device: str,
         dtype: Dtype = "auto",
         quantization: Quantization = "none",
-        folder: Path = download.FOLDER,
+        folder: Path = FOLDER,
         on_cut: Callable[[], None] = lambda: None,
         pixels: int = PIXELS,
     ) -> "VLM":

@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from model import connections
 from model.types import ModelLoadError
+from model.weights import FOLDER
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path("~/.cache/vlsam")
 _BLOCK = 1 << 20  # bytes read from a file at one time
 _PIECE = 1 << 16  # and from the network: what is lost, at most, when a connection breaks
 _TIMEOUT = 30  # seconds without a byte

@@ -20,8 +20,9 @@ from backend.runtime.engine import Engine
 from backend.web.app import create_app
 from model.options import Options
 from model.pipeline import VLSAM
-from model.profiles import choose, version_of
+from model.profiles import choose
 from model.types import Detection, Image
+from model.versions import version_of
 from tests.backend import conftest as given
 from tests.backend.conftest import StandIn, data_url, disc, free_port
 from tests.backend.prelabel.conftest import Model, save_image

@@ -1,4 +1,5 @@
 import logging
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from model.attention import maps as attention_maps
 from model.attention import point_prompts
+from model.options import Points
 
 Map = NDArray[np.float32]
 
@@ -119,7 +121,7 @@ def test_consistency_rewards_the_mask_that_covers_the_activation() -> None:
     assert scores[0] > 0.7 > scores[1] >= scores[2] == 0
 
 
-@given(maps, st.sampled_from(point_prompts.METHODS), st.integers(1, 3))
+@given(maps, st.sampled_from(get_args(Points)), st.integers(1, 3))
 def test_points_lie_inside_the_view_and_apart(attention: Map, method: str, components: int) -> None:
     found = point_prompts.aims(
         attention_maps.normalised(attention), method, threshold=0.4, components=components

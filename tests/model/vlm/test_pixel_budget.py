@@ -10,8 +10,9 @@ import pytest
 from transformers import Qwen2VLImageProcessor
 
 from model.attention import attention_flow
-from model.profiles import PROFILES, choose, segmenter_version_of, version_of
+from model.profiles import PROFILES, choose
 from model.types import ImageRefused
+from model.versions import segmenter_version_of, version_of
 from model.vlm import pixel_budget
 from model.vlm.vlm import VLM
 from tests.support import vlm_families

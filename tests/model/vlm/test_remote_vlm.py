@@ -11,9 +11,10 @@ import pytest
 from model.builtin.scenes import Scene, draw_scene
 from model.options import ASK, Options
 from model.pipeline import VLSAM, prefetch_answers
-from model.profiles import choose, version_of
+from model.profiles import choose
 from model.segmentation.non_maximum_suppression import iou
 from model.types import AttentionError, RemoteVLMError
+from model.versions import version_of
 from model.vlm import remote_vlm
 from model.vlm.remote_vlm import RemoteVLM
 from tests.support import vlm_endpoint

@@ -16,9 +16,10 @@ from huggingface_hub import constants, snapshot_download
 from backend.commands.cli import main
 from backend.settings import Settings, SettingsError
 from model.options import Options
-from model.profiles import PROFILES, choose, segmenter_version_of, version_of
+from model.profiles import PROFILES, choose
 from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
+from model.versions import segmenter_version_of, version_of
 from model.vlm.vlm import VLM
 from model.weights import download
 from tests.support.loopback import COMMIT, Site, running

@@ -19,7 +19,7 @@ from model.profiles import DEVICE_MAPS, Dtype, Quantization, choose
 from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
 from model.vlm.vlm import VLM
-from model.weights import download
+from model.weights import FOLDER, download
 from tests.support import vlm_families
 from tests.support.loopback import running
 
@@ -149,7 +149,7 @@ def test_an_own_checkpoint_may_have_its_checksum_beside_it(tmp_path: Path) -> No
 
 def test_a_profile_is_chosen_with_what_is_given_in_place_of_its_own(tmp_path: Path) -> None:
     small = choose("gpu-8g")
-    assert (small.dtype, small.quantization, small.folder) == ("auto", "4bit", download.FOLDER)
+    assert (small.dtype, small.quantization, small.folder) == ("auto", "4bit", FOLDER)
     other = choose("gpu-8g", dtype="float16", quantization="none", folder=tmp_path)
     assert (other.dtype, other.quantization, other.folder) == ("float16", "none", tmp_path)
 

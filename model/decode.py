@@ -1,8 +1,11 @@
-"""Files to pixels: image formats decoded to 8-bit RGB."""
+"""Decode images to upright 8-bit RGB."""
 
 import importlib
+import os
+import stat
 from functools import cache
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,109 +14,159 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError, features
 
-from backend.images.errors import ImageError, Refused
-from backend.images.fetch import Fetcher
-from backend.images.studio_urls import Server
-from backend.settings import ImageSettings, LabelStudioSettings
-from model.deadline import NEVER, Deadline
-from model.types import Image
+from model.types import Image, ImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO, of two-lens cameras, is a JPEG
-HEIC = "HEIC images need one more library: pip install 'vlsam[heic]'"
+ImageLike = str | os.PathLike[str] | Pillow.Image | Image
+MAX_PIXELS = 80_000_000
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO, of two-lens cameras, counts as JPEG
+HEIC = "HEIC images need one more library: pip install pi-heif"
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _ORIENTATION = 0x0112
-# Greatest values of usual sensors, and of floating point numbers that are shares.
+# Greatest values of floats from 0 to 1, and of 8, 10, 12, 14 and 16 bits.
 _WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
 
-class Images:
-    """Loads images within the limits of the settings. Safe to share among threads."""
+def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Return the pixels of an image file, of a Pillow image, or of an array that holds pixels already.
 
-    def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings) -> None:
-        self.fetcher = Fetcher(images, label_studio)
-        self._max_pixels = images.max_image_pixels
+    Files are decoded as in `decode`. A Pillow image gets the same treatment: its EXIF orientation is
+    applied, transparency becomes white, and values of more than 8 bits are scaled.
 
-    def load(
-        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
-    ) -> Image:
-        """uint8 (H, W, 3) RGB, upright, for the value of the image field of the task with the id `task`.
+    Args:
+        image: a path, a Pillow image, or a uint8 array (H, W, 3), RGB. An array is returned as it is.
+        max_pixels: refuse files and Pillow images with more pixels than this.
 
-        Raises ImageError, also when the `deadline` passes before the file is read.
-        """
-        return self.read(source, server, task=task, deadline=deadline)[1]
+    Returns:
+        uint8 (H, W, 3), RGB, upright.
 
-    def read(
-        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
-    ) -> tuple[bytes, Image]:
-        """As `load`, with the file itself before its pixels."""
-        if not isinstance(source, str) or not source.strip():
-            raise Refused("The task has no image address.")
-        data = self.fetcher.fetch(source.strip(), server, task=task, deadline=deadline)
-        return data, decode(data, max_pixels=self._max_pixels)
+    Raises:
+        ImageError: the file is missing or no image, the image is too large, or the array has another type
+            or shape.
+
+    Example:
+        >>> import numpy as np
+        >>> read_image(np.zeros((4, 6, 3), np.uint8)).shape
+        (4, 6, 3)
+        >>> read_image("street.jpg").shape
+        (549, 427, 3)
+    """
+    if isinstance(image, np.ndarray):
+        return _checked(image)
+    if isinstance(image, Pillow.Image):
+        return _pillow_pixels(image, max_pixels)
+    if not isinstance(image, str | os.PathLike):
+        raise ImageError(f"A path, a Pillow image or an array is expected, not {type(image).__name__}.")
+    try:
+        if not stat.S_ISREG(os.stat(image).st_mode):
+            raise ImageError(f"{os.fspath(image)!r} is no file.")
+        data = Path(image).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"{os.fspath(image)!r} cannot be read: {reason}.") from None
+    try:
+        return decode(data, max_pixels=max_pixels)
+    except ImageError as error:
+        raise ImageError(f"{os.fspath(image)!r}: {error}") from None
 
 
-def decode(data: bytes, *, max_pixels: int) -> Image:
-    """The pixels of an image file: uint8 (H, W, 3) RGB, EXIF orientation applied as browsers do.
+def _checked(pixels: NDArray[Any]) -> Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ImageError(f"An array must be uint8 (H, W, 3) RGB, not {pixels.dtype} {pixels.shape}.")
+    return pixels
 
-    Transparency shows white, of animations the first frame counts, and values of more than 8 bits are scaled
-    by what the image holds: see `eight_bits`. Raises ImageError, for too large an image before its pixels are
-    decoded.
+
+def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
+    """Return the pixels of a Pillow image, which itself stays as it is."""
+    _check_size(image, max_pixels, "max_pixels")
+    try:
+        raw, data = _raw_mode(image), b""
+        file: Any = getattr(image, "fp", None)
+        if ";16" in raw and file is not None:  # see `_deep`
+            place = file.tell()
+            file.seek(0)
+            data = file.read()
+            file.seek(place)
+        return np.array(_rgb(_upright(image.copy(), raw, data)), np.uint8)
+    except Exception as error:  # a file that Pillow decodes only now may be broken in any way
+        raise ImageError(f"The Pillow image cannot be decoded ({type(error).__name__}).") from None
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, limit: str = "max_pixels") -> Image:
+    """Return the pixels of an image file.
+
+    Apply the EXIF orientation as browsers do. Show transparency as white. Take the first frame of an
+    animation. Scale values of more than 8 bits to the range of the image, see `eight_bits`.
+
+    Args:
+        data: the whole file.
+        max_pixels: refuse an image with more pixels, before they are decoded.
+        limit: the name of that limit, for the message.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        ImageError: the file is empty, broken, no image, or too large.
     """
     if not data:
         raise ImageError("The image file is empty.")
     if _is_heic(data) and "HEIF" not in formats():
         raise ImageError(f"{HEIC}.")
-    too_large = f"The image has more than {max_pixels} pixels (VLSAM_MAX_IMAGE_PIXELS)."
     try:
         with Pillow.open(BytesIO(data), formats=formats()) as opened:
-            width, height = opened.size
-            if width < 1 or height < 1:
-                raise ImageError(f"The image is {width} x {height} pixels.")
-            if width * height > max_pixels:
-                raise ImageError(f"{too_large[:-1]}: {width} x {height}.")
-            pixels = np.array(_rgb(_upright(opened, data)), np.uint8)
+            _check_size(opened, max_pixels, limit)
+            return np.array(_rgb(_upright(opened, _raw_mode(opened), data)), np.uint8)
     except ImageError:
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
-        raise ImageError(too_large) from None
+        raise ImageError(f"The image has more than {max_pixels} pixels ({limit}).") from None
     except UnidentifiedImageError:
         raise ImageError(_not_an_image(data)) from None
     except Exception as error:  # a decoder may fail in any way on bytes from outside
         raise ImageError(f"The image file is broken ({type(error).__name__}).") from None
-    return pixels
+
+
+def _check_size(image: Pillow.Image, max_pixels: int, limit: str) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"The image is {width} x {height} pixels.")
+    if width * height > max_pixels:
+        raise ImageError(f"The image has more than {max_pixels} pixels ({limit}): {width} x {height}.")
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """What can be read here, by Pillow's names."""
-    found = [*FORMATS, *(["AVIF"] if features.check("avif") else [])]
+    """Return Pillow's names of the formats that can be read here."""
+    names = [*FORMATS, *(["AVIF"] if features.check("avif") else [])]
     for library in ("pi_heif", "pillow_heif"):  # the second is the first with an encoder
         try:
             importlib.import_module(library).register_heif_opener()
         except ImportError:
             continue
-        found.append("HEIF")
+        names.append("HEIF")
         break
-    return tuple(found)
+    return tuple(names)
 
 
 def eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Integers or floating point numbers of any range, as shades from 0 to 255 of the same shape.
+    """Scale integers or floats of any range to 0..255.
 
-    Black is 0 and white the greatest value of the smallest usual depth that holds the image: 8, 10, 12, 14 or
-    16 bits, or 1.0 for shares. So 12 bits in 16 are bright, and a photograph of 16 bits stays as it is. Where
-    the image is in less than an eighth of that, or has negative values, black and white are its own least and
-    greatest value. A thousandth of the values at either end is left out of account: broken pixels of sensors.
-    An image of one integer is shown as of 16 bits.
+    Black is 0. White is the greatest value of the smallest usual depth that holds the image: 8, 10, 12, 14 or
+    16 bits, or 1.0. So 12 bits stored in 16 come out bright, and a 16-bit photograph keeps its exposure. Use
+    the image's own minimum and maximum if it has negative values or covers less than an eighth of that depth.
+    Ignore the lowest and highest thousandth of the values, which may be broken pixels of a sensor. Treat an
+    image of one integer value as 16 bits deep.
     """
     black, white = _window(values)
     shades: NDArray[Any] = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
-    with np.errstate(all="ignore"):  # infinite ones
+    with np.errstate(all="ignore"):  # infinite values
         shades = (shades - black) * (255 / (white - black))
     return np.nan_to_num(shades, copy=False).clip(0, 255).round().astype(np.uint8)
 
 
 def _window(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the values of black and white."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 1.0
@@ -128,10 +181,14 @@ def _window(values: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if low < 0 or (high - low) * 8 < white else (0.0, white)
 
 
-def _upright(image: Pillow.Image, data: bytes) -> Pillow.Image:
-    """The image, of 8 bits, turned as its EXIF data say."""
+def _raw_mode(image: Pillow.Image) -> str:
+    """Return how the values lie in the file. Pillow forgets it once they are decoded."""
     tiles: list[Any] = getattr(image, "tile", [])
-    raw = str(tiles[0][3]) if tiles else ""  # how the values lie in the file; gone once it is read
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _upright(image: Pillow.Image, raw: str, data: bytes) -> Pillow.Image:
+    """Convert an image to 8 bits and apply its EXIF orientation, in place. `data`: the whole file."""
     turn = image.getexif().get(_ORIENTATION)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
@@ -146,14 +203,14 @@ def _upright(image: Pillow.Image, data: bytes) -> Pillow.Image:
 
 
 def _deep(data: bytes) -> Pillow.Image | None:
-    """Colours of 16 bits, of which Pillow reads the upper 8: of 12 bits in 16 little is left there."""
+    """Decode 16-bit colours with OpenCV. Pillow keeps the upper 8 bits only, few of 12 bits stored in 16."""
     try:
         read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
     if read is None or read.dtype != np.uint16 or read.ndim != 3 or read.shape[2] not in (3, 4):
         return None
-    colours = eight_bits(read[..., 2::-1])  # one scale for all three, which keeps their hue
+    colours = eight_bits(read[..., 2::-1])  # one scale for all channels keeps the hue
     if read.shape[2] == 3:
         return Pillow.fromarray(np.ascontiguousarray(colours))
     white = next(white for white in _WHITES if read[..., 3].max() <= white)
@@ -162,11 +219,12 @@ def _deep(data: bytes) -> Pillow.Image | None:
 
 
 def _rgb(image: Pillow.Image) -> Pillow.Image:
+    """Convert to RGB, transparency over white."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Pillow.new("RGBA", image.size, "white")
         return Pillow.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    return image if image.mode == "RGB" else image.convert("RGB")  # a conversion copies
 
 
 def _is_heic(data: bytes) -> bool:
@@ -174,6 +232,7 @@ def _is_heic(data: bytes) -> bool:
 
 
 def _not_an_image(data: bytes) -> str:
+    """Return why Pillow knows no format for these bytes."""
     if data[:4] == b"\x00\x05\x16\x07":
         return "The file holds no picture: it is what macOS keeps beside another file (AppleDouble)."
     start = data[:200].lstrip().lower()

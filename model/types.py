@@ -1,10 +1,12 @@
 """What the rooms of `model` share with each other and with whoever calls them."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model import coco
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 Mask = NDArray[np.bool_]  # (H, W), pixels of the image
@@ -21,7 +23,8 @@ class VLSAMError(Exception):
      +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
      +- AttentionError     a model did not give what the attention flow needs
      +- GroundingError     a model was asked for boxes in a way it cannot answer
-     +- RemoteVLMError       an endpoint that was to list the objects did not
+     +- RemoteVLMError     an endpoint that was to list the objects did not
+     +- ImageError         an image cannot be fetched, read or decoded
      +- ImageRefused       a model does not take an image, mostly for its shape
      +- PromptError        a prompt is empty, not finite or outside the image
      +- OutOfMemory        the device has too little memory for an image
@@ -41,6 +44,10 @@ class GroundingError(VLSAMError):
 
 
 class RemoteVLMError(VLSAMError):
+    pass
+
+
+class ImageError(VLSAMError):
     pass
 
 
@@ -139,7 +146,63 @@ class Detection:
 
     @property
     def box(self) -> Box:
+        """The tight box of the mask."""
         return box_of(self.mask)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the detection as plain JSON, as `vlsam annotate --json` prints it.
+
+        Example:
+            >>> import json, numpy as np
+            >>> mask = np.zeros((4, 6), bool)
+            >>> mask[1:3, 2:5] = True
+            >>> evidence = Evidence("", (0, 0, 6, 4), Prompt.of((3, 1, 1)), {"predicted_iou": 0.9}, "v1")
+            >>> item = Detection("dog", mask, 0.9, evidence).to_json()
+            >>> item["box"], item["mask"], item["evidence"]["points"]
+            ([2.0, 1.0, 5.0, 3.0], {'size': [4, 6], 'counts': '9220003'}, [[3.0, 1.0, 1]])
+            >>> json.loads(json.dumps(item)) == item
+            True
+        """
+        prompt = self.evidence.prompt
+        points = zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True)
+        return {
+            "term": self.term,
+            "score": round(self.score, 4),
+            "box": list(self.box),
+            "mask": coco.encode(self.mask),
+            "evidence": {
+                "question": self.evidence.question,
+                "view": list(self.evidence.view),
+                "points": [[x, y, label] for (x, y), label in points],
+                "box": list(prompt.box) if prompt.box else None,
+                "unmet": list(self.evidence.unmet),
+                "reduced": self.evidence.reduced,
+                "scores": {name: round(score, 4) for name, score in self.evidence.scores.items()},
+                "model_version": self.evidence.model_version,
+            },
+        }
+
+    def to_coco(self, *, image_id: int, category_id: int, annotation_id: int | None = None) -> dict[str, Any]:
+        """Return a COCO annotation with the mask as compressed RLE, the area in pixels, and the score.
+
+        Args:
+            image_id: of the image in the COCO file.
+            category_id: of the term's category in the COCO file.
+            annotation_id: of this annotation; None leaves it out, as in files of COCO results.
+
+        Example:
+            >>> import numpy as np
+            >>> mask = np.zeros((4, 6), bool)
+            >>> mask[1:3, 2:5] = True
+            >>> evidence = Evidence("", (0, 0, 6, 4), Prompt.of((3, 1, 1)), {}, "v1")
+            >>> annotation = Detection("dog", mask, 0.9, evidence).to_coco(image_id=1, category_id=3)
+            >>> annotation["bbox"], annotation["area"], annotation["score"]
+            ([2.0, 1.0, 3.0, 2.0], 6, 0.9)
+        """
+        annotation = coco.annotation(
+            coco.encode(self.mask), self.box, self.score, image_id=image_id, category_id=category_id
+        )
+        return annotation if annotation_id is None else {"id": annotation_id, **annotation}
 
 
 def box_of(mask: Mask) -> Box:

@@ -17,7 +17,7 @@ from model.vlm.remote_vlm import RemoteVLM
 from model.vlm.terms import Term, bare, named, parse, without_cut_name
 from model.vlm.vlm import VLM, VLMAnswer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 # VL-SAM section 3.6, word for word.
 ASK_FOR_QUESTIONS = (

@@ -15,13 +15,12 @@ from PIL import Image as Pillow
 from backend.commands.cli import main
 from backend.demo import processes
 from backend.demo.studio import Studio, StudioError
-from backend.images.decode import Images
-from backend.images.errors import ImageError
+from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.prelabel import project, sources
 from backend.settings import Settings
 from model import connections
-from model.types import VLSAMError
+from model.types import ImageError, VLSAMError
 from model.vlm.remote_vlm import RemoteVLM
 from model.weights import download
 from tests.backend.conftest import CONFIG

@@ -2,13 +2,12 @@
 
 import logging
 
-from backend.images.errors import ImageError
 from backend.labelstudio.labeling_config import TaskError
 from backend.telemetry.logs import redacted
 from model.types import VLSAMError
 from model.weights.out_of_memory import out_of_memory
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 MAX_REASON = 500  # characters
 
@@ -18,7 +17,7 @@ def why(error: Exception, image: str) -> str:
 
     A surprise is logged with its traceback. Secrets of addresses are left out.
     """
-    if isinstance(error, ImageError | TaskError | VLSAMError):
+    if isinstance(error, TaskError | VLSAMError):
         reason = str(error)
     else:
         log.error("%s failed.", ascii(image[:200]), exc_info=error)

@@ -13,7 +13,6 @@ from label_studio_ml.model import LabelStudioMLBase
 from backend.answers import click_target, existing_regions
 from backend.answers.click_target import Correction, Unanswerable
 from backend.answers.recent_answers import Key
-from backend.images.errors import ImageError
 from backend.images.http_url import HttpUrl
 from backend.images.image_cache import CachedImage, cache_key
 from backend.images.studio_urls import Server
@@ -32,10 +31,10 @@ from backend.telemetry.logs import printable
 from model.deadline import Deadline
 from model.pipeline import prefetch_answers
 from model.segmentation.embedding import Embedding
-from model.types import Detection, Image, Level, VLSAMError
+from model.types import Detection, Image, ImageError, Level, VLSAMError
 from model.vlm_stage import RemoteAnswer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 Prediction = dict[str, Any]
 

@@ -35,11 +35,12 @@ from werkzeug.serving import make_server
 
 from backend.answers import click_target
 from backend.answers.ml_backend import VLSAMBackend
-from backend.images import decode, fetch, image_cache
+from backend.images import fetch, image_cache
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.engine import CLICK, PROCESS, Engine
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from backend.web import app
+from model import decode
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose

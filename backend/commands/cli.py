@@ -22,12 +22,10 @@ from backend.commands import bench, export, prelabel
 from backend.demo.studio import StudioError
 from backend.doctor import checks
 from backend.images import local_files
-from backend.images.decode import decode
-from backend.images.errors import ImageError
+from backend.images.load import decode
 from backend.images.local_files import text
 from backend.images.output_files import Pictures, is_ours, save
 from backend.labelstudio import recommended_configs
-from backend.labelstudio.results import coco_rle
 from backend.settings import Settings
 from backend.telemetry import logs
 from backend.telemetry.logs import printable, redacted
@@ -38,7 +36,7 @@ from model.overlay import draw, heat, tiled
 from model.pipeline import VLSAM
 from model.profiles import PROFILES
 from model.segmentation import sam_families
-from model.types import LEVELS, Detection, Image, ModelLoadError, Prompt, VLSAMError
+from model.types import LEVELS, Detection, Image, ImageError, ModelLoadError, Prompt, VLSAMError
 from model.vlm_stage import TermMap
 from model.weights.download import fetch_hub, fetch_sam, is_remote_sam, looks_local, revision
 from model.weights.out_of_memory import with_less
@@ -475,7 +473,7 @@ def _show(
         "image": text(str(path)),
         "width": width,
         "height": height,
-        "detections": [as_json(d) for d in detections],
+        "detections": [detection.to_json() for detection in detections],
     }
 
 
@@ -493,28 +491,6 @@ def _write_maps(
         ]
         # Terms are the model's words and no file names, so the files are numbered.
         save(tiled(maps, columns=4), pictures.name(args.maps, f"{sheet.stem}-{number}-layers"))
-
-
-def as_json(detection: Detection) -> dict[str, Any]:
-    """A detection as plain JSON; the mask is COCO's compressed RLE."""
-    evidence, prompt = detection.evidence, detection.evidence.prompt
-    points = zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True)
-    return {
-        "term": detection.term,
-        "score": round(detection.score, 4),
-        "box": list(detection.box),
-        "mask": coco_rle(detection.mask),
-        "evidence": {
-            "question": evidence.question,
-            "view": list(evidence.view),
-            "points": [[x, y, label] for (x, y), label in points],
-            "box": list(prompt.box) if prompt.box else None,
-            "unmet": list(evidence.unmet),
-            "reduced": evidence.reduced,
-            "scores": {name: round(score, 4) for name, score in evidence.scores.items()},
-            "model_version": evidence.model_version,
-        },
-    }
 
 
 def _print(args: argparse.Namespace, items: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from backend.answers.failure_reason import why
 from backend.demo.studio import StudioError
 from backend.images.content_hash import image_hash
-from backend.images.decode import Images
+from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config
 from backend.runtime.embedding_cache import embedding_key

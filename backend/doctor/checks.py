@@ -22,8 +22,8 @@ import numpy as np
 import requests
 
 from backend.images.access_tokens import token_kind
-from backend.images.decode import Images
-from backend.images.errors import Denied, ImageError, Refused
+from backend.images.errors import Denied, Refused
+from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config, recommended_configs
 from backend.labelstudio.labeling_config import ConfigError, TaskError
@@ -32,11 +32,11 @@ from backend.settings import Settings
 from backend.telemetry.logs import redacted
 from model import connections
 from model.deadline import Deadline
-from model.types import ModelLoadError, RemoteVLMError
+from model.types import ImageError, ModelLoadError, RemoteVLMError
 from model.vlm.remote_vlm import RemoteVLM
 from model.weights.download import at_hand
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 OK, NOTE, FAILED, SKIPPED = "ok", "note", "failed", "skipped"
 TIMEOUT_S = 20.0

@@ -1,6 +1,6 @@
-"""Errors of images that cannot be had.
+"""Errors of images that cannot be fetched. Each message is one sentence without secrets.
 
-ImageError          an image cannot be had
+model.types.ImageError
   Refused           its address may not be fetched
   Denied            a login is missing, or was refused
   Missing           it does not exist
@@ -9,9 +9,7 @@ ImageError          an image cannot be had
     TimedOut        ... before the deadline
 """
 
-
-class ImageError(Exception):
-    """An image cannot be had. The message is one sentence without secrets."""
+from model.types import ImageError
 
 
 class Refused(ImageError):

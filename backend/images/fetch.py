@@ -14,12 +14,13 @@ from urllib.parse import parse_qs, unquote, urljoin, urlsplit
 
 from backend.images.access_tokens import BUSY, AccessTokens
 from backend.images.address_policy import AddressPolicy
-from backend.images.errors import Busy, Denied, ImageError, Missing, Refused
+from backend.images.errors import Busy, Denied, Missing, Refused
 from backend.images.http_url import HttpUrl, shown
 from backend.images.pinned_http import PinnedHttp, Request, Resolve, too_large
 from backend.images.studio_urls import Server, StudioNames, is_local_file, url_of
 from backend.settings import ImageSettings, LabelStudioSettings
 from model.deadline import NEVER, Deadline
+from model.types import ImageError
 
 MAX_REDIRECTS = 5
 MAX_ADDRESS = 16_000  # characters, except of a data URL: signed addresses of storages have some 2000

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import PngImagePlugin
 
-from backend.images.errors import ImageError
 from backend.images.local_files import text
+from model.types import ImageError
 
 OURS = "vlsam"  # in a picture's field "Software"
 LONGEST = 200  # bytes of a stem: file systems take 255 with what comes behind it

@@ -18,11 +18,12 @@ from requests.sessions import SessionRedirectMixin
 from urllib3.exceptions import ConnectTimeoutError
 
 from backend.images.address_policy import AddressPolicy
-from backend.images.errors import ImageError, Refused, TimedOut, Unreachable
+from backend.images.errors import Refused, TimedOut, Unreachable
 from backend.images.http_url import HttpUrl, shown
 from backend.images.studio_urls import Server
 from model import connections
 from model.deadline import Deadline
+from model.types import ImageError
 
 CONNECT_SECONDS = 5.0
 BYTE_SECONDS = 10.0  # until the first byte of an answer, and between two

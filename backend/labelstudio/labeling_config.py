@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from model.vlm.english import singulars, synonyms
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 # What a control draws, and its tag without "Labels".
 SHAPES = {

@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from pycocotools import mask as coco
 
 from backend.answers.recent_answers import Patch
 from backend.labelstudio import brush_rle, geometry
@@ -277,12 +276,6 @@ def _filled(ring: NDArray[np.float64], shape: tuple[int, int], reading: Reading)
         return geometry.fill_window(ring, window)
 
     return Drawn(shape, window, paint, reading)
-
-
-def coco_rle(mask: Mask) -> dict[str, Any]:
-    """A mask as COCO's compressed RLE: {"size": [height, width], "counts": text}."""
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
 def mask_hash(mask: Mask) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from backend.labelstudio.labeling_config import MAX_LABELS, Control, LabelConfig
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 T = TypeVar("T")
 

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.images.errors import ImageError
 from backend.prelabel.run import FETCHERS, failed, run
 from backend.prelabel.sources import Item, Loader
 from backend.prelabel.state import Row
-from model.types import Image, VLSAMError
+from model.types import Image, ImageError, VLSAMError
 
 if TYPE_CHECKING:  # those that fetch do without torch: a twelfth of the memory
     from backend.prelabel.annotator import Annotator
@@ -189,7 +188,8 @@ def workers(address: str, count: int | None) -> Iterator[Workers]:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
     except ImportError:
-        raise ClusterError("for --ray install the extra: pip install 'vlsam[ray]'") from None
+        need = "pip install 'ray[data]>=2.52,<2.64'"
+        raise ClusterError(f"for --ray one more library is needed: {need}") from None
     own: dict[str, Any] = {}
     host, _, port = address.rpartition(":")
     if port.isdecimal():

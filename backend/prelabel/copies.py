@@ -11,13 +11,12 @@ from pathlib import Path
 from PIL import Image as Pillow
 
 from backend.images.content_hash import image_hash
-from backend.images.decode import formats
-from backend.images.errors import ImageError
 from backend.prelabel.sources import Item, Loader
 from backend.prelabel.state import write
-from model.types import Image
+from model.decode import formats
+from model.types import Image, ImageError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 # What trainers read, by Pillow's names, and the suffix that they know it by.
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from pycocotools import mask as coco
 from tqdm import tqdm
 
 from backend.answers.ml_backend import annotation, explained, label_of, prediction
@@ -29,6 +28,7 @@ from backend.prelabel.naming import file_names, stems
 from backend.prelabel.run import FETCHERS, ahead
 from backend.prelabel.sources import Item, Loader, SourceError, need
 from backend.prelabel.state import DONE, Row, state_of, write
+from model import coco
 from model.types import Detection, Image, Mask, box_of
 
 Finished = Callable[[], Iterable[tuple[Item, Row]]]  # all rows in the source's order, as often as asked
@@ -163,7 +163,7 @@ class Objects(ABC):
             "label": found.label,
             "score": found.score,
             "box": list(box),
-            "mask": results.coco_rle(found.mask),
+            "mask": coco.encode(found.mask),
         }
         return kept if ring is None else {**kept, "drawn": ring.round(4).tolist()}
 
@@ -171,10 +171,8 @@ class Objects(ABC):
 class Coco(Objects):
     """COCO's instances: masks as run lengths or as polygons, boxes as x, y, width, height.
 
-    `segmentation` makes the one or the other of what a row keeps of an object. `iscrowd` is 0 with run
-    lengths, too: what is 1 is a group of objects to COCO's evaluation, which then does not count it, and to
-    loaders, which leave it out. With `copies` the images are copied into the folder `images_of` DEST, and
-    each `file_name` is that of its copy.
+    `segmentation` makes the one or the other of what a row keeps of an object. With `copies`
+    the images are copied into the folder `images_of` DEST, and each `file_name` is that of its copy.
     """
 
     def __init__(
@@ -218,16 +216,14 @@ class Coco(Objects):
         def annotations() -> Iterator[Any]:
             for place, (_, row) in enumerate(rows(), 1):
                 for each in row.get("detections", ()):
-                    x0, y0, x1, y1 = each["box"]
-                    held = {
-                        "image_id": place,
-                        "category_id": number[each["label"]],
-                        "segmentation": self._segmentation(each),
-                        "area": int(coco.area(each["mask"])),
-                        "bbox": [x0, y0, x1 - x0, y1 - y0],
-                        "iscrowd": 0,
-                    }
-                    yield held if each["score"] is None else {**held, "score": each["score"]}
+                    annotation = coco.annotation(
+                        each["mask"],
+                        each["box"],
+                        each["score"],
+                        image_id=place,
+                        category_id=number[each["label"]],
+                    )
+                    yield {**annotation, "segmentation": self._segmentation(each)}
 
         def fill(file: BinaryIO) -> None:
             # pycocotools up to 2.0.10 wants `info` where it reads results.
@@ -266,7 +262,7 @@ def exact_polygons(kept: Row) -> Any:
 
 
 def mask_of(kept: Row) -> Mask:
-    return np.asarray(coco.decode(kept["mask"]).astype(bool))
+    return coco.decode(kept["mask"])
 
 
 def _flat(rings: Iterable[Ring]) -> list[list[float]]:

@@ -17,8 +17,7 @@ from label_studio_sdk import LabelStudio
 from label_studio_sdk.core.api_error import ApiError
 
 from backend.images.access_tokens import token_kind
-from backend.images.decode import Images
-from backend.images.errors import ImageError
+from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.prelabel.naming import image_name
@@ -26,9 +25,9 @@ from backend.prelabel.sources import Item, SourceError, stamp
 from backend.prelabel.state import DONE, FAILED, Row, State
 from backend.settings import Settings
 from model import connections
-from model.types import Image
+from model.types import Image, ImageError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 T = TypeVar("T")
 PAGE = 100  # tasks

@@ -19,9 +19,9 @@ from urllib.parse import quote
 import fsspec
 
 from backend.images import local_files
-from backend.images.decode import Images, decode
-from backend.images.errors import ImageError, Refused
+from backend.images.errors import Refused
 from backend.images.http_url import shown
+from backend.images.load import Images, decode
 from backend.images.local_files import IMAGES, Listing, text
 from backend.images.output_files import is_ours
 from backend.images.studio_urls import Server
@@ -33,7 +33,7 @@ from backend.prelabel.tables import need as need
 from backend.prelabel.tables import reason, scheme_of
 from backend.settings import Settings
 from backend.telemetry.logs import unsigned
-from model.types import Image
+from model.types import Image, ImageError
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
 STORAGES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})  # that a manifest may name
@@ -427,9 +427,7 @@ def _file_system(address: str) -> tuple[Any, str]:
         kind = fsspec.get_filesystem_class(scheme)
         return kind(**kind._get_kwargs_from_urls(address)), kind._strip_protocol(address)
     except (ImportError, ValueError, TypeError) as error:  # a driver that is not there, no such scheme
-        raise SourceError(
-            f"{scheme}:// addresses: {reason(error)}; for s3:// pip install 'vlsam[prelabel]'"
-        ) from None
+        raise SourceError(f"{scheme}:// addresses: {reason(error)}; for s3:// pip install s3fs") from None
 
 
 def _short(address: str) -> str:

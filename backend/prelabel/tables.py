@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from backend.images.errors import ImageError
 from model import connections
+from model.types import ImageError
 
 Row = dict[str, Any]
 Cell = bytes | ImageError | None
@@ -34,7 +34,7 @@ def need(module: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise SourceError(f"for {what} install the extra: pip install 'vlsam[prelabel]'") from None
+        raise SourceError(f"for {what} one more library is needed: pip install pyarrow") from None
 
 
 def scheme_of(address: str) -> str | None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 # Increase it when the same weights and pixels give another embedding than before.
 FORMAT = "1"

@@ -15,8 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 from backend.answers.recent_answers import Memory
 from backend.answers.unmatched_terms import Unlabelled
-from backend.images.decode import Images
 from backend.images.image_cache import ImageCache
+from backend.images.load import Images
 from backend.labelstudio.reading_budget import Kept
 from backend.runtime import malloc
 from backend.runtime.embedding_cache import EmbeddingCache
@@ -29,7 +29,7 @@ from model.pipeline import VLSAM
 from model.types import Detection, ModelLoadError, VLSAMError
 from model.versions import segmenter_version_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 T = TypeVar("T")
 CLICK, BATCH, AHEAD = 0, 1, 2  # the order in which the engine takes work

@@ -26,7 +26,7 @@ from backend.telemetry import logs
 from backend.telemetry.metrics import MEDIA_TYPE
 from backend.web.openapi import DESCRIPTION
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 MAX_PROJECTS = 1000
 MAX_TASKS = 10_000  # of a request

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from model.types import Box, Mask
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 MOST = 3  # positive points of "maxima" and "kmeans"
 APART = 2.0  # cells between two maxima, at least

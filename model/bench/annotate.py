@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from model import coco
 from model.attention import attention_flow
 from model.builtin.measure import paste_scene
 from model.builtin.scenes import NAMES, Scene
@@ -159,17 +159,20 @@ def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> t
         "annotations": [
             {
                 "id": next(number),
-                "image_id": i,
-                "category_id": categories[t.name],
-                "iscrowd": 0,
-                **_coded(t.visible),
+                **coco.annotation(
+                    coco.encode(t.visible),
+                    box_of(t.visible),
+                    None,
+                    image_id=i,
+                    category_id=categories[t.name],
+                ),
             }
             for i, scene in enumerate(scenes)
             for t in scene.objects
         ],
     }
     guesses = [
-        {"image_id": i, "category_id": categories[d.term], "score": d.score, **_coded(d.mask)}
+        d.to_coco(image_id=i, category_id=categories[d.term])
         for i, detections in enumerate(found)
         for d in detections
         if d.term in categories
@@ -185,11 +188,6 @@ def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> t
         judge.accumulate()
         judge.summarize()
     return max(0.0, float(judge.stats[0])), max(0.0, float(judge.stats[8]))
-
-
-def _coded(mask: Any) -> dict[str, Any]:
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"segmentation": rle, "area": int(mask.sum()), "bbox": coco_mask.toBbox(rle).tolist()}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Masks, Segmenter
 from model.types import LEVELS, Level, Mask, Prompt, box_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 # A click is disobeyed where the mask has the other label all around it, as far as this share of the mask's
 # size. Nearer than that the answer only drew its edge a little off, and other answers were worse on average.

@@ -33,7 +33,7 @@ from model.vlm.presence import Reading, Tokens, first_words, shared
 from model.weights import FOLDER, download
 from model.weights.out_of_memory import out_of_memory
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 MAX_NEW_TOKENS = 256
 MAX_BOX_TOKENS = 1024  # a box is some thirty tokens

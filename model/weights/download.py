@@ -28,7 +28,7 @@ from model import connections
 from model.types import ModelLoadError
 from model.weights import FOLDER
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 _BLOCK = 1 << 20  # bytes read from a file at one time
 _PIECE = 1 << 16  # and from the network: what is lost, at most, when a connection breaks

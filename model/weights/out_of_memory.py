@@ -15,7 +15,7 @@ from model.types import OutOfMemory
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vlsam.{__name__}")
 
 T = TypeVar("T")
 

@@ -8,13 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.images import decode
-from backend.images.errors import ImageError
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.embedding_files import EmbeddingFiles
 from backend.telemetry.metrics import Metrics
+from model import decode
 from model.segmentation.embedding import Embedding
-from model.types import Mask
+from model.types import ImageError, Mask
 from model.vlm import named_boxes, terms
 from tests.fuzz import strategies
 from tests.fuzz.conftest import counted, no_errors

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from backend.answers.failure_reason import MAX_REASON, why
-from backend.images.errors import ImageError
 from backend.labelstudio.labeling_config import TaskError
-from model.types import ImageRefused, VLSAMError
+from model.types import ImageError, ImageRefused, VLSAMError
 
 
 @pytest.mark.parametrize("kind", [ImageError, TaskError, VLSAMError, ImageRefused])

@@ -15,7 +15,7 @@ from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
 from model.types import Image
 from tests.backend.conftest import CONFIG, Web, data_url
-from tests.backend.images.test_decode import png
+from tests.model.test_decode import png
 
 WARM = ["warm", "--project", "7"]
 

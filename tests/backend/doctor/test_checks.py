@@ -14,8 +14,8 @@ import pytest
 
 from backend.commands.cli import main
 from backend.doctor.checks import FAILED, NOTE, OK, SKIPPED, Api, Finding, Watch, access, diagnose
-from backend.images.decode import Images
 from backend.images.errors import Denied
+from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio.recommended_configs import KINDS, Kind, Names, label_config
 from backend.runtime.engine import Engine

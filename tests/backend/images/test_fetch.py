@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from backend.images import fetch
-from backend.images.errors import Busy, Denied, ImageError, Missing, Refused
+from backend.images.errors import Busy, Denied, Missing, Refused
 from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from model.deadline import Deadline
+from model.types import ImageError
 from tests.backend.conftest import Web, data_url
 from tests.support.fetching import FILE, LOOPBACK, PATH, fetcher_with
 

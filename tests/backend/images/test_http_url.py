@@ -1,9 +1,9 @@
 import pytest
 
-from backend.images.errors import ImageError
 from backend.images.fetch import Fetcher
 from backend.images.http_url import HttpUrl
 from backend.images.studio_urls import Server
+from model.types import ImageError
 from tests.backend.conftest import Web
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from backend.images import local_files
-from backend.images.errors import ImageError
 from backend.images.local_files import listed, text
+from model.types import ImageError
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from backend.images.errors import ImageError
 from backend.images.output_files import Pictures, is_ours, save
+from model.types import ImageError
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 

@@ -167,7 +167,7 @@ def test_without_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert prelabel(photos, "--to", tmp_path / "out.json", "--ray") == 2
-    assert "pip install 'vlsam[ray]'" in capsys.readouterr().err
+    assert "pip install 'ray[data]" in capsys.readouterr().err
 
 
 def test_where_no_cluster_is(

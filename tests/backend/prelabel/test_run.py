@@ -5,11 +5,10 @@ import weakref
 import numpy as np
 import pytest
 
-from backend.images.errors import ImageError
 from backend.prelabel.run import AHEAD, BEHIND, run
 from backend.prelabel.sources import Item
 from backend.prelabel.state import Row, Unchanged
-from model.types import Image
+from model.types import Image, ImageError
 
 ITEMS = [Item(str(number), "", {}) for number in range(40)]
 

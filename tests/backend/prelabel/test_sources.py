@@ -14,11 +14,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.images.errors import ImageError
 from backend.images.output_files import save
 from backend.prelabel import sources
 from backend.prelabel.sources import Item, SourceError
 from backend.settings import Settings
+from model.types import ImageError
 from tests.backend.conftest import data_url
 from tests.support.settings import settings_with
 

@@ -5,9 +5,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.images.errors import ImageError
 from backend.prelabel import tables
 from backend.prelabel.tables import Cells
+from model.types import ImageError
 
 DATA = [bytes([number]) * 100 for number in range(60)]
 

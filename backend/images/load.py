@@ -1,0 +1,40 @@
+"""Load the image of a task: fetch its file and decode it, within the limits of the settings."""
+
+from functools import partial
+from typing import Any
+
+from backend.images.errors import Refused
+from backend.images.fetch import Fetcher
+from backend.images.studio_urls import Server
+from backend.settings import ImageSettings, LabelStudioSettings
+from model import decode as decoder
+from model.deadline import NEVER, Deadline
+from model.types import Image
+
+decode = partial(decoder.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
+
+
+class Images:
+    """Loads images within the limits of the settings. Safe to share among threads."""
+
+    def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings) -> None:
+        self.fetcher = Fetcher(images, label_studio)
+        self._max_pixels = images.max_image_pixels
+
+    def load(
+        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
+    ) -> Image:
+        """uint8 (H, W, 3) RGB, upright, for the value of the image field of the task with the id `task`.
+
+        Raises ImageError, also when the `deadline` passes before the file is read.
+        """
+        return self.read(source, server, task=task, deadline=deadline)[1]
+
+    def read(
+        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
+    ) -> tuple[bytes, Image]:
+        """As `load`, with the file itself before its pixels."""
+        if not isinstance(source, str) or not source.strip():
+            raise Refused("The task has no image address.")
+        data = self.fetcher.fetch(source.strip(), server, task=task, deadline=deadline)
+        return data, decode(data, max_pixels=self._max_pixels)

@@ -1,0 +1,45 @@
+"""Convert masks to and from the COCO format."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+
+def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a mask (H, W) as compressed RLE: {"size": [H, W], "counts": text}."""
+    rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return the bool mask (H, W) of a compressed RLE."""
+    return np.asarray(coco.decode(rle).astype(bool))
+
+
+def annotation(
+    rle: Mapping[str, Any], box: Sequence[float], score: float | None, *, image_id: int, category_id: int
+) -> dict[str, Any]:
+    """Return an annotation of COCO's instances, but for its id.
+
+    `iscrowd` is 0 although the segmentation is RLE: evaluation and loaders leave out annotations with 1.
+
+    Args:
+        rle: the mask as compressed RLE.
+        box: x0, y0, x1, y1 in pixels. COCO has x, y, width, height.
+        score: 0 to 1; None leaves it out.
+        image_id: of the image in the same file.
+        category_id: of the category in the same file.
+    """
+    x0, y0, x1, y1 = box
+    found = {
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": rle,
+        "area": int(coco.area(rle)),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "iscrowd": 0,
+    }
+    return found if score is None else {**found, "score": score}

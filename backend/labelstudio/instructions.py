@@ -1,4 +1,5 @@
-"""What an annotator does in Label Studio: the text that `make demo` prints and README.md shows.
+"""What an annotator does in Label Studio: the text that `make demo` prints and
+docs/label-studio/clicks.md shows.
 
 tests/e2e/test_instructions.py does what it says, in a real browser. Words between backticks are keys, or
 stand on the screen.

@@ -1,4 +1,4 @@
-"""What Label Studio's own exports make of regions of the configs that the README recommends."""
+"""What Label Studio's own exports make of regions of the configs in docs/label-studio/configs.md."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask, box_of
 from tests.e2e.conftest import OWNER, MakeProject, Servers
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/label-studio/configs.md").read_text()
 WIDTH, HEIGHT = 200, 150
 SIZE = np.array((WIDTH, HEIGHT))
 rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
@@ -41,7 +41,7 @@ TWO_PARTS = (disc(150, 40, 30) & ~disc(150, 40, 12)) | disc(150, 120, 15)  # the
 FILLED = disc(150, 40, 30) | disc(150, 120, 15)
 
 # What Label Studio 1.23.2 offers for each recommended config, beside JSON, CSV and the like; for each the
-# words that the README's table has for it.
+# words of the page's table.
 HOLDS: dict[str, dict[Kind, str]] = {
     "COCO": {"polygons": "the ring", "boxes": "the box"},
     "YOLO": {"polygons": "the ring", "boxes": "the box"},
@@ -63,11 +63,9 @@ TITLES = {
 TEXTS = ("JSON", "JSON_MIN", "CSV", "TSV")  # of whatever config
 
 
-def of_readme(kind: Kind) -> str:
-    """The config of a kind as the README shows it."""
-    (xml,) = re.findall(
-        rf"```sh\nvlsam config [^\n]* --for {kind}\n```\n+```xml\n(.*?)```", README, re.DOTALL
-    )
+def of_page(kind: Kind) -> str:
+    """The config of a kind as the page shows it."""
+    (xml,) = re.findall(rf"```sh\nvlsam config [^\n]* --for {kind}\n```\n+```xml\n(.*?)```", PAGE, re.DOTALL)
     return str(xml)
 
 
@@ -125,7 +123,7 @@ def exported(
     request: pytest.FixtureRequest, studio: Studio, make_project: MakeProject, image: list[Path]
 ) -> Exported:
     kind, alias = request.param
-    config = of_readme(kind)
+    config = of_page(kind)
     if alias:
         config = label_config([LabelTag("Dog", "the dog"), LabelTag("Hütchen, <groß>", "cone", "cone")], kind)
     names = [tag.name for tag in tags_of(config)]
@@ -223,7 +221,7 @@ def test_what_is_offered_holds_regions_and_is_in_the_readme(exported: Exported) 
     assert offered >= set(TEXTS)
     for name, kinds in HOLDS.items():
         cells = " | ".join(kinds.get(kind, "not offered") for kind in KINDS)
-        assert f"| {TITLES[name]} | {cells} |" in README
+        assert f"| {TITLES[name]} | {cells} |" in PAGE
 
 
 def test_json_holds_what_was_submitted(exported: Exported) -> None:
@@ -337,7 +335,7 @@ def test_vlsam_export_holds_all(
     exported: Exported, servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of each task the two regions, whatever else the editor has saved."""
-    assert "| `vlsam export` | all | all | all |" in README
+    assert "| `vlsam export` | all | all | all |" in PAGE
     monkeypatch.setenv("LABEL_STUDIO_URL", servers.studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", OWNER.token)
     to = str(tmp_path / "out.coco.json")
@@ -356,7 +354,7 @@ def test_vlsam_export_holds_all(
                 assert share == 1 if exported.kind == "masks" else share > 0.96
 
 
-# ---- What the recommended configs avoid; the README says so.
+# ---- What the recommended configs avoid; the page says so.
 
 
 def submitted(studio: Studio, make_project: MakeProject, image: list[Path], config: str) -> Exported:

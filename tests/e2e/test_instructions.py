@@ -1,7 +1,7 @@
 """A stranger does what the printed text says, word for word, in a browser that was never used before.
 
-`make e2e ARGS='-k stranger'` records what he sees as tests/e2e/artifacts/correction.gif; the README shows a
-copy of it, docs/correction.gif.
+`make e2e ARGS='-k stranger'` records what he sees as tests/e2e/artifacts/correction.gif; a copy of it
+is docs/correction.gif.
 """
 
 import re

@@ -265,8 +265,8 @@ def test_a_config_without_labels_is_said(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str], kind: Kind) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
+def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str], kind: Kind) -> None:
+    page = (Path(__file__).parents[3] / "docs/label-studio/configs.md").read_text()
     command = f'vlsam config --labels "Dog,Traffic cone" --for {kind}'
     _, xml, _ = run(capsys, *shlex.split(command)[2:])
-    assert f"```sh\n{command}\n```\n\n```xml\n{xml}```\n" in readme
+    assert f"```sh\n{command}\n```\n\n```xml\n{xml}```\n" in page

@@ -1,0 +1,28 @@
+"""Sphinx: `make docs` builds the pages of this folder as HTML, without the network."""
+
+import tomllib
+from pathlib import Path
+
+with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+    _package = tomllib.load(file)["project"]
+
+project = "VL-SAM for Label Studio"
+author = "the VL-SAM for Label Studio authors"
+copyright = f"2026 {author}"
+version = release = _package["version"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+templates_path: list[str] = []
+# Anchors of headings are the forge's, so that a link works on both.
+myst_heading_anchors = 4
+
+html_theme = "furo"
+html_title = project
+html_show_sphinx = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+# Types of other libraries: their documentation is elsewhere, and building asks nobody.
+nitpick_ignore_regex = [("py:.*", r"(numpy|np|PIL|torch|collections|os|pathlib|typing|npt)(\..*)?")]

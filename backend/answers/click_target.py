@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.answers import existing_regions
-from backend.answers.recent_answers import Answer, Draft, Patch, Spot
+from backend.answers.recent_answers import Answer, Draft, Spot
 from backend.labelstudio import geometry, prompt_controls, region_meta, results, tasks
 from backend.labelstudio.labeling_config import Control, LabelConfig
 from backend.labelstudio.reading_budget import Reading
@@ -29,7 +29,6 @@ MAX_TEXT = 10_000
 HELD = 0.5
 # and overlaps it by this IoU: less is a background, or a group of objects.
 LEAST_SHARE = 0.25
-_SUPERSEDES = "Supersedes region "
 
 
 class Unanswerable(Exception):
@@ -233,7 +232,7 @@ def settle(asked: Correction, fresh: Mask) -> Correction:
     rival, it is also about one that it surrounds or is in. Raises TooMuch, and Unanswerable where there is no
     answer without a target.
     """
-    patch = Patch.of(fresh)
+    patch = geometry.Patch.of(fresh)
     best, most = None, 0.0
     for rival in asked.rivals:
         if not rival.drawn.may_be(patch, LEAST_SHARE, HELD):
@@ -258,7 +257,7 @@ def remembered(asked: Correction, region: Mapping[str, Any], detection: Detectio
         control=region["from_name"],
         labels=asked.labels,
         meta=region["meta"],
-        patch=Patch.of(detection.mask),
+        patch=geometry.Patch.of(detection.mask),
         logits=detection.logits,
         prompts=asked.seen.prompts,
         lineage={**_lineage(target), **asked.seen.prompts},
@@ -299,13 +298,6 @@ def _click_with(labels: Sequence[str]) -> str:
 def is_click(context: Mapping[str, Any], config: LabelConfig) -> bool:
     """Whether a context holds a click or a rectangle."""
     return any(True for _ in _gestures(context.get("result"), config))
-
-
-def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
-    """The lines of `meta.text`, with ours of an earlier time replaced where there are new ones."""
-    text = meta.get("text") if isinstance(meta, Mapping) else None
-    lines = [line for line in (text if isinstance(text, list) else [text]) if isinstance(line, str)]
-    return [line for line in lines if not (notes and line.startswith(_SUPERSEDES))] + list(notes)
 
 
 def said(task: Mapping[str, Any], region_id: str, config: LabelConfig) -> dict[str, list[Any]]:
@@ -500,7 +492,7 @@ def _aimed(asked: Correction, target: Target | None) -> Correction:
     notes: tuple[str, ...] = ()
     if region_id is not None and (region_id in seen.related or not in_place):
         # Replacing it may break the editor.
-        notes = (f"{_SUPERSEDES}{region_id}",) if target else ()
+        notes = (f"{region_meta.SUPERSEDES}{region_id}",) if target else ()
         region_id = None
     return replace(
         asked,

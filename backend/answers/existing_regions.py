@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.answers.recent_answers import Patch
 from backend.labelstudio import results, tasks
+from backend.labelstudio.geometry import Patch
 from backend.labelstudio.labeling_config import LabelConfig
 from backend.labelstudio.reading_budget import Reading, TooMuch
 from backend.labelstudio.results import MAX_PERCENT, Drawn

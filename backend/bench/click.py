@@ -33,8 +33,7 @@ from segment_anything import sam_model_registry
 from tqdm import tqdm
 from werkzeug.serving import make_server
 
-from backend.answers import click_target
-from backend.answers.ml_backend import VLSAMBackend
+from backend.answers import click_target, task_image
 from backend.images import fetch, image_cache
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.engine import CLICK, PROCESS, Engine
@@ -78,7 +77,7 @@ CONFIG = f"""
 # Where a click's time goes. Of functions inside each other each counts its own time.
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((app, "_body"), (labeling_config, "parse"), (click_target, "read")),
-    "look up": ((VLSAMBackend, "_see"),),
+    "look up": ((task_image, "see"),),
     "fetch": ((fetch.Fetcher, "fetch"),),
     "decode file": ((decode, "decode"),),
     "hash pixels": ((image_cache, "image_hash"),),

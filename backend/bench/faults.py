@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image as Pillow
 from tqdm import tqdm
 
-from backend.answers.ml_backend import VLSAMBackend, describe
+from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.placement import describe
 from backend.labelstudio import labeling_config, results
 from backend.runtime.engine import Engine
 from backend.settings import AnswerSettings, ImageSettings, Settings

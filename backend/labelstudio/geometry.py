@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -23,6 +25,58 @@ MAX_PAIRS = 1_000_000  # of points that are compared each time a ring is joined 
 BLOCK = (
     1 << 18
 )  # numbers in the arrays that shapes are painted with, a few rows at a time: they fit into caches
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A mask as its box and the pixels in it."""
+
+    shape: tuple[int, int]  # of the image
+    corner: tuple[int, int]  # x, y
+    pixels: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, mask: Mask) -> "Patch":
+        x0, y0, x1, y1 = (int(side) for side in box_of(mask))
+        return cls((mask.shape[0], mask.shape[1]), (x0, y0), mask[y0:y1, x0:x1].copy())
+
+    @property
+    def mask(self) -> Mask:
+        """(H, W) of the image, a new array."""
+        mask = np.zeros(self.shape, bool)
+        left, top, right, bottom = self.window
+        mask[top:bottom, left:right] = self.pixels
+        return mask
+
+    @property
+    def window(self) -> Window:
+        (left, top), (height, width) = self.corner, self.pixels.shape
+        return left, top, left + width, top + height
+
+    @cached_property
+    def area(self) -> int:
+        """How many pixels the mask has."""
+        return int(np.count_nonzero(self.pixels))
+
+    def holds(self, points: NDArray[Any]) -> bool:
+        """Whether any of points (n, 2), xy pixels, is on a pixel of the mask."""
+        return bool(contains(self.pixels, np.asarray(points, float) - self.corner).any())
+
+    def iou(self, other: "Patch") -> float:
+        """Intersection over union with a mask of the same image; 0 where both are empty."""
+        shared = common(self.window, other.window)
+        both = int(np.count_nonzero(self._within(shared) & other._within(shared)))
+        union = self.area + other.area - both
+        return both / union if union else 0.0
+
+    def count(self, window: Window) -> int:
+        """How many of its pixels are in a part of the image."""
+        return int(np.count_nonzero(self._within(common(self.window, window))))
+
+    def _within(self, window: Window) -> NDArray[np.bool_]:
+        x, y = self.corner
+        left, top, right, bottom = window
+        return self.pixels[top - y : bottom - y, left - x : right - x]
 
 
 def ring_of(mask: Mask) -> Ring:

@@ -5,7 +5,7 @@ and shows them to nobody, so a later click brings its region's own prompt along 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ KEY = "vlsam"
 MAX_BYTES = 2000  # of JSON, as ASCII
 MAX_POINTS = 64
 MAX_TEXT = 200
+SUPERSEDES = "Supersedes region "  # in `meta.text` of a region that stands beside the one it corrects
 _WRITTEN_POINTS = 40
 _WRITTEN_TEXT = 64
 
@@ -103,6 +104,13 @@ def same(one: Any, other: Any) -> bool:
     """Whether two results' `meta` hold the same evidence, neither of them none."""
     stored = one.get(KEY) if isinstance(one, Mapping) else None
     return stored is not None and isinstance(other, Mapping) and stored == other.get(KEY)
+
+
+def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
+    """Return the lines of `meta.text`, with new `notes` of ours in place of earlier ones."""
+    text = meta.get("text") if isinstance(meta, Mapping) else None
+    lines = [line for line in (text if isinstance(text, list) else [text]) if isinstance(line, str)]
+    return [line for line in lines if not (notes and line.startswith(SUPERSEDES))] + list(notes)
 
 
 def consistent(stored: Stored, mask: Mask) -> Prompt:

@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from backend.answers.recent_answers import Patch
 from backend.labelstudio import brush_rle, geometry
 from backend.labelstudio.brush_rle import Spans
-from backend.labelstudio.geometry import Window
+from backend.labelstudio.geometry import Patch, Window
 from backend.labelstudio.labeling_config import STATUS, Control, Naming
 from backend.labelstudio.reading_budget import Reading, TooMuch
 from model.segmentation.non_maximum_suppression import iou

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from backend.answers.ml_backend import alike, not_empty, unnamed_terms, vocabulary
+from backend.answers.placement import alike, not_empty, unnamed_terms, vocabulary
 from backend.images.content_hash import image_hash
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import LabelConfig

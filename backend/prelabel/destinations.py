@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from backend.answers.ml_backend import annotation, explained, label_of, prediction
+from backend.answers.placement import annotation, explained, label_of, prediction
 from backend.images import local_files
 from backend.images.content_hash import image_hash
 from backend.labelstudio import geometry, results

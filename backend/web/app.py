@@ -13,7 +13,8 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from backend.answers.ml_backend import UNEXPECTED, VLSAMBackend
+from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.task_image import UNEXPECTED
 from backend.answers.unmatched_terms import UnknownProject
 from backend.doctor.checks import Watch
 from backend.images.studio_urls import Server

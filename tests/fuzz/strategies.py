@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image as Pillow
 
-from backend.answers.ml_backend import annotation, describe
+from backend.answers.placement import annotation, describe
 from backend.labelstudio import labeling_config, results
 from model.builtin.scenes import draw_scene
 from model.types import Mask

@@ -917,11 +917,11 @@ def test_recorded_labels_config_joins_the_box_around_a_click(capture: Callable[.
 
 def test_notes_of_a_person_stay_and_ours_are_renewed() -> None:
     meta = {"text": ["mind the tail", "Supersedes region a"], "vlsam": {}}
-    assert click_target.notes_with(meta, ["Supersedes region b"]) == ["mind the tail", "Supersedes region b"]
-    assert click_target.notes_with(meta, []) == ["mind the tail", "Supersedes region a"]
+    assert region_meta.notes_with(meta, ["Supersedes region b"]) == ["mind the tail", "Supersedes region b"]
+    assert region_meta.notes_with(meta, []) == ["mind the tail", "Supersedes region a"]
     for odd in (None, 3, {"text": {"a": 1}}, {"text": [1, None]}):
-        assert click_target.notes_with(odd, []) == []
-    assert click_target.notes_with({"text": "one line"}, []) == ["one line"]
+        assert region_meta.notes_with(odd, []) == []
+    assert region_meta.notes_with({"text": "one line"}, []) == ["one line"]
 
 
 def test_recorded_ghost_of_an_accepted_region_is_neither_region_nor_prompt(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from backend.answers import existing_regions
-from backend.answers.ml_backend import VLSAMBackend, annotation
+from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.placement import annotation
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import SHAPES, parse
 from backend.runtime.engine import Engine

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from backend.answers import ml_backend
+from backend.answers import task_image
 from backend.labelstudio.reading_budget import Reading
 from backend.runtime.engine import Engine
 from backend.web.app import create_app
@@ -173,7 +173,7 @@ def test_f18_regions_that_are_too_much_to_read_leave_a_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A click is not answered beside the point; a batch goes on without them."""
-    monkeypatch.setattr(ml_backend, "Reading", partial(Reading, units=1000.0))
+    monkeypatch.setattr(task_image, "Reading", partial(Reading, units=1000.0))
     stand_in.found = [detection("cat", disc(20, 30, 9))]
     ring = {"points": [[n % 100, n % 99] for n in range(100)], "polygonlabels": ["Cat"]}
     polygon = {"id": "r2", "from_name": "poly", "to_name": "image", "type": "polygonlabels", "value": ring}
@@ -197,7 +197,7 @@ def test_f18_the_deadline_holds_for_the_reading_of_regions(
             self.deadline -= 10 * next(jumps)
             super().spend(units)
 
-    monkeypatch.setattr(ml_backend, "Reading", Late)
+    monkeypatch.setattr(task_image, "Reading", Late)
     client = create_app(engine=make_engine(deadline=60)).test_client()
     square = {"x": 1, "y": 1, "width": 5, "height": 5, "polygonlabels": ["Cat"]}
     ring = {**square, "points": [[1, 1], [5, 1], [5, 5]]}

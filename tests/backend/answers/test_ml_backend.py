@@ -16,7 +16,9 @@ from label_studio_sdk.converter.brush import mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image as Pillow
 
+from backend.answers.interactive import click_of
 from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.task_image import Access
 from backend.labelstudio import region_meta
 from backend.labelstudio.results import decode
 from backend.runtime.engine import CLICK, Engine
@@ -905,7 +907,7 @@ def test_a_click_does_not_wait_for_the_rest_of_a_batch(make_engine: Make, stand_
 def test_each_click_is_one_line_in_the_log(
     make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "vlsam.backend.answers.ml_backend")
+    caplog.set_level(logging.INFO, "vlsam.backend.answers")
     ours = backend(make_engine())
     predicted = ours.predict([task()])[0]
     ours.predict([task(9)], context=click(20, 30, "Dog"))
@@ -942,7 +944,7 @@ def test_a_click_that_is_turned_away_is_a_line_in_the_log_too(
 def test_what_a_click_did_to_a_rectangle_is_told_of_its_box(
     make_engine: Make, stand_in: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "vlsam.backend.answers.ml_backend")
+    caplog.set_level(logging.INFO, "vlsam.backend.answers")
     config = """<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">
       <Label value="Cat"/></RectangleLabels></View>"""
     ours = backend(make_engine(), config)
@@ -975,7 +977,7 @@ def test_a_click_corrects_the_mask_behind_a_box(make_engine: Make, stand_in: Sta
 def test_labels_and_ids_write_no_lines_of_their_own_into_the_log(
     make_engine: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "vlsam.backend.answers.ml_backend")
+    caplog.set_level(logging.INFO, "vlsam.backend.answers")
     config = CONFIG.replace('value="Cat"', 'value="C&#10;t&#x202e;"')
     made = backend(make_engine(), config).predict([task()], context=click(60, 30, "C\nt\u202e"))[0]["result"]
     made[0]["id"] = "a\nTask 1: all is well"
@@ -1055,7 +1057,8 @@ def test_a_click_that_a_newer_one_makes_pointless_is_an_empty_answer(
 
 
 def test_what_a_click_is_about_tells_projects_apart(make_engine: Make) -> None:
-    one, other = (backend(make_engine(), project=project)._click(task(), sent("a")) for project in "12")
+    engine = make_engine()
+    one, other = (click_of(Access(engine, None, project), task(), sent("a")) for project in "12")
     assert one is not None
     assert other is not None
     assert one.place != other.place

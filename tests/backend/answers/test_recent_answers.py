@@ -13,8 +13,9 @@ from label_studio_sdk.converter.brush import mask2rle
 
 from backend.answers import recent_answers
 from backend.answers.ml_backend import VLSAMBackend
-from backend.answers.recent_answers import Answer, Memory, Patch
+from backend.answers.recent_answers import Answer, Memory
 from backend.labelstudio import region_meta
+from backend.labelstudio.geometry import Patch
 from backend.labelstudio.results import decode
 from backend.runtime.engine import Engine
 from backend.web.app import create_app

@@ -15,8 +15,8 @@ from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
-from backend.answers.recent_answers import Patch
 from backend.labelstudio import brush_rle, geometry, labeling_config, results
+from backend.labelstudio.geometry import Patch
 from backend.labelstudio.reading_budget import UNITS, Kept, OutOfTime, Reading, TooMuch
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask

@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.answers.ml_backend import annotation, prediction
+from backend.answers.placement import annotation, prediction
 from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config
 from backend.labelstudio.results import decode

@@ -1,5 +1,8 @@
 import base64
+import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from backend.images.studio_urls import Server
 from backend.runtime.engine import Engine
 from backend.web.app import MAX_PROJECTS, Projects, create_app
 from model.types import ModelLoadError
-from tests.backend.conftest import CONFIG, StandIn, Web, data_url, detection, disc, wait_for
+from tests.backend.conftest import CONFIG, ROOT, StandIn, Web, data_url, detection, disc, wait_for
 
 Make = Callable[..., Engine]
 Body = Callable[..., dict[str, Any]]
@@ -573,3 +576,25 @@ def test_setup_says_where_other_has_no_label(make_engine: Make, caplog: pytest.L
     assert "Thing" not in caplog.text
     client.post("/setup", json={"project": "7.1", "schema": CONFIG})
     assert "Project 7.1 has no label 'Thing' for VLSAM_LEFTOVER" in caplog.text
+
+
+WITHOUT_LABEL_STUDIO_ML = """
+import json, sys
+sys.modules["label_studio_ml"] = None  # an import of it raises ImportError
+from backend.runtime.engine import Engine
+from backend.settings import Settings
+from backend.web.app import create_app
+from tests.backend.conftest import StandIn, detection, disc
+engine = Engine(Settings(), version="v1", load=lambda: StandIn([detection("cat", disc(20, 30, 12))]))
+client = create_app(engine=engine).test_client()
+assert client.get("/health").json["model_class"] == "VLSAMBackend"
+(item,) = client.post("/predict", json=json.load(sys.stdin)).json["results"]
+print(item["result"][0]["value"]["brushlabels"])
+"""
+
+
+def test_the_server_runs_without_label_studio_ml(predict_body: Body) -> None:
+    command = [sys.executable, "-c", WITHOUT_LABEL_STUDIO_ML]
+    body = json.dumps(predict_body(data_url()))
+    done = subprocess.run(command, cwd=ROOT, input=body, capture_output=True, text=True)
+    assert done.stdout.strip() == "['Cat']", done.stderr

@@ -1,6 +1,5 @@
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -8,6 +7,7 @@ import pytest
 
 from model.pipeline import VLSAM
 from model.profiles import choose
+from tests.support.paths import CAPTURES
 
 # A busy machine is no bug.
 hypothesis.settings.register_profile(
@@ -16,8 +16,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 # `make fuzz`.
 hypothesis.settings.register_profile("fuzz", hypothesis.settings.get_profile("steady"), max_examples=1000)
-
-CAPTURES = Path(__file__).parent / "captures"
 
 
 @pytest.fixture(scope="session")

@@ -23,9 +23,9 @@ from model import connections
 from model.types import ImageError, VLSAMError
 from model.vlm.remote_vlm import RemoteVLM
 from model.weights import download
-from tests.backend.conftest import CONFIG
 from tests.support import certificates, loopback
 from tests.support.certificates import Authority, Proxy
+from tests.support.labeling_configs import CONFIG
 
 KEY = "a" * 40
 MODEL = {"config.json": b"{}", "model.safetensors": b"weights"}

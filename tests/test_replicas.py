@@ -4,7 +4,6 @@ That replicas can stand in for each other is shown with real ones in tests/e2e/t
 """
 
 import json
-import shutil
 import socket
 import threading
 import time
@@ -16,11 +15,8 @@ from typing import Any
 import pytest
 import requests
 
-from backend.demo import processes
-from backend.demo.processes import Service
-from tests.e2e.conftest import without
+from tests.support.haproxy import start_balancer
 
-CONFIG = Path(__file__).parents[1] / "backend" / "web" / "haproxy.cfg"
 TASKS = range(40)
 
 
@@ -74,16 +70,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
-
-
-def start_balancer(log: Path, *replicas: str) -> Service:
-    """HAProxy with the shipped file before two replicas, given as host:port."""
-    if (haproxy := shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")) is None:
-        without("HAProxy is not installed: `make haproxy` does it in CI")
-    port = processes.free_port(0)
-    environment = {"BIND": f"127.0.0.1:{port}", "REPLICA_1": replicas[0], "REPLICA_2": replicas[1]}
-    command = [haproxy, "-db", "-f", str(CONFIG)]
-    return processes.start("HAProxy", command, f"http://127.0.0.1:{port}", log, environment)
 
 
 def eventually(holds: Callable[[], bool]) -> None:

@@ -24,8 +24,12 @@ from backend.answers.ml_backend import VLSAMBackend
 from backend.runtime.engine import Engine
 from backend.settings import Settings
 from model.types import ModelLoadError
-from tests.backend.conftest import BIN, CONFIG, ROOT, call, data_url, free_port, wait_for
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.paths import BIN, ROOT
+from tests.support.processes import call, free_port
 from tests.support.settings import settings_with
+from tests.support.waiting import wait_for
 
 
 def test_as_a_script(start: Callable[..., str], tmp_path: Path) -> None:

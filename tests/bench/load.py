@@ -35,7 +35,7 @@ from model.profiles import choose
 from model.segmentation.mask_cleanup import innermost_pixel
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Image, Mask, Prompt
-from tests.backend.conftest import free_port
+from tests.support.processes import free_port
 
 WIDTH, HEIGHT, SPOTS = 480, 360, 3
 CLICKED = 24  # pictures that annotators click on

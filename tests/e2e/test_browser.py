@@ -21,9 +21,9 @@ from pycocotools import mask as coco
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from tests.e2e.browser import FLAGS, Editor, config, iou, shared_labels_config
-from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image
-from tests.e2e.editor import Mask, click, context, deepest, mask_of
+from tests.support.browser_editor import FLAGS, Editor, config, iou, shared_labels_config
+from tests.support.editor_gestures import Mask, click, context, deepest, mask_of
+from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
 SIZE = (400, 300)
 LABELS = (

@@ -16,8 +16,8 @@ from backend.demo.studio import Studio, StudioError
 from backend.labelstudio.labeling_config import STATUS
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from tests.e2e.conftest import MakeProject, Project
-from tests.e2e.editor import box, click, context, deepest, mask_of
+from tests.support.editor_gestures import box, click, context, deepest, mask_of
+from tests.support.studio_servers import MakeProject, Project
 
 SIZE = (400, 300)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.e2e.conftest import without
+from tests.support.studio_servers import without
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from backend.demo.studio import Studio
 from backend.labelstudio import recommended_configs
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
-from tests.e2e.conftest import (
+from tests.support.studio_servers import (
     OWNER,
     START_TIMEOUT_S,
     MakeProject,

@@ -20,7 +20,7 @@ from backend.demo.studio import Studio
 from backend.labelstudio import geometry, labeling_config, results
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
-from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image
+from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
 WIDTH, HEIGHT = 200, 150
 NAMES = '<Label value="Cat" alias="feline"/><Label value="Guide dog"/><Label value="Bird"/>'

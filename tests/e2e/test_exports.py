@@ -23,7 +23,7 @@ from backend.labelstudio import geometry, labeling_config, results
 from backend.labelstudio.recommended_configs import KINDS, Kind, LabelTag, label_config, tags_of
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask, box_of
-from tests.e2e.conftest import OWNER, MakeProject, Servers
+from tests.support.studio_servers import OWNER, MakeProject, Servers
 
 PAGE = (Path(__file__).parents[2] / "docs/label-studio/configs.md").read_text()
 WIDTH, HEIGHT = 200, 150

@@ -21,9 +21,9 @@ from backend.demo.studio import Studio
 from backend.labelstudio import instructions
 from backend.labelstudio.recommended_configs import KINDS, Kind, label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from tests.e2e.browser import ARTIFACTS, FLAGS, Editor, iou
-from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_image
-from tests.e2e.editor import Mask, deepest, mask_of
+from tests.support.browser_editor import ARTIFACTS, FLAGS, Editor, iou
+from tests.support.editor_gestures import Mask, deepest, mask_of
+from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
 SIZE = (400, 300)
 KEYS = {"Ctrl": "Control", "Alt": "Alt", "M": "m", "Esc": "Escape", "Z": "z"}

@@ -12,8 +12,8 @@ from backend.demo.processes import LOOPBACK
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
-from tests.e2e.conftest import MakeProject, Project, Servers, save_scene
-from tests.e2e.editor import mask_of
+from tests.support.editor_gestures import mask_of
+from tests.support.studio_servers import MakeProject, Project, Servers, save_scene
 
 # File name: width, height as shown.
 IMAGES = {"wide.jpg": (420, 300), "tall.png": (280, 390), "turned.jpg": (300, 400)}

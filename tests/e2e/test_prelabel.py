@@ -12,7 +12,7 @@ from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from backend.prelabel import project as module
 from model.builtin.scenes import NAMES
-from tests.e2e.conftest import OWNER, MakeProject, Project, Servers, save_scene
+from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_scene
 
 SCENES = 5
 

@@ -17,9 +17,9 @@ from backend.demo.processes import Service
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, draw_scene
-from tests.e2e.conftest import OWNER, START_TIMEOUT_S, Servers, start_backend
-from tests.e2e.editor import click, context, deepest, mask_of
-from tests.test_replicas import start_balancer
+from tests.support.editor_gestures import click, context, deepest, mask_of
+from tests.support.haproxy import start_balancer
+from tests.support.studio_servers import OWNER, START_TIMEOUT_S, Servers, start_backend
 
 SIZE = (400, 300)
 

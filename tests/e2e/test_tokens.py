@@ -8,7 +8,7 @@ import pytest
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
-from tests.e2e.conftest import START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
+from tests.support.studio_servers import START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
 
 
 @pytest.fixture

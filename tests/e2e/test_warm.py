@@ -14,7 +14,14 @@ from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from backend.runtime.embedding_files import SUFFIX
 from model.builtin.scenes import NAMES
-from tests.e2e.conftest import OWNER, START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
+from tests.support.studio_servers import (
+    OWNER,
+    START_TIMEOUT_S,
+    MakeProject,
+    Servers,
+    save_scene,
+    start_backend,
+)
 
 
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # by the SDK, for personal tokens

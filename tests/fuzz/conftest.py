@@ -1,30 +1,20 @@
 """What any answer must be, whatever was asked; and the count of what was."""
 
 import json
-import logging
-import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, cast
+from collections.abc import Iterator
+from typing import cast
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from werkzeug.test import TestResponse
 
-from backend.answers.recent_answers import Memory
-from backend.images.fetch import Fetcher
-from backend.images.image_cache import ImageCache
-from backend.runtime.engine import PROCESS, Engine
-from backend.web.app import create_app
+from backend.runtime.engine import PROCESS
 from model.pipeline import VLSAM
-from model.types import Image
 from model.vlm.vlm import VLM
-from tests.support.settings import settings_with
-
-INPUTS: Counter[str] = Counter()  # by kind
-STATUSES: Counter[int] = Counter()
+from tests.support.whole_server import (
+    INPUTS,
+    STATUSES,
+    Door,
+    Said,
+)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -32,95 +22,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         figures = {"inputs": INPUTS.total(), "by_kind": INPUTS, "statuses": dict(sorted(STATUSES.items()))}
         terminalreporter.section("fuzz")
         terminalreporter.line(json.dumps(figures))
-
-
-def counted(kind: str) -> None:
-    """To be called once for each input."""
-    INPUTS[kind] += 1
-
-
-class Said:
-    """In place of a VLM: what it says and where it looks is given."""
-
-    text = "dog, cat"
-    cut = False
-    attention: NDArray[np.float32] = np.eye(5, 7, dtype=np.float32)
-
-    def answer(self, image: Image, question: str, *, forced_answer: str | None = None, **_: Any) -> "Said":
-        if forced_answer is None:
-            return self
-        spoken = Said()
-        spoken.text = forced_answer
-        return spoken
-
-    def attention_maps(self, answer: "Said", spans: Sequence[Any], recipe: Any) -> NDArray[np.float32]:
-        return np.stack([self.attention] * len(spans)) if spans else np.zeros((0, 5, 7), np.float32)
-
-
-class Door:
-    """The whole server but for the network, which has no host."""
-
-    def __init__(self, model: Any, **set_to: Any) -> None:
-        settings = settings_with(**set_to)
-        self.engine = Engine(settings, version="v1", load=lambda: model)
-        self.engine.images.fetcher = Fetcher(settings.images, settings.label_studio, resolve=_nobody)
-        self.app = create_app(engine=self.engine)
-        self._client = self.app.test_client()
-        self.forget()
-
-    def forget(self) -> None:
-        """Nothing of one example may decide the next."""
-        self.engine.memory, self.engine.image_cache = Memory(), ImageCache()
-
-    def predict(self, body: bytes) -> list[Any]:
-        """The results; none where the body was refused. Fails where the answer is not what it must be."""
-        with no_errors():
-            response = self._client.post("/predict", data=body, content_type="application/json")
-        found = checked(response)
-        if response.status_code != 200:
-            assert response.status_code in (400, 413)
-            return []
-        asked = json.loads(body)
-        context = (asked.get("params") or {}).get("context")
-        results: list[Any] = found["results"]
-        assert len(results) == (len(asked["tasks"]) if context is None else 1)
-        assert all(item == {} or {"result", "score", "model_version"} <= set(item) for item in results)
-        return results
-
-
-def checked(response: TestResponse) -> Any:
-    """The JSON of an answer, all numbers of which are finite."""
-    STATUSES[response.status_code] += 1
-    assert response.status_code < 500 or response.status_code == 503
-    assert "Traceback" not in response.text
-    assert response.content_type == "application/json"
-    found = json.loads(response.text, parse_constant=_not_json, parse_float=_finite)
-    assert response.status_code < 400 or isinstance(found["error"], str)
-    return found
-
-
-class _Errors(logging.Handler):
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.seen: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(record)
-
-
-@contextmanager
-def no_errors() -> Iterator[None]:
-    """Fails where an error is logged: a task whose own code failed is answered like one that is at fault."""
-    errors = _Errors(logging.ERROR)
-    logging.getLogger().addHandler(errors)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(errors)
-    for record in errors.seen:
-        if record.exc_info and record.exc_info[1]:
-            raise record.exc_info[1]
-        raise AssertionError(record.getMessage())
 
 
 @pytest.fixture(scope="session")
@@ -133,16 +34,3 @@ def door(said: Said, builtin: VLSAM) -> Iterator[Door]:
     """A server with the segmenter that ships, and what a VLM says given."""
     yield Door(VLSAM(cast(VLM, said), builtin._segmenter, version="v1"))
     PROCESS.install(None)
-
-
-def _nobody(*_: Any, **__: Any) -> NoReturn:
-    raise OSError("no network here")
-
-
-def _not_json(constant: str) -> NoReturn:
-    raise AssertionError(f"{constant} is no JSON")
-
-
-def _finite(text: str) -> float:
-    assert math.isfinite(float(text))
-    return float(text)

@@ -15,9 +15,9 @@ from model import decode
 from model.segmentation.embedding import Embedding
 from model.types import ImageError, Mask
 from model.vlm import named_boxes, terms
-from tests.fuzz import strategies
-from tests.fuzz.conftest import counted, no_errors
-from tests.fuzz.strategies import HEIGHT, MANY, WIDTH
+from tests.support import hostile_inputs as strategies
+from tests.support.hostile_inputs import HEIGHT, MANY, WIDTH
+from tests.support.whole_server import counted, no_errors
 
 KINDS = [shape + suffix for shape in labeling_config.SHAPES for suffix in ("", "labels")]
 SHAPE = (HEIGHT, WIDTH)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from backend.runtime.engine import PROCESS
 from model.segmentation.embedding import Embedding
 from model.types import Detection, Prompt
-from tests.backend.conftest import StandIn
-from tests.fuzz import strategies
-from tests.fuzz.conftest import Door, Said, counted
-from tests.fuzz.strategies import SEEDS, written
+from tests.support import hostile_inputs as strategies
+from tests.support.hostile_inputs import SEEDS, written
+from tests.support.stand_in import StandIn
+from tests.support.whole_server import Door, Said, counted
 
 
 @given(sent=st.lists(strategies.bodies(), min_size=1, max_size=3))

@@ -11,8 +11,9 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from backend.runtime.engine import PROCESS
 from backend.web.openapi import DESCRIPTION
-from tests.backend.conftest import StandIn, detection, disc
-from tests.fuzz.conftest import STATUSES, Door, counted, no_errors
+from tests.support.detections import detection, disc
+from tests.support.stand_in import StandIn
+from tests.support.whole_server import STATUSES, Door, counted, no_errors
 
 
 @cache

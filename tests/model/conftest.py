@@ -1,11 +1,9 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from torch import nn
 
 from model.builtin.scenes import Scene, draw_scene
 from model.pipeline import VLSAM
@@ -13,6 +11,7 @@ from model.profiles import choose
 from model.segmentation.segmenter import Segmenter
 from model.vlm.vlm import VLM
 from tests.support import vlm_families
+from tests.support.vlm_families import unmix
 
 Load = Callable[..., VLM]
 
@@ -58,15 +57,3 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
         return vlm
 
     return loaded
-
-
-def unmix(model: Any) -> None:
-    """Let the attention of a vision tower add nothing: it is all that patches learn from each other."""
-    decoder = set(model.model.get_decoder().modules())
-    layers = [m for m in model.modules() if "Attention" in type(m).__name__ and m not in decoder]
-    assert layers
-    for layer in layers:
-        *_, output = (module for module in layer.modules() if isinstance(module, nn.Linear))
-        nn.init.zeros_(output.weight)
-        if output.bias is not None:
-            nn.init.zeros_(output.bias)

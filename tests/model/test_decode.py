@@ -2,7 +2,6 @@ import base64
 import struct
 import sys
 import zlib
-from io import BytesIO
 from typing import Any
 
 import cv2
@@ -16,6 +15,7 @@ from PIL import Image as Pillow
 
 from model.decode import decode, eight_bits, formats
 from model.types import ImageError
+from tests.support.images import file, png
 
 MAX = 10_000_000
 
@@ -30,16 +30,6 @@ HEIC = base64.b64decode(
     "AAAAAA5jZHNjAAIAAQABAAAAfW1kYXQAAABNKAGvEyGsKGjlMikXf8A8sKijIdlFDXPNr/OhQbXW5q/8ire1MTn7twjhOxlo6flDpSJp"
     "9Gj2rHxK0jhPbZnIUNUZr9+0wlCWClNoDs4AAAAGRXhpZgAATU0AKgAAAAgAAQESAAMAAAABAAYAAAAAAAA="
 )
-
-
-def png(mode: str = "RGB", size: tuple[int, int] = (8, 6), color: Any = None) -> bytes:
-    return file(Pillow.new(mode, size, color if color is not None else 0), "PNG")
-
-
-def file(image: Pillow.Image, kind: str, **options: Any) -> bytes:
-    out = BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def png_of_size(width: int, height: int) -> bytes:

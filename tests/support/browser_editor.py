@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -14,9 +13,10 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from backend.demo.processes import LOOPBACK, Account
-from tests.e2e.editor import Mask
+from tests.support.editor_gestures import Mask
+from tests.support.paths import ROOT
 
-ARTIFACTS = Path(__file__).parent / "artifacts"
+ARTIFACTS = ROOT / "tests" / "e2e" / "artifacts"
 # Also for root, without a GPU, and without a word to hosts outside.
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -6,6 +6,7 @@ import socketserver
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from backend.prelabel import project
-from tests.backend.conftest import CONFIG, data_url
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
 
 
 class Studio:
@@ -100,8 +102,9 @@ class Studio:
         return status
 
 
-@pytest.fixture
-def studio(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]:
+@contextmanager
+def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]:
+    """Serve a fake Label Studio and set the environment so that commands use it."""
     fake = Studio()
 
     class Handler(BaseHTTPRequestHandler):

@@ -19,8 +19,9 @@ from backend.answers.placement import annotation, describe
 from backend.labelstudio import labeling_config, results
 from model.builtin.scenes import draw_scene
 from model.types import Mask
-from tests.backend.conftest import data_url, detection, disc, image_url
-from tests.conftest import CAPTURES
+from tests.support.detections import detection, disc
+from tests.support.images import data_url, image_url
+from tests.support.paths import CAPTURES
 
 MANY = settings(max_examples=3 * settings().max_examples)
 WIDTH, HEIGHT = 80, 60

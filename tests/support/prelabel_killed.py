@@ -1,6 +1,6 @@
 """Run by a test: `vlsam prelabel` on 12 images in child processes, killed at random again and again.
 
-    python -m tests.backend.prelabel.killed FOLDER
+    python -m tests.support.prelabel_killed FOLDER
 
 A process of its own, for a child is a fork and the tests' process has threads. Prints figures as JSON.
 """
@@ -20,7 +20,7 @@ from backend.commands.cli import main
 from model.pipeline import VLSAM
 from model.types import Detection, Image
 from model.vlm_stage import RemoteAnswer
-from tests.backend.prelabel.conftest import Model, save_image
+from tests.support.colour_model import Model, save_image
 
 COUNT = 12
 

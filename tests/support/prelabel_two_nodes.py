@@ -1,6 +1,6 @@
 """Run by tests: a Ray cluster of two nodes on this machine, as processes that listen on the loopback alone.
 
-    python -m tests.backend.prelabel.two_nodes killed|poison|scale FOLDER
+    python -m tests.support.prelabel_two_nodes killed|poison|scale FOLDER
 
 A process of its own, so that all that Ray starts ends with it. Prints what came of it as JSON.
 """

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers as t
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch import nn
 
 Built = tuple[Any, Any]  # model, processor
 Kind = Callable[[list[str]], Tokenizer]  # of tokenizers, made from the special tokens
@@ -546,3 +547,15 @@ def saved(name: str, folder: Path) -> str:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
+
+
+def unmix(model: Any) -> None:
+    """Let the attention of a vision tower add nothing: it is all that patches learn from each other."""
+    decoder = set(model.model.get_decoder().modules())
+    layers = [m for m in model.modules() if "Attention" in type(m).__name__ and m not in decoder]
+    assert layers
+    for layer in layers:
+        *_, output = (module for module in layer.modules() if isinstance(module, nn.Linear))
+        nn.init.zeros_(output.weight)
+        if output.bias is not None:
+            nn.init.zeros_(output.bias)

@@ -14,8 +14,9 @@ from backend.labelstudio import region_meta, results
 from backend.labelstudio.labeling_config import LabelConfig, parse
 from backend.labelstudio.reading_budget import UNITS, OutOfTime, Reading, TooMuch
 from model.types import Mask, Prompt
-from tests.backend.conftest import CONFIG, detection, disc
-from tests.conftest import CAPTURES
+from tests.support.detections import detection, disc
+from tests.support.labeling_configs import CONFIG
+from tests.support.paths import CAPTURES
 
 SHAPE = (60, 80)
 SPLIT = """

@@ -12,7 +12,10 @@ from backend.labelstudio import results
 from backend.labelstudio.labeling_config import SHAPES, parse
 from backend.runtime.engine import Engine
 from model.types import Mask
-from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
+from tests.support.detections import detection, disc
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
 
 Make = Callable[..., Engine]
 CAT, DOG = disc(20, 30, 12), disc(60, 30, 9)

@@ -13,7 +13,11 @@ from backend.answers import task_image
 from backend.labelstudio.reading_budget import Reading
 from backend.runtime.engine import Engine
 from backend.web.app import create_app
-from tests.backend.conftest import CONFIG, StandIn, Web, data_url, detection, disc
+from tests.support.detections import detection, disc
+from tests.support.fake_web import Web
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
 
 Body = Callable[..., dict[str, Any]]
 

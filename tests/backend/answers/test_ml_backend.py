@@ -26,7 +26,11 @@ from backend.telemetry import logs
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM
 from model.types import ModelLoadError
-from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc, wait_for
+from tests.support.detections import detection, disc
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
+from tests.support.waiting import wait_for
 
 Make = Callable[..., Engine]
 SPLIT = CONFIG.replace('<Label value="Dog"/></BrushLabels>', "</BrushLabels>")  # dogs are polygons only

@@ -18,7 +18,10 @@ from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
 from model.segmentation.non_maximum_suppression import iou
 from model.vlm_stage import MAX_PHRASE
-from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc, image_url
+from tests.support.detections import detection, disc
+from tests.support.images import data_url, image_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
 
 Make = Callable[..., Engine]
 SETTINGS = """

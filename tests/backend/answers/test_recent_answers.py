@@ -20,7 +20,10 @@ from backend.labelstudio.results import decode
 from backend.runtime.engine import Engine
 from backend.web.app import create_app
 from model.types import Mask
-from tests.backend.conftest import CONFIG, StandIn, data_url, disc
+from tests.support.detections import disc
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
 
 SHAPE = (60, 80)
 IMAGE = data_url()

@@ -16,9 +16,11 @@ from backend.runtime.engine import Engine
 from backend.settings import Settings
 from backend.web.app import create_app
 from model.builtin.scenes import draw_scene
-from tests.backend.conftest import StandIn, data_url, wait_for
 from tests.support import vlm_endpoint
+from tests.support.images import data_url
+from tests.support.stand_in import StandIn
 from tests.support.vlm_endpoint import Lister
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from backend.answers import unmatched_terms
 from backend.answers.unmatched_terms import UnknownProject, Unlabelled
 from backend.labelstudio.labeling_config import parse
-from tests.backend.conftest import CONFIG
+from tests.support.labeling_configs import CONFIG
 
 CATS_AND_DOGS = parse(CONFIG)
 

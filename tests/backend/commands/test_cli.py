@@ -23,9 +23,11 @@ from model.pipeline import VLSAM
 from model.profiles import choose
 from model.types import Detection, Image
 from model.versions import version_of
-from tests.backend import conftest as given
-from tests.backend.conftest import StandIn, data_url, disc, free_port
-from tests.backend.prelabel.conftest import Model, save_image
+from tests.support.colour_model import Model, save_image
+from tests.support.detections import detection, disc
+from tests.support.images import data_url
+from tests.support.processes import free_port
+from tests.support.stand_in import StandIn
 
 SAMPLE = "model/builtin/samples/scene-04.jpg"
 
@@ -38,14 +40,14 @@ def test_annotate_prints_one_item_per_image(capsys: pytest.CaptureFixture[str], 
     good, bad = json.loads(out)
     with Pillow.open(SAMPLE) as image:
         assert (good["width"], good["height"]) == image.size
-    for detection in good["detections"]:
-        mask = coco.decode(detection["mask"])
+    for each in good["detections"]:
+        mask = coco.decode(each["mask"])
         assert mask.shape == (good["height"], good["width"])
-        x0, y0, x1, y1 = detection["box"]
+        x0, y0, x1, y1 = each["box"]
         rows, columns = np.nonzero(mask)
         assert (x0, y0, x1, y1) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        assert detection["evidence"]["points"][0][2] == 1
-        assert detection["evidence"]["reduced"] is False
+        assert each["evidence"]["points"][0][2] == 1
+        assert each["evidence"]["reduced"] is False
     assert bad["detections"] == []
     assert bad["error"]
     assert str(text) in err
@@ -328,7 +330,7 @@ def test_negative_coordinates_are_values_however_they_are_given(
 def test_an_empty_mask_is_no_detection(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nothing = given.detection("", np.zeros((549, 427), bool))
+    nothing = detection("", np.zeros((549, 427), bool))
     monkeypatch.setattr(VLSAM, "refine", lambda *_: nothing)
     assert main(["segment", SAMPLE, "--point", "5,5", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -406,7 +408,7 @@ def server(
     make_engine: Callable[..., Engine], stand_in: StandIn, predict_body: Callable[..., Any]
 ) -> Iterator[str]:
     """The address of a server with a password, where project 7 has seen a unicorn."""
-    stand_in.found.append(given.detection("uni\x1bcorn", disc(40, 30, 5)))
+    stand_in.found.append(detection("uni\x1bcorn", disc(40, 30, 5)))
     app = create_app(engine=make_engine(basic_auth_user="me", basic_auth_pass="sesame"))
     app.test_client().post("/predict", json=predict_body(data_url(), project="7.1"), auth=("me", "sesame"))
     serving = make_server("127.0.0.1", 0, app)

@@ -14,8 +14,9 @@ from backend.runtime.embedding_files import SUFFIX
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
 from model.types import Image
-from tests.backend.conftest import CONFIG, Web, data_url
-from tests.model.test_decode import png
+from tests.support.fake_web import Web
+from tests.support.images import data_url, png
+from tests.support.labeling_configs import CONFIG
 
 WARM = ["warm", "--project", "7"]
 

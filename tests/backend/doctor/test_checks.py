@@ -22,7 +22,9 @@ from backend.runtime.engine import Engine
 from backend.settings import DetectionSettings, Settings
 from backend.web.app import create_app
 from model.deadline import NEVER
-from tests.backend.conftest import CONFIG, data_url, free_port
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.processes import free_port
 from tests.support.settings import settings_with
 from tests.support.vlm_endpoint import listing
 

@@ -18,9 +18,9 @@ from backend.export import job
 from backend.labelstudio import geometry
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
-from tests.backend.conftest import data_url
-from tests.backend.export.conftest import CAT, CONFIG, DOG, HEIGHT, WIDTH, annotation, click, region, same
-from tests.support.fake_studio import Studio
+from tests.support.fake_label_studio import Studio
+from tests.support.images import data_url
+from tests.support.saved_annotations import CAT, CONFIG, DOG, HEIGHT, WIDTH, annotation, click, region, same
 
 Run = Callable[..., int]
 

@@ -15,8 +15,8 @@ from backend.labelstudio.reading_budget import Reading, TooMuch
 from backend.prelabel.destinations import Object
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
-from tests.backend.conftest import disc
-from tests.backend.export.conftest import CAT, CONFIG, DOG, FREE, HEIGHT, WIDTH, click, region, same
+from tests.support.detections import disc
+from tests.support.saved_annotations import CAT, CONFIG, DOG, FREE, HEIGHT, WIDTH, click, region, same
 
 
 def read(items: list[Any], xml: str = CONFIG, **options: Any) -> tuple[list[Object], Counter[str]]:

@@ -6,7 +6,7 @@ from backend.images import fetch
 from backend.images.errors import Busy, Denied
 from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
-from tests.backend.conftest import Web
+from tests.support.fake_web import Web
 from tests.support.fetching import FILE, LOOPBACK, PATH, fetcher_with, jwt
 
 

@@ -11,7 +11,7 @@ from backend.images.address_policy import is_public
 from backend.images.errors import Refused
 from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
-from tests.backend.conftest import Web
+from tests.support.fake_web import Web
 from tests.support.fetching import FILE, PATH, fetcher_with, names
 
 MakeWeb = Callable[..., Web]

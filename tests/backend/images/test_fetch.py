@@ -11,8 +11,9 @@ from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from model.deadline import Deadline
 from model.types import ImageError
-from tests.backend.conftest import Web, data_url
+from tests.support.fake_web import Web
 from tests.support.fetching import FILE, LOOPBACK, PATH, fetcher_with
+from tests.support.images import data_url
 
 
 def test_a_data_url(strict: Fetcher) -> None:

@@ -4,7 +4,7 @@ from backend.images.fetch import Fetcher
 from backend.images.http_url import HttpUrl
 from backend.images.studio_urls import Server
 from model.types import ImageError
-from tests.backend.conftest import Web
+from tests.support.fake_web import Web
 
 
 def test_f16_the_scheme_and_port_of_a_token_count() -> None:

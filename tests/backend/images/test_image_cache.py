@@ -16,8 +16,12 @@ from backend.images.image_cache import SECONDS, ImageCache, cache_key
 from backend.images.studio_urls import Server
 from backend.runtime.engine import Engine
 from model.deadline import NEVER
-from tests.backend.conftest import CONFIG, StandIn, Web, data_url, wait_for
-from tests.backend.runtime.test_embedding_cache import regions, task
+from tests.support.clicks import regions, task
+from tests.support.fake_web import Web
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
+from tests.support.waiting import wait_for
 
 Make = Callable[..., Engine]
 

@@ -5,7 +5,7 @@ import pytest
 from backend.images.errors import Refused
 from backend.images.load import Images
 from model.types import ImageError
-from tests.backend.conftest import data_url
+from tests.support.images import data_url
 from tests.support.settings import settings_with
 
 

@@ -14,9 +14,9 @@ from backend.images.errors import Refused, TimedOut, Unreachable
 from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from model.deadline import Deadline
-from tests.backend.conftest import Web
 from tests.support import certificates
 from tests.support.certificates import Proxy
+from tests.support.fake_web import Web
 from tests.support.fetching import FILE, LOOPBACK, PATH, fetcher_with, names, no_name
 
 MakeWeb = Callable[..., Web]

@@ -10,7 +10,7 @@ import pytest
 from backend.images.errors import Missing, Refused, Unreachable
 from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
-from tests.backend.conftest import Web
+from tests.support.fake_web import Web
 from tests.support.fetching import FILE, LOOPBACK, PATH, fetcher_with, names
 
 MakeWeb = Callable[..., Web]

@@ -13,7 +13,7 @@ from backend.labelstudio import brush_rle, results
 from backend.labelstudio.brush_rle import Text
 from backend.labelstudio.reading_budget import Reading, TooMuch
 from model.types import Mask
-from tests.backend.conftest import disc
+from tests.support.detections import disc
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 alphas = st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255)

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from backend.labelstudio import geometry
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
-from tests.backend.conftest import disc
+from tests.support.detections import disc
 
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))).filter(
     lambda mask: bool(mask.any())

@@ -11,7 +11,9 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from model.types import Mask
-from tests.backend.conftest import StandIn, data_url, disc
+from tests.support.detections import disc
+from tests.support.images import data_url
+from tests.support.stand_in import StandIn
 
 Body = Callable[..., dict[str, Any]]
 

@@ -21,8 +21,7 @@ from backend.labelstudio.recommended_configs import (
     names_of,
     tags_of,
 )
-from tests.support.fake_studio import Studio
-from tests.support.fake_studio import studio as studio
+from tests.support.fake_label_studio import Studio
 
 OUTPUTS = {
     "masks": ("mask", "BrushLabels"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backend.labelstudio import geometry, region_meta, results
 from backend.labelstudio.labeling_config import Control, Label
 from model.types import Detection, Prompt
-from tests.backend.conftest import detection, disc
+from tests.support.detections import detection, disc
 
 SHAPE = (60, 80)
 

@@ -20,7 +20,8 @@ from backend.labelstudio.geometry import Patch
 from backend.labelstudio.reading_budget import UNITS, Kept, OutOfTime, Reading, TooMuch
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
-from tests.backend.conftest import CONFIG, disc
+from tests.support.detections import disc
+from tests.support.labeling_configs import CONFIG
 
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)))
 EXACT = ("brush", "bitmask")

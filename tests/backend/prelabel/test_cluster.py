@@ -23,8 +23,9 @@ from backend.prelabel.destinations import choose
 from backend.prelabel.sources import Files, Item
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
-from tests.backend.conftest import ROOT, free_port
-from tests.backend.prelabel.conftest import HOPELESS, TIGHT, Model, save_image
+from tests.support.colour_model import HOPELESS, TIGHT, Model, save_image
+from tests.support.paths import ROOT
+from tests.support.processes import free_port
 
 Run = Callable[..., int]
 
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 def on_two_nodes(what: str, folder: Path) -> Any:
     told = subprocess.run(
-        [sys.executable, "-m", "tests.backend.prelabel.two_nodes", what, str(folder)],
+        [sys.executable, "-m", "tests.support.prelabel_two_nodes", what, str(folder)],
         cwd=ROOT,
         capture_output=True,
         timeout=900,

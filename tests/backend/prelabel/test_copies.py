@@ -16,8 +16,8 @@ from backend.prelabel.copies import Copies, link, size_text
 from backend.prelabel.sources import Files, Item
 from backend.settings import Settings
 from model.types import Image
-from tests.backend.conftest import Web
-from tests.backend.prelabel.conftest import Model, save_image
+from tests.support.colour_model import Model, save_image
+from tests.support.fake_web import Web
 
 Run = Callable[..., int]
 

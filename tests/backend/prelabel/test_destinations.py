@@ -20,8 +20,9 @@ from backend.prelabel.destinations import Yolo
 from backend.prelabel.sources import Files
 from backend.settings import Settings
 from model.segmentation.non_maximum_suppression import iou
-from tests.backend.conftest import CONFIG, detection, disc
-from tests.backend.prelabel.conftest import Model
+from tests.support.colour_model import Model
+from tests.support.detections import detection, disc
+from tests.support.labeling_configs import CONFIG
 
 Run = Callable[..., int]
 

@@ -22,8 +22,10 @@ from backend.prelabel import sources
 from backend.prelabel.state import State
 from backend.settings import Settings
 from model.types import Detection, Image
-from tests.backend.conftest import CONFIG, ROOT, Web
-from tests.backend.prelabel.conftest import HOPELESS, TIGHT, Model, save_image
+from tests.support.colour_model import HOPELESS, TIGHT, Model, save_image
+from tests.support.fake_web import Web
+from tests.support.labeling_configs import CONFIG
+from tests.support.paths import ROOT
 from tests.support.vlm_endpoint import listing
 
 Run = Callable[..., int]
@@ -491,7 +493,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], prelabel: Run) -> None
 def test_f31_killed_at_any_moment_it_goes_on_with_nothing_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     """Kill -9 at random points of a run, again and again (killed.py)."""
     told = subprocess.run(
-        [sys.executable, "-m", "tests.backend.prelabel.killed", str(tmp_path)],
+        [sys.executable, "-m", "tests.support.prelabel_killed", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         timeout=240,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backend.conftest import CONFIG, data_url
-from tests.backend.prelabel.conftest import Model
-from tests.support.fake_studio import Studio
+from tests.support.colour_model import Model
+from tests.support.fake_label_studio import Studio
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
 
 Run = Callable[..., int]
 

@@ -8,7 +8,7 @@ from backend.prelabel import report
 from backend.prelabel.report import Summary
 from backend.prelabel.sources import Item
 from backend.prelabel.state import Row
-from tests.backend.conftest import detection, disc
+from tests.support.detections import detection, disc
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 

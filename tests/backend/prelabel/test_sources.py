@@ -19,7 +19,7 @@ from backend.prelabel import sources
 from backend.prelabel.sources import Item, SourceError
 from backend.settings import Settings
 from model.types import ImageError
-from tests.backend.conftest import data_url
+from tests.support.images import data_url
 from tests.support.settings import settings_with
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 
 from backend.answers.ml_backend import VLSAMBackend
 from backend.runtime.embedding_cache import EmbeddingCache, embedding_key
@@ -19,21 +18,14 @@ from backend.telemetry.metrics import Metrics
 from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding
 from model.types import Image
-from tests.backend.conftest import CONFIG, StandIn, data_url, wait_for
+from tests.support.clicks import regions, task
+from tests.support.embedding_figures import figures
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
+from tests.support.waiting import wait_for
 
 Make = Callable[..., Engine]
-
-
-def figures(metrics: Metrics) -> dict[str, float]:
-    """As a Prometheus server reads them: hits{tier="host"} is `hits host`."""
-    return {
-        " ".join(
-            [sample.name.removeprefix("vlsam_embedding_").removesuffix("_total"), *sample.labels.values()]
-        ): sample.value
-        for family in text_string_to_metric_families(metrics.text().decode())
-        for sample in family.samples
-        if sample.name.startswith("vlsam_embedding_") and not sample.name.endswith("_created")
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,20 +193,6 @@ def test_threads_that_ask_for_everything_at_once_get_what_they_ask_for() -> None
 
 
 # Clicks
-
-
-def click(x: float, y: float, label: str = "Cat") -> dict[str, Any]:
-    value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": [label]}
-    return {"result": [{"value": value, "type": "keypointlabels", "id": "p", "is_positive": True}]}
-
-
-def task(source: str, number: int = 1) -> dict[str, Any]:
-    return {"id": number, "data": {"image": source}}
-
-
-def regions(ours: VLSAMBackend, source: str, number: int = 1) -> list[Any]:
-    (answer,) = ours.predict([task(source, number)], context=click(20, 30))
-    return list(answer["result"])
 
 
 @contextmanager

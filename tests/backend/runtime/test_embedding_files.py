@@ -22,9 +22,12 @@ from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
 from model.types import Prompt
-from tests.backend.conftest import CONFIG, StandIn, data_url
-from tests.backend.runtime.test_embedding_cache import figures, regions
 from tests.support import sam_families
+from tests.support.clicks import regions
+from tests.support.embedding_figures import figures
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
 
 Make = Callable[..., Engine]
 KEY = "sam-0-1"

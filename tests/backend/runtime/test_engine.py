@@ -17,22 +17,13 @@ from model.builtin.scenes import draw_scene
 from model.types import ModelLoadError, Prompt
 from model.vlm.vlm import VLM
 from model.weights import download
-from tests.backend.conftest import CONFIG, StandIn
+from tests.support.labeling_configs import CONFIG
 from tests.support.loopback import running
 from tests.support.settings import settings_with
+from tests.support.stand_in import StandIn
+from tests.support.waiting import soon, wait_for
 
 Make = Callable[..., Engine]
-
-
-def soon(seconds: float = 5) -> float:
-    return time.monotonic() + seconds
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = soon()
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def test_models_load_once_in_the_background(stand_in: StandIn) -> None:

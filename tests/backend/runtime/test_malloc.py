@@ -14,9 +14,9 @@ from backend.bench.prelabel import resident_mb
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item
 from backend.runtime import malloc
-from backend.runtime.engine import CLICK
-from tests.backend.conftest import ROOT
-from tests.backend.runtime.test_engine import Make, soon
+from backend.runtime.engine import CLICK, Engine
+from tests.support.paths import ROOT
+from tests.support.waiting import soon
 
 HOLES = 100  # MB
 
@@ -108,7 +108,7 @@ def test_a_run_gives_memory_back(digging: Callable[[], float]) -> None:
     assert later < full - 0.6 * HOLES
 
 
-def test_a_server_gives_memory_back(digging: Callable[[], float], make_engine: Make) -> None:
+def test_a_server_gives_memory_back(digging: Callable[[], float], make_engine: Callable[..., Engine]) -> None:
     engine = make_engine()
     full = engine.run(lambda model: digging(), priority=CLICK, deadline=soon())
     for _ in range(malloc.EVERY):

@@ -11,7 +11,10 @@ from backend.runtime.engine import Engine
 from backend.runtime.oom_retry import Served
 from backend.telemetry.metrics import Metrics
 from model.types import Detection, Image, OutOfMemory
-from tests.backend.conftest import CONFIG, StandIn, data_url, detection, disc
+from tests.support.detections import detection, disc
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.stand_in import StandIn
 
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation ...")
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: ...")

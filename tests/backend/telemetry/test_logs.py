@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from backend.runtime.engine import CLICK, Engine
 from backend.settings import Settings
 from backend.telemetry import logs
-from tests.backend.conftest import ROOT, StandIn
-from tests.backend.runtime.test_engine import soon
+from tests.support.paths import ROOT
 from tests.support.settings import settings_with
+from tests.support.stand_in import StandIn
+from tests.support.waiting import soon
 
 JWT = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.sIgNaTuRe-_09"
 

@@ -21,7 +21,13 @@ from backend.images.studio_urls import Server
 from backend.runtime.engine import Engine
 from backend.web.app import MAX_PROJECTS, Projects, create_app
 from model.types import ModelLoadError
-from tests.backend.conftest import CONFIG, ROOT, StandIn, Web, data_url, detection, disc, wait_for
+from tests.support.detections import detection, disc
+from tests.support.fake_web import Web
+from tests.support.images import data_url
+from tests.support.labeling_configs import CONFIG
+from tests.support.paths import ROOT
+from tests.support.stand_in import StandIn
+from tests.support.waiting import wait_for
 
 Make = Callable[..., Engine]
 Body = Callable[..., dict[str, Any]]
@@ -584,7 +590,9 @@ sys.modules["label_studio_ml"] = None  # an import of it raises ImportError
 from backend.runtime.engine import Engine
 from backend.settings import Settings
 from backend.web.app import create_app
-from tests.backend.conftest import StandIn, detection, disc
+from tests.support.stand_in import StandIn
+from tests.support.detections import detection
+from tests.support.detections import disc
 engine = Engine(Settings(), version="v1", load=lambda: StandIn([detection("cat", disc(20, 30, 12))]))
 client = create_app(engine=engine).test_client()
 assert client.get("/health").json["model_class"] == "VLSAMBackend"

@@ -27,7 +27,7 @@ from model.segmentation import click_refinement
 from model.segmentation.sam_families.segment_anything_sam import build_sam
 from model.segmentation.segmenter import Segmenter
 from model.types import Image, Mask, Prompt
-from tests.backend.conftest import call, free_port
+from tests.support.processes import call, free_port
 
 SEGMENTER = {
     "image_size": 128, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "window_size": 4,

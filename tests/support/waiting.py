@@ -1,0 +1,15 @@
+"""Wait for states."""
+
+import time
+from collections.abc import Callable
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def soon(seconds: float = 5) -> float:
+    return time.monotonic() + seconds

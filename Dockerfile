@@ -9,13 +9,21 @@ WORKDIR /src
 
 # Libraries first, against empty packages, so that a change of our code does not install them again.
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
-RUN mkdir -p backend model/builtin && touch backend/__init__.py model/__init__.py model/builtin/__init__.py
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt '.[heic]'
+RUN python <<'PYTHON'
+import pathlib, tomllib
+with open("pyproject.toml", "rb") as file:
+    for package in tomllib.load(file)["tool"]["setuptools"]["packages"]:
+        folder = pathlib.Path(package.replace(".", "/"))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "__init__.py").touch()
+PYTHON
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt '.[heic,label-studio-ml]'
 # Without its dependencies: see `install` in the Makefile.
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps label-studio-ml==1.0.9
 
 COPY backend backend
 COPY model model
+COPY vlsam vlsam
 RUN pip install --no-deps --force-reinstall . && pip uninstall --yes pip setuptools
 
 

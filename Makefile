@@ -23,8 +23,8 @@ install: $(INSTALLED) ## everything that runs and tests this package, in .venv
 	  echo 'Call it as $(BIN)/vlsam --help, or as vlsam after: export PATH="$$PWD/$(BIN):$$PATH"' >&2;; esac
 
 # label-studio-ml 1.0.9, the registry's only release, pins Flask 1.1.2 and Werkzeug 2.0.2, which cannot live
-# beside our own current ones, but works with these. So it comes without its dependencies; those it needs stand
-# in pyproject.toml.
+# beside our own current ones, but works with these. So it comes without its dependencies: the extra
+# label-studio-ml has those that it needs.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing vlsam and its libraries into $(VENV) (several GB the first time)" >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,1 +1,5 @@
-"""Label Studio's protocol: tasks in, predictions out. Knows nothing of attention; imports `model`."""
+"""Serve VL-SAM to Label Studio: tasks in, predictions out. `model` finds the objects."""
+
+from vlsam._shadowing import check_package
+
+check_package("model")

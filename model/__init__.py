@@ -1,1 +1,1 @@
-"""VL-SAM: an image in, named masks out. Knows nothing of Label Studio."""
+"""Find, name and mask the objects of an image with VL-SAM. The package `vlsam` holds the public names."""

@@ -1,0 +1,97 @@
+"""Find, name and mask the objects of images with VL-SAM.
+
+Importing this package loads no model library. Each name is imported at its first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vlsam._shadowing import check_package
+
+if TYPE_CHECKING:
+    from model.decode import ImageLike, read_image
+    from model.options import RECIPES, Options, Recipe
+    from model.overlay import draw
+    from model.pipeline import VLSAM
+    from model.profiles import PROFILES, Profile
+    from model.segmentation.embedding import Embedding
+    from model.types import (
+        AttentionError,
+        Box,
+        Detection,
+        Evidence,
+        GroundingError,
+        Image,
+        ImageError,
+        ImageRefused,
+        Mask,
+        ModelLoadError,
+        OutOfMemory,
+        Prompt,
+        PromptError,
+        RemoteVLMError,
+        VLSAMError,
+    )
+    from model.vlm.remote_vlm import RemoteVLM
+
+    __version__: str
+
+__all__ = [
+    "PROFILES",
+    "RECIPES",
+    "VLSAM",
+    "AttentionError",
+    "Box",
+    "Detection",
+    "Embedding",
+    "Evidence",
+    "GroundingError",
+    "Image",
+    "ImageError",
+    "ImageLike",
+    "ImageRefused",
+    "Mask",
+    "ModelLoadError",
+    "Options",
+    "OutOfMemory",
+    "Profile",
+    "Prompt",
+    "PromptError",
+    "Recipe",
+    "RemoteVLM",
+    "RemoteVLMError",
+    "VLSAMError",
+    "__version__",
+    "draw",
+    "read_image",
+]
+
+_MODULES = {
+    "ImageLike": "model.decode",
+    "read_image": "model.decode",
+    "Options": "model.options",
+    "Recipe": "model.options",
+    "RECIPES": "model.options",
+    "draw": "model.overlay",
+    "VLSAM": "model.pipeline",
+    "Profile": "model.profiles",
+    "PROFILES": "model.profiles",
+    "Embedding": "model.segmentation.embedding",
+    "RemoteVLM": "model.vlm.remote_vlm",
+}  # all other names: model.types
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("vlsam")
+    else:
+        check_package("model")
+        value = getattr(import_module(_MODULES.get(name, "model.types")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

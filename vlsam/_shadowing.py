@@ -1,0 +1,24 @@
+"""Refuse a module of another project that shadows one of our packages."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def check_package(name: str) -> None:
+    """Check that `import name` finds the package beside this one.
+
+    Python looks in the current folder first under `python -m`, `python -c` and gunicorn, and the folder of
+    every Label Studio ML backend holds a `model.py`.
+
+    Raises:
+        ImportError: it finds another module, which the message names.
+    """
+    ours = Path(__file__).resolve().parents[1] / name
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"The package {name!r} of vlsam is missing: expected {ours}.")
+    if Path(spec.origin).resolve().parent != ours:
+        raise ImportError(
+            f"{spec.origin} shadows the package {name!r} of vlsam: "
+            "rename it, or run from a folder without a module of that name."
+        )

@@ -22,7 +22,7 @@ from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.support.browser_editor import FLAGS, Editor, config, iou, shared_labels_config
-from tests.support.editor_gestures import Mask, click, context, deepest, mask_of
+from tests.support.editor_gestures import Mask, click_on_pixel, context, deepest, mask_of
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
 SIZE = (400, 300)
@@ -279,7 +279,7 @@ def test_two_clicks_make_one_region_whatever_the_settings(
     assert (mask_of(kept) == mask_of(second)).all()
     ghosts = [region for region in saved if region["type"] != "brushlabels"]
     assert {ghost["type"] for ghost in ghosts} == ({"keypointlabels"} if keep_label else set())
-    answer = studio.interactive(tasks.project.backend, task, context(click(x, y, SIZE, "boot")))
+    answer = studio.interactive(tasks.project.backend, task, context(click_on_pixel(x, y, SIZE, "boot")))
     (corrected,) = answer["data"]["result"]
     assert (corrected["id"], corrected["type"]) == (kept["id"], "brushlabels")
 

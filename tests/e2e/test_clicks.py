@@ -16,7 +16,7 @@ from backend.demo.studio import Studio, StudioError
 from backend.labelstudio.labeling_config import STATUS
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from tests.support.editor_gestures import box, click, context, deepest, mask_of
+from tests.support.editor_gestures import box, click_on_pixel, context, deepest, mask_of
 from tests.support.studio_servers import MakeProject, Project
 
 SIZE = (400, 300)
@@ -64,7 +64,7 @@ def fresh(studio: Studio, project: Project) -> Annotator:
 def target(scene: Scene, fresh: Annotator) -> dict[str, Any]:
     """A region."""
     thing = scene.objects[-1]
-    return fresh.region(click(*deepest(thing.visible), SIZE, thing.name))
+    return fresh.region(click_on_pixel(*deepest(thing.visible), SIZE, thing.name))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def label_of(region: dict[str, Any]) -> str:
 def test_a_click_makes_a_region_with_the_clicked_label(scene: Scene, fresh: Annotator) -> None:
     thing = scene.objects[0]
     x, y = deepest(thing.visible)
-    region = fresh.region(click(x, y, SIZE, thing.name))
+    region = fresh.region(click_on_pixel(x, y, SIZE, thing.name))
     assert (region["from_name"], region["to_name"], region["type"]) == ("mask", "image", "brushlabels")
     assert label_of(region) == thing.name
     assert mask_of(region)[y, x]
@@ -96,7 +96,7 @@ def test_a_click_makes_a_region_with_the_clicked_label(scene: Scene, fresh: Anno
 
 
 def test_regions_of_clicks_have_fresh_long_ids(scene: Scene, fresh: Annotator) -> None:
-    gesture = click(*deepest(scene.objects[0].visible), SIZE, "dog")
+    gesture = click_on_pixel(*deepest(scene.objects[0].visible), SIZE, "dog")
     ids = {fresh.region(gesture)["id"] for _ in range(2)}
     assert len(ids) == 2
     assert all(len(region_id) >= 16 for region_id in ids)
@@ -105,7 +105,8 @@ def test_regions_of_clicks_have_fresh_long_ids(scene: Scene, fresh: Annotator) -
 def test_a_smart_box_makes_a_region(scene: Scene, fresh: Annotator) -> None:
     thing = scene.objects[-1]
     rows, columns = np.nonzero(thing.visible)
-    gesture = box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, SIZE, thing.name)
+    corners = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    gesture = box(*corners, thing.name, size=SIZE, from_name="box")
     region = fresh.region(gesture)
     assert label_of(region) == thing.name
     assert region["type"] == "brushlabels"
@@ -114,7 +115,7 @@ def test_a_smart_box_makes_a_region(scene: Scene, fresh: Annotator) -> None:
 
 def test_a_click_inside_a_predicted_region_corrects_it(predicted: Annotator, target: dict[str, Any]) -> None:
     x, y = deepest(mask_of(target))
-    region = predicted.region(click(x, y, SIZE, label_of(target)))
+    region = predicted.region(click_on_pixel(x, y, SIZE, label_of(target)))
     assert region["id"] == target["id"]
     assert region["from_name"] == target["from_name"]
     assert mask_of(region)[y, x]
@@ -124,19 +125,19 @@ def test_a_negative_click_corrects_the_region_below_it(predicted: Annotator, tar
     mask = mask_of(target)
     x, y = deepest(mask)
     # The last answer counts as the region for some seconds, and then the prediction again.
-    current = predicted.region(click(x, y, SIZE, label_of(target)))
+    current = predicted.region(click_on_pixel(x, y, SIZE, label_of(target)))
     rows, columns = np.nonzero(mask & mask_of(current))
     farthest = int(np.hypot(columns - x, rows - y).argmax())
-    outside = click(columns[farthest], rows[farthest], SIZE, label_of(target), positive=False)
+    outside = click_on_pixel(columns[farthest], rows[farthest], SIZE, label_of(target), positive=False)
     assert predicted.region(outside)["id"] == target["id"]
-    both = predicted.region(click(x, y, SIZE, label_of(target)), outside)
+    both = predicted.region(click_on_pixel(x, y, SIZE, label_of(target)), outside)
     assert both["id"] == target["id"]
     assert mask_of(both)[y, x]
 
 
 def test_a_click_elsewhere_makes_another_region(predicted: Annotator, target: dict[str, Any]) -> None:
     x, y = deepest(~mask_of(target))
-    region = predicted.region(click(x, y, SIZE, label_of(target)))
+    region = predicted.region(click_on_pixel(x, y, SIZE, label_of(target)))
     assert region["id"] != target["id"]
     assert len(region["id"]) >= 16
     assert mask_of(region)[y, x]
@@ -146,7 +147,7 @@ def test_a_click_with_another_label_makes_another_region(
     predicted: Annotator, target: dict[str, Any]
 ) -> None:
     other = next(name for name in NAMES if name != label_of(target))
-    region = predicted.region(click(*deepest(mask_of(target)), SIZE, other))
+    region = predicted.region(click_on_pixel(*deepest(mask_of(target)), SIZE, other))
     assert region["id"] != target["id"]
     assert label_of(region) == other
 
@@ -154,8 +155,8 @@ def test_a_click_with_another_label_makes_another_region(
 @pytest.mark.parametrize(
     "gestures",
     [
-        pytest.param((click(10, 10, SIZE, "no such label"),), id="unknown label"),
-        pytest.param((click(10, 10, SIZE, "dog", positive=False),), id="negative click on nothing"),
+        pytest.param((click_on_pixel(10, 10, SIZE, "no such label"),), id="unknown label"),
+        pytest.param((click_on_pixel(10, 10, SIZE, "dog", positive=False),), id="negative click on nothing"),
         pytest.param((), id="no gesture"),
     ],
 )
@@ -196,7 +197,7 @@ def test_a_typed_phrase_makes_the_region_that_it_names(
     score = {"value": {"number": 0.1}, "id": "n1", "from_name": "vlsam_score", "to_name": "image"}
     studio.submit(project.tasks[0], [region, typed(thing.name), {**score, "type": "number"}])
     assert annotator.result(typed(thing.name)) == []
-    corrected = annotator.region(click(*deepest(mask), SIZE, thing.name))
+    corrected = annotator.region(click_on_pixel(*deepest(mask), SIZE, thing.name))
     assert corrected["id"] == region["id"]
 
 
@@ -215,7 +216,7 @@ def test_what_was_annotated_is_not_predicted_again(
     studio.retrieve_predictions(project.id)
     (after,) = studio.predictions(project.id)
     assert after["result"] == others
-    assert annotator.result(click(*deepest(mask_of(accepted)), SIZE, label_of(accepted)))
+    assert annotator.result(click_on_pixel(*deepest(mask_of(accepted)), SIZE, label_of(accepted)))
 
 
 def test_label_studio_refuses_what_does_not_fit_the_config(studio: Studio, project: Project) -> None:
@@ -240,7 +241,7 @@ def test_a_corrected_region_survives_submission_and_the_next_click(
 ) -> None:
     """The annotation comes back with the region's evidence, and a click finds the region in it again."""
     x, y = deepest(mask_of(target))
-    corrected = predicted.region(click(x, y, SIZE, label_of(target)))
+    corrected = predicted.region(click_on_pixel(x, y, SIZE, label_of(target)))
     (prediction,) = [p for p in studio.predictions(project.id) if p["task"] == predicted.task]
     annotation = studio.submit(predicted.task, [corrected], parent_prediction=prediction["id"])
     kept = studio.annotation(annotation["id"])
@@ -250,7 +251,7 @@ def test_a_corrected_region_survives_submission_and_the_next_click(
     assert region["meta"] == corrected["meta"]
     assert (mask_of(region) == mask_of(corrected)).all()
 
-    again = predicted.region(click(x, y, SIZE, label_of(target)))
+    again = predicted.region(click_on_pixel(x, y, SIZE, label_of(target)))
     assert again["id"] == target["id"]
 
 
@@ -262,11 +263,11 @@ def test_saving_calls_the_backends_webhook_and_harms_nothing(
     (backend,) = studio.backends(project.id)
     assert hook["url"] == f"{backend['url']}/webhook"
     thing = scene.objects[0]
-    region = fresh.region(click(*deepest(thing.visible), SIZE, thing.name))
+    region = fresh.region(click_on_pixel(*deepest(thing.visible), SIZE, thing.name))
     annotation = studio.submit(fresh.task, [region])
     assert annotation["result"][0]["id"] == region["id"]
     assert studio.backends(project.id)[0]["readable_state"] == "Connected"
-    assert fresh.region(click(*deepest(thing.visible), SIZE, thing.name))["id"] == region["id"]
+    assert fresh.region(click_on_pixel(*deepest(thing.visible), SIZE, thing.name))["id"] == region["id"]
 
 
 def test_opening_a_task_without_predictions_fetches_one(

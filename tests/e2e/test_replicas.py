@@ -17,7 +17,7 @@ from backend.demo.processes import Service
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, draw_scene
-from tests.support.editor_gestures import click, context, deepest, mask_of
+from tests.support.editor_gestures import click_on_pixel, context, deepest, mask_of
 from tests.support.haproxy import start_balancer
 from tests.support.studio_servers import OWNER, START_TIMEOUT_S, Servers, start_backend
 
@@ -85,7 +85,7 @@ def test_a_replica_is_killed_in_mid_session_and_nothing_saved_is_lost(
     (task,) = (int(task["id"]) for task in studio.tasks(project))
 
     def correct(x: int, y: int, *, positive: bool = True) -> dict[str, Any]:
-        gesture = click(x, y, SIZE, thing.name, positive=positive)
+        gesture = click_on_pixel(x, y, SIZE, thing.name, positive=positive)
         answer = studio.interactive(backend, task, context(gesture))
         assert not answer.get("errors"), answer
         region: dict[str, Any]
@@ -129,7 +129,7 @@ def test_a_replica_is_killed_in_mid_session_and_nothing_saved_is_lost(
         ],
         "project": f"{project}.1",
         "label_config": label_config(NAMES),
-        "params": {"context": context(click(x, y, SIZE, thing.name))},
+        "params": {"context": context(click_on_pixel(x, y, SIZE, thing.name))},
     }
     answer = requests.post(f"{balancer}/predict", json=body, timeout=90)
     assert len(answer.request.body or "") > 18_000_000

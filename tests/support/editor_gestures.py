@@ -13,37 +13,51 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Mask = NDArray[np.bool_]
-Size = tuple[int, int]  # width, height
+Size = tuple[int, int]  # width, height, in pixels
 
 
-def click(x: float, y: float, size: Size, label: str, *, positive: bool = True) -> dict[str, Any]:
-    """A smart KeyPointLabels click at the centre of pixel x, y; Alt makes it negative."""
-    width, height = size
+SIZE: Size = (80, 60)  # of the image of `images.data_url`
+
+
+def click(
+    x: float, y: float, label: str | None = "Cat", *, size: Size = SIZE, positive: bool = True, **more: Any
+) -> dict[str, Any]:
+    """Return a smart KeyPointLabels click at x, y in pixels of an image of `size`; Alt makes it negative.
+
+    `more`: keys of the item, as "id", which else is told by the position.
+    """
+    value = {"x": 100 * x / size[0], "y": 100 * y / size[1], "width": 0.2}
+    names = [label] if label else []
+    named = {"labels": names, "keypointlabels": names}
+    return _gesture("keypointlabels", "kp", size, {**value, **named}, {"is_positive": positive, **more})
+
+
+def click_on_pixel(x: int, y: int, size: Size, label: str, *, positive: bool = True) -> dict[str, Any]:
+    """Return a click at the centre of a pixel, of the recommended config's control; each has its own id."""
+    number, control = uuid4().hex[:10], "click"
+    return click(x + 0.5, y + 0.5, label, size=size, positive=positive, id=number, from_name=control)
+
+
+def box(
+    x0: float, y0: float, x1: float, y1: float, label: str = "Cat", *, size: Size = SIZE, **more: Any
+) -> dict[str, Any]:
+    """Return a smart RectangleLabels box in pixels, drawn from one corner to the other.
+
+    Label Studio gives it neither `is_positive` nor `labels`. `more`: keys of the item.
+    """
     value = {
-        "x": 100 * (x + 0.5) / width,
-        "y": 100 * (y + 0.5) / height,
-        "width": 0.23,
-        "labels": [label],
-        "keypointlabels": [label],
-    }
-    return {**_gesture("click", "keypointlabels", size, value), "is_positive": positive}
-
-
-def box(x0: float, y0: float, x1: float, y1: float, size: Size, label: str) -> dict[str, Any]:
-    """A smart RectangleLabels box: it knows neither `is_positive` nor `labels`."""
-    width, height = size
-    value = {
-        "x": 100 * x0 / width,
-        "y": 100 * y0 / height,
-        "width": 100 * (x1 - x0) / width,
-        "height": 100 * (y1 - y0) / height,
+        "x": 100 * x0 / size[0],
+        "y": 100 * y0 / size[1],
+        "width": 100 * (x1 - x0) / size[0],
+        "height": 100 * (y1 - y0) / size[1],
         "rotation": 0,
         "rectanglelabels": [label],
     }
-    return _gesture("box", "rectanglelabels", size, value)
+    return _gesture("rectanglelabels", "rect", size, value, more)
 
 
 def context(*gestures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `context` of a request with these gestures, oldest first."""
     return {"result": list(gestures)}
 
 
@@ -70,15 +84,18 @@ def deepest(mask: Mask) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _gesture(control: str, kind: str, size: Size, value: dict[str, Any]) -> dict[str, Any]:
+def _gesture(
+    kind: str, control: str, size: Size, value: dict[str, Any], more: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "original_width": size[0],
         "original_height": size[1],
         "image_rotation": 0,
         "value": value,
-        "id": uuid4().hex[:10],
+        "id": f"{kind}-{value['x']:g}-{value['y']:g}",
         "from_name": control,
         "to_name": "image",
         "type": kind,
         "origin": "manual",
+        **more,
     }

@@ -15,6 +15,7 @@ from backend.labelstudio.labeling_config import LabelConfig, parse
 from backend.labelstudio.reading_budget import UNITS, OutOfTime, Reading, TooMuch
 from model.types import Mask, Prompt
 from tests.support.detections import detection, disc
+from tests.support.editor_gestures import box, click
 from tests.support.labeling_configs import CONFIG
 from tests.support.paths import CAPTURES
 
@@ -27,27 +28,6 @@ SPLIT = """
   <RectangleLabels name="rect" toName="image"><Label value="Cat"/></RectangleLabels>
 </View>
 """
-
-
-def click(
-    x: float, y: float, *, positive: bool = True, label: str | None = "Cat", **more: Any
-) -> dict[str, Any]:
-    """A smart keypoint in pixels of an image of 80 x 60, as Label Studio sends it."""
-    value: dict[str, Any] = {"x": x / 0.8, "y": y / 0.6, "width": 0.2}
-    if label:
-        value |= {"labels": [label], "keypointlabels": [label]}
-    return {"value": value, "is_positive": positive, "type": "keypointlabels", "from_name": "kp", **more}
-
-
-def box(x: float, y: float, width: float, height: float, **more: Any) -> dict[str, Any]:
-    value = {
-        "x": x / 0.8,
-        "y": y / 0.6,
-        "width": width / 0.8,
-        "height": height / 0.6,
-        "rectanglelabels": ["Cat"],
-    }
-    return {"value": {**value, "rotation": 0, **more}, "type": "rectanglelabels", "from_name": "rect"}
 
 
 def region(
@@ -96,7 +76,7 @@ def test_all_clicks_count_in_the_order_they_were_made() -> None:
 
 
 def test_the_same_click_twice_counts_once_and_the_last_word_counts() -> None:
-    asked = ask(click(10, 20), click(30, 20), click(10, 20, positive=False))
+    asked = ask(click(10, 20, id="a"), click(30, 20), click(10, 20, positive=False, id="b"))
     assert asked.prompt.points.round(3).tolist() == [[30, 20], [10, 20]]
     assert asked.prompt.labels.tolist() == [1, 0]
 
@@ -115,28 +95,30 @@ def test_polarity_may_be_in_the_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "drawn", [box(10, 20, 30, 15), box(40, 35, -30, -15), box(40, 20, -30, 15), box(10, 35, 30, -15)]
+    "drawn", [box(10, 20, 40, 35), box(40, 35, 10, 20), box(40, 20, 10, 35), box(10, 35, 40, 20)]
 )
 def test_a_rectangle_may_be_drawn_from_any_corner(drawn: dict[str, Any]) -> None:
     assert ask(drawn).prompt.box == pytest.approx((10, 20, 40, 35))
 
 
 def test_a_rectangle_is_cut_to_the_image_and_the_last_one_counts() -> None:
-    assert ask(box(1, 1, 5, 5), box(70, 50, 30, 30)).prompt.box == pytest.approx((70, 50, 80, 60))
+    assert ask(box(1, 1, 6, 6), box(70, 50, 100, 80)).prompt.box == pytest.approx((70, 50, 80, 60))
 
 
 def test_a_turned_rectangle_is_its_upright_box() -> None:
-    assert ask(box(40, 20, 10, 20, rotation=90)).prompt.box == pytest.approx((20, 20, 40, 30))
+    drawn = box(40, 20, 50, 40)
+    drawn["value"]["rotation"] = 90
+    assert ask(drawn).prompt.box == pytest.approx((20, 20, 40, 30))
 
 
 def test_a_rectangle_makes_a_new_region_even_over_an_old_one_of_another_shape() -> None:
-    asked = ask(box(10, 20, 30, 15), predictions=[drafts(region(disc(25, 27, 4), "a"))])
+    asked = ask(box(10, 20, 40, 35), predictions=[drafts(region(disc(25, 27, 4), "a"))])
     assert click_target.settle(asked, mask_of_box(10, 20, 40, 35)).target is None
 
 
 def test_a_rectangle_around_a_region_of_ours_corrects_it() -> None:
     mask = mask_of_box(10, 20, 40, 35)
-    asked = ask(box(9, 20, 31, 15), predictions=[drafts(region(mask, "a"))])
+    asked = ask(box(9, 20, 40, 35), predictions=[drafts(region(mask, "a"))])
     assert asked.target is None
     assert asked.prompt.box == pytest.approx((9, 20, 40, 35))
     settled = click_target.settle(asked, mask_of_box(9, 20, 40, 35))
@@ -460,7 +442,7 @@ def nameless(x: float, y: float, **more: Any) -> dict[str, Any]:
 
 
 def nameless_box(x: float, y: float, width: float, height: float) -> dict[str, Any]:
-    drawn = box(x, y, width, height)
+    drawn = box(x, y, x + width, y + height)
     del drawn["value"]["rectanglelabels"]
     return drawn
 
@@ -708,7 +690,7 @@ def test_not_every_box_of_a_draft_is_compared_with_every_click(monkeypatch: pyte
 
     monkeypatch.setattr(click_target, "_holds", count)
     clicks = [click(n % 80, 20, id=f"p{n}") for n in range(1500)]
-    boxes = [{**box(0, 0, 80, 60), "id": f"b{n}"} for n in range(1500)]
+    boxes = [box(0, 0, 80, 60, id=f"b{n}") for n in range(1500)]
     config = parse(CONFIG)
     click_target.read({"result": clicks}, {"drafts": [drafts(*boxes)]}, config, SHAPE)
     assert 0 < sum(compared) <= 2 * 1000
@@ -746,7 +728,7 @@ def drafted(*items: Any, draft: list[dict[str, Any]]) -> Correction:
     return click_target.read({"result": list(items)}, prompts(*draft), config, SHAPE)
 
 
-BOX = {**box(10, 20, 30, 15), "id": "box"}
+BOX = box(10, 20, 40, 35, id="box")
 
 
 def test_a_click_joins_the_box_around_it_in_the_draft() -> None:
@@ -799,7 +781,7 @@ def test_a_rectangle_that_is_a_region_is_no_prompt() -> None:
 
 
 def test_a_click_on_another_image_of_the_config_is_not_ours() -> None:
-    for drawn in (click(20, 25), box(10, 20, 30, 15)):
+    for drawn in (click(20, 25), box(10, 20, 40, 35)):
         with pytest.raises(
             Unanswerable, match=r"prompt is on 'other', and regions are made on <Image name='image'> alone"
         ):
@@ -1046,7 +1028,7 @@ def test_prompts_without_id_and_label_ask_for_a_mask_alone(config: LabelConfig) 
 
 def test_todays_prompts_are_not_bare(config: LabelConfig) -> None:
     assert click_target.bare({"result": [click(20, 30)]}, config, SHAPE) is None
-    for drawn in (click(20, 30), box(10, 20, 30, 15)):
+    for drawn in (click(20, 30), box(10, 20, 40, 35)):
         del drawn["from_name"]  # as scripts send them: the label is all that says where the region goes
         assert click_target.bare({"result": [drawn]}, config, SHAPE) is None
         assert ask(drawn).control.name == "brush"
@@ -1079,7 +1061,7 @@ def test_contexts_without_a_prompt(context: dict[str, Any], config: LabelConfig)
         (click(10, 20, label=None, id="p"), "no label"),
         (click(10, 20, label="Unicorn"), "No output control has the label 'Unicorn'"),
         (click(10, 20, positive=False), "negative clicks only"),
-        (box(10, 20, 0, 15), "rectangle is empty"),
+        (box(10, 20, 10, 35), "rectangle is empty"),
         (click(float("nan"), 20), "no click"),
         (click(float("inf"), 20), "no click"),
     ],

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from model.options import RECIPES, Exemplars, Localizer, Options, Points, Views, Vocabulary
+from model.options import Exemplars, LocalizerKind, Options, Views, Vocabulary
 from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose
+from model.recipes import RECIPES, Points
 from model.weights import FOLDER
 
 OnOpen = Literal["annotate", "prewarm"]
@@ -241,7 +242,7 @@ class DetectionSettings:
         "VLSAM_ATTENTION",
         "best",
         _one_of(*RECIPES),
-        f"How attention becomes maps: {', '.join(RECIPES)}; see model/options.py.",
+        f"How attention becomes maps: {', '.join(RECIPES)}; see model/recipes.py.",
     )
     points: tuple[tuple[str, Points], ...] = _setting(
         "VLSAM_POINTS",
@@ -249,10 +250,10 @@ class DetectionSettings:
         _points,
         "Points from a map: pair, maxima or kmeans; for single terms as in `pair, crowd=kmeans, key=maxima`.",
     )
-    localizer: Localizer = _setting(
+    localizer: LocalizerKind = _setting(
         "VLSAM_LOCALIZER",
         "attention",
-        _one_of(*get_args(Localizer)),
+        _one_of(*get_args(LocalizerKind)),
         "Where objects are: by attention, by boxes that the VLM writes (where it can), both, or by concept: "
         "SAM 3 gets the names.",
     )

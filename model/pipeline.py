@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from model.attention.baseline_maps import Classifier
 from model.options import Options
 from model.profiles import Profile
-from model.sam_stage import Instance, in_boxes, instances, of_concepts
+from model.sam_stage import Instance, InstanceSearch
 from model.segmentation.click_refinement import refine_by_clicks
 from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import unmet_points
@@ -20,8 +20,9 @@ from model.types import Box, Detection, Evidence, Image, Level, Prompt
 from model.versions import version_of
 from model.views import corner_views, crop, to_image
 from model.vlm.named_boxes import NamedBox
+from model.vlm.questions import RemoteAnswer, ask_remote, questions
 from model.vlm.vlm import VLM
-from model.vlm_stage import RemoteAnswer, TermMap, ask_remote, boxes, look, questions, seek
+from model.vlm_stage import Localizer, TermMap
 from model.weights import devices
 
 
@@ -58,8 +59,9 @@ class VLSAM:
         classifier: Classifier | None = None,
         reduced: bool = False,
     ) -> None:
-        self.vlm, self._segmenter, self._classifier = vlm, segmenter, classifier
+        self.vlm, self._segmenter = vlm, segmenter
         self._options = options or Options()
+        self._localizer = Localizer(vlm, self._options, classifier)
         self.version = version
         self._reduced = reduced  # see Evidence
 
@@ -147,21 +149,21 @@ class VLSAM:
         )
         boxed: list[NamedBox] = []
         if options.localizer in ("boxes", "both"):
-            boxed = boxes(self.vlm, image, [look.term for look in seen], options)
+            boxed = self._localizer.boxes(image, [term_map.term for term_map in seen])
         return self._masks(encode(image), seen, boxed) if seen or boxed else []
 
     def _masks(
         self, embedding: Embedding, seen: Sequence[TermMap], boxed: Sequence[NamedBox]
     ) -> list[Detection]:
         options = self._options
-        search = of_concepts if options.localizer == "concept" else instances
+        search = InstanceSearch(self._segmenter, embedding, options)
+        find = search.from_phrases if options.localizer == "concept" else search.from_maps
         found = [
-            self._detection(look.term, look.question, instance)
-            for look, instance in search(self._segmenter, embedding, seen, options)
+            self._detection(term_map.term, term_map.question, instance) for term_map, instance in find(seen)
         ]
         if boxed:
             question = self.vlm.box_question()
-            for box, instance in zip(boxed, in_boxes(self._segmenter, embedding, boxed), strict=True):
+            for box, instance in zip(boxed, search.from_boxes(boxed), strict=True):
                 found.append(self._detection(box.name, question, instance))
         return found
 
@@ -180,15 +182,15 @@ class VLSAM:
         `annotate`, `level` as in `refine`. Raises PromptError.
         """
         options = self._options
-        seen = seek(self.vlm, image, phrase, options, self._classifier)
+        seen = self._localizer.locate_phrase(image, phrase)
         if not seen:
             return []
         boxed: list[NamedBox] = []
         if options.localizer in ("boxes", "both"):
-            boxed = boxes(self.vlm, image, [look.phrase for look in seen], options)
+            boxed = self._localizer.boxes(image, [term_map.phrase for term_map in seen])
         embedding = (encode or self.encode)(image)
         found = self._best(self._masks(embedding, [] if options.localizer == "boxes" else seen, boxed))
-        single = {look.term for look in seen if look.single}
+        single = {term_map.term for term_map in seen if term_map.single}
         first: dict[str, Detection] = {}
         for detection in found:
             first.setdefault(detection.term, detection)
@@ -220,13 +222,10 @@ class VLSAM:
         answers: Sequence[RemoteAnswer] | None = None,
     ) -> list[TermMap]:
         """The terms of every question's answer, each with its attention map."""
-        options = self._options
         return [
             each
             for question, text in (answers if answers is not None else self._asked(image, vocabulary))
-            for each in look(
-                self.vlm, image, question, options, self._classifier, forced_answer=text, layers=layers
-            )
+            for each in self._localizer.locate(image, question, text, layers=layers)
         ]
 
     def answer_text(self, image: Image, *, vocabulary: Sequence[str] = ()) -> str:
@@ -269,7 +268,7 @@ class VLSAM:
     def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:
         """One mask for each named box in pixels, in one pass."""
         boxed = [NamedBox(name, box, 0, 0) for name, box in named]
-        found = in_boxes(self._segmenter, self.encode(image), boxed)
+        found = InstanceSearch(self._segmenter, self.encode(image), self._options).from_boxes(boxed)
         return [self._detection(b.name, "", instance) for b, instance in zip(boxed, found, strict=True)]
 
     def with_options(self, options: Options) -> "VLSAM":
@@ -279,7 +278,7 @@ class VLSAM:
             self._segmenter,
             version=self.version,
             options=options,
-            classifier=self._classifier,
+            classifier=self._localizer.classifier,
             reduced=self._reduced,
         )
 
@@ -290,7 +289,7 @@ class VLSAM:
             self._segmenter.smaller(),
             version=self.version,
             options=self._options,
-            classifier=self._classifier,
+            classifier=self._localizer.classifier,
             reduced=True,
         )
 

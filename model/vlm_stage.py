@@ -1,7 +1,7 @@
-"""The VLM's half of VL-SAM: questions, the terms of their answers, and where the model looked for each."""
+"""The VLM's half of VL-SAM: ask, read the terms of the answer, and map where the model looked for each."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,242 +10,168 @@ from numpy.typing import NDArray
 from model.attention import maps
 from model.attention.baseline_maps import Classifier
 from model.attention.maps import Maps
-from model.options import ASK, Options, Recipe
-from model.types import AttentionError, GroundingError, Image, ModelLoadError, PromptError
+from model.options import Options
+from model.types import GroundingError, Image, ModelLoadError, PromptError
 from model.vlm.named_boxes import NamedBox
-from model.vlm.remote_vlm import RemoteVLM
 from model.vlm.terms import Term, bare, named, parse, without_cut_name
 from model.vlm.vlm import VLM, VLMAnswer
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
-# VL-SAM section 3.6, word for word.
-ASK_FOR_QUESTIONS = (
-    "If we want you to list all possible objects in the given image, what questions should we ask? "
-    "Please give 10 questions you prefer."
-)
-MAX_NAMES = 200  # of a vocabulary, each at most so long:
-MAX_NAME = 60  # characters
-_HINT = " Name only these, where they are there: {}."
-
-MAX_PHRASE = 200  # characters of what a person asks for
-BEFORE = "There is the "  # a phrase, as the model is made to answer
+MAX_PHRASE = 200  # characters of a person's phrase
+BEFORE = "There is the "  # precedes a phrase in its forced answer
 
 
 @dataclass(frozen=True, eq=False)
 class TermMap:
-    """A term of an answer, and where the model looked."""
+    """A term of an answer with its attention map."""
 
     question: str
     term: str
-    attention: NDArray[np.float32]  # (rows, columns) from 0 to 1
-    presence: float | None = None  # how sure the VLM was when asked again, if it was
-    layers: NDArray[np.float32] | None = None  # (layers, rows, columns), where they were asked for
+    attention: NDArray[np.float32]  # (rows, columns) 0..1
+    presence: float | None = None  # probability that the term is there; None: not asked
+    layers: NDArray[np.float32] | None = None  # (layers, rows, columns), if wanted
     phrase: str = ""  # a person's words for the term
-    single: bool = False  # the person means one of them
+    single: bool = False  # the phrase names one object
 
 
-RemoteAnswer = tuple[str, str | None]  # a question, and the answer where it is another VLM's
+@dataclass(frozen=True, eq=False)
+class Localizer:
+    """Finds what the VLM names in an image, and where it looks for it."""
 
+    vlm: VLM
+    options: Options
+    classifier: Classifier | None = None  # for the recipe vit-rollout
 
-def ask_remote(
-    endpoint: RemoteVLM,
-    image: Image,
-    options: Options,
-    vocabulary: Sequence[str] = (),
-    deadline: float | None = None,
-) -> list[RemoteAnswer]:
-    """The questions about an image, and what an endpoint answers; it needs no VLM at hand.
+    def locate(
+        self, image: Image, question: str, forced_answer: str | None = None, *, layers: bool = False
+    ) -> list[TermMap]:
+        """Return the terms of the answer to a question, with their maps from the same forward pass.
 
-    Raises RemoteVLMError, also where answers are not there at `deadline` (of time.monotonic).
-    """
+        Drops the last term of an answer that was cut, unless the term is known to be whole.
 
-    def ask(question: str) -> str:
-        return endpoint.answer(image, question, deadline)
-
-    return [(question, ask(question)) for question in questions(ask, options, vocabulary)]
-
-
-def questions(ask: Callable[[str], str], options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
-    """What to ask about an image, with the names of a vocabulary as the options want it.
-
-    `ask` is how a VLM answers a question about it. Raises AttentionError if it was to propose its questions
-    and does not.
-    """
-    asked = _questions(ask, options)
-    listed = _listed(vocabulary)
-    if options.vocabulary == "open" or not listed:
-        return asked
-    hinted = tuple(question + _HINT.format(listed) for question in asked)
-    return hinted if options.vocabulary == "project" else asked + hinted
-
-
-def _listed(vocabulary: Sequence[str]) -> str:
-    names = (" ".join(name.split())[:MAX_NAME] for name in vocabulary)
-    names = ("".join(c for c in name if c.isprintable()) for name in names)
-    return ", ".join([name for name in dict.fromkeys(names) if name][:MAX_NAMES])
-
-
-def _questions(ask: Callable[[str], str], options: Options) -> tuple[str, ...]:
-    if options.questions != ASK:
-        return options.questions
-    lines = ask(ASK_FOR_QUESTIONS).splitlines()
-    asked = tuple(line.lstrip("0123456789.)-* ") for line in lines if line.rstrip().endswith("?"))[:10]
-    if not asked:
-        raise AttentionError("the VLM was asked for questions and proposed none: give questions yourself")
-    return asked
-
-
-def look(
-    vlm: VLM,
-    image: Image,
-    question: str,
-    options: Options,
-    classifier: Classifier | None = None,
-    *,
-    forced_answer: str | None = None,
-    layers: bool = False,
-) -> list[TermMap]:
-    """One answer, its terms, and from the same pass of the model the attention map of each.
-
-    Of an answer that was cut, a last term that the cut may have shortened is left out. `said` is another
-    VLM's answer, which this one is made to say.
-    """
-    answer = _answer(vlm, image, question, options.recipe, forced_answer)
-    terms = parse(without_cut_name(answer.text) if answer.cut else answer.text)
-    present = _presence(vlm, image, terms, options)
-    terms = [term for term in terms if present.get(term.text, 1.0) >= options.presence]
-    if not terms:
-        return []
-    found, terms = _maps(vlm, image, answer, terms, options.recipe, classifier)
-    deep = vlm.layer_maps(answer, _spans(terms)).swapaxes(0, 1) if layers and terms else [None] * len(terms)
-    return [
-        TermMap(question, term.text, attention, present.get(term.text), each)
-        for term, attention, each in zip(terms, found, deep, strict=True)
-    ]
-
-
-def seek(
-    vlm: VLM, image: Image, phrase: str, options: Options, classifier: Classifier | None = None
-) -> list[TermMap]:
-    """Where the model looks for what a person's phrase names; none where it says that this is not there.
-
-    The phrase is in the question and, put into the model's mouth, in the answer. The rows of its noun in the
-    answer then have seen all of it, also "on the left" that follows. Raises PromptError.
-    """
-    phrase = bare(phrase)
-    if not 0 < len(phrase) <= MAX_PHRASE:
-        raise PromptError(f"a phrase has 1 to {MAX_PHRASE} characters")
-    question = f"Where is the {phrase}?"
-    chance = float(vlm.presence(image, [phrase])[0]) if options.presence else None
-    if chance is not None and chance < options.presence:
-        return []
-    if options.localizer == "boxes":  # the VLM's attention may be of no use
-        terms = named(phrase)
-        found: Maps = np.zeros((len(terms), 1, 1), np.float32)
-        said = phrase
-    else:
-        answer = _answer(vlm, image, question, options.recipe, forced_answer=BEFORE + phrase)
-        said = answer.text
-        if not said[len(BEFORE) :].strip():
-            raise PromptError("the phrase holds no words")
-        terms = [
-            Term(term.text, term.start + len(BEFORE), term.end + len(BEFORE))
-            for term in named(said[len(BEFORE) :])
+        Args:
+            image: uint8 (H, W, 3).
+            question: what to ask.
+            forced_answer: another VLM's answer, to which this one is teacher-forced.
+            layers: also keep each layer's map.
+        """
+        answer = self._answer(image, question, forced_answer)
+        terms = parse(without_cut_name(answer.text) if answer.cut else answer.text)
+        presence = self._presence(image, terms)
+        terms = [term for term in terms if presence.get(term.text, 1.0) >= self.options.presence]
+        if not terms:
+            return []
+        attention, terms = self._maps(image, answer, terms)
+        by_layer: Sequence[NDArray[np.float32] | None] = [None] * len(terms)
+        if layers and terms:
+            by_layer = list(self.vlm.layer_maps(answer, _spans(terms)).swapaxes(0, 1))
+        return [
+            TermMap(question, term.text, term_map, presence.get(term.text), own_layers)
+            for term, term_map, own_layers in zip(terms, attention, by_layer, strict=True)
         ]
-        found, terms = _maps(vlm, image, answer, terms, options.recipe, classifier)
-    return [
-        TermMap(
+
+    def locate_phrase(self, image: Image, phrase: str) -> list[TermMap]:
+        """Return the maps of what a person's phrase names; none where the VLM says that it is not there.
+
+        The phrase stands in the question and again in a forced answer, so that the rows of its noun have
+        seen all of it, also "on the left" that follows the noun.
+
+        Raises PromptError for a phrase without words, or with more than MAX_PHRASE characters.
+        """
+        phrase = bare(phrase)
+        if not 0 < len(phrase) <= MAX_PHRASE:
+            raise PromptError(f"a phrase has 1 to {MAX_PHRASE} characters")
+        question = f"Where is the {phrase}?"
+        presence = float(self.vlm.presence(image, [phrase])[0]) if self.options.presence else None
+        if presence is not None and presence < self.options.presence:
+            return []
+        if self.options.localizer == "boxes":  # which needs no maps
+            text, terms = phrase, named(phrase)
+            attention: Maps = np.zeros((len(terms), 1, 1), np.float32)
+        else:
+            answer = self._answer(image, question, forced_answer=BEFORE + phrase)
+            text, offset = answer.text, len(BEFORE)
+            if not text[offset:].strip():
+                raise PromptError("the phrase holds no words")
+            terms = [Term(term.text, term.start + offset, term.end + offset) for term in named(text[offset:])]
+            attention, terms = self._maps(image, answer, terms)
+        return [
+            TermMap(
+                question,
+                term.text,
+                term_map,
+                presence,
+                phrase=phrase if len(terms) == 1 else term.text,
+                single=text[term.start : term.end].lower() == term.text,
+            )
+            for term, term_map in zip(terms, attention, strict=True)
+        ]
+
+    def boxes(self, image: Image, names: Sequence[str]) -> list[NamedBox]:
+        """Return the boxes that the VLM writes, of the names or, without any, of all objects.
+
+        Raises GroundingError where only boxes are wanted and the answer has none.
+        """
+        text, boxes = self.vlm.boxes(image, names)
+        if not boxes and text.strip() and self.options.localizer == "boxes":
+            raise GroundingError(
+                f"the VLM answered without boxes ({text.strip()[:60]!r}): use the attention localizer"
+            )
+        # A box's name is parsed as a term, so that boxes and maps of one object share a term.
+        return [replace(box, name=term.text) for box in boxes for term in parse(box.name)[:1]]
+
+    def _answer(self, image: Image, question: str, forced_answer: str | None = None) -> VLMAnswer:
+        recipe = self.options.recipe
+        return self.vlm.answer(
+            image,
             question,
-            term.text,
-            attention,
-            chance,
-            phrase=phrase if len(terms) == 1 else term.text,
-            single=said[term.start : term.end].lower() == term.text,
+            forced_answer=forced_answer,
+            hidden=recipe.cosine or recipe.source == "cosine",
+            vision=recipe.source == "vision",
         )
-        for term, attention in zip(terms, found, strict=True)
-    ]
 
-
-def boxes(vlm: VLM, image: Image, names: Sequence[str], options: Options) -> list[NamedBox]:
-    """The VLM's own boxes: of what it listed, as a second opinion, or of all objects.
-
-    Raises GroundingError where only boxes are wanted and the VLM answers without any.
-    """
-    answered, found = vlm.boxes(image, names)
-    if not found and answered.strip() and options.localizer == "boxes":
-        raise GroundingError(
-            f"the VLM answered without boxes ({answered.strip()[:60]!r}): use the attention localizer"
-        )
-    # What is written beside a box is read as terms are, so that both opinions speak of the same.
-    return [replace(box, name=term.text) for box in found for term in parse(box.name)[:1]]
-
-
-def _answer(
-    vlm: VLM, image: Image, question: str, recipe: Recipe, forced_answer: str | None = None
-) -> VLMAnswer:
-    """An answer that keeps what the recipe's maps are of."""
-    return vlm.answer(
-        image,
-        question,
-        forced_answer=forced_answer,
-        hidden=recipe.cosine or recipe.source == "cosine",
-        vision=recipe.source == "vision",
-    )
-
-
-def _maps(
-    vlm: VLM,
-    image: Image,
-    answer: VLMAnswer,
-    terms: list[Term],
-    recipe: Recipe,
-    classifier: Classifier | None,
-) -> tuple[Maps, list[Term]]:
-    """The maps of terms from 0 to 1, and the terms that have one."""
-    if recipe.source == "vit-rollout":
-        return _classified(classifier, image, terms)
-    return _attention(vlm, image, answer, terms, recipe), terms
-
-
-def _attention(vlm: VLM, image: Image, answer: VLMAnswer, terms: Sequence[Term], recipe: Recipe) -> Maps:
-    """The recipe, switch by switch: (terms, rows, columns) from 0 to 1."""
-    spans = _spans(terms)
-    found = vlm.attention_maps(answer, spans, recipe)
-    if recipe.sinks:
-        found = maps.level_sinks(found)
-    found = maps.smoothed(found, recipe.smooth)
-    if recipe.contrast == "background":
+    def _presence(self, image: Image, terms: Sequence[Term]) -> dict[str, float]:
+        """Return each term's probability of being there; empty if the options do not check it."""
+        if not self.options.presence or not terms:
+            return {}
         names = [term.text for term in terms]
-        found = maps.against(found, vlm.background_map(image, names, recipe))
-    elif recipe.contrast == "terms":
-        found = maps.against_each_other(found)
-    if recipe.cosine:
-        likeness = vlm.attention_maps(answer, spans, replace(recipe, source="cosine"))
-        found = maps.product(found, likeness)
-    return maps.normalised(found)
+        return dict(zip(names, self.vlm.presence(image, names).tolist(), strict=True))
 
+    def _maps(self, image: Image, answer: VLMAnswer, terms: list[Term]) -> tuple[Maps, list[Term]]:
+        """Return the maps (terms, rows, columns) 0..1, and the terms that have one."""
+        if self.options.recipe.source == "vit-rollout":
+            return self._classifier_maps(image, terms)
+        return self._attention_maps(image, answer, terms), terms
 
-def _classified(
-    classifier: Classifier | None, image: Image, terms: Sequence[Term]
-) -> tuple[Maps, list[Term]]:
-    """Maps by a classifier's attention, for the terms that name one of its classes."""
-    if classifier is None:
-        raise ModelLoadError("the recipe vit-rollout needs an image classifier: name one")
-    known = [(term, number) for term in terms if (number := classifier.class_of(term.text)) is not None]
-    if len(known) < len(terms):
-        log.info("%d of %d terms are no class of the classifier.", len(terms) - len(known), len(terms))
-    found = [classifier.rollout(image, number) for _, number in known]
-    shape = found[0].shape if found else (1, 1)
-    return maps.normalised(np.array(found, np.float32).reshape(-1, *shape)), [term for term, _ in known]
+    def _attention_maps(self, image: Image, answer: VLMAnswer, terms: Sequence[Term]) -> Maps:
+        """Apply the recipe's switches in turn."""
+        recipe, spans = self.options.recipe, _spans(terms)
+        attention = self.vlm.attention_maps(answer, spans, recipe)
+        if recipe.sinks:
+            attention = maps.level_sinks(attention)
+        attention = maps.smoothed(attention, recipe.smooth)
+        if recipe.contrast == "background":
+            names = [term.text for term in terms]
+            attention = maps.against(attention, self.vlm.background_map(image, names, recipe))
+        elif recipe.contrast == "terms":
+            attention = maps.against_each_other(attention)
+        if recipe.cosine:
+            cosine = self.vlm.attention_maps(answer, spans, replace(recipe, source="cosine"))
+            attention = maps.product(attention, cosine)
+        return maps.normalised(attention)
 
-
-def _presence(vlm: VLM, image: Image, terms: Sequence[Term], options: Options) -> dict[str, float]:
-    """How sure the VLM is, asked again, that each term is there; empty where it is not asked."""
-    if not options.presence or not terms:
-        return {}
-    names = [term.text for term in terms]
-    return dict(zip(names, vlm.presence(image, names).tolist(), strict=True))
+    def _classifier_maps(self, image: Image, terms: Sequence[Term]) -> tuple[Maps, list[Term]]:
+        """Return the classifier's maps, of the terms that name one of its classes."""
+        if self.classifier is None:
+            raise ModelLoadError("the recipe vit-rollout needs an image classifier: name one")
+        classes = [(term, i) for term in terms if (i := self.classifier.class_of(term.text)) is not None]
+        if len(classes) < len(terms):
+            log.info("%d of %d terms are no class of the classifier.", len(terms) - len(classes), len(terms))
+        rollouts = [self.classifier.rollout(image, class_index) for _, class_index in classes]
+        shape = rollouts[0].shape if rollouts else (1, 1)
+        attention = maps.normalised(np.array(rollouts, np.float32).reshape(-1, *shape))
+        return attention, [term for term, _ in classes]
 
 
 def _spans(terms: Sequence[Term]) -> list[tuple[int, int]]:

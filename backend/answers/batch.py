@@ -26,7 +26,7 @@ from model.deadline import Deadline
 from model.pipeline import prefetch_answers
 from model.segmentation.embedding import Embedding
 from model.types import Detection, Image, ImageError, VLSAMError
-from model.vlm_stage import RemoteAnswer
+from model.vlm.questions import RemoteAnswer
 
 log = logging.getLogger(f"vlsam.{__name__}")
 

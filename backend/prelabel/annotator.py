@@ -16,7 +16,7 @@ from backend.settings import Settings
 from model.pipeline import VLSAM, prefetch_answers
 from model.profiles import Profile
 from model.types import Image, ModelLoadError
-from model.vlm_stage import RemoteAnswer
+from model.vlm.questions import RemoteAnswer
 from model.weights.out_of_memory import with_less
 
 Asked = list[list[RemoteAnswer]] | None

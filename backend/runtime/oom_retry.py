@@ -11,7 +11,7 @@ from backend.runtime.embedding_cache import Encoder
 from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding
 from model.types import Detection, Image, Level, Prompt
-from model.vlm_stage import RemoteAnswer
+from model.vlm.questions import RemoteAnswer
 from model.weights.out_of_memory import with_less
 
 T = TypeVar("T")

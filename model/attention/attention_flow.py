@@ -9,7 +9,7 @@ token j in head h of layer l, N tokens:
 
 and, against the collapse into the first tokens that the causal mask brings about, every column j
 multiplied by 1 - (L0 - 1) / N, where L0 is the number of tokens that see it: (j + 1) / N under a plain
-causal mask (j from 0). The switches are those of model/options.py.
+causal mask (j from 0). The switches are those of model/recipes.py.
 """
 
 import bisect
@@ -26,7 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
-from model.options import Recipe
+from model.recipes import Recipe
 from model.types import AttentionError
 
 TEXT = "vlsam_text"  # the attention implementation of a VLM's decoder

@@ -23,8 +23,9 @@ from model import coco
 from model.attention import attention_flow
 from model.builtin.measure import paste_scene
 from model.builtin.scenes import NAMES, Scene
-from model.options import RECIPES, Options, Recipe
+from model.options import Options
 from model.pipeline import VLSAM
+from model.recipes import RECIPES, Recipe
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Detection, Image, box_of
 from model.vlm.terms import parse

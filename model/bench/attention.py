@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from model.attention import attention_flow
-from model.options import RECIPES
+from model.recipes import RECIPES
 
 TERMS, TAIL = 8, 32  # rows whose maps are made, among the text tokens that follow the image
 PATCH, MERGE = 14, 2

@@ -1,18 +1,19 @@
-"""The embedding of an image: what an encoder made of it, for any number of prompts to decode."""
+"""An encoded image. Importing this module loads neither torch nor a SAM family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An encoded image. Immutable, and all that decoding needs."""
+    """All that decoding needs of an image. Immutable."""
 
-    tensors: Mapping[str, Tensor]  # by the names of the SAM family, all on one device
+    tensors: Mapping[str, "torch.Tensor"]  # by the SAM family's names, all on one device
     size: tuple[int, int]  # H, W of the image
     scaled: tuple[int, int]  # H, W of the image on the encoder's square, before padding
 
@@ -24,11 +25,13 @@ class Embedding:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         return next(iter(self.tensors.values())).device
 
-    def to(self, device: torch.device | str) -> "Embedding":
-        """Return the embedding on `device`: itself if it is there already, else a copy."""
+    def to(self, device: "torch.device | str") -> "Embedding":
+        """Return this embedding on a device; itself if it is there already."""
+        import torch
+
         if self.device == torch.device(device):
             return self
         return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})

@@ -23,8 +23,8 @@ from transformers import (
 
 from model.attention import attention_flow, capture_check, token_grids
 from model.attention.baseline_maps import tower_map
-from model.options import Recipe
 from model.profiles import PIXELS, Dtype, Quantization
+from model.recipes import Recipe
 from model.types import AttentionError, Image, ModelLoadError, first_line, refused
 from model.vlm import named_boxes, pixel_budget
 from model.vlm.generation import Greedy, plain, settings_of

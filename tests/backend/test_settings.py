@@ -1,8 +1,9 @@
 import pytest
 
 from backend.settings import Settings, SettingsError
-from model.options import ASK, RECIPES, Options
+from model.options import ASK, Options
 from model.profiles import PROFILES
+from model.recipes import RECIPES
 from model.vlm.remote_vlm import RemoteVLM
 from tests.support.settings import settings_with
 

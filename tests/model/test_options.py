@@ -8,7 +8,8 @@ import torch
 
 from model.attention import maps, point_prompts
 from model.attention.attention_flow import Capture, Layer, flow
-from model.options import Options, Recipe
+from model.options import Options
+from model.recipes import Recipe
 from tests.support.captures import Looking, looking
 
 DEFAULT = Options().recipe

@@ -11,17 +11,18 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from model.attention.baseline_maps import Classifier
 from model.builtin.measure import clicks, middle, paste_scene
 from model.builtin.scenes import Scene, draw_scene
-from model.options import ASK, RECIPES, Options, Vocabulary
+from model.options import ASK, Options, Vocabulary
 from model.pipeline import VLSAM
 from model.profiles import PROFILES, choose
+from model.recipes import RECIPES
 from model.segmentation.embedding import Embedding
 from model.segmentation.non_maximum_suppression import iou
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.versions import segmenter_version_of, version_of
 from model.views import corner_views
 from model.vlm.named_boxes import NamedBox
+from model.vlm.questions import questions
 from model.vlm.vlm import VLMAnswer
-from model.vlm_stage import questions
 
 
 def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Scene) -> None:

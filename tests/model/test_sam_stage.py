@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.builtin.scenes import Scene
-from model.options import RECIPES, Options, Recipe
+from model.options import Options
 from model.pipeline import VLSAM
-from model.sam_stage import Instance, instances
+from model.recipes import RECIPES, Recipe
+from model.sam_stage import Instance, InstanceSearch
 from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.sam_families.family import BOTTOM_RIGHT, TOP_LEFT, Tokens
 from model.segmentation.segmenter import MASK_LOGIT, Segmenter
@@ -33,8 +34,10 @@ def test_terms_together_are_found_as_each_by_itself(
         replace(looks[0], attention=np.maximum.reduce([look.attention for look in looks])),
     ]
     embedding = segmenter.encode(scene.image)
-    together = instances(segmenter, embedding, looks, options)
-    alone = [found for look in looks for found in instances(segmenter, embedding, [look], options)]
+    together = InstanceSearch(segmenter, embedding, options).from_maps(looks)
+    alone = [
+        found for look in looks for found in InstanceSearch(segmenter, embedding, options).from_maps([look])
+    ]
     assert len(together) > len(looks) - 2
     for (look, one), (same, other) in zip(together, alone, strict=True):
         assert look is same
@@ -57,11 +60,11 @@ def test_a_round_of_all_terms_is_a_call_for_each_pass_of_the_cascade(
 
     embedding = segmenter.encode(scene.image)
     monkeypatch.setattr(segmenter, "decode", counted)
-    instances(segmenter, embedding, looks, Options(rounds=1))
+    InstanceSearch(segmenter, embedding, Options(rounds=1)).from_maps(looks)
     assert len(looks) > 1
     assert calls == [len(looks)] * 3
     calls.clear()
-    assert instances(segmenter, embedding, [], Options()) == []
+    assert InstanceSearch(segmenter, embedding, Options()).from_maps([]) == []
     assert calls == []
 
 
@@ -101,7 +104,7 @@ def searched(attention: NDArray[np.float32], family: Squares, options: Options) 
     segmenter = Segmenter(family)
     embedding = segmenter.encode(np.zeros((64, 64, 3), np.uint8))
     look = TermMap("What is there?", "dog", attention)
-    return [found for _, found in instances(segmenter, embedding, [look], options)]
+    return [found for _, found in InstanceSearch(segmenter, embedding, options).from_maps([look])]
 
 
 def peaks(*cells: tuple[int, int, float]) -> NDArray[np.float32]:

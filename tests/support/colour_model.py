@@ -7,7 +7,7 @@ import torch
 from PIL import Image as Pillow
 
 from model.types import Detection, Image
-from model.vlm_stage import RemoteAnswer
+from model.vlm.questions import RemoteAnswer
 from tests.support.detections import detection, disc
 
 TIGHT, HOPELESS = 200, 201

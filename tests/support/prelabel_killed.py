@@ -19,7 +19,7 @@ from pathlib import Path
 from backend.commands.cli import main
 from model.pipeline import VLSAM
 from model.types import Detection, Image
-from model.vlm_stage import RemoteAnswer
+from model.vlm.questions import RemoteAnswer
 from tests.support.colour_model import Model, save_image
 
 COUNT = 12

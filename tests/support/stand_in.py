@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.segmentation.embedding import Embedding
 from model.types import Detection, Image, Level, Prompt
-from model.vlm_stage import RemoteAnswer
+from model.vlm.questions import RemoteAnswer
 from tests.support.detections import detection, disc
 
 

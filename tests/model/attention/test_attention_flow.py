@@ -20,7 +20,7 @@ from transformers import (
 from model.attention import attention_flow
 from model.attention.attention_flow import Capture, Layer, capturing, flow, per_layer
 from model.builtin.scenes import Scene
-from model.options import RECIPES, Recipe
+from model.recipes import RECIPES, Recipe
 from model.types import AttentionError
 from model.vlm.vlm import VLM
 

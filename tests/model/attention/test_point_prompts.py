@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.attention import maps as attention_maps
 from model.attention import point_prompts
-from model.options import Points
+from model.recipes import Points
 
 Map = NDArray[np.float32]
 

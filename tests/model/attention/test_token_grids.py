@@ -15,7 +15,7 @@ from transformers.image_utils import SizeDict
 
 from model.attention import token_grids
 from model.attention.token_grids import WHOLE, Grid, Plane
-from model.options import RECIPES
+from model.recipes import RECIPES
 from model.types import AttentionError, Box, Image, ModelLoadError
 from model.vlm.vlm import VLM
 from tests.support import vlm_families

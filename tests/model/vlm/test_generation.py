@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.options import RECIPES
+from model.recipes import RECIPES
 from model.types import ModelLoadError
 from model.vlm.generation import settings_of
 from model.vlm.vlm import VLM, VLMAnswer

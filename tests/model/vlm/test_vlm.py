@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from model.builtin.scenes import Scene
-from model.options import RECIPES, Options
+from model.options import Options
 from model.profiles import choose
+from model.recipes import RECIPES
 from model.types import AttentionError, ImageRefused, ModelLoadError
 from model.vlm.terms import parse, without_cut_name
 from model.vlm.vlm import VLM
-from model.vlm_stage import look
+from model.vlm_stage import Localizer
 from tests.support import vlm_families
 
 Load = Callable[..., VLM]
@@ -118,11 +119,11 @@ def test_f6_an_answer_may_be_cut_anywhere(vlm: VLM, scene: Scene, limit: int) ->
     assert len(answer.ends) == min(limit - 1, len(whole.ends))
     assert all(len(answer.rows(at, at + 1)) == 1 for at in range(len(answer.text)))
     expected = [term for term in parse(whole.text) if re.search(r"[,.]", answer.text[term.end :])]
-    found = look(vlm, scene.image, QUESTION, Options())
+    found = Localizer(vlm, Options()).locate(scene.image, QUESTION)
     assert found
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vlm, "answer", partial(vlm.answer, max_new_tokens=limit))
-        found = look(vlm, scene.image, QUESTION, Options())
+        found = Localizer(vlm, Options()).locate(scene.image, QUESTION)
     assert [each.term for each in found] == [term.text for term in expected]
 
 

@@ -14,8 +14,8 @@ from transformers import BitsAndBytesConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from model.builtin.scenes import Scene
-from model.options import RECIPES
 from model.profiles import DEVICE_MAPS, Dtype, Quantization, choose
+from model.recipes import RECIPES
 from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
 from model.vlm.vlm import VLM

@@ -13,7 +13,7 @@ from backend.commands.cli import main
 from model.options import Options
 from model.pipeline import VLSAM
 from model.profiles import choose
-from model.sam_stage import of_concepts
+from model.sam_stage import InstanceSearch
 from model.segmentation import segmenter as segmenter_module
 from model.segmentation.segmenter import Segmenter
 from model.types import Box, Image, ModelLoadError, Prompt, PromptError, box_of
@@ -152,7 +152,9 @@ def looks(*terms: str) -> list[TermMap]:
 def test_a_term_becomes_all_its_instances_with_their_boxes_as_prompts(sam3: Segmenter, image: Image) -> None:
     embedding = sam3.encode(image)
     (dog,) = sam3.concepts(embedding, ["dog"])
-    found = of_concepts(sam3, embedding, looks("dog", "dog"), Options())  # two questions named it
+    found = InstanceSearch(sam3, embedding, Options()).from_phrases(
+        looks("dog", "dog")
+    )  # two questions named it
     assert len(found) == len(dog.masks) > 1
     for (look, instance), mask, score in zip(found, dog.masks, dog.scores, strict=True):
         assert look.term == "dog"
@@ -167,7 +169,10 @@ def test_a_persons_own_words_are_asked_for(sam3: Segmenter, image: Image) -> Non
     look = replace(looks("dog")[0], phrase="brown dog on the left")
     (asked,) = sam3.concepts(embedding, [look.phrase])
     (bare,) = sam3.concepts(embedding, ["dog"])
-    scores = [instance.scores["concept"] for _, instance in of_concepts(sam3, embedding, [look], Options())]
+    scores = [
+        instance.scores["concept"]
+        for _, instance in InstanceSearch(sam3, embedding, Options()).from_phrases([look])
+    ]
     assert scores == pytest.approx(asked.scores.tolist())
     assert scores != pytest.approx(bare.scores.tolist())
 
@@ -181,11 +186,11 @@ def test_a_term_that_finds_nothing_is_tried_with_the_box_of_its_map(
     alone, shown = (max(sam3.concepts(embedding, ["dog"], boxes)[0].scores) for boxes in (None, [box]))
     assert alone < shown
     monkeypatch.setattr(segmenter_module, "CONCEPT_SCORE", (alone + shown) / 2)
-    assert of_concepts(sam3, embedding, looks("dog"), Options(exemplars="never")) == []
-    found = of_concepts(sam3, embedding, looks("dog"), Options())
+    assert InstanceSearch(sam3, embedding, Options(exemplars="never")).from_phrases(looks("dog")) == []
+    found = InstanceSearch(sam3, embedding, Options()).from_phrases(looks("dog"))
     assert max(instance.scores["exemplar"] for _, instance in found) == shown
     nowhere = [TermMap("", "dog", np.zeros((6, 8), np.float32))]
-    assert of_concepts(sam3, embedding, nowhere, Options()) == []
+    assert InstanceSearch(sam3, embedding, Options()).from_phrases(nowhere) == []
 
 
 def test_every_image_gets_its_own_answer_whatever_came_before(sam3: Segmenter) -> None:

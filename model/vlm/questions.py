@@ -1,0 +1,66 @@
+"""The questions about an image, with the project's label names as a hint where the options want it."""
+
+from collections.abc import Callable, Sequence
+
+from model.options import ASK, Options
+from model.types import AttentionError, Image
+from model.vlm.remote_vlm import RemoteVLM
+
+# VL-SAM section 3.6, word for word.
+ASK_FOR_QUESTIONS = (
+    "If we want you to list all possible objects in the given image, what questions should we ask? "
+    "Please give 10 questions you prefer."
+)
+MAX_NAMES, MAX_NAME = 200, 60  # names of a vocabulary, and characters of each
+_HINT = " Name only these, where they are there: {}."
+
+# A question, and a remote VLM's answer to it. None: the local VLM answers.
+RemoteAnswer = tuple[str, str | None]
+
+
+def questions(ask: Callable[[str], str], options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what to ask about an image, with the names of `vocabulary` as the options say.
+
+    `ask` returns a VLM's answer about the image; it is called where the VLM proposes the questions.
+    Raises AttentionError where the VLM proposes none.
+    """
+    plain = _proposed(ask) if options.questions == ASK else options.questions
+    names = _printable_names(vocabulary)
+    if options.vocabulary == "open" or not names:
+        return plain
+    hinted = tuple(question + _HINT.format(names) for question in plain)
+    return hinted if options.vocabulary == "project" else plain + hinted
+
+
+def ask_remote(
+    remote_vlm: RemoteVLM,
+    image: Image,
+    options: Options,
+    vocabulary: Sequence[str] = (),
+    deadline: float | None = None,
+) -> list[RemoteAnswer]:
+    """Return the questions about an image with a remote VLM's answers. No local VLM is needed.
+
+    `deadline` is a moment of time.monotonic.
+
+    Raises RemoteVLMError, also at the deadline.
+    """
+
+    def ask(question: str) -> str:
+        return remote_vlm.answer(image, question, deadline)
+
+    return [(question, ask(question)) for question in questions(ask, options, vocabulary)]
+
+
+def _proposed(ask: Callable[[str], str]) -> tuple[str, ...]:
+    lines = ask(ASK_FOR_QUESTIONS).splitlines()
+    proposed = tuple(line.lstrip("0123456789.)-* ") for line in lines if line.rstrip().endswith("?"))[:10]
+    if not proposed:
+        raise AttentionError("the VLM was asked for questions and proposed none: give questions yourself")
+    return proposed
+
+
+def _printable_names(vocabulary: Sequence[str]) -> str:
+    names = (" ".join(name.split())[:MAX_NAME] for name in vocabulary)
+    names = ("".join(c for c in name if c.isprintable()) for name in names)
+    return ", ".join([name for name in dict.fromkeys(names) if name][:MAX_NAMES])

@@ -10,10 +10,11 @@ from vlsam._shadowing import check_package
 
 if TYPE_CHECKING:
     from model.decode import ImageLike, read_image
-    from model.options import RECIPES, Options, Recipe
+    from model.options import Options
     from model.overlay import draw
     from model.pipeline import VLSAM
     from model.profiles import PROFILES, Profile
+    from model.recipes import RECIPES, Recipe
     from model.segmentation.embedding import Embedding
     from model.types import (
         AttentionError,
@@ -70,8 +71,8 @@ _MODULES = {
     "ImageLike": "model.decode",
     "read_image": "model.decode",
     "Options": "model.options",
-    "Recipe": "model.options",
-    "RECIPES": "model.options",
+    "Recipe": "model.recipes",
+    "RECIPES": "model.recipes",
     "draw": "model.overlay",
     "VLSAM": "model.pipeline",
     "Profile": "model.profiles",

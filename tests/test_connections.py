@@ -17,7 +17,9 @@ from backend.demo import processes
 from backend.demo.studio import Studio, StudioError
 from backend.images.load import Images
 from backend.images.studio_urls import Server
-from backend.prelabel import project, sources
+from backend.labelstudio_api import client as labelstudio_api
+from backend.labelstudio_api.client import StudioClient
+from backend.prelabel import sources
 from backend.settings import Settings
 from model import connections
 from model.types import ImageError, VLSAMError
@@ -55,7 +57,7 @@ class World(loopback.Site):
                     "/api/tasks": {"tasks": [], "total": 0},
                     "/api/version/": {"release": "1.23.2"},
                     "/api/current-user/whoami": {"email": "ann@example.com"},
-                    "/api/ml": [
+                    "/api/ml/": [
                         {"id": 7, "url": "", "state": "CO", "is_interactive": True, "model_version": "v1"}
                     ],
                     "/health": {"model_version": "v1", "model": "ready"},
@@ -94,8 +96,8 @@ def listing(url: str, folder: Path) -> None:
 
 
 def prelabel(url: str, folder: Path) -> None:
-    with project.connected(Settings.from_env()) as client:
-        assert project.label_config(client, 3) == CONFIG
+    settings = Settings.from_env()
+    assert StudioClient.connect(settings.images, settings.label_studio).label_config(3) == CONFIG
 
 
 def weights(url: str, folder: Path) -> None:
@@ -123,7 +125,14 @@ CLIENTS: dict[str, Ask] = {
     "doctor": lambda url, folder: _command("doctor", "--project", "3", "--backend-url", url, "--json"),
     "terms": lambda url, folder: _command("terms", "--url", url),
 }
-REFUSALS = (AssertionError, ImageError, VLSAMError, StudioError, project.ProjectError, sources.SourceError)
+REFUSALS = (
+    AssertionError,
+    ImageError,
+    VLSAMError,
+    StudioError,
+    labelstudio_api.StudioError,
+    sources.SourceError,
+)
 EACH = pytest.mark.parametrize("ask", CLIENTS.values(), ids=CLIENTS)
 
 
@@ -141,7 +150,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", KEY)
     monkeypatch.setenv("VLSAM_CACHE_DIR", str(tmp_path / "cache"))
     connections.advise_other_libraries()  # as every command does
-    monkeypatch.setattr(project, "PAUSES", ())
+    monkeypatch.setattr(labelstudio_api, "BATCH", labelstudio_api.ONE_TRY)
 
 
 @pytest.fixture
@@ -243,12 +252,10 @@ def test_no_proxy_and_loopback_go_before_the_proxy(
     assert proxy.seen == []
 
 
-@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # the SDK's own
 @pytest.mark.parametrize("below", ["", "/ls"])
 def test_personal_access_tokens_are_exchanged_below_label_studios_path(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str
 ) -> None:
-    """By the SDK, which would forget the path."""
     claims = b64encode(json.dumps({"token_type": "refresh", "exp": 9999999999}).encode()).decode().rstrip("=")
     head = b64encode(b'{"alg": "HS256"}').decode().rstrip("=")
     world.files = {below + path: content for path, content in world.files.items()}

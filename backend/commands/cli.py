@@ -18,14 +18,11 @@ import requests
 from tqdm import tqdm
 
 from backend.answers.failure_reason import why
-from backend.commands import bench, export, prelabel
-from backend.demo.studio import StudioError
-from backend.doctor import checks
+from backend.commands import bench, config, doctor, export, prelabel
 from backend.images import local_files
 from backend.images.load import decode
 from backend.images.local_files import text
 from backend.images.output_files import Pictures, is_ours, save
-from backend.labelstudio import recommended_configs
 from backend.settings import Settings
 from backend.telemetry import logs
 from backend.telemetry.logs import printable, redacted
@@ -114,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     connections.advise_other_libraries()
     try:
         return int(args.run(args))
-    except (VLSAMError, StudioError, ValueError) as error:  # an argument or a setting says what is wrong
+    except (VLSAMError, ValueError) as error:  # an argument or a setting says what is wrong
         print(f"vlsam: {printable(redacted(str(error)))}", file=sys.stderr)
         return 2
 
@@ -183,8 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     prelabel.add_to(commands)
     export.add_to(commands)
     bench.add_to(commands)
-    checks.add_to(commands)
-    recommended_configs.add_to(commands)
+    doctor.add_to(commands)
+    config.add_to(commands)
 
     segment = commands.add_parser("segment", help="one mask of an image, from points and a box")
     segment.add_argument("image", type=Path, metavar="IMAGE")

@@ -7,29 +7,22 @@ from collections import Counter
 from operator import methodcaller
 from pathlib import Path
 
-import httpx
-from label_studio_sdk.client import LabelStudio
-from label_studio_sdk.core.api_error import ApiError
 from tqdm import tqdm
 
 from backend.answers.failure_reason import why
-from backend.demo.studio import StudioError
 from backend.images.content_hash import image_hash
 from backend.images.load import Images
-from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config
+from backend.labelstudio_api.client import StudioClient
 from backend.runtime.embedding_cache import embedding_key
 from backend.runtime.embedding_files import EmbeddingFiles
 from backend.settings import Settings, SettingsError
 from backend.telemetry.logs import printable
 from backend.telemetry.metrics import Metrics
-from model import connections
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
 from model.versions import segmenter_version_of
 from model.weights.out_of_memory import with_less
-
-PAGE = 100  # tasks in one answer of Label Studio
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,30 +33,18 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("set VLSAM_CACHE_DIR, for the server too: the folder to keep encoded images in.")
     if settings.label_studio.url is None or settings.label_studio.api_key is None:
         raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
-    server = Server(settings.label_studio.url, settings.label_studio.api_key)
     try:
-        with connections.client(httpx, timeout=60) as http:  # the SDK would leave its own open
-            # Without the slash the SDK exchanges a personal access token beside a path of the address.
-            studio = LabelStudio(base_url=f"{server.url}/", api_key=server.token, httpx_client=http)
-            return _warm(settings, settings.cache.dir, server, studio, args)
-    except ApiError as error:
-        raise StudioError(
-            f"Label Studio at {server.url} does not show project {args.project}: HTTP {error.status_code}."
-        ) from error
-    except httpx.HTTPError as error:
-        why = connections.distrust(error) or f"cannot be reached: {error}"
-        raise StudioError(f"Label Studio at {server.url} {why}.") from error
+        client = StudioClient.connect(settings.images, settings.label_studio)
+        return _warm(settings, settings.cache.dir, client, args)
     except KeyboardInterrupt:
         print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
         return 130
 
 
-def _warm(
-    settings: Settings, folder: Path, server: Server, studio: LabelStudio, args: argparse.Namespace
-) -> int:
-    project = studio.projects.get(args.project)
-    config = labeling_config.parse(project.label_config or "")
-    tasks = studio.tasks.list(project=args.project, page_size=PAGE, fields="task_only")
+def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse.Namespace) -> int:
+    project = client.project(args.project)
+    config, total = labeling_config.parse(project.get("label_config") or ""), project.get("task_number")
+    tasks = client.tasks(args.project)
     profile, images = settings.models.select(args.profile), Images(settings.images, settings.label_studio)
     options = settings.detection.options
     segmenter = Segmenter.load(
@@ -75,16 +56,17 @@ def _warm(
     room = settings.cache.disk_mb * 1e6
     disk = EmbeddingFiles(folder, room, Metrics())
     identity, seen, done = segmenter_version_of(profile, options), set[str](), Counter[str]()
-    for task in tqdm(tasks, "warm", project.task_number, unit="image", file=sys.stderr, disable=None):
+    for task in tqdm(tasks, "warm", total, unit="image", file=sys.stderr, disable=None):
+        number = task.get("id")
         try:
-            image = images.load(config.source({"data": task.data}), server, task=task.id)
+            image = images.load(config.source(task), client.server, task=number)
             key = embedding_key(identity, image_hash(image))
             kept = disk.read(key)
             embedding = kept or with_less(segmenter, methodcaller("encode", image))[0]
         except Exception as error:
             done["failed"] += 1
-            reason = why(error, f"task {task.id}")
-            tqdm.write(f"vlsam: task {task.id}: {printable(reason)}", file=sys.stderr)
+            reason = why(error, f"task {number}")
+            tqdm.write(f"vlsam: task {number}: {printable(reason)}", file=sys.stderr)
             continue
         if key not in seen:
             seen.add(key)
@@ -92,7 +74,7 @@ def _warm(
         if room < 0:  # one more would drive out the first
             raise SettingsError(
                 f"VLSAM_CACHE_DISK_MB={settings.cache.disk_mb} holds {len(seen) - 1} of the project's "
-                f"{project.task_number} images: set more, for the server too."
+                f"{total} images: set more, for the server too."
             )
         if kept is None:
             _write(disk, key, embedding)

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from label_studio_sdk import LabelStudio
-
 from backend.export import objects
 from backend.export.masks import Masks
 from backend.labelstudio import bounded_json, labeling_config, tasks
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.labelstudio.reading_budget import UNITS, Reading, TooMuch
+from backend.labelstudio_api.client import StudioClient, StudioError
 from backend.prelabel import project
 from backend.prelabel.copies import size_text
 from backend.prelabel.destinations import (
@@ -49,8 +48,7 @@ def main(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
 
     def work() -> int:
-        with project.connected(settings) as client:
-            return _run(args, settings, client)
+        return _run(args, settings, StudioClient.connect(settings.images, settings.label_studio))
 
     return exit_status(work)
 
@@ -59,17 +57,19 @@ def main(args: argparse.Namespace) -> int:
 class Wanted:
     """What is taken of each task."""
 
-    client: LabelStudio
+    client: StudioClient
     what: str  # annotations, drafts or predictions
     version: str | None = None  # of predictions; None for the newest
 
     @classmethod
-    def of(cls, client: LabelStudio, found: Any, what: str, version: str | None) -> "Wanted":
-        """For `found`, what Label Studio says of a project; `version` where one was asked for."""
-        if what == "predictions" and version is None and found.model_version:
-            # A project whose backend is shown has the title of that, which is no version.
-            titles = project.titles_of_backends(client, found.id)
-            version = None if found.model_version in titles else found.model_version
+    def of(
+        cls, client: StudioClient, settings: Mapping[str, Any], what: str, version: str | None
+    ) -> "Wanted":
+        """For a project with these settings in Label Studio; `version` where one was asked for."""
+        if what == "predictions" and version is None and (shown := settings.get("model_version")):
+            # A project that shows what a backend answers has its title in place of a version.
+            titles = [backend.get("title") for backend in client.backends(int(settings["id"]))]
+            version = None if shown in titles else str(shown)
         return cls(client, what, version)
 
     def read(self, item: Item) -> bytes | None:
@@ -77,19 +77,21 @@ class Wanted:
         try:
             match self.what:
                 case "annotations":
-                    return project.read(self.client, f"api/tasks/{item.task}/annotations/")
+                    return self.client.read(f"/api/tasks/{item.task}/annotations/").body
                 case "drafts":  # a list of tasks has those of the token's owner alone
-                    return project.read(self.client, f"api/tasks/{item.task}/drafts")
-            return project.read(self.client, "api/predictions/", task=item.task)
-        except project.Missing:
-            return None
+                    return self.client.read(f"/api/tasks/{item.task}/drafts").body
+            return self.client.read("/api/predictions/", task=item.task).body
+        except StudioError as error:
+            if error.status == 404:
+                return None
+            raise
 
-    def mark(self, task: Any) -> str:
+    def mark(self, task: Mapping[str, Any]) -> str:
         """Changes when what is taken of a task may have."""
         if self.what == "drafts":  # of which a task says nothing
             return str(time.time_ns())
         counts = ("updated_at", "total_annotations", "cancelled_annotations", "total_predictions")
-        return " ".join([str(self.version), *(str(getattr(task, name, "")) for name in counts)])
+        return " ".join([str(self.version), *(str(task.get(name, "")) for name in counts)])
 
     def choose(self, given: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, str, int]:
         """The entry to take, else why there is none, and of how many it was chosen."""
@@ -196,8 +198,8 @@ class Job:
         return {**size, "found": found, "left_out": dict(left_out), **kept}
 
 
-def _job(args: argparse.Namespace, settings: Settings, client: LabelStudio) -> Job:
-    """What `args` mean. Raises SourceError, ConfigError and ProjectError."""
+def _job(args: argparse.Namespace, settings: Settings, client: StudioClient) -> Job:
+    """What `args` mean. Raises SourceError, ConfigError and StudioError."""
     target, name = Path(args.to), Path(args.to).name.lower()
     if args.coco_rle and not name.endswith(".coco.json"):
         raise SourceError("--coco-rle goes with --to NAME.coco.json")
@@ -209,10 +211,10 @@ def _job(args: argparse.Namespace, settings: Settings, client: LabelStudio) -> J
         )
     if not name.strip("."):
         raise SourceError(f"--to {args.to}: give the name of a file or a folder")
-    found = project.get(client, args.project)
-    xml = str(found.label_config)
+    shown = client.project(args.project)
+    xml = str(shown.get("label_config") or "")
     config = labeling_config.parse(xml)
-    wanted = Wanted.of(client, found, args.what, args.model_version)
+    wanted = Wanted.of(client, shown, args.what, args.model_version)
     source = project.Tasks(
         client, args.project, settings, config, without=None, mark=lambda task: f"{wanted.mark(task)} {xml}"
     )
@@ -239,7 +241,7 @@ def _job(args: argparse.Namespace, settings: Settings, client: LabelStudio) -> J
     return Job(settings, config, wanted, source, destination, target)
 
 
-def _run(args: argparse.Namespace, settings: Settings, client: LabelStudio) -> int:
+def _run(args: argparse.Namespace, settings: Settings, client: StudioClient) -> int:
     job = _job(args, settings, client)
     state = State(state_of(job.target))
     known = (state.folder / "run.json").exists()
@@ -276,7 +278,7 @@ def _run(args: argparse.Namespace, settings: Settings, client: LabelStudio) -> i
 
 
 def _read(job: Job, state: State, update: Callable[[], object]) -> None:
-    """Put a row of every task that is pending into the state. Raises ProjectError."""
+    """Put a row of every task that is pending into the state. Raises StudioError."""
     with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
         try:
             for item, fetched in ahead(state.pending(), job.wanted.read, fetchers):

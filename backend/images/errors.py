@@ -41,3 +41,7 @@ class Unreachable(ImageError):
 
 class TimedOut(Unreachable):
     """There was no complete answer before the deadline."""
+
+
+class Untrusted(Unreachable):
+    """The server's certificate is not trusted."""

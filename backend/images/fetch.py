@@ -2,12 +2,12 @@
 
 import base64
 import binascii
-import math
 import os
 import socket
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urljoin, urlsplit
@@ -79,21 +79,22 @@ class Fetcher:
                 raise Refused(f"{shown(url.url)} redirects to what is no address.") from None
         raise Refused(f"{shown(source)} redirects more than {MAX_REDIRECTS} times.")
 
-    def ask(
-        self, method: str, path: str, server: Server, *, deadline: Deadline, json: Any = None
-    ) -> tuple[int, bytes]:
-        """Send a request to Label Studio's API, with the server's token if it has one.
+    def ask(self, request: Request, *, max_bytes: int | None = None) -> tuple[int, bytes]:
+        """Send a request to the API of its Label Studio, with the server's token if it has one.
 
-        Returns status and body, of a redirect its address in place of the body. Raises ImageError.
+        Returns status and body, of a redirect its address in place of the body. `max_bytes` is the limit of
+        the body in place of the settings'. Raises ImageError.
         """
-        url = HttpUrl.parse(f"{server.url}{path}")
-        headers = {"Authorization": self._tokens.authorization(server, deadline)} if server.token else {}
-        # Label Studio may work on the answer until the deadline before it sends a byte.
-        request = Request(method, url, server, deadline, headers, json, byte_seconds=math.inf)
+        server = request.server
+        if server is not None and server.token:
+            token = self._tokens.authorization(server, request.deadline)
+            request = replace(request, headers={**request.headers, "Authorization": token})
         with self._http.open(request) as response:
             if response.redirect is not None:
                 return response.status, response.redirect.encode()
-            return response.status, response.read(self._max_bytes)
+            if response.status == 401 and server is not None:
+                self._tokens.drop(server)
+            return response.status, response.read(max_bytes or self._max_bytes)
 
     def _get(self, url: HttpUrl, server: Server | None, deadline: Deadline) -> tuple[bytes, str | None]:
         """Return the body, or the address of a redirect. A busy server is asked up to three times."""

@@ -18,7 +18,7 @@ from requests.sessions import SessionRedirectMixin
 from urllib3.exceptions import ConnectTimeoutError
 
 from backend.images.address_policy import AddressPolicy
-from backend.images.errors import Refused, TimedOut, Unreachable
+from backend.images.errors import Refused, TimedOut, Unreachable, Untrusted
 from backend.images.http_url import HttpUrl, shown
 from backend.images.studio_urls import Server
 from model import connections
@@ -98,7 +98,7 @@ class PinnedHttp:
     def open(self, request: Request) -> Iterator[Response]:
         """Send a request. The body of the answer is read inside the context, that of a redirect never.
 
-        Raises Refused, Unreachable and TimedOut, also for what fails inside the context.
+        Raises Refused and Unreachable, also for what fails inside the context.
         """
         name = shown(request.url.url)
         try:
@@ -126,7 +126,7 @@ class PinnedHttp:
                 if late or request.deadline.passed:
                     raise TimedOut(f"{name} did not answer in time.") from None
                 if distrust := connections.distrust(error):
-                    raise Unreachable(f"{name} {distrust}.") from None
+                    raise Untrusted(f"{name} {distrust}.") from None
                 by = f" through the proxy {shown(proxy)}: should NO_PROXY name its host?" if proxy else "."
                 raise Unreachable(f"{name} cannot be reached ({type(error).__name__}){by}") from None
 

@@ -1,47 +1,18 @@
-"""The labeling configs that we recommend, one each for masks, polygons and boxes, and `vlsam config`."""
+"""The labeling configs that we recommend, one each for masks, polygons and boxes."""
 
-import argparse
 import csv
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from xml.sax.saxutils import quoteattr
 
 from backend.labelstudio import labeling_config
 from backend.labelstudio.label_colours import colours
 from backend.labelstudio.labeling_config import MAX_LABEL, MAX_LABELS, STATUS
-from backend.settings import Settings
 
 Kind = Literal["masks", "polygons", "boxes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-ABOUT = """\
-Prints a labeling config, ready to paste into a project's Settings, Labeling Interface, Code. The labels stand
-above the picture, in colours that stay apart and with a key each, and the only smart tool is the point. Label
-Studio's own exports hold what is drawn with it, and so does `vlsam export`.
-
-  masks      exact to the pixel, with holes and parts; Label Studio exports them as "Brush labels to COCO",
-             PNG and NumPy
-  polygons   one ring around each object; COCO and YOLO
-  boxes      COCO, YOLO and Pascal VOC
-
-Of another config or a project come the labels with their aliases, predicted values and colours, and the names
-that tasks and annotations know, so that Label Studio takes the new one in its place, unless there are
-annotations of another kind. Only the config goes to standard output; what is to be said about it goes to
-standard error.
-
-examples:
-  vlsam config --labels "Dog,Car"                     masks
-  vlsam config --labels "Dog,Car" --for boxes         or polygons
-  vlsam config --labels 'Dog,"Boots, black"'          a label with a comma
-  vlsam config --from classes.txt > config.xml        a file with a label on each line
-  vlsam config --from config.xml --for polygons       of another config
-  vlsam config --from project 7                       of the project with this number in its address
-  vlsam config --from project 7 --labels Bus          and one label more
-"""
 
 # Label Studio's own tools have the other letters, and shift+1, shift+2 and shift+r.
 _PLAIN_KEYS = "1234567890acdfgijlnqstxyz"
@@ -224,46 +195,6 @@ def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
             raise ValueError(f"there are more than {MAX_LABELS} labels")
 
 
-def add_to(commands: Any) -> None:
-    """Put `config` under the main parser's commands."""
-    config = commands.add_parser(
-        "config",
-        help="print a labeling config, ready to paste",
-        description=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    config.add_argument("--labels", metavar="A,B", default="", help='with commas between: "Dog,Car"')
-    config.add_argument(
-        "--from", dest="source", metavar="SOURCE", nargs="+",
-        help="a file with a label on each line, an .xml file with a labeling config, or project 7 (or "
-        "labelstudio://7), which needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; --labels come after these",
-    )  # fmt: skip
-    config.add_argument(
-        "--for", dest="kind", choices=KINDS, default="masks", help="what regions are (default: masks)"
-    )
-    config.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> int:
-    tags, names = _read(args.source, args.kind) if args.source else ([], Names())
-    given = [*tags, *split(args.labels)]
-    tags = list(checked(given))
-    if not tags:
-        raise ValueError('there are no labels: give --labels "Dog,Car" or --from labels.txt')
-    if len(given) > len(tags):
-        print(f"vlsam: {len(given) - len(tags)} empty or repeated labels are left out", file=sys.stderr)
-    if len(tags) > len(KEYS):
-        print(
-            f"vlsam: the first {len(KEYS)} of {len(tags)} labels have a key; there are no more that Label "
-            "Studio leaves free",
-            file=sys.stderr,
-        )
-    xml = label_config(tags, args.kind, names)
-    encoding = sys.stdout.encoding or "utf-8"  # what it lacks is written as &#...;
-    sys.stdout.write(xml.encode(encoding, "xmlcharrefreplace").decode(encoding))
-    return 0
-
-
 def split(text: str) -> list[LabelTag]:
     """The labels of a list with commas, where quotes hold those that have some. Raises ValueError."""
     try:
@@ -272,31 +203,3 @@ def split(text: str) -> list[LabelTag]:
         ]
     except csv.Error as error:
         raise ValueError(f"--labels {text[:80]!r} is not a list with commas between: {error}") from None
-
-
-def _read(given: Sequence[str], kind: Kind) -> tuple[list[LabelTag], Names]:
-    """The labels and names of a file or of a project. Raises ValueError."""
-    named = re.fullmatch(r"project\s+(.+)", " ".join(given))
-    source = f"labelstudio://{named[1].strip()}" if named else given[0]
-    if not named and len(given) > 1:
-        raise ValueError(f"--from {' '.join(given)}: give one file, or project and its number")
-    if source.startswith("labelstudio://"):
-        from backend.prelabel import project  # Label Studio's SDK takes seconds to import
-
-        number = project.number(source)
-        with project.connected(Settings.from_env()) as client:
-            return _of_config(project.label_config(client, number), kind, f"project {number}")
-    try:
-        text = Path(source).read_text("utf-8-sig")
-    except (OSError, UnicodeError) as error:
-        raise ValueError(f"--from {source} cannot be read: {error}") from None
-    if Path(source).suffix.lower() == ".xml":
-        return _of_config(text, kind, source)
-    return [LabelTag(line) for line in text.splitlines()], Names()
-
-
-def _of_config(xml: str, kind: Kind, where: str) -> tuple[list[LabelTag], Names]:
-    tags = tags_of(xml)
-    if not tags:
-        raise ValueError(f"the labeling config of {where} has no labels: they come with the data of tasks")
-    return tags, names_of(xml, kind)

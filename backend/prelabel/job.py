@@ -15,6 +15,7 @@ from typing import Any
 
 from backend.labelstudio import labeling_config
 from backend.labelstudio.recommended_configs import label_config
+from backend.labelstudio_api.client import StudioClient, project_number
 from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.run import exit_status, progress, run
@@ -31,9 +32,8 @@ def main(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
 
     def work() -> int:
-        with ExitStack() as stack:
-            job = Job.of(args, settings, stack)
-            return _merge(args, job) if args.merge is not None else _run(args, job)
+        job = Job.of(args, settings)
+        return _merge(args, job) if args.merge is not None else _run(args, job)
 
     return exit_status(work)
 
@@ -50,19 +50,19 @@ class Job:
     show: Callable[[], Iterator[str]]  # has that project show what it got, and tells about it
 
     @classmethod
-    def of(cls, args: argparse.Namespace, settings: Settings, stack: ExitStack) -> "Job":
-        """What `args` mean; `stack` closes a connection, if there is one.
+    def of(cls, args: argparse.Namespace, settings: Settings) -> "Job":
+        """What `args` mean.
 
-        Raises SourceError, ConfigError, SettingsError, ModelLoadError and ProjectError.
+        Raises SourceError, ConfigError, SettingsError, ModelLoadError and StudioError.
         """
         profile = settings.models.select(args.profile)
         version = settings.version(profile)
-        given, wanted = project.number(args.source), project.number(args.to)
+        given, wanted = project_number(args.source), project_number(args.to)
         number = given if given is not None else wanted
-        client = None if number is None else stack.enter_context(project.connected(settings))
+        client = None if number is None else StudioClient.connect(settings.images, settings.label_studio)
         xml = _read(args.label_config) if args.label_config else None
-        if client is not None and xml is None:
-            xml = project.label_config(client, number)
+        if client is not None and number is not None and xml is None:
+            xml = client.label_config(number)
         config = labeling_config.OPEN if xml is None else labeling_config.parse(xml)
         if wanted is not None and given != wanted:
             raise sources.SourceError(

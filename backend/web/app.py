@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.task_image import UNEXPECTED
 from backend.answers.unmatched_terms import UnknownProject
-from backend.doctor.checks import Watch
+from backend.doctor.watch import Watch
 from backend.images.studio_urls import Server
 from backend.labelstudio import bounded_json, labeling_config
 from backend.labelstudio.bounded_json import TooLarge

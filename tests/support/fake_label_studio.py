@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from backend.labelstudio_api import client
 from backend.prelabel import project
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
@@ -152,8 +154,8 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]
         monkeypatch.setenv("LABEL_STUDIO_URL", f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", "a" * 40)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(project, "PAUSES", (0.0, 0.0))
-        monkeypatch.setattr(project, "PAGE", 4)
+        monkeypatch.setattr(client, "BATCH", replace(client.BATCH, pauses=(0.0, 0.0)))
+        monkeypatch.setattr(client, "PAGE", 4)
         monkeypatch.setattr(project, "CHUNK", 2)
         yield fake
         server.shutdown()

@@ -9,14 +9,15 @@ from itertools import islice
 
 import pytest
 
-from backend.doctor.checks import FAILED, NOTE, OK, Finding, Trouble
+from backend.doctor.finding import FAILED, NOTE, OK, Finding
 from backend.doctor.repairs import Change, consent, made
+from backend.labelstudio_api.client import StudioError
 
 
 def change(log: list[str], name: str = "one", *, fails: bool = False) -> Change:
     def make() -> None:
         if fails:
-            raise Trouble(f"{name} is refused.", "do it by hand")
+            raise StudioError(f"{name} is refused.", "do it by hand")
         log.append(name)
 
     return Change(f"Do {name}?", f"{name} is done.", make)
@@ -48,7 +49,7 @@ def test_trouble_on_the_way_takes_nothing_along() -> None:
 
     def changes() -> Iterator[Change]:
         yield change(log)
-        raise Trouble("Label Studio is gone.", "start it")
+        raise StudioError("Label Studio is gone.", "start it")
 
     done, failed = made(changes(), lambda change: True)
     assert (done.status, failed.status, failed.message) == (OK, FAILED, "Label Studio is gone.")

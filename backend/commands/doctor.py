@@ -1,0 +1,116 @@
+"""The command `vlsam doctor`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+from backend.labelstudio import recommended_configs
+from backend.settings import Settings
+from backend.telemetry.logs import redacted
+
+ABOUT = """\
+Label Studio shows its users no error of an ML backend: they see nothing. This walks the whole way from here
+to a project's images and back, and says what to do where it ends. Without --fix it changes nothing.
+
+Run it where `vlsam serve` runs, with the same environment: the key is read from LABEL_STUDIO_API_KEY, and
+never from the command line. Exit status 1 if anything failed.
+
+With --fix it offers what it can set in Label Studio, asks about each (y/N), and looks again: the connection
+of the backend, Interactive preannotations, which predictions are shown, and the recommended labeling config
+for a project that has none. Nothing else is ever changed.
+
+  ok       as it should be
+  note     works, but is often the reason for what people report
+  FAILED   with what to do about it
+  skipped  cannot be looked at because of an earlier failure
+
+examples:
+  vlsam doctor --project 3                                          Label Studio at $LABEL_STUDIO_URL
+  vlsam doctor --label-studio-url http://localhost:8080 --project 3
+  docker compose exec vlsam vlsam doctor --project 3                in the container, whose network counts
+  vlsam doctor --project 3 --fix --labels "Dog,Car"                 set what is missing, asking first
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Put `doctor` under the main parser's commands."""
+    doctor = commands.add_parser(
+        "doctor",
+        help="why does nothing happen in Label Studio?",
+        description=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
+    doctor.add_argument("--project", type=int, required=True, metavar="N", help="the number in its address")
+    doctor.add_argument(
+        "--backend-url",
+        metavar="URL",
+        help="of `vlsam serve` (default: the one that the project has, or http://localhost:$PORT)",
+    )
+    doctor.add_argument(
+        "--tasks", type=int, default=5, metavar="N", help="how many tasks to try (default: %(default)s)"
+    )
+    doctor.add_argument("--fix", action="store_true", help="offer what can be set, and ask about each change")
+    doctor.add_argument("--yes", action="store_true", help="with --fix: make the changes without asking")
+    doctor.add_argument(
+        "--labels", metavar="A,B", default="", help="with --fix: of a project that has no labeling config"
+    )
+    doctor.add_argument(
+        "--for", dest="kind", choices=recommended_configs.KINDS, default="masks",
+        help="with --labels: what its regions are (default: masks)",
+    )  # fmt: skip
+    doctor.add_argument("--json", action="store_true", help="print one JSON array, an item for each finding")
+    doctor.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from backend.doctor import repairs
+    from backend.doctor.checks import diagnose
+    from backend.doctor.finding import FAILED, OK, Finding
+    from backend.images.load import Images
+    from backend.images.studio_urls import Server
+    from backend.labelstudio_api.client import StudioClient
+
+    url = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
+    settings = Settings.from_env({**os.environ, **url})
+    if settings.label_studio.url is None:
+        raise ValueError("give --label-studio-url or set LABEL_STUDIO_URL")
+    if args.tasks < 1:
+        raise ValueError("--tasks must be 1 or more")
+    if not args.fix and (args.yes or args.labels):
+        raise ValueError("--yes and --labels say what --fix shall do: give --fix, too")
+    tags = list(recommended_configs.checked(recommended_configs.split(args.labels)))
+    images = Images(settings.images, settings.label_studio)
+    client = StudioClient(Server(settings.label_studio.url, settings.label_studio.api_key), images.fetcher)
+    backend_url = args.backend_url.rstrip("/") if args.backend_url else None
+    reported: list[Finding] = []
+
+    def report(findings: Iterable[Finding]) -> list[Finding]:
+        """Print findings as they come, without secrets."""
+        shown = []
+        for finding in findings:
+            message, cure = (redacted(text, settings.secrets) for text in (finding.message, finding.cure))
+            shown.append(replace(finding, message=message, cure=cure))
+            if not args.json:
+                print(shown[-1], flush=True)
+        reported.extend(shown)
+        return shown
+
+    def check() -> list[Finding]:
+        return report(diagnose(client, args.project, images, settings, backend_url, args.tasks))
+
+    findings = check()
+    if args.fix:
+        default = backend_url or f"http://localhost:{settings.server.port}"
+        login = repairs.login(settings.server)
+        offered = repairs.changes(client, args.project, default, tags, args.kind, login)
+        if any(f.status == OK for f in report(repairs.made(offered, repairs.consent(yes=args.yes)))):
+            findings = check()
+    if args.json:
+        json.dump([asdict(finding) for finding in reported], sys.stdout)
+        sys.stdout.write("\n")
+    return int(any(finding.status == FAILED for finding in findings))

@@ -1,0 +1,1 @@
+"""The client of Label Studio's HTTP API that product code uses."""

@@ -1,5 +1,7 @@
 """Labeling configs."""
 
+from xml.etree import ElementTree
+
 CONFIG = """
 <View>
   <Image name="image" value="$image"/>
@@ -13,3 +15,8 @@ CONFIG = """
   <PolygonLabels name="poly" toName="image"><Label value="Cat"/><Label value="Dog"/></PolygonLabels>
 </View>
 """
+
+
+def shown(xml: str) -> list[ElementTree.Element]:
+    """Return the <Label> tags of the list above the picture."""
+    return [tag for tag in next(iter(ElementTree.fromstring(xml))) if tag.tag == "Label"]

@@ -3,6 +3,7 @@ import re
 from flask import Flask
 from flask.testing import FlaskClient
 
+from backend.web.app import MAX_TASKS
 from backend.web.openapi import DESCRIPTION
 
 
@@ -19,3 +20,8 @@ def test_every_route_is_described_and_nothing_else_is(client: FlaskClient) -> No
 
 def test_it_is_served(client: FlaskClient) -> None:
     assert client.get("/openapi.json").json == DESCRIPTION
+
+
+def test_its_bounds_are_those_of_the_code() -> None:
+    body = DESCRIPTION["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"]["tasks"]["maxItems"] == MAX_TASKS

@@ -1,7 +1,9 @@
 """Sphinx: `make docs` builds the pages of this folder as HTML, without the network."""
 
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
     _package = tomllib.load(file)["project"]
@@ -26,3 +28,26 @@ autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
 # Types of other libraries: their documentation is elsewhere, and building asks nobody.
 nitpick_ignore_regex = [("py:.*", r"(numpy|np|PIL|torch|collections|os|pathlib|typing|npt)(\..*)?")]
+
+# The names of vlsam for array types, whose whole spelling would fill the signatures.
+_ARRAYS = {"uint8": "vlsam.Image", "bool": "vlsam.Mask"}
+_ARRAY = re.compile(
+    r"~?(?:numpy\.)?ndarray\[~?tuple\[int, \.\.\.\], ~?(?:numpy\.)?dtype\[~?(?:numpy\.)?(\w+)\]\]"
+)
+
+
+def _shorten(
+    app: Any, kind: str, name: str, documented: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Write Image, Mask or ndarray for each array type of a signature, and `...` for a default's factory."""
+
+    def short(text: str | None) -> str | None:
+        shortened = text and _ARRAY.sub(lambda array: _ARRAYS.get(array[1], "numpy.ndarray"), text)
+        return shortened and shortened.replace("<factory>", "...")
+
+    return short(signature), short(returned)
+
+
+def setup(app: Any) -> None:
+    """Register the hook."""
+    app.connect("autodoc-process-signature", _shorten)

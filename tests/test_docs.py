@@ -104,5 +104,23 @@ def test_names_that_a_page_finds_in_a_file_are_there(page: Path) -> None:
         assert [name for name in names if not re.search(rf"\b{name}\b", text)] == [], path
 
 
+DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
+
+
+def test_decisions_are_numbered_and_listed() -> None:
+    assert [path.name[:4] for path in DECISIONS] == [f"{n:04}" for n in range(1, len(DECISIONS) + 1)]
+    titles = [(path.read_text("utf-8").split("\n")[0].removeprefix("# "), path.name) for path in DECISIONS]
+    index = re.findall(
+        r"^- \[(\d+)\]\((.*?)\): (.*)$", (ROOT / "docs/decisions/index.md").read_text("utf-8"), re.M
+    )
+    assert [(f"{number} {title}", name) for number, name, title in index] == titles
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.name)
+def test_a_decision_says_why_and_what_was_rejected(page: Path) -> None:
+    headings = re.findall(r"^## (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    assert headings == ["Decision", "Why", "Rejected", "Consequence"]
+
+
 def test_the_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= 9216

@@ -1,4 +1,4 @@
-"""`vlsam prelabel` of a project in a real Label Studio, by its SDK, and an import of its list."""
+"""`vlsam prelabel` of a project in a real Label Studio, and an import of its list."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,8 @@ from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
 from backend.commands.cli import main
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
-from backend.prelabel import project as module
+from backend.labelstudio_api import client
+from backend.prelabel import project as destination
 from model.builtin.scenes import NAMES
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_scene
 
@@ -31,8 +32,8 @@ def project(
     monkeypatch.setenv("LABEL_STUDIO_URL", servers.studio.url)
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", OWNER.token)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "PAGE", 2)
-    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(client, "PAGE", 2)
+    monkeypatch.setattr(destination, "CHUNK", 2)
     return make_project("Prelabel", label_config(NAMES), scenes)
 
 
@@ -154,4 +155,4 @@ def test_yolo_takes_uploads_along(project: Project, scenes: list[Path], studio: 
 
 def test_a_project_that_is_not_there(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prelabel", "labelstudio://99999", "--to", "out.json"]) == 2
-    assert "Label Studio answered HTTP 404" in capsys.readouterr().err
+    assert "sees no project 99999" in capsys.readouterr().err

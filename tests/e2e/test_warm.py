@@ -106,10 +106,12 @@ def test_what_label_studio_refuses_is_one_sentence(
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", servers.studio.url)
     monkeypatch.setenv("VLSAM_CACHE_DIR", str(tmp_path))
-    for key, status in ((OWNER.token, 404), ("e2e1" * 10, 401)):
+    sees_none = f"This user sees no project 99999 at {servers.studio.url} (HTTP 404); take the number from"
+    for key, said in (
+        (OWNER.token, sees_none),
+        ("e2e1" * 10, "Label Studio does not know this legacy token;"),
+    ):
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", key)
         assert main(["warm", "--project", "99999"]) == 2
-        expected = (
-            f"vlsam: Label Studio at {servers.studio.url} does not show project 99999: HTTP {status}.\n"
-        )
-        assert capsys.readouterr().err == expected
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"vlsam: {said}")

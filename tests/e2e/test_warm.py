@@ -109,7 +109,7 @@ def test_what_label_studio_refuses_is_one_sentence(
     sees_none = f"This user sees no project 99999 at {servers.studio.url} (HTTP 404); take the number from"
     for key, said in (
         (OWNER.token, sees_none),
-        ("e2e1" * 10, "Label Studio does not know this legacy token;"),
+        ("e2e1" * 10, "Label Studio does not know this legacy token"),
     ):
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", key)
         assert main(["warm", "--project", "99999"]) == 2

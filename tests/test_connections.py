@@ -14,11 +14,11 @@ from PIL import Image as Pillow
 
 from backend.commands.cli import main
 from backend.demo import processes
-from backend.demo.studio import Studio, StudioError
+from backend.demo.studio import Studio
 from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio_api import client as labelstudio_api
-from backend.labelstudio_api.client import StudioClient
+from backend.labelstudio_api.client import StudioClient, StudioError
 from backend.prelabel import sources
 from backend.settings import Settings
 from model import connections

@@ -14,11 +14,11 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from backend.demo import processes
+from backend.demo import instructions, processes
 from backend.demo.processes import Account, Service, ServiceError
-from backend.demo.studio import Studio, StudioError
-from backend.labelstudio import instructions
+from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
+from backend.labelstudio_api.client import StudioError
 from backend.telemetry.logs import printable
 from model.builtin.scenes import NAMES
 
@@ -26,7 +26,7 @@ SAMPLES = Path(__file__).parents[2] / "model" / "builtin" / "samples"
 TITLE = "VL-SAM demo"
 # The first start creates the database: 15 s on two idle cores.
 START_TIMEOUT_S = 300.0
-# A prediction that was refused while the weights loaded or that ran out of time is asked for again.
+# Attempts at predictions, which fail while the weights load or when time runs out.
 ROUNDS = 3
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 READY = """
@@ -51,11 +51,11 @@ Nothing happens? This looks for the cause:
 
 
 class DemoError(Exception):
-    """Something is missing or failed; one sentence for the person who runs the demo."""
+    """The demo cannot run. The message is one sentence."""
 
 
 class Progress:
-    """Lines on stderr, each with the seconds since the start."""
+    """Prints lines to stderr, each with the seconds since the start."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -77,7 +77,7 @@ class Progress:
 
 
 def account(data_dir: Path) -> Account:
-    """The account of the Label Studio in `data_dir`; made up once, readable by its owner only."""
+    """Return the account of the Label Studio in `data_dir`. It is created once, readable by its owner only."""
     path = data_dir / "account.json"
     if path.exists():
         return Account(**json.loads(path.read_text()))
@@ -89,7 +89,7 @@ def account(data_dir: Path) -> Account:
 
 
 def ready(studio_url: str, project: int, owner: Account, backend: Service) -> str:
-    """What is printed when the demo can be used."""
+    """Return the text to print when the demo can be used."""
     return READY.format(
         url=f"{studio_url}/projects/{project}/data",
         owner=owner,
@@ -103,7 +103,7 @@ def ready(studio_url: str, project: int, owner: Account, backend: Service) -> st
 
 
 def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress) -> int:
-    """The demo's project with every sample in it; what an earlier run made is kept."""
+    """Return the demo's project, with every sample in it. What an earlier run created is kept."""
     project, config = studio.find_project(TITLE), label_config(NAMES)
     if project is None:
         project = studio.create_project(TITLE, config)
@@ -120,13 +120,13 @@ def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress)
 
 
 def pre_annotate(studio: Studio, project: int, progress: Progress) -> None:
-    """Have every task predicted that lacks a prediction of the model that now runs."""
+    """Have every task predicted that has no prediction of the running model."""
     for _ in range(ROUNDS):
         waiting = _without_prediction(studio, project)
         if not waiting:
             return
         progress.say(f"{len(waiting)} images wait for a prediction")
-        # One by one only for the bar's sake: Label Studio sends as many as are chosen in one request.
+        # One by one for the progress bar: Label Studio sends all chosen tasks in one request.
         for task in tqdm(waiting, desc="pre-annotate", unit="image", file=sys.stderr):
             studio.retrieve_predictions(project, [task])
     if waiting := _without_prediction(studio, project):
@@ -141,7 +141,7 @@ def _without_prediction(studio: Studio, project: int) -> list[int]:
 
 
 def run(args: argparse.Namespace, running: list[Service], progress: Progress) -> None:
-    """Start both services (they are added to `running`), fill the project, say where it is."""
+    """Start both services, which are added to `running`, fill the project, and print its address."""
     samples = sorted(path for path in SAMPLES.glob("*") if path.suffix in (".jpg", ".png"))
     if not samples:
         raise DemoError(f"There are no sample images in {SAMPLES}.")
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--label-studio", type=Path, default=Path(".venv-studio/bin/label-studio"), help="its command"
     )
     args = parser.parse_args(arguments)
-    # Also SIGINT: a shell starts background commands with it ignored, and then Python leaves it so.
+    # SIGINT too: a shell starts background commands with it ignored, and Python leaves it ignored.
     for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
     progress = Progress()
@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("demo:", "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
         return 1
     finally:
-        # A second Ctrl+C must not leave one of them behind.
+        # A second Ctrl+C must not leave a service running.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         for service in reversed(running):

@@ -21,7 +21,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 class ServiceError(Exception):
-    """A service did not start or ended by itself; the message ends with the tail of its log."""
+    """A service did not start, or ended by itself. The message ends with the tail of its log."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Service:
-    """A child in a process group of its own: Ctrl+C in the terminal reaches us, not it."""
+    """A child process in a process group of its own, so that Ctrl+C in the terminal does not reach it."""
 
     name: str
     url: str
@@ -45,7 +45,7 @@ class Service:
             raise ServiceError(f"{self.name} ended by itself (exit status {code}).\n{self.tail()}")
 
     def wait_until_up(self, timeout_s: float, on_wait: Callable[[float], None]) -> None:
-        """Return when GET /health answers 200; `on_wait` is told the seconds so far, twice a second."""
+        """Wait until GET /health answers 200. Call `on_wait` twice a second with the seconds so far."""
         start = time.monotonic()
         while True:
             self.check()
@@ -68,7 +68,7 @@ class Service:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            # Also what outlived the group's leader.
+            # Processes of the group may outlive its leader.
             self._signal_group(signal.SIGKILL)
             self.process.wait()
 
@@ -80,7 +80,7 @@ class Service:
 
 
 def start(name: str, command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> Service:
-    """Start `command`, its output in `log`. `environment` is added to ours, less what is meant for others."""
+    """Start `command` with its output in `log`. `environment` is added to ours, without foreign settings."""
     log.parent.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN_SETTINGS)}
     with log.open("wb") as output:
@@ -98,7 +98,7 @@ def start(name: str, command: Sequence[str], url: str, log: Path, environment: M
     return Service(name, url, log, process)
 
 
-# A shell that is set up for another Label Studio must not change the one that we start.
+# Settings of another Label Studio in this shell must not change the one that is started.
 _FOREIGN_SETTINGS = ("LABEL_STUDIO_", "HEARTEX_")
 
 
@@ -110,11 +110,11 @@ def start_label_studio(
     log: Path,
     settings: Mapping[str, str] | None = None,
 ) -> Service:
-    """Label Studio 1.23.2 on loopback with SQLite, made to talk to nobody but us.
+    """Start Label Studio 1.23.2 on loopback with SQLite, without telemetry.
 
-    The account is created at the first start. `LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN` is read only then,
-    and without it the token that Label Studio itself hands to backends is refused by itself. A backend on
-    loopback is refused with 403 unless `USE_DEFAULT_BANNED_SUBNETS` is off.
+    The account is created at the first start. `LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN` is read only then;
+    without it Label Studio refuses the token that it gives to backends. A backend on loopback is refused with
+    403 unless `USE_DEFAULT_BANNED_SUBNETS` is off.
     """
     environment = {
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
@@ -127,7 +127,7 @@ def start_label_studio(
         "LABEL_STUDIO_SENTRY_DSN": "",
         "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
         "PYTHONUNBUFFERED": "1",
-        # Label Studio and a browser want the same cores: PyTorch's threads are not to spin while they wait.
+        # Label Studio and a browser need the same cores, so PyTorch's threads must not spin while they wait.
         "OMP_WAIT_POLICY": "PASSIVE",
         **(settings or {}),
     }
@@ -142,7 +142,7 @@ def start_label_studio(
 def start_backend(
     port: int, studio_url: str, token: str, log: Path, settings: Mapping[str, str] | None = None
 ) -> Service:
-    """`vlsam serve` of this installation, with a key for the Label Studio at `studio_url`."""
+    """Start `vlsam serve` of this installation, with a key for the Label Studio at `studio_url`."""
     command = [
         str(VLSAM), "serve", "--host", LOOPBACK, "--port", str(port),
     ]  # fmt: skip
@@ -156,10 +156,10 @@ def start_backend(
 
 
 def free_port(preferred: int) -> int:
-    """`preferred` or the next port that nobody listens on; 0 leaves the choice to the system."""
+    """Return `preferred` or the next free port; 0 leaves the choice to the system."""
     for port in range(preferred, preferred + 100) if preferred else (0,):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do: a port whose last connections are still winding down is free.
+            # As servers do: a port whose last connections are still closing counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, port))

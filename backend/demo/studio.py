@@ -1,4 +1,4 @@
-"""A client of Label Studio's HTTP API: what a person does in the browser, for the demo and the tests."""
+"""A client of Label Studio that logs in by form, for the demo and the tests: no token has to be enabled."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import requests
 
+from backend.labelstudio_api.client import StudioError
 from model import connections
 
 JSON = Any
@@ -13,15 +14,11 @@ JSON = Any
 TIMEOUT_S = 130.0
 
 
-class StudioError(Exception):
-    """Label Studio refused a request or cannot be reached."""
-
-
 class Studio:
-    """A logged-in session. Facts stated here were measured with Label Studio 1.23.2."""
+    """A logged-in session. The behaviour of Label Studio stated here was measured with 1.23.2."""
 
     def __init__(self, url: str, email: str, password: str) -> None:
-        """Log in by the form, as a browser does: it needs no token, of whatever kind, to be enabled."""
+        """Log in. Raises StudioError for a wrong password."""
         self.url = url.rstrip("/")
         self._session = connections.Session()
         self._send("GET", "/user/login/")
@@ -38,7 +35,7 @@ class Studio:
         return str(self._json("GET", "/api/current-user/token")["token"])
 
     def personal_access_token(self) -> str:
-        """A new one; Label Studio answers 409 where the account has one already."""
+        """Create a token. Label Studio answers 409 if the account has one already."""
         return str(self._json("POST", "/api/token/", json={})["token"])
 
     def allow_legacy_tokens(self, allowed: bool) -> None:
@@ -61,35 +58,35 @@ class Studio:
         return found
 
     def next_task(self, project: int) -> dict[str, JSON]:
-        """What *Label All Tasks* shows first; its `predictions` are those of the project's model_version."""
+        """Return the first task of *Label All Tasks*, with predictions of the project's model_version alone."""
         found: dict[str, JSON] = self._json("GET", f"/api/projects/{project}/next")
         return found
 
     def import_files(self, project: int, paths: Iterable[Path]) -> None:
-        """Upload images: one task each, with `data` {"image": "/data/upload/<project>/<8 digits>-<name>"}."""
-        # Of several files in a field of one name, only the last becomes a task.
+        """Upload images. Each becomes a task with the `image` "/data/upload/<project>/<8 digits>-<name>"."""
+        # Of several files in fields of one name, only the last becomes a task.
         files = {f"file-{number}": (path.name, path.read_bytes()) for number, path in enumerate(paths)}
         self._json("POST", f"/api/projects/{project}/import", files=files)
 
     def import_tasks(self, project: int, data: Sequence[Mapping[str, JSON]]) -> None:
-        """One task for each mapping, whose values are what the labeling config's variables stand for."""
+        """Import one task for each mapping, which holds the values of the labeling config's variables."""
         self._json("POST", f"/api/projects/{project}/import", json=list(data))
 
     def tasks(self, project: int) -> list[dict[str, JSON]]:
-        """All tasks, oldest first. Unlike `task`, a list does not make Label Studio ask for predictions."""
+        """List all tasks, oldest first. Unlike `task`, this asks no backend for predictions."""
         query = {"project": project, "page_size": 1000, "fields": "all"}
         found: list[dict[str, JSON]] = self._json("GET", "/api/tasks", params=query)["tasks"]
         return sorted(found, key=lambda task: int(task["id"]))
 
     def task(self, task: int) -> dict[str, JSON]:
-        """Open a task; where it has no prediction, Label Studio waits for the backend to make one."""
+        """Open a task. Without a prediction, Label Studio waits for the backend to make one."""
         opened: dict[str, JSON] = self._json("GET", f"/api/tasks/{task}")
         return opened
 
     def connect_backend(self, project: int, url: str, *, interactive: bool = True) -> int:
-        """Connect the backend at `url` unless it is, and take away those at other URLs.
+        """Connect the backend at `url`, and disconnect all others. Return its id.
 
-        Label Studio asks only the first backend of a project, so one that is gone would stay in the way.
+        Label Studio asks only the first backend of a project, which may be one of an earlier run.
         """
         existing = {b["url"]: int(b["id"]) for b in self.backends(project)}
         for other in existing.keys() - {url}:
@@ -100,12 +97,12 @@ class Studio:
         return int(self._json("POST", "/api/ml", json=backend)["id"])
 
     def set_interactive(self, backend: int, project: int, url: str, interactive: bool) -> None:
-        # 1.23.2 answers 500 where the URL or the project is missing.
+        # 1.23.2 answers 500 if the URL or the project is missing.
         same = {"url": url, "project": project}
         self._json("PATCH", f"/api/ml/{backend}", json={**same, "is_interactive": interactive})
 
     def backends(self, project: int) -> list[dict[str, JSON]]:
-        """Each with the `model_version` of its /setup, which Label Studio calls before it answers."""
+        """List backends, each with the `model_version` of its /setup, which Label Studio calls first."""
         found: list[dict[str, JSON]] = self._json("GET", "/api/ml", params={"project": project})
         return found
 
@@ -114,9 +111,9 @@ class Studio:
         return found
 
     def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
-        """The Data Manager's action of that name for the chosen tasks, or all.
+        """Run the Data Manager's action of that name on these tasks, or on all.
 
-        Label Studio answers when the backend did, and 200 also where nothing came of it.
+        Label Studio answers after the backend, and 200 even if there are no predictions.
         """
         chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
         self._action("retrieve_tasks_predictions", project, chosen)
@@ -137,7 +134,7 @@ class Studio:
         return int(self._json("POST", "/api/predictions", json=prediction)["id"])
 
     def interactive(self, backend: int, task: int, context: Mapping[str, JSON]) -> dict[str, JSON]:
-        """What the editor asks after a smart click: {"data": <the answer>} or {"errors": [...]}."""
+        """Send the editor's request after a smart click; return {"data": ...} or {"errors": [...]}."""
         path = f"/api/ml/{backend}/interactive-annotating"
         answer: dict[str, JSON] = self._json("POST", path, json={"task": task, "context": context})
         return answer
@@ -149,11 +146,11 @@ class Studio:
         return saved
 
     def skip(self, task: int) -> None:
-        """What the editor's button does: an annotation that says so."""
+        """Skip a task, as the editor's button does: with a cancelled annotation."""
         self._json("POST", f"/api/tasks/{task}/annotations/", json={"result": [], "was_cancelled": True})
 
     def annotations(self, task: int) -> list[dict[str, JSON]]:
-        """Those of all people, without skipped ones."""
+        """List the annotations of all people, without skipped ones."""
         found: list[dict[str, JSON]] = self._json("GET", f"/api/tasks/{task}/annotations/")
         return found
 
@@ -161,7 +158,7 @@ class Studio:
         self._json("PATCH", f"/api/annotations/{annotation}/", json=fields)
 
     def save_draft(self, task: int, result: list[JSON]) -> None:
-        """What the editor does by itself while a person has not submitted."""
+        """Save a draft, as the editor does until a person submits."""
         self._json("POST", f"/api/tasks/{task}/drafts", json={"result": result, "lead_time": 1.0})
 
     def annotation(self, annotation: int) -> dict[str, JSON]:
@@ -169,7 +166,7 @@ class Studio:
         return saved
 
     def export(self, project: int, kind: str) -> bytes:
-        """The annotations as JSON, or as a ZIP for the kinds of several files, as COCO and YOLO."""
+        """Return the annotations as JSON, or as a ZIP for kinds with several files, as COCO and YOLO."""
         path = f"/api/projects/{project}/export"
         return self._send("GET", path, params={"exportType": kind, "download_resources": "false"}).content
 
@@ -177,7 +174,7 @@ class Studio:
         return self._send(method, path, **options).json()
 
     def _send(self, method: str, path: str, **options: Any) -> requests.Response:
-        # Django wants its cookie's token back in a header for everything but reading.
+        # Django wants its cookie's token in a header, except of a GET.
         headers = {"X-CSRFToken": self._csrf_token()} if self._session.cookies else {}
         try:
             answer = self._session.request(
@@ -188,7 +185,10 @@ class Studio:
             raise StudioError(f"Label Studio at {self.url} {why}") from error
         if not answer.ok:
             said = answer.text[:500]
-            raise StudioError(f"Label Studio answered {answer.status_code} to {method} {path}: {said}")
+            raise StudioError(
+                f"Label Studio answered {answer.status_code} to {method} {path}: {said}",
+                status=answer.status_code,
+            )
         return answer
 
     def _csrf_token(self) -> str:

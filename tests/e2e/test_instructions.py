@@ -17,8 +17,8 @@ from label_studio_sdk.converter.brush import mask2rle
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
+from backend.demo import instructions
 from backend.demo.studio import Studio
-from backend.labelstudio import instructions
 from backend.labelstudio.recommended_configs import KINDS, Kind, label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.support.browser_editor import ARTIFACTS, FLAGS, Editor, iou

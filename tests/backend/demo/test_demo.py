@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from backend.commands.cli import main
-from backend.demo import __main__, processes
+from backend.demo import __main__, instructions, processes
 from backend.demo.__main__ import ready
 from backend.demo.processes import Account, ServiceError
-from backend.labelstudio import instructions
 
 OWNER = Account("demo@example.com", "a-password", "0123" * 10)
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from backend.labelstudio import instructions
+from backend.demo import instructions
 
 PAGE = Path(__file__).parents[3] / "docs/label-studio/clicks.md"
 

@@ -77,7 +77,7 @@ class Progress:
 
 
 def account(data_dir: Path) -> Account:
-    """Return the account of the Label Studio in `data_dir`. It is created once, readable by its owner only."""
+    """Return the account of the Label Studio in `data_dir`. It is created once, for its owner only."""
     path = data_dir / "account.json"
     if path.exists():
         return Account(**json.loads(path.read_text()))

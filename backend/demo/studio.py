@@ -58,7 +58,7 @@ class Studio:
         return found
 
     def next_task(self, project: int) -> dict[str, JSON]:
-        """Return the first task of *Label All Tasks*, with predictions of the project's model_version alone."""
+        """Return the first task of *Label All Tasks*, with those predictions that it shows."""
         found: dict[str, JSON] = self._json("GET", f"/api/projects/{project}/next")
         return found
 

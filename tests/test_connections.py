@@ -22,7 +22,7 @@ from backend.labelstudio_api.client import StudioClient, StudioError
 from backend.prelabel import sources
 from backend.settings import Settings
 from model import connections
-from model.types import ImageError, VLSAMError
+from model.types import VLSAMError
 from model.vlm.remote_vlm import RemoteVLM
 from model.weights import download
 from tests.support import certificates, loopback
@@ -125,14 +125,7 @@ CLIENTS: dict[str, Ask] = {
     "doctor": lambda url, folder: _command("doctor", "--project", "3", "--backend-url", url, "--json"),
     "terms": lambda url, folder: _command("terms", "--url", url),
 }
-REFUSALS = (
-    AssertionError,
-    ImageError,
-    VLSAMError,
-    StudioError,
-    labelstudio_api.StudioError,
-    sources.SourceError,
-)
+REFUSALS = (AssertionError, VLSAMError, StudioError, sources.SourceError)
 EACH = pytest.mark.parametrize("ask", CLIENTS.values(), ids=CLIENTS)
 
 

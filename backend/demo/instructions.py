@@ -1,8 +1,7 @@
-"""What an annotator does in Label Studio: the text that `make demo` prints and
-docs/label-studio/clicks.md shows.
+"""Instructions for annotators, which `make demo` prints and docs/label-studio/clicks.md shows.
 
-tests/e2e/test_instructions.py does what it says, in a real browser. Words between backticks are keys, or
-stand on the screen.
+tests/e2e/test_instructions.py follows them in a real browser. Words between backticks are keys, or labels on
+the screen.
 """
 
 CORRECT = """\

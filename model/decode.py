@@ -80,14 +80,17 @@ def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
     """Return the pixels of a Pillow image, which itself stays as it is."""
     _check_size(image, max_pixels, "max_pixels")
     try:
-        raw, data = _raw_mode(image), b""
-        file: Any = getattr(image, "fp", None)
-        if ";16" in raw and file is not None:  # see `_deep`
+        undecoded: Any = getattr(image, "tile", None) and image.format in formats() and image.tell() == 0
+        if undecoded:  # then the file tells more, see `_deep`
+            file: Any = image.fp  # type: ignore[attr-defined]
             place = file.tell()
             file.seek(0)
             data = file.read()
             file.seek(place)
-        return np.array(_rgb(_upright(image.copy(), raw, data)), np.uint8)
+            return decode(data, max_pixels=max_pixels)
+        return np.array(_rgb(_upright(image.copy(), b"")), np.uint8)
+    except ImageError:
+        raise
     except Exception as error:  # a file that Pillow decodes only now may be broken in any way
         raise ImageError(f"The Pillow image cannot be decoded ({type(error).__name__}).") from None
 
@@ -116,7 +119,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, limit: str = "max_pixel
     try:
         with Pillow.open(BytesIO(data), formats=formats()) as opened:
             _check_size(opened, max_pixels, limit)
-            return np.array(_rgb(_upright(opened, _raw_mode(opened), data)), np.uint8)
+            return np.array(_rgb(_upright(opened, data)), np.uint8)
     except ImageError:
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
@@ -181,14 +184,10 @@ def _window(values: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if low < 0 or (high - low) * 8 < white else (0.0, white)
 
 
-def _raw_mode(image: Pillow.Image) -> str:
-    """Return how the values lie in the file. Pillow forgets it once they are decoded."""
-    tiles: list[Any] = getattr(image, "tile", [])
-    return str(tiles[0][3]) if tiles else ""
-
-
-def _upright(image: Pillow.Image, raw: str, data: bytes) -> Pillow.Image:
+def _upright(image: Pillow.Image, data: bytes) -> Pillow.Image:
     """Convert an image to 8 bits and apply its EXIF orientation, in place. `data`: the whole file."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    raw = str(tiles[0][3]) if tiles else ""  # how the values lie in the file; Pillow forgets it on decoding
     turn = image.getexif().get(_ORIENTATION)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":

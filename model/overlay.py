@@ -1,4 +1,4 @@
-"""Detections drawn over their image, for people."""
+"""Draw detections and attention maps over their image."""
 
 import colorsys
 from collections.abc import Sequence
@@ -9,16 +9,34 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from model.decode import ImageLike, read_image
 from model.types import Detection, Image
 
 Colour = tuple[int, int, int]
 
 
-def draw(image: Image, detections: Sequence[Detection]) -> Image:
-    """The image (H, W, 3) with tinted, outlined masks, names with scores, and the prompt points.
+def draw(image: ImageLike, detections: Sequence[Detection]) -> Image:
+    """Draw detections over their image: tinted, outlined masks, terms with scores, and prompt points.
 
-    Positive points are discs, negative ones crosses. The colour of a term is the same in every image.
+    Discs are positive points, crosses negative ones. A term has the same colour in every image.
+
+    Args:
+        image: a path, a Pillow image, or uint8 (H, W, 3), RGB.
+        detections: of this image.
+
+    Returns:
+        A new image, uint8 (H, W, 3), RGB.
+
+    Raises:
+        ImageError: the image cannot be read.
+
+    Example:
+        >>> from PIL import Image
+        >>> from vlsam import VLSAM, draw
+        >>> picture = draw("street.jpg", VLSAM.load().annotate("street.jpg"))
+        >>> Image.fromarray(picture).save("street-annotated.png")
     """
+    image = read_image(image)
     scale = max(1.0, max(image.shape[:2]) / 800)
     painted = image.astype(np.float32)
     # Large masks first, so that small ones stay visible.

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from model.attention.baseline_maps import Classifier
+from model.decode import ImageLike, read_image
 from model.options import Options
-from model.profiles import Profile
+from model.profiles import Profile, choose
 from model.sam_stage import Instance, InstanceSearch
 from model.segmentation.click_refinement import refine_by_clicks
 from model.segmentation.embedding import Embedding
@@ -68,7 +69,7 @@ class VLSAM:
     @classmethod
     def load(
         cls,
-        profile: Profile,
+        profile: str | Profile = "builtin",
         device: str = "auto",
         options: Options | None = None,
         version: str | None = None,
@@ -79,6 +80,7 @@ class VLSAM:
         `version` is for what else decides the results. `on_cut` is called whenever an answer of the VLM was
         cut, having come to its most tokens before its end.
         """
+        profile = choose(profile) if isinstance(profile, str) else profile
         device = devices.choose(device)
         by_concept = options is not None and options.localizer == "concept"
         # First, since it may refuse, and is small beside the VLM.
@@ -107,13 +109,13 @@ class VLSAM:
         """Where embeddings are made and decoded."""
         return self._segmenter.device
 
-    def encode(self, image: Image) -> Embedding:
+    def encode(self, image: ImageLike) -> Embedding:
         """An image, uint8 (H, W, 3), as the segmenter sees it; good for any number of `refine`."""
-        return self._segmenter.encode(image)
+        return self._segmenter.encode(read_image(image))
 
     def annotate(
         self,
-        image: Image,
+        image: ImageLike,
         *,
         encode: Callable[[Image], Embedding] | None = None,
         vocabulary: Sequence[str] = (),
@@ -126,6 +128,7 @@ class VLSAM:
         `prefetch_answers`
         gave for this image.
         """
+        image = read_image(image)
         encode = encode or self.encode
         size = (image.shape[0], image.shape[1])
         found: list[Detection] = []
@@ -169,7 +172,7 @@ class VLSAM:
 
     def find(
         self,
-        image: Image,
+        image: ImageLike,
         phrase: str,
         *,
         encode: Callable[[Image], Embedding] | None = None,
@@ -181,6 +184,7 @@ class VLSAM:
         nothing is found. Only the whole image is looked at, for "left" means its left. `encode` as in
         `annotate`, `level` as in `refine`. Raises PromptError.
         """
+        image = read_image(image)
         options = self._options
         seen = self._localizer.locate_phrase(image, phrase)
         if not seen:
@@ -252,12 +256,13 @@ class VLSAM:
         found = self.vlm.embeddings([*terms, *names])
         return np.asarray(found[: len(terms)] @ found[len(terms) :].T)
 
-    def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection:
+    def refine(self, embedding: Embedding | ImageLike, prompt: Prompt, level: Level = "auto") -> Detection:
         """One mask for a person's prompt on an encoded image, every click on its side of it.
 
         `level` takes the whole, a part or a part of that where a prompt may mean each. An empty mask has the
         score 0. Raises PromptError.
         """
+        embedding = embedding if isinstance(embedding, Embedding) else self.encode(embedding)
         answer = refine_by_clicks(self._segmenter, embedding, prompt, level)
         scores = {"predicted_iou": answer.predicted_iou}
         detection = self._detection(

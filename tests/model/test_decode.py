@@ -2,6 +2,8 @@ import base64
 import struct
 import sys
 import zlib
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from model.decode import decode, eight_bits, formats
+from model.decode import decode, eight_bits, formats, read_image
 from model.types import ImageError
 from tests.support.images import file, png
 
@@ -291,3 +293,113 @@ def test_f11_hostile_bytes_are_image_errors(data: bytes, magic: bytes) -> None:
     except ImageError:
         return
     assert pixels.dtype == np.uint8
+
+
+# Images for the Python API: a path, a Pillow image or an array
+
+
+def oriented(kind: str, orientation: int) -> bytes:
+    """A file of 60 x 40 pixels, its upper left quarter white, of 8 bits, or as TIFF and PNG of 16."""
+    stored = np.zeros((40, 60, 3), np.uint8)
+    stored[:20, :30] = 255
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    if kind == "TIFF of 12 bits":
+        return tiff(stored.astype(np.uint16) * 16, orientation)
+    if kind == "grey TIFF of 12 bits":
+        return tiff(stored[..., 0].astype(np.uint16) * 16, orientation)
+    if kind == "PNG of 12 bits":
+        return cv2.imencode(".png", stored.astype(np.uint16) * 16)[1].tobytes()
+    return file(Pillow.fromarray(stored), kind, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize(
+    "kind", ["JPEG", "PNG", "TIFF", "WEBP", "TIFF of 12 bits", "grey TIFF of 12 bits", "PNG of 12 bits"]
+)
+def test_a_pillow_image_has_the_pixels_of_its_file(kind: str, orientation: int) -> None:
+    data = oriented(kind, orientation)
+    expected = decode(data)
+    with Pillow.open(BytesIO(data)) as image:
+        assert np.array_equal(read_image(image), expected)
+        image.load()
+        before = np.array(image)
+        found = read_image(image)
+        assert np.array_equal(np.asarray(image), before)  # the caller's image stays as it is
+    assert found.shape == expected.shape
+    if kind not in ("TIFF of 12 bits", "PNG of 12 bits"):  # of which Pillow has dropped 4
+        assert np.array_equal(found, expected)
+
+
+def test_edits_of_a_pillow_image_count() -> None:
+    with Pillow.open(BytesIO(png())) as image:
+        image.putpixel((0, 0), (9, 9, 9))
+        assert read_image(image)[0, 0].tolist() == [9, 9, 9]
+
+
+def test_the_frame_counts_that_a_pillow_image_is_at() -> None:
+    frames = [Pillow.new("RGB", (8, 6), (shade, 0, 0)) for shade in (250, 10)]
+    animated = file(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with Pillow.open(BytesIO(animated)) as image:
+        image.seek(1)
+        assert read_image(image)[0, 0, 0] < 20
+
+
+def test_a_path_may_be_text_or_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png(color=(1, 2, 3)))
+    assert read_image(path)[0, 0].tolist() == read_image(str(path))[0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Pillow.new("L", (8, 6), 77), (77, 77, 77)),
+        (Pillow.new("1", (8, 6), 1), (255, 255, 255)),
+        (Pillow.new("RGBA", (8, 6), (0, 0, 0, 0)), (255, 255, 255)),
+        (Pillow.fromarray(np.full((6, 8), 257 * 9, np.uint16)), (9, 9, 9)),
+        (Pillow.fromarray(slope(0, 1, np.float32)), (0, 0, 0)),
+        (Pillow.new("CMYK", (8, 6), (0, 0, 0, 0)), (255, 255, 255)),
+    ],
+)
+def test_a_pillow_image_of_any_mode(image: Pillow.Image, expected: tuple[int, int, int]) -> None:
+    pixels = read_image(image)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (image.height, image.width, 3)
+    assert pixels[0, 0].tolist() == list(expected)
+
+
+def test_an_array_is_taken_as_it_is() -> None:
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    assert read_image(pixels) is pixels
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.zeros((4, 6, 3)), r"uint8 \(H, W, 3\) RGB, not float64 \(4, 6, 3\)"),
+        (np.zeros((4, 6), np.uint8), r"not uint8 \(4, 6\)"),
+        (np.zeros((4, 6, 4), np.uint8), r"not uint8 \(4, 6, 4\)"),
+        (np.zeros((0, 6, 3), np.uint8), r"not uint8 \(0, 6, 3\)"),
+        (Pillow.new("RGB", (0, 6)), "0 x 6 pixels"),
+        (Pillow.new("RGB", (80, 60)), r"more than 4000 pixels \(max_pixels\): 80 x 60"),
+        ("nowhere.jpg", r"'nowhere\.jpg' cannot be read: No such file"),
+        (Path("model"), "'model' is no file"),
+        ("/dev/null", "'/dev/null' is no file"),
+        ("a\0b", "cannot be read: embedded null"),
+        ("pyproject.toml", r"'pyproject\.toml': There is text where an image should be"),
+        (b"bytes", "A path, a Pillow image or an array is expected, not bytes"),
+        (None, "not NoneType"),
+    ],
+)
+def test_what_is_no_image_is_said_in_one_sentence(image: Any, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image(image, max_pixels=4000)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pillow_image_whose_file_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(file(Pillow.new("RGB", (99, 99)), "JPEG")[:700])
+    with Pillow.open(path) as image, pytest.raises(ImageError, match="is broken"):
+        read_image(image)

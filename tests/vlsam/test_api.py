@@ -1,0 +1,125 @@
+"""The Python API on the built-in weights, as its users write it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from pycocotools.coco import COCO
+
+from tests.support.paths import ROOT
+from vlsam import (
+    PROFILES,
+    VLSAM,
+    Detection,
+    ImageError,
+    ModelLoadError,
+    Prompt,
+    PromptError,
+    VLSAMError,
+    draw,
+    read_image,
+)
+
+STREET = ROOT / "model/builtin/samples/scene-04.jpg"
+
+
+def same(first: list[Detection], second: list[Detection]) -> bool:
+    return [d.to_json() for d in first] == [d.to_json() for d in second]
+
+
+@pytest.fixture(scope="module")
+def found(builtin: VLSAM) -> list[Detection]:
+    return builtin.annotate(STREET)
+
+
+def test_a_path_a_pillow_image_and_an_array_give_the_same(builtin: VLSAM, found: list[Detection]) -> None:
+    assert found
+    assert same(builtin.annotate(str(STREET)), found)
+    assert same(builtin.annotate(read_image(STREET)), found)
+    with Pillow.open(STREET) as image:
+        assert same(builtin.annotate(image), found)
+
+
+def test_exif_is_applied_wherever_an_image_is_taken(builtin: VLSAM, tmp_path: Path) -> None:
+    """The photograph lies on its side in the file, and its EXIF data say so."""
+    upright = read_image(STREET)
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    turned = tmp_path / "turned.png"
+    Pillow.fromarray(np.rot90(upright)).save(turned, exif=exif)
+    click = Prompt.of((120, 80, 1))
+    assert same(builtin.annotate(turned), builtin.annotate(upright))
+    assert same(builtin.find(turned, "the dog"), builtin.find(upright, "the dog"))
+    assert same([builtin.refine(turned, click)], [builtin.refine(upright, click)])
+    for tensor, expected in zip(
+        builtin.encode(turned).tensors.values(), builtin.encode(upright).tensors.values(), strict=True
+    ):
+        assert np.array_equal(tensor, expected)
+
+
+def test_one_embedding_answers_any_number_of_prompts(builtin: VLSAM) -> None:
+    embedding = builtin.encode(STREET)
+    for prompt in (
+        Prompt.of((120, 80, 1)),
+        Prompt.of(box=(40, 30, 200, 180)),
+        Prompt.of((9, 9, 1), (99, 9, 0)),
+    ):
+        assert same([builtin.refine(embedding, prompt)], [builtin.refine(STREET, prompt)])
+
+
+def test_a_detection_as_json_and_as_coco(found: list[Detection], tmp_path: Path) -> None:
+    height, width = found[0].mask.shape
+    names = sorted({d.term for d in found})
+    annotations = [
+        d.to_coco(image_id=1, category_id=names.index(d.term), annotation_id=number)
+        for number, d in enumerate(found, 1)
+    ]
+    file = tmp_path / "found.coco.json"
+    file.write_text(
+        json.dumps(
+            {
+                "info": {},
+                "images": [{"id": 1, "file_name": "street.jpg", "width": width, "height": height}],
+                "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+                "annotations": annotations,
+            }
+        )
+    )
+    read = COCO(file)
+    for detection, annotation in zip(found, read.loadAnns(read.getAnnIds()), strict=True):
+        assert np.array_equal(read.annToMask(annotation).astype(bool), detection.mask)
+        x0, y0, x1, y1 = detection.box
+        assert annotation["bbox"] == [x0, y0, x1 - x0, y1 - y0]
+        assert annotation["area"] == detection.mask.sum()
+        assert annotation["score"] == detection.score
+        assert detection.to_json()["mask"] == annotation["segmentation"]
+    assert "id" not in found[0].to_coco(image_id=1, category_id=1)
+
+
+def test_draw_takes_whatever_annotate_takes(found: list[Detection]) -> None:
+    drawn = draw(STREET, found)
+    assert drawn.shape == (*found[0].mask.shape, 3)
+    assert np.array_equal(drawn, draw(read_image(STREET), found))
+    assert not np.array_equal(drawn, read_image(STREET))
+
+
+def test_without_a_name_the_weights_that_ship_are_loaded(builtin: VLSAM) -> None:
+    assert VLSAM.load().version == VLSAM.load(PROFILES["builtin"]).version == builtin.version
+
+
+def test_a_profile_that_there_is_not() -> None:
+    with pytest.raises(ModelLoadError, match=r"no profile 'gpu-8': choose one of builtin, gpu-8g, gpu-24g"):
+        VLSAM.load("gpu-8")
+
+
+def test_every_error_has_one_root(builtin: VLSAM) -> None:
+    with pytest.raises(ImageError, match=r"'nowhere\.jpg' cannot be read"):
+        builtin.annotate("nowhere.jpg")
+    with pytest.raises(ImageError, match="not float64"):
+        builtin.encode(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
+    with pytest.raises(PromptError):
+        builtin.refine(STREET, Prompt.of())
+    assert issubclass(ImageError, VLSAMError)
+    assert issubclass(PromptError, VLSAMError)

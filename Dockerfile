@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One image for CPU and GPU: the registry's torch brings its CUDA libraries along.
+# One image for CPU and GPU: the registry's torch includes the CUDA libraries.
 
 FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -7,7 +7,7 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
 
-# Libraries first, against empty packages, so that a change of our code does not install them again.
+# Install the libraries first, with empty packages, so that a change of our code keeps this layer.
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 RUN python <<'PYTHON'
 import pathlib, tomllib
@@ -18,7 +18,7 @@ with open("pyproject.toml", "rb") as file:
         (folder / "__init__.py").touch()
 PYTHON
 RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint constraints.txt '.[heic,label-studio-ml]'
-# Without its dependencies: see `install` in the Makefile.
+# Install it without dependencies: see `install` in the Makefile.
 RUN --mount=type=cache,target=/root/.cache/pip pip install --no-deps label-studio-ml==1.0.9
 
 COPY backend backend
@@ -28,11 +28,11 @@ RUN pip install --no-deps --force-reinstall . && pip uninstall --yes pip setupto
 
 
 FROM python:3.11-slim
-# Nothing that installs or builds; the server writes to /models and /tmp alone.
+# Leave out all tools that install or build. The server writes only to /models and /tmp.
 RUN useradd --create-home --uid 1000 vlsam && install --directory --owner=vlsam /models \
     && python -m pip uninstall --yes pip setuptools wheel
 COPY --from=build /opt/venv /opt/venv
-# Weights that are fetched by name land in the volume.
+# Put fetched weights into the volume.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HF_HOME=/models MODEL_DIR=/models
 USER vlsam
 WORKDIR /home/vlsam

@@ -41,14 +41,15 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path: Path
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", style.read_text("utf-8")), style
 
 
-@pytest.mark.parametrize("link", ["[x](missing.md)", "[x](#missing)", "[x](other.md#missing)"])
-def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path, link: str) -> None:
+def test_each_link_that_leads_nowhere_fails_the_build(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "docs/conf.py", tmp_path / "docs")
     (tmp_path / "docs/other.md").write_text("# Other\n")
-    (tmp_path / "docs/index.md").write_text(f"# Title\n\n{link}\n\n```{{toctree}}\nother\n```\n")
-    assert build(tmp_path).returncode == 1
+    links = "[a](missing.md), [b](#missing), [c](other.md#missing)"
+    (tmp_path / "docs/index.md").write_text(f"# Title\n\n{links}\n\n```{{toctree}}\nother\n```\n")
+    built = build(tmp_path)
+    assert (built.returncode, built.stderr.count("WARNING")) == (1, 3)
 
 
 def anchors(page: Path) -> set[str]:

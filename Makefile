@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 STUDIO_INSTALLED := $(STUDIO_VENV)/.installed-$(STUDIO_VERSION)
 
-.PHONY: help install studio browser haproxy demo serve test test-long e2e bench fuzz load audit pin lint
+.PHONY: help install studio browser haproxy demo serve check fast-model fast-others test test-long e2e bench fuzz load audit pin lint
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -60,6 +60,13 @@ haproxy: ## install HAProxy in CI; elsewhere the tests of replicas are skipped w
 	    echo "The tests with replicas need HAProxy: install it as root (on Debian: apt-get install haproxy)." >&2; \
 	    exit 1; }; \
 	  apt-get update -q && apt-get install -yq haproxy; }
+
+# Run lint and two halves of the fast tests side by side, with one thread each.
+check: install ## run lint and the fast tests, in under two minutes
+	@$(MAKE) --no-print-directory -j3 lint fast-model fast-others
+
+fast-model: ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not long" tests/model
+fast-others: ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not long" --ignore tests/model
 
 test: lint studio browser haproxy ## run lint and all tests but the long ones, also against a real Label Studio
 	$(BIN)/python -m pytest -m "not long" $(ARGS)

@@ -7,7 +7,7 @@ import pytest
 
 from model.pipeline import VLSAM
 from model.profiles import choose
-from tests.support.paths import CAPTURES
+from tests.support.paths import CAPTURES, ROOT
 
 # A busy machine is no bug.
 hypothesis.settings.register_profile(
@@ -16,6 +16,21 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("steady")
 # `make fuzz`.
 hypothesis.settings.register_profile("fuzz", hypothesis.settings.get_profile("steady"), max_examples=1000)
+
+# Where each test takes a second or more on two idle cores: it starts servers, processes or Ray, trains, or
+# plays many rounds. In other files such tests are marked one by one. Measured by `pytest --durations=0`.
+SLOW = (
+    "e2e", "fuzz", "bench", "model/bench", "model/training", "backend/commands/test_bench.py",
+    "backend/prelabel/test_cluster.py", "backend/prelabel/test_imports.py", "backend/test_wsgi.py",
+    "backend/web/test_hammer.py", "test_connections.py", "test_docs.py", "test_replicas.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = tuple(str(path) for name in SLOW for path in [ROOT / "tests" / name] if path.stat())
+    for item in items:
+        if str(item.path).startswith(slow):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

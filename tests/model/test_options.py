@@ -32,6 +32,7 @@ def finds(looked: Looking, recipe: Recipe) -> bool:
     return bool(looked.truth[int(y * rows), int(x * columns)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sink", [0.0, 6.0])
 @pytest.mark.parametrize("side", [14, 32])
 @pytest.mark.parametrize("layers", [6, 28, 36, 48])
@@ -39,6 +40,7 @@ def test_the_default_recipe_finds_a_thing_at_any_depth(layers: int, side: int, s
     assert finds(looking(layers, side, sink=sink), DEFAULT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sink", [0.0, 3.0, 9.0])
 @pytest.mark.parametrize("at", [(0, 0), (0, 11), (5, 6), (11, 0), (11, 11)])
 @pytest.mark.parametrize("layers", [6, 36])

@@ -37,6 +37,7 @@ def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Sce
         assert detection.evidence.model_version == "test"
 
 
+@pytest.mark.slow
 def test_views_find_objects_too_and_say_where_they_looked(vlsam: VLSAM, scene: Scene) -> None:
     found = vlsam.with_options(Options(views="corners")).annotate(scene.image)
     assert {d.term for d in vlsam.annotate(scene.image)} <= {d.term for d in found}
@@ -46,6 +47,7 @@ def test_views_find_objects_too_and_say_where_they_looked(vlsam: VLSAM, scene: S
         assert detection.evidence.view in corner_views(width, height)
 
 
+@pytest.mark.slow
 def test_embeddings_may_come_from_elsewhere(vlsam: VLSAM, scene: Scene) -> None:
     asked: list[Image] = []
 
@@ -60,6 +62,7 @@ def test_embeddings_may_come_from_elsewhere(vlsam: VLSAM, scene: Scene) -> None:
     assert all(image.shape < scene.image.shape for image in asked[1:])
 
 
+@pytest.mark.slow
 def test_several_questions_are_merged_by_name(vlsam: VLSAM, scene: Scene) -> None:
     twice = vlsam.with_options(Options(questions=("List all objects in the image.",) * 2))
     once = vlsam.annotate(scene.image)
@@ -106,6 +109,7 @@ def test_terms_that_are_not_there_when_asked_again_go(
     assert all("presence" in d.evidence.scores for d in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -143,6 +147,7 @@ def test_a_vocabulary_goes_into_the_question_where_the_options_want_it(vlsam: VL
     assert questions(lambda _: "", Options(vocabulary="both")) == (plain,)
 
 
+@pytest.mark.slow
 def test_every_question_gets_the_vocabulary_and_the_model_hears_it(
     vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +233,7 @@ def test_a_click_on_an_object_answers_with_that_object(vlsam: VLSAM, scene: Scen
     assert detection.mask[int(y), int(x)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
@@ -244,6 +250,7 @@ def test_every_click_is_on_its_side_of_the_answer(
     assert all(mask[y, x] == bool(label) for (x, y), label in clicks.items())
 
 
+@pytest.mark.slow
 def test_corrective_clicks_improve_a_mask(vlsam: VLSAM) -> None:
     """Five clicks on the largest error each, as an annotator gives them: RITM's protocol."""
     rng = np.random.default_rng(3)
@@ -263,6 +270,7 @@ def pasted() -> list[Scene]:
     return [s for s in scenes if len({thing.name for thing in s.objects}) == len(s.objects) > 1][:3]
 
 
+@pytest.mark.slow
 def test_a_phrase_finds_the_one_thing_that_it_names(vlsam: VLSAM, pasted: list[Scene]) -> None:
     overlaps, others = [], []
     for scene in pasted:

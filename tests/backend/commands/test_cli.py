@@ -302,6 +302,7 @@ def test_segment_cuts_a_box_at_the_images_edge(capsys: pytest.CaptureFixture[str
     assert found[0]["evidence"]["box"] == [0, 0, 200, 549]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize(
     ("option", "value", "reason"),

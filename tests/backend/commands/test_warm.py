@@ -130,6 +130,7 @@ def test_it_stops_where_it_would_drive_out_what_it_made(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

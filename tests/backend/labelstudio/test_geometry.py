@@ -106,6 +106,7 @@ def test_masks_full_of_holes_have_no_exact_rings() -> None:
     assert geometry.exact_rings_of(~holes) is not None
 
 
+@pytest.mark.slow
 def test_long_outlines_are_joined_to_their_holes() -> None:
     ring = disc(1500, 1500, 1400, width=3000, height=3000) & ~disc(1500, 1500, 900, width=3000, height=3000)
     (exact,) = geometry.exact_rings_of(ring) or []
@@ -193,6 +194,7 @@ def test_a_ring_that_crosses_itself_is_filled_even_odd() -> None:
 coordinates = st.integers(-8, 100).map(lambda number: number / 8) | st.floats(-5, 20)
 
 
+@pytest.mark.slow
 @given(
     arrays.arrays(float, st.tuples(st.integers(3, 30), st.just(2)), elements=coordinates),
     st.sampled_from([1, 40, 1 << 18]),

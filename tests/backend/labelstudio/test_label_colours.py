@@ -30,6 +30,7 @@ def test_the_distance_is_the_published_one(
     assert ciede2000(second, first) == pytest.approx(published, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "least"), [(2, 60), (5, 44), (10, 28), (20, 19), (40, 14), (80, 10), (200, 6)]
 )

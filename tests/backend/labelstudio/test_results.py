@@ -386,6 +386,7 @@ WORK: list[tuple[dict[str, Any], tuple[int, int], float]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("result", "shape", "work"), WORK)
 def test_f18_reading_a_region_is_counted(result: dict[str, Any], shape: tuple[int, int], work: float) -> None:
     """In nanoseconds, about: so however many regions a body holds, no request takes longer than its bound."""
@@ -435,6 +436,7 @@ def test_after_the_deadline_nothing_is_read(result: dict[str, Any]) -> None:
         results.decode(result, (300, 400), late)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [4, 100])
 def test_a_region_is_painted_only_where_somebody_looks_at_it(points: int) -> None:
     reading = Reading()
@@ -514,6 +516,7 @@ lines = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(lines, st.booleans())
 def test_strokes_are_those_of_a_canvas_as_large_as_the_image(
     touches: list[dict[str, Any]], below: bool

@@ -112,6 +112,7 @@ def test_an_empty_mask_is_no_object(
     assert only["bbox"] == [10, 20, 20, 20]
 
 
+@pytest.mark.slow
 def test_label_studios_own_converter_imports_coco(prelabel: Run, photos: Path, tmp_path: Path) -> None:
     coco, out = tmp_path / "out.coco.json", tmp_path / "tasks.json"
     assert prelabel(photos, "--to", coco, "--coco-polygons") == 0

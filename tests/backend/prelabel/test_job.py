@@ -157,6 +157,7 @@ def test_what_fails_is_a_row_with_its_reason_and_is_tried_again(
     assert said(tasks(out)[1]) == ["cat", "dogs"]
 
 
+@pytest.mark.slow
 def test_f4_without_memory_an_image_is_seen_smaller_and_counted(
     prelabel: Run, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +189,7 @@ def test_images_that_came_since_are_added(prelabel: Run, model: Model, photos: P
     assert sorted(model.seen) == [1, 2, 3, 4, 5, 6, 7, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["json", "coco.json", "yolo", "parquet"])
 def test_f31_a_file_that_was_replaced_under_its_name_is_annotated_again(
     ending: str, prelabel: Run, model: Model, photos: Path, tmp_path: Path
@@ -239,6 +241,7 @@ def test_rows_of_a_parquet_file_are_annotated_again_where_their_picture_is_anoth
     assert [len(said(task)) for task in tasks(out)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_go_on_and_into_every_destination(
     prelabel: Run, model: Model, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +295,7 @@ def test_what_is_skipped_is_in_the_summary(
     assert len(tasks(out)) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "allowed", "status"),
     [
@@ -490,6 +494,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], prelabel: Run) -> None
     assert "exit status:" in out
 
 
+@pytest.mark.slow
 def test_f31_killed_at_any_moment_it_goes_on_with_nothing_lost_and_nothing_done_twice(tmp_path: Path) -> None:
     """Kill -9 at random points of a run, again and again (killed.py)."""
     told = subprocess.run(

@@ -179,6 +179,7 @@ def shown(studio: Studio, capsys: pytest.CaptureFixture[str]) -> tuple[str, list
     return studio.project["model_version"], told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", None, "VL-SAM"])
 def test_the_project_shows_the_predictions_where_it_showed_none_or_a_backends(
     studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str], before: str | None
@@ -236,6 +237,7 @@ def test_predictions_that_are_switched_off_are_told_and_switched_on_by_show(
     assert len(shown(studio, capsys)[1]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [403, 503])
 def test_a_project_that_may_not_be_changed_ends_no_run(
     studio: Studio, prelabel: Run, capsys: pytest.CaptureFixture[str], status: int

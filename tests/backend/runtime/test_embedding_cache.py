@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,6 +133,7 @@ def test_f4_a_device_without_memory_keeps_no_embedding() -> None:
     assert encoder.encoded == ["a", "b"]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=40),
     st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60)),
@@ -260,6 +262,7 @@ def test_only_the_whole_image_is_kept_of_an_annotation(make_engine: Make, stand_
     assert figures(engine.metrics)["bytes host"] == 60 * 80 * 3
 
 
+@pytest.mark.slow
 def test_twenty_clicks_on_two_images_encode_two(make_engine: Make, builtin: VLSAM) -> None:
     ours = VLSAMBackend(CONFIG, engine=make_engine(lambda: builtin), project="1.1")
     for _ in range(10):
@@ -269,6 +272,7 @@ def test_twenty_clicks_on_two_images_encode_two(make_engine: Make, builtin: VLSA
     assert (counted["misses"], counted["hits host"]) == (2, 18)
 
 
+@pytest.mark.slow
 def test_the_answers_of_a_warm_and_a_cold_image_are_the_same(make_engine: Make, builtin: VLSAM) -> None:
     engines = [make_engine(lambda: builtin, cache_mb=megabytes) for megabytes in (0, 100)]
     cold, warm = (VLSAMBackend(CONFIG, engine=engine, project="1.1") for engine in engines)

@@ -55,6 +55,7 @@ def only(folder: Path) -> Path:
 # Files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sam_families.BUILDERS)
 def test_a_restart_changes_no_mask_of_any_family(family: str, tmp_path: Path) -> None:
     sam_families.saved(family, tmp_path / "weights")

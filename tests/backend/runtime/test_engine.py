@@ -288,6 +288,7 @@ def test_the_engine_of_a_process_is_made_on_first_use(monkeypatch: pytest.Monkey
         PROCESS.install(None)
 
 
+@pytest.mark.slow
 def test_f6_answers_that_were_cut_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     image = draw_scene(np.random.default_rng(7), width=200, height=150, count=2, degrade=False).image
     engine = Engine.of(Settings()).start()

@@ -47,6 +47,7 @@ def tight() -> Tight:
 IMAGE = np.zeros((60, 80, 3), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [GPU, CPU, MemoryError()])
 def test_f4_what_has_too_little_memory_frees_it_and_is_tried_smaller(tight: Tight, error: Exception) -> None:
     freed, tight.error, metrics = list[int](), error, Metrics()

@@ -601,6 +601,7 @@ print(item["result"][0]["value"]["brushlabels"])
 """
 
 
+@pytest.mark.slow
 def test_the_server_runs_without_label_studio_ml(predict_body: Body) -> None:
     command = [sys.executable, "-c", WITHOUT_LABEL_STUDIO_ML]
     body = json.dumps(predict_body(data_url()))

@@ -55,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_rollout_of_a_classifier_finds_what_the_class_is_about(folder: Path) -> None:
     """The map of a colour's class has its maximum on the patch of that colour; another class's is another."""
     classifier, rng = Classifier.load(str(folder), device="cpu"), np.random.default_rng(1)

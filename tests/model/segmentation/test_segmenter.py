@@ -23,6 +23,7 @@ PROMPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multimask", [True, False])
 @pytest.mark.parametrize("name", PROMPTS)
 def test_decode_equals_the_librarys_predictor(

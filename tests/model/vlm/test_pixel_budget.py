@@ -44,6 +44,7 @@ def shown(vlm: VLM, size: pixel_budget.Size) -> tuple[int, int]:
     return inputs["pixel_values"].numel() // 3, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_a_photograph_stays_within_the_budget(load: Load, name: str) -> None:
     vlm = load(name)

@@ -61,6 +61,7 @@ def test_the_same_words_give_the_maps_of_the_models_own_answer(
         assert np.allclose(one.attention, two.attention, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_view_and_question_is_asked_also_ahead(vlsam: VLSAM, scene: Scene, lister: Lister) -> None:
     cornered = replace(options(lister), views="corners", questions=("Who?", "What?"), vocabulary="project")
     said = prefetch_answers(scene.image, cornered, ("dog",))

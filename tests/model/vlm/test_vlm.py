@@ -110,6 +110,7 @@ def test_the_second_opinion_asks_for_boxes_in_the_familys_words(vlm: VLM, scene:
     assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", range(1, 9))
 def test_f6_an_answer_may_be_cut_anywhere(vlm: VLM, scene: Scene, limit: int) -> None:
     """The built-in model says " pizza, tree." and an end."""

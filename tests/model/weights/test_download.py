@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from model.versions import segmenter_version_of, version_of
 from model.vlm.vlm import VLM
 from model.weights import download
 from tests.support.loopback import COMMIT, Site, running
+from tests.support.waiting import wait_for
 
 CONTENT = bytes(range(256)) * 9000  # 2.3 MB
 NAME = "somebody/tiny-vl"
@@ -129,11 +129,12 @@ def test_ctrl_c_leaves_a_part_to_go_on_with(site: Site, tmp_path: Path) -> None:
     remote, part = site.remote("weights.pth", CONTENT), tmp_path / "weights.pth.part"
     # What starts the tests may have switched the signal off for all its children.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code = listen + "import sys; from model.download import *; fetch([eval(sys.argv[1])], Path(sys.argv[2]))"
+    code = (
+        listen
+        + "import sys; from model.weights.download import *; fetch([eval(sys.argv[1])], Path(sys.argv[2]))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, repr(remote), tmp_path], stderr=subprocess.PIPE)
-    until = time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size > 1_000_000) and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_for(lambda: process.poll() is not None or (part.exists() and part.stat().st_size > 1_000_000), 60)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert b"KeyboardInterrupt" in error

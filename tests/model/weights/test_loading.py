@@ -38,6 +38,7 @@ def first_map(vlm: VLM, scene: Scene) -> NDArray[np.float32]:
     return np.ravel(vlm.attention_maps(answer, [(0, answer.ends[0])], RECIPES["paper"])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantization", "layer"), [("4bit", "Linear4bit"), ("8bit", "Linear8bitLt")])
 def test_a_quantised_decoder_looks_where_the_full_one_does(
     vlm: VLM, scene: Scene, quantization: Quantization, layer: str, caplog: pytest.LogCaptureFixture

@@ -160,6 +160,7 @@ def test_f4_another_error_is_raised_at_once() -> None:
     assert model.tries == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
 def test_f4_a_devices_cache_is_emptied_before_the_second_try(
     device: str, monkeypatch: pytest.MonkeyPatch

@@ -234,6 +234,7 @@ def test_the_pipeline_gives_the_listed_terms_to_it(sam3: Segmenter, vlm: VLM, sc
     assert corrected.mask[150, 200]
 
 
+@pytest.mark.slow
 def test_annotate_by_concept_from_the_command_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def test_mobile_sam_is_recognised(made: dict[str, Any], loaded: Segmenter) -> No
         assert family.sam.image_encoder(torch.zeros(1, 3, 128, 128)).shape == (1, 256, 8, 8)
 
 
+@pytest.mark.slow
 def test_decode_equals_segment_anythings_predictor(loaded: Segmenter) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
     family: Any = loaded._family

@@ -29,6 +29,7 @@ def test_the_decoder_without_copies_equals_the_librarys() -> None:
             torch.testing.assert_close(ours[1], theirs[1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_is_recognised_by_its_width(tmp_path: Path) -> None:
     """sam_vit_b_01ec64.pth is a plain state dict of ViT-B: ours is random, of the same shape."""
     config = {

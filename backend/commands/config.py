@@ -1,4 +1,4 @@
-"""The command `vlsam config`."""
+"""The command `vlsam config`: print a labeling config, ready to paste."""
 
 import argparse
 import re
@@ -22,18 +22,18 @@ from backend.labelstudio.recommended_configs import (
 
 ABOUT = """\
 Prints a labeling config, ready to paste into a project's Settings, Labeling Interface, Code. The labels stand
-above the picture, in colours that stay apart and with a key each, and the only smart tool is the point. Label
-Studio's own exports hold what is drawn with it, and so does `vlsam export`.
+above the picture, in distinct colours and with a key each, and the only smart tool is the point. Label
+Studio's own exports contain what this tool draws, and so does `vlsam export`.
 
   masks      exact to the pixel, with holes and parts; Label Studio exports them as "Brush labels to COCO",
              PNG and NumPy
   polygons   one ring around each object; COCO and YOLO
   boxes      COCO, YOLO and Pascal VOC
 
-Of another config or a project come the labels with their aliases, predicted values and colours, and the names
-that tasks and annotations know, so that Label Studio takes the new one in its place, unless there are
-annotations of another kind. Only the config goes to standard output; what is to be said about it goes to
-standard error.
+--from another config or a project takes its labels with their aliases, predicted values and colours, and the
+names that tasks and annotations refer to. Label Studio then accepts the new config in place of the old one,
+unless there are annotations of another kind. Standard output gets the config alone; remarks go to standard
+error.
 
 examples:
   vlsam config --labels "Dog,Car"                     masks
@@ -47,26 +47,21 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Put `config` under the main parser's commands."""
-    config = commands.add_parser(
-        "config",
-        help="print a labeling config, ready to paste",
-        description=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    config.add_argument("--labels", metavar="A,B", default="", help='with commas between: "Dog,Car"')
-    config.add_argument(
+    """Add `config` to the main parser's commands."""
+    parser = commands.add_parser("config", help="print a labeling config, ready to paste", description=ABOUT)
+    parser.add_argument("--labels", metavar="A,B", default="", help='with commas between: "Dog,Car"')
+    parser.add_argument(
         "--from", dest="source", metavar="SOURCE", nargs="+",
         help="a file with a label on each line, an .xml file with a labeling config, or project 7 (or "
         "labelstudio://7), which needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; --labels come after these",
     )  # fmt: skip
-    config.add_argument(
+    parser.add_argument(
         "--for", dest="kind", choices=KINDS, default="masks", help="what regions are (default: masks)"
     )
-    config.set_defaults(run=_run)
+    parser.set_defaults(run=run)
 
 
-def _run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     tags, names = _read(args.source, args.kind) if args.source else ([], Names())
     given = [*tags, *split(args.labels)]
     tags = list(checked(given))
@@ -81,13 +76,13 @@ def _run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     xml = label_config(tags, args.kind, names)
-    encoding = sys.stdout.encoding or "utf-8"  # what it lacks is written as &#...;
+    encoding = sys.stdout.encoding or "utf-8"  # a character that it lacks is written as &#...;
     sys.stdout.write(xml.encode(encoding, "xmlcharrefreplace").decode(encoding))
     return 0
 
 
 def _read(given: Sequence[str], kind: Kind) -> tuple[list[LabelTag], Names]:
-    """The labels and names of a file or of a project. Raises ValueError."""
+    """Return the labels and names of a file or of a project. Raises ValueError."""
     named = re.fullmatch(r"project\s+(.+)", " ".join(given))
     source = f"labelstudio://{named[1].strip()}" if named else given[0]
     if not named and len(given) > 1:

@@ -1,4 +1,4 @@
-"""The command `vlsam export`: what it takes. What it does is in job.py."""
+"""The command `vlsam export`: write a project's final annotations. backend/export/job.py does the work."""
 
 import argparse
 from typing import Any
@@ -52,13 +52,12 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Put `export` under the main parser's commands."""
+    """Add `export` to the main parser's commands."""
     parser = commands.add_parser(
         "export",
         help="write what people made in a project: COCO, YOLO, masks, parquet; resumable",
         description=ABOUT,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--project", type=int, required=True, metavar="N", help="its number in Label Studio")
     parser.add_argument("--to", required=True, metavar="DEST", help="a file or folder, by its ending")
@@ -77,11 +76,11 @@ def add_to(commands: Any) -> None:
         "--coco-rle", action="store_true", help="into .coco.json run lengths instead of polygons: smaller"
     )
     parser.add_argument("--restart", action="store_true", help="throw away what is done, and begin again")
-    parser.set_defaults(run=_export)
+    parser.set_defaults(run=run, resumable=True)
 
 
-def _export(args: argparse.Namespace) -> int:
-    from backend.export.job import main  # the SDK is not needed by the other commands
+def run(args: argparse.Namespace) -> int:
+    from backend.export.job import main
 
     if args.model_version is not None and args.what != "predictions":
         raise ValueError("--model-version goes with --what predictions")

@@ -1,11 +1,11 @@
-"""The command `vlsam prelabel`: what it takes. What it does is in job.py."""
+"""The command `vlsam prelabel`: label projects, folders and lists. backend/prelabel/job.py does the work."""
 
 import argparse
 import re
 from pathlib import Path
 from typing import Any
 
-from model.profiles import PROFILES
+from backend.commands.parser import add_profile
 
 ABOUT = """\
 Finds, names and masks the objects of all images of a project, a folder or a list. It can be killed at any
@@ -54,13 +54,12 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Put `prelabel` under the main parser's commands."""
+    """Add `prelabel` to the main parser's commands."""
     parser = commands.add_parser(
         "prelabel",
         help="label whole projects, folders and lists; resumable",
         description=ABOUT,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("--to", required=True, metavar="DEST")
@@ -120,14 +119,12 @@ def add_to(commands: Any) -> None:
         help="with --ray: how many load the models (default: one for each GPU, or 1)",
     )
     parser.add_argument("--restart", action="store_true", help="throw away what is done, and begin again")
-    parser.add_argument(
-        "--profile", choices=PROFILES, help="models to use (default: $VLSAM_PROFILE or builtin)"
-    )
-    parser.set_defaults(run=_prelabel)
+    add_profile(parser)
+    parser.set_defaults(run=run, resumable=True)
 
 
-def _prelabel(args: argparse.Namespace) -> int:
-    from backend.prelabel.job import main  # the SDK and label-studio-ml are not needed by the other commands
+def run(args: argparse.Namespace) -> int:
+    from backend.prelabel.job import main
 
     if args.limit is not None and args.limit < 1:
         raise ValueError("--limit must be 1 or more")
@@ -137,11 +134,11 @@ def _prelabel(args: argparse.Namespace) -> int:
 
 
 def _failures(text: str) -> tuple[float, bool]:
-    """A number, and whether it is a share in percent."""
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)%|(\d{1,12})", text, re.ASCII)
-    if not found:
+    """Parse 20 or 5% into a number and whether it is a percentage."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)%|(\d{1,12})", text, re.ASCII)
+    if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 20 or 5%")
-    return float(found[1] or found[2]), found[1] is not None
+    return float(match[1] or match[2]), match[1] is not None
 
 
 def _shard(text: str) -> tuple[int, int]:

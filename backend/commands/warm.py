@@ -1,90 +1,36 @@
-"""The command `vlsam warm`: a project's images are encoded before anybody clicks on them."""
+"""The command `vlsam warm`: encode a project's images ahead. backend/prelabel/warm.py does the work."""
 
 import argparse
-import os
-import sys
-from collections import Counter
-from operator import methodcaller
-from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+from backend.commands.parser import add_profile
 
-from backend.answers.failure_reason import why
-from backend.images.content_hash import image_hash
-from backend.images.load import Images
-from backend.labelstudio import labeling_config
-from backend.labelstudio_api.client import StudioClient
-from backend.runtime.embedding_cache import embedding_key
-from backend.runtime.embedding_files import EmbeddingFiles
-from backend.settings import Settings, SettingsError
-from backend.telemetry.logs import printable
-from backend.telemetry.metrics import Metrics
-from model.segmentation.embedding import Embedding
-from model.segmentation.segmenter import Segmenter
-from model.versions import segmenter_version_of
-from model.weights.out_of_memory import with_less
+ABOUT = """\
+Encodes the images of a Label Studio project into $VLSAM_CACHE_DIR, so that every first click is as fast as
+the second. A server with the same VLSAM_CACHE_DIR and the same segmenter uses them at once, also while it
+runs. Images that are there already are not encoded again; an interrupted run continues where it stopped. If
+an image fails, the reason is printed, the others go on, and the exit status is 1.
+
+LABEL_STUDIO_API_KEY is sent to Label Studio to read the project and its images.
+
+examples:
+  VLSAM_CACHE_DIR=/data/vlsam vlsam warm --project 7
+  vlsam warm --project 7 --label-studio-url http://studio:8080 --profile gpu-24g
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add `warm` to the main parser's commands."""
+    parser = commands.add_parser(
+        "warm", help="encode a project's images ahead, so that every first click is fast", description=ABOUT
+    )
+    parser.add_argument("--project", type=int, required=True, metavar="N", help="its number in Label Studio")
+    parser.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
+    add_profile(parser)
+    parser.set_defaults(run=run, resumable=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit status: 1 where an image failed. Raises ValueError, StudioError and ModelLoadError."""
-    given = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
-    settings = Settings.from_env({**os.environ, **given})
-    if settings.cache.dir is None:
-        raise SettingsError("set VLSAM_CACHE_DIR, for the server too: the folder to keep encoded images in.")
-    if settings.label_studio.url is None or settings.label_studio.api_key is None:
-        raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
-    try:
-        client = StudioClient.connect(settings.images, settings.label_studio)
-        return _warm(settings, settings.cache.dir, client, args)
-    except KeyboardInterrupt:
-        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    from backend.prelabel import warm
 
-
-def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse.Namespace) -> int:
-    project = client.project(args.project)
-    config, total = labeling_config.parse(project.get("label_config") or ""), project.get("task_number")
-    tasks = client.tasks(args.project)
-    profile, images = settings.models.select(args.profile), Images(settings.images, settings.label_studio)
-    options = settings.detection.options
-    segmenter = Segmenter.load(
-        profile.sam,
-        device=settings.models.device,
-        folder=profile.folder,
-        concepts=options.localizer == "concept",
-    )
-    room = settings.cache.disk_mb * 1e6
-    disk = EmbeddingFiles(folder, room, Metrics())
-    identity, seen, done = segmenter_version_of(profile, options), set[str](), Counter[str]()
-    for task in tqdm(tasks, "warm", total, unit="image", file=sys.stderr, disable=None):
-        number = task.get("id")
-        try:
-            image = images.load(config.source(task), client.server, task=number)
-            key = embedding_key(identity, image_hash(image))
-            kept = disk.read(key)
-            embedding = kept or with_less(segmenter, methodcaller("encode", image))[0]
-        except Exception as error:
-            done["failed"] += 1
-            reason = why(error, f"task {number}")
-            tqdm.write(f"vlsam: task {number}: {printable(reason)}", file=sys.stderr)
-            continue
-        if key not in seen:
-            seen.add(key)
-            room -= embedding.nbytes
-        if room < 0:  # one more would drive out the first
-            raise SettingsError(
-                f"VLSAM_CACHE_DISK_MB={settings.cache.disk_mb} holds {len(seen) - 1} of the project's "
-                f"{total} images: set more, for the server too."
-            )
-        if kept is None:
-            _write(disk, key, embedding)
-        done["encoded" if kept is None else "kept"] += 1
-    print(f"{done['encoded']} encoded, {done['kept']} there already, {done['failed']} failed")
-    return 1 if done["failed"] else 0
-
-
-def _write(disk: EmbeddingFiles, key: str, embedding: Embedding) -> None:
-    try:
-        disk.write(key, embedding)
-    except OSError as error:
-        raise SettingsError(f"VLSAM_CACHE_DIR cannot be written: {error}.") from error
+    return warm.run(args)

@@ -34,7 +34,7 @@ from backend.prelabel.destinations import (
     written,
 )
 from backend.prelabel.report import Summary
-from backend.prelabel.run import FETCHERS, ahead, exit_status, failed, progress
+from backend.prelabel.run import FETCHERS, ahead, failed, progress
 from backend.prelabel.sources import Item, SourceError, need
 from backend.prelabel.state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
 from backend.settings import Settings
@@ -46,11 +46,7 @@ TASK_UNITS = 20 * UNITS  # of work to read one task's regions: about a minute
 
 def main(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
-
-    def work() -> int:
-        return _run(args, settings, StudioClient.connect(settings.images, settings.label_studio))
-
-    return exit_status(work)
+    return _run(args, settings, StudioClient.connect(settings.images, settings.label_studio))
 
 
 @dataclass(frozen=True)

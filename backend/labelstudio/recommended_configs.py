@@ -8,7 +8,6 @@ from typing import Literal, get_args
 from xml.sax.saxutils import quoteattr
 
 from backend.labelstudio import labeling_config
-from backend.labelstudio.label_colours import colours
 from backend.labelstudio.labeling_config import MAX_LABEL, MAX_LABELS, STATUS
 
 Kind = Literal["masks", "polygons", "boxes"]
@@ -105,6 +104,8 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
     PolygonLabels always have one, so clicks take their label from <Labels>, and people rename regions and
     draw by hand with a second list. <Labels> and Rectangle export boxes as they are.
     """
+    from backend.labelstudio.label_colours import colours  # with it comes OpenCV, which loads slowly
+
     known = [LabelTag(tag) if isinstance(tag, str) else tag for tag in tags]
     taken = [tag.background for tag in known if tag.background]
     chosen = iter(colours(len(known) - len(taken), taken))

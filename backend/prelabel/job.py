@@ -18,7 +18,7 @@ from backend.labelstudio.recommended_configs import label_config
 from backend.labelstudio_api.client import StudioClient, project_number
 from backend.prelabel import cluster, destinations, project, report, sources
 from backend.prelabel.annotator import PICTURE, Annotator
-from backend.prelabel.run import exit_status, progress, run
+from backend.prelabel.run import progress, run
 from backend.prelabel.sources import Item, Source
 from backend.prelabel.state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.prelabel.tables import scheme_of
@@ -30,12 +30,8 @@ SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
 def main(args: argparse.Namespace) -> int:
     settings = Settings.from_env()
-
-    def work() -> int:
-        job = Job.of(args, settings)
-        return _merge(args, job) if args.merge is not None else _run(args, job)
-
-    return exit_status(work)
+    job = Job.of(args, settings)
+    return _merge(args, job) if args.merge is not None else _run(args, job)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from backend.answers.failure_reason import why
 from backend.prelabel.sources import Item
 from backend.prelabel.state import DONE, FAILED, SAME, Row, Unchanged
 from backend.runtime import malloc
-from backend.telemetry.logs import printable
 from model.types import Image
 
 # Files are fetched and decoded by so many threads, so many images ahead of the models and behind them: all
@@ -70,18 +69,6 @@ def run(
             # After an error nothing more begins; what is being saved is saved.
             fetchers.shutdown(wait=False, cancel_futures=True)
             encoder.shutdown(wait=False, cancel_futures=True)
-
-
-def exit_status(work: Callable[[], int]) -> int:
-    """Run the work of a command. Where a disk fails or somebody stops it, say so on stderr."""
-    try:
-        return work()
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"vlsam: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vlsam: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
 
 
 def progress(name: str, unit: str, *, total: int, done: int) -> Any:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +24,12 @@ from tqdm import tqdm
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from model.attention import attention_flow
+from model.bench.shape import Shape
 from model.recipes import RECIPES
 
-TERMS, TAIL = 8, 32  # rows whose maps are made, among the text tokens that follow the image
+TERMS = 8  # rows whose maps are made, the last of the text tokens
 PATCH, MERGE = 14, 2
 WAYS = ("plain", "ours", "theirs")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The random Qwen2.5-VL: its decoder is what is measured, its vision tower is tiny."""
-
-    tokens: int = 1536
-    layers: int = 12
-    heads: int = 12
-    key_heads: int = 2
-    width: int = 768
-    dtype: str = "float32"
-    device: str = "cpu"
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of image tokens: as square as they come, with TAIL text tokens left."""
-        count = self.tokens - TAIL - 2
-        rows = int(count**0.5)
-        return rows, count // rows
 
 
 def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:

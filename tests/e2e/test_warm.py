@@ -7,11 +7,11 @@ import pytest
 import requests
 from PIL import Image
 
-from backend.commands import warm
 from backend.commands.cli import main
 from backend.demo.processes import Service
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
+from backend.labelstudio_api import client
 from backend.runtime.embedding_files import SUFFIX
 from model.builtin.scenes import NAMES
 from tests.support.studio_servers import (
@@ -45,7 +45,7 @@ def test_a_project_is_encoded_page_by_page_and_only_once(
     key = OWNER.token if kind == "legacy token" else personal_token
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", key)
     monkeypatch.setenv("VLSAM_CACHE_DIR", str(tmp_path / "kept"))
-    monkeypatch.setattr(warm, "PAGE", 2)
+    monkeypatch.setattr(client, "PAGE", 2)
     command = ["warm", "--project", str(project.id), "--label-studio-url", servers.studio.url]
 
     assert main(command) == 1

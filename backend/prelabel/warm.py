@@ -1,0 +1,89 @@
+"""Encode a project's images into the embedding files, so that every first click is fast: `vlsam warm`."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from operator import methodcaller
+from pathlib import Path
+
+from tqdm import tqdm
+
+from backend.answers.failure_reason import why
+from backend.images.content_hash import image_hash
+from backend.images.load import Images
+from backend.labelstudio import labeling_config
+from backend.labelstudio_api.client import StudioClient
+from backend.runtime.embedding_cache import embedding_key
+from backend.runtime.embedding_files import EmbeddingFiles
+from backend.settings import Settings, SettingsError
+from backend.telemetry.logs import printable
+from backend.telemetry.metrics import Metrics
+from model.segmentation.embedding import Embedding
+from model.segmentation.segmenter import Segmenter
+from model.versions import segmenter_version_of
+from model.weights.out_of_memory import with_less
+
+
+def run(args: argparse.Namespace) -> int:
+    """Return the exit status: 1 if an image failed.
+
+    Raises SettingsError, StudioError and ModelLoadError.
+    """
+    given = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
+    settings = Settings.from_env({**os.environ, **given})
+    if settings.cache.dir is None:
+        raise SettingsError("set VLSAM_CACHE_DIR, for the server too: the folder to keep encoded images in.")
+    if settings.label_studio.url is None or settings.label_studio.api_key is None:
+        raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
+    client = StudioClient.connect(settings.images, settings.label_studio)
+    return _warm(settings, settings.cache.dir, client, args)
+
+
+def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse.Namespace) -> int:
+    project = client.project(args.project)
+    config, total = labeling_config.parse(project.get("label_config") or ""), project.get("task_number")
+    tasks = client.tasks(args.project)
+    profile, images = settings.models.select(args.profile), Images(settings.images, settings.label_studio)
+    options = settings.detection.options
+    segmenter = Segmenter.load(
+        profile.sam,
+        device=settings.models.device,
+        folder=profile.folder,
+        concepts=options.localizer == "concept",
+    )
+    room = settings.cache.disk_mb * 1e6
+    disk = EmbeddingFiles(folder, room, Metrics())
+    identity, seen, done = segmenter_version_of(profile, options), set[str](), Counter[str]()
+    for task in tqdm(tasks, "warm", total, unit="image", file=sys.stderr, disable=None):
+        number = task.get("id")
+        try:
+            image = images.load(config.source(task), client.server, task=number)
+            key = embedding_key(identity, image_hash(image))
+            kept = disk.read(key)
+            embedding = kept or with_less(segmenter, methodcaller("encode", image))[0]
+        except Exception as error:
+            done["failed"] += 1
+            reason = why(error, f"task {number}")
+            tqdm.write(f"vlsam: task {number}: {printable(reason)}", file=sys.stderr)
+            continue
+        if key not in seen:
+            seen.add(key)
+            room -= embedding.nbytes
+        if room < 0:  # one more would drive out the first
+            raise SettingsError(
+                f"VLSAM_CACHE_DISK_MB={settings.cache.disk_mb} holds {len(seen) - 1} of the project's "
+                f"{total} images: set more, for the server too."
+            )
+        if kept is None:
+            _write(disk, key, embedding)
+        done["encoded" if kept is None else "kept"] += 1
+    print(f"{done['encoded']} encoded, {done['kept']} there already, {done['failed']} failed")
+    return 1 if done["failed"] else 0
+
+
+def _write(disk: EmbeddingFiles, key: str, embedding: Embedding) -> None:
+    try:
+        disk.write(key, embedding)
+    except OSError as error:
+        raise SettingsError(f"VLSAM_CACHE_DIR cannot be written: {error}.") from error

@@ -265,7 +265,7 @@ def test_the_demo_sees_its_servers_behind_a_proxy(
     world: World, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    assert processes._answers(f"{world.url}/health")
+    assert processes.answers(f"{world.url}/health")
     assert proxy.seen == []
 
 

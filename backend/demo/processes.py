@@ -49,7 +49,7 @@ class Service:
         start = time.monotonic()
         while True:
             self.check()
-            if _answers(f"{self.url}/health"):
+            if answers(f"{self.url}/health"):
                 return
             waited = time.monotonic() - start
             if waited > timeout_s:
@@ -170,7 +170,8 @@ def free_port(preferred: int) -> int:
     raise ServiceError(f"No port from {preferred} to {preferred + 99} is free.")
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Return whether a GET is answered with status 200."""
     try:
         return connections.request("GET", url, timeout=2).status_code == 200
     except requests.RequestException:

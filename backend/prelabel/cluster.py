@@ -211,12 +211,12 @@ def workers(address: str, count: int | None) -> Iterator[Workers]:
         context.enable_progress_bars = context.print_on_execution_start = False
         context.max_errored_blocks = -1  # their items have no rows afterwards, and so are found
         context.max_consecutive_actor_init_deaths = TRIES  # as of a node that goes while models load
-        yield _sized(ray, count)
+        yield workers_that_fit(ray, count)
     finally:
         ray.shutdown()
 
 
-def _sized(ray: Any, count: int | None) -> Workers:
+def workers_that_fit(ray: Any, count: int | None) -> Workers:
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     count = count or gpus or 1

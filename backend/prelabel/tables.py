@@ -133,7 +133,7 @@ class Cells:
         self._ends: list[int] = []  # of the groups of rows
         self._reading: Iterator[tuple[int, Cell]] = iter(())
         self._next = 0  # the place that it gives next
-        self._passed: dict[int, Cell] = {}
+        self.passed: dict[int, Cell] = {}  # the last cells read on the way to another, by place
 
     def read(self, place: int) -> bytes | None:
         """The bytes at a place; None where there are none. Raises ImageError."""
@@ -151,8 +151,8 @@ class Cells:
         return found
 
     def _find(self, place: int) -> Cell:
-        if place in self._passed:
-            return self._passed.pop(place)
+        if place in self.passed:
+            return self.passed.pop(place)
         group = bisect_right(self._ends, place)
         if not self._ends or place < self._next or group != bisect_right(self._ends, self._next):
             self._reading = self._from(place)
@@ -160,9 +160,9 @@ class Cells:
             self._next = now + 1
             if now == place:
                 return cell
-            self._passed[now] = cell
-            if len(self._passed) > self.KEPT:
-                del self._passed[next(iter(self._passed))]
+            self.passed[now] = cell
+            if len(self.passed) > self.KEPT:
+                del self.passed[next(iter(self.passed))]
         raise IndexError(place)
 
     def _from(self, place: int) -> Iterator[tuple[int, Cell]]:

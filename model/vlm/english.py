@@ -76,7 +76,7 @@ _UNCHANGED = word_set(
 )
 # Names of one thing, a line each, as they are said in captions and in the label lists of common data sets.
 # Only words that may stand for each other in any picture: neither kinds (taxi, sedan) nor parts.
-_SYNONYMS = {
+SYNONYMS = {
     name: group
     for group in (
         frozenset(name.strip() for name in line.split(","))
@@ -179,7 +179,7 @@ def singular(name: str) -> str:
 
 def synonyms(name: str) -> frozenset[str]:
     """The names of the same thing, among common ones, of an English name in lower case; itself too."""
-    return _SYNONYMS.get(name, frozenset((name,)))
+    return SYNONYMS.get(name, frozenset((name,)))
 
 
 def kind_of(words: list[str], i: int, run: str = "", told: bool = False) -> str:

@@ -179,7 +179,7 @@ def test_a_list_of_tasks_can_be_imported_again(project: Project, studio: Studio)
     assert export(project, "out.json") == 0
     tasks = json.loads(Path("out.json").read_text())
     other = studio.create_project("Export again", CONFIG)
-    studio._json("POST", f"/api/projects/{other}/import", json=tasks)
+    studio.json("POST", f"/api/projects/{other}/import", json=tasks)
     taken = [task["annotations"][0]["result"] for task in studio.tasks(other)]
     assert taken == [task["annotations"][0]["result"] for task in tasks]
     assert export(Project(other, 0, ()), "again.json") == 0

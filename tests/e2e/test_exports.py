@@ -214,7 +214,7 @@ def voc(xml: bytes) -> list[tuple[str, tuple[float, ...]]]:
 
 
 def test_what_is_offered_holds_regions_and_is_in_the_readme(exported: Exported) -> None:
-    formats = exported.studio._json("GET", f"/api/projects/{exported.id}/export/formats")
+    formats = exported.studio.json("GET", f"/api/projects/{exported.id}/export/formats")
     offered = {each["name"] for each in formats if not each.get("disabled")}
     assert {name for name in HOLDS if name in offered} == {
         name for name, kinds in HOLDS.items() if exported.kind in kinds
@@ -410,7 +410,7 @@ def test_a_text_of_another_value_leaves_texts_alone(studio: Studio) -> None:
         '<Text name="said" value="$image"/>', '<Text name="said" value="Hello"/>'
     )
     project = studio.create_project("Hello", config)
-    formats = studio._json("GET", f"/api/projects/{project}/export/formats")
+    formats = studio.json("GET", f"/api/projects/{project}/export/formats")
     offered = {each["name"] for each in formats if not each.get("disabled")}
     assert offered >= {*TEXTS}
     assert not offered & {*HOLDS}
@@ -438,7 +438,7 @@ def test_what_pascal_voc_does_not_bear(studio: Studio, make_project: MakeProject
 def test_label_studio_takes_whatever_labels_there_are(studio: Studio, kind: Kind) -> None:
     names = ['Boots, "black" & <white>', "Hündin 🐕", "it's", *(f"label {number}" for number in range(60))]
     xml = label_config(names, kind)
-    studio._send("POST", "/api/projects/validate", json={"label_config": xml})
+    studio.send("POST", "/api/projects/validate", json={"label_config": xml})
     project = studio.create_project(f"Any labels for {kind}", xml)
     assert [tag.value for tag in tags_of(studio.project(project)["label_config"])] == names
 

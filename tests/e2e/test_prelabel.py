@@ -118,7 +118,7 @@ def test_a_list_of_a_project_can_be_imported(studio: Studio, project: Project, t
     tasks = json.loads((tmp_path / "trial.json").read_text())
     tasks[1] = {"data": tasks[1]["data"], "predictions": [], "meta": {"vlsam_error": "as if"}}
     other = studio.create_project("Imported", label_config(NAMES))
-    studio._json("POST", f"/api/projects/{other}/import", json=tasks)
+    studio.json("POST", f"/api/projects/{other}/import", json=tasks)
     one, two = studio.tasks(other)
     assert one["data"] == tasks[0]["data"]
     assert one["predictions"][0]["result"] == tasks[0]["predictions"][0]["result"]
@@ -134,7 +134,7 @@ def test_coco_comes_back_through_label_studios_own_converter(
     convert_coco_to_ls("out.coco.json", "tasks.json", out_type="predictions", image_root_url=root)
     tasks = json.loads(Path("tasks.json").read_text())
     other = studio.create_project("Converted", Path("tasks.label_config.xml").read_text())
-    studio._json("POST", f"/api/projects/{other}/import", json=tasks)
+    studio.json("POST", f"/api/projects/{other}/import", json=tasks)
     originals = [task["data"]["image"] for task in studio.tasks(project.id)]
     taken = studio.tasks(other)
     assert [task["data"]["image"] for task in taken] == originals[:2]

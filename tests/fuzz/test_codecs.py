@@ -1,5 +1,6 @@
 """Bytes and geometry from outside, straight into what reads them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,19 +102,24 @@ def test_any_answer_is_read_as_terms_and_boxes(answer: str, kind: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingFiles:
-    return EmbeddingFiles(tmp_path_factory.mktemp("disk"), 1e9, Metrics())
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("disk")
+
+
+@pytest.fixture(scope="module")
+def disk(folder: Path) -> EmbeddingFiles:
+    return EmbeddingFiles(folder, 1e9, Metrics())
 
 
 @MANY
 @given(data=st.data())
 def test_any_entry_on_the_disk_is_what_was_written_or_nothing(
-    disk: EmbeddingFiles, data: st.DataObject
+    disk: EmbeddingFiles, folder: Path, data: st.DataObject
 ) -> None:
     counted("disk entries")
     kept = Embedding({"a": torch.arange(6.0), "b": torch.ones(1)}, (3, 2), (6, 4))
     disk.write("key", kept)
-    path = disk._path("key")
+    (path,) = folder.iterdir()
     whole = path.read_bytes()
     path.write_bytes(data.draw(strategies.damaged(whole)))
     same = path.read_bytes() == whole

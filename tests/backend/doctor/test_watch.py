@@ -83,5 +83,5 @@ def test_few_projects_are_looked_at_at_once(studio: Studio) -> None:
         watch.begin(f"{project}.1", Server(studio.url, LEGACY))
     until(lambda: len(studio.asked) == 4)
     studio.wait.set()
-    until(lambda: watch._running == 0)
+    until(lambda: "watch" not in {thread.name for thread in threading.enumerate()})
     assert studio.asked.count("GET /api/version/") == 4

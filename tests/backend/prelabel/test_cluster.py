@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config
 from backend.prelabel.annotator import Annotator
-from backend.prelabel.cluster import BLOCK, Actor, ClusterError, _sized, fetch
+from backend.prelabel.cluster import BLOCK, Actor, ClusterError, fetch, workers_that_fit
 from backend.prelabel.destinations import choose
 from backend.prelabel.sources import Files, Item
 from backend.settings import Settings
@@ -121,9 +121,9 @@ def test_workers_fit_the_cluster(there: dict[str, float], asked: int | None, wor
     ray = SimpleNamespace(cluster_resources=lambda: there)
     if isinstance(workers, str):
         with pytest.raises(ClusterError, match=workers):
-            _sized(ray, asked)
+            workers_that_fit(ray, asked)
     else:
-        found = _sized(ray, asked)
+        found = workers_that_fit(ray, asked)
         assert (found.count, found.gpus) == workers
 
 

@@ -50,9 +50,9 @@ def test_rows_in_any_order_are_right_and_far_ones_are_not_walked_to(path: Path) 
     assert [cells.read(place) for place in order] == [DATA[place] for place in order]
     cells = Counting(str(path), "image", 1000)
     assert cells.read(59) == DATA[59]
-    assert max(cells._passed) == 58
-    assert min(cells._passed) > 40
-    assert len(cells._passed) == Cells.KEPT
+    assert max(cells.passed) == 58
+    assert min(cells.passed) > 40
+    assert len(cells.passed) == Cells.KEPT
 
 
 def test_bytes_beyond_the_limit_are_not_kept(path: Path) -> None:
@@ -60,7 +60,7 @@ def test_bytes_beyond_the_limit_are_not_kept(path: Path) -> None:
     for place in (9, 3):
         with pytest.raises(ImageError, match="more than 99 bytes"):
             cells.read(place)
-    assert not any(isinstance(cell, bytes) for cell in cells._passed.values())
+    assert not any(isinstance(cell, bytes) for cell in cells.passed.values())
 
 
 def test_a_broken_group_spoils_no_other(path: Path) -> None:

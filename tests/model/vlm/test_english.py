@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.vlm.english import _SYNONYMS, singular, synonyms
+from model.vlm.english import SYNONYMS, singular, synonyms
 
 PLURALS = """cats: cat, buses: bus, wine glasses: wine glass, dresses: dress, lenses: lens, octopuses:
 octopus, cacti: cactus, mice: mouse, leaves: leaf, knives: knife, shelves: shelf, gloves: glove,
@@ -39,11 +39,11 @@ def test_synonyms_are_names_of_one_thing_both_ways() -> None:
 
 
 def test_no_name_has_two_meanings() -> None:
-    groups = set(_SYNONYMS.values())
-    assert sum(len(group) for group in groups) == len(_SYNONYMS)
+    groups = set(SYNONYMS.values())
+    assert sum(len(group) for group in groups) == len(SYNONYMS)
     assert all(len(group) > 1 for group in groups)
 
 
-@pytest.mark.parametrize("name", sorted(_SYNONYMS))
+@pytest.mark.parametrize("name", sorted(SYNONYMS))
 def test_every_synonym_is_written_as_terms_are(name: str) -> None:
     assert singular(name) == name

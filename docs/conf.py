@@ -19,6 +19,9 @@ templates_path: list[str] = []
 # Anchors of headings are the forge's, so that a link works on both.
 myst_heading_anchors = 4
 
+# Blocks without a language are output.
+highlight_language = "none"
+
 html_theme = "furo"
 html_title = project
 html_show_sphinx = False

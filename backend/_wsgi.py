@@ -20,7 +20,7 @@ if not __package__:  # run as a script or from its own folder: `backend` and `mo
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from backend.runtime.engine import PROCESS
+from backend.answers.resources import PROCESS
 from backend.settings import Settings, SettingsError
 from backend.telemetry import logs
 from backend.web.app import create_app
@@ -91,7 +91,7 @@ def _end_in_time(_: Any) -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         # Not in this thread, which may hold the very locks.
-        threading.Thread(target=lambda: PROCESS.engine().stop(), name="stop", daemon=True).start()
+        threading.Thread(target=lambda: PROCESS.resources().queue.stop(), name="stop", daemon=True).start()
         if callable(usual):
             usual(number, frame)
 

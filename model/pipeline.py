@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.attention.baseline_maps import Classifier
+from model.deadline import NEVER, Deadline
 from model.decode import ImageLike, read_image
 from model.options import Options
 from model.profiles import Profile, choose
@@ -28,12 +29,12 @@ from model.weights import devices
 
 
 def prefetch_answers(
-    image: Image, options: Options, vocabulary: Sequence[str] = (), deadline: float | None = None
+    image: Image, options: Options, vocabulary: Sequence[str] = (), deadline: Deadline = NEVER
 ) -> list[list[RemoteAnswer]] | None:
-    """What the options' endpoint says about each view of an image, for `VLSAM.annotate`, which else asks
-    itself: so that the models at hand need not wait for it. None without an endpoint.
+    """Prefetch the remote VLM's answers for each view of an image, so that the GPU does not wait for it.
 
-    Raises RemoteVLMError, also where answers are not there at `deadline` (of time.monotonic).
+    Pass the result to `VLSAM.annotate(remote_answers=...)`. None if the options name no remote VLM. Raises
+    RemoteVLMError, also when `deadline` passes.
     """
     endpoint = options.remote_vlm
     if endpoint is None:
@@ -43,7 +44,7 @@ def prefetch_answers(
 
 
 def _views(image: Image, options: Options) -> tuple[Box, ...]:
-    views = corner_views(image.shape[1], image.shape[0])
+    views = corner_views(image.shape[1], image.shape[0])  # the whole image first
     return views if options.views == "corners" else views[:1]
 
 
@@ -117,31 +118,29 @@ class VLSAM:
         self,
         image: ImageLike,
         *,
-        encode: Callable[[Image], Embedding] | None = None,
+        embedding: Embedding | None = None,
         vocabulary: Sequence[str] = (),
         remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
         """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3).
 
-        `encode` is asked for the embedding of each view in place of `self.encode`. The VLM is asked for the
-        names of `vocabulary` as `Options.vocabulary` says: with "open" it is not. `remote_answers` is what
-        `prefetch_answers`
-        gave for this image.
+        `embedding` is the whole image's. Without it, a view is encoded if the VLM names something in it. The
+        VLM is asked for the names of `vocabulary` as `Options.vocabulary` says: with "open" it is not.
+        `remote_answers` is the result of `prefetch_answers` for this image.
         """
         image = read_image(image)
-        encode = encode or self.encode
         size = (image.shape[0], image.shape[1])
         found: list[Detection] = []
         for number, view in enumerate(_views(image, self._options)):
             answers = remote_answers[number] if remote_answers is not None else None
-            part = crop(image, view)
-            found += [to_image(d, view, size) for d in self._in_view(part, encode, vocabulary, answers)]
+            part, whole = crop(image, view), embedding if number == 0 else None
+            found += [to_image(d, view, size) for d in self._in_view(part, whole, vocabulary, answers)]
         return self._best(found)
 
     def _in_view(
         self,
         image: Image,
-        encode: Callable[[Image], Embedding],
+        embedding: Embedding | None,
         vocabulary: Sequence[str],
         answers: Sequence[RemoteAnswer] | None,
     ) -> list[Detection]:
@@ -153,7 +152,7 @@ class VLSAM:
         boxed: list[NamedBox] = []
         if options.localizer in ("boxes", "both"):
             boxed = self._localizer.boxes(image, [term_map.term for term_map in seen])
-        return self._masks(encode(image), seen, boxed) if seen or boxed else []
+        return self._masks(embedding or self.encode(image), seen, boxed) if seen or boxed else []
 
     def _masks(
         self, embedding: Embedding, seen: Sequence[TermMap], boxed: Sequence[NamedBox]
@@ -175,14 +174,15 @@ class VLSAM:
         image: ImageLike,
         phrase: str,
         *,
-        encode: Callable[[Image], Embedding] | None = None,
+        embedding: Embedding | None = None,
         level: Level = "auto",
     ) -> list[Detection]:
         """What a person's phrase names, such as "the red car on the left"; best first.
 
         One object where the phrase says one, all that are found where it says several ("dogs"); none where
-        nothing is found. Only the whole image is looked at, for "left" means its left. `encode` as in
-        `annotate`, `level` as in `refine`. Raises PromptError.
+        nothing is found. Only the whole image is looked at, for "left" means its left. `embedding` is the
+        image's; without it, the image is encoded if the VLM finds the phrase. `level` as in `refine`. Raises
+        PromptError.
         """
         image = read_image(image)
         options = self._options
@@ -192,7 +192,7 @@ class VLSAM:
         boxed: list[NamedBox] = []
         if options.localizer in ("boxes", "both"):
             boxed = self._localizer.boxes(image, [term_map.phrase for term_map in seen])
-        embedding = (encode or self.encode)(image)
+        embedding = embedding or self.encode(image)
         found = self._best(self._masks(embedding, [] if options.localizer == "boxes" else seen, boxed))
         single = {term_map.term for term_map in seen if term_map.single}
         first: dict[str, Detection] = {}

@@ -10,6 +10,7 @@ from backend.answers import click_target, existing_regions, task_image
 from backend.answers.click_target import Correction, Unanswerable
 from backend.answers.placement import Prediction, describe, not_empty, prediction
 from backend.answers.recent_answers import Key
+from backend.answers.superseded_clicks import Click
 from backend.answers.task_image import UNEXPECTED, Access, name_of
 from backend.labelstudio import next_protocol, prompt_controls, results, tasks
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
@@ -17,10 +18,12 @@ from backend.labelstudio.next_protocol import UnknownEvent
 from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.reading_budget import OutOfTime, TooMuch
 from backend.labelstudio.tasks import Region
-from backend.runtime.engine import CLICK, Click, Late, Superseded, Unavailable
-from backend.runtime.oom_retry import Model
+from backend.runtime.job_queue import CLICK, Late, Superseded, Unavailable
+from backend.runtime.oom_retry import RetryingModel
+from model.deadline import Deadline
+from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding
-from model.types import Detection, ImageError, Level, VLSAMError
+from model.types import Detection, ImageError, Level, Prompt, VLSAMError
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
@@ -29,18 +32,18 @@ NOTHING_THERE = "The mask is empty: the model finds nothing there."
 
 def event(access: Access, context: Mapping[str, Any]) -> Prediction:
     try:
-        return prediction(next_protocol.answer(context, access.engine.version), access.engine.version)
+        return prediction(next_protocol.answer(context, access.resources.version), access.resources.version)
     except UnknownEvent as unknown:
         log.warning("%s", unknown)
-        return prediction([], access.engine.version, reason=str(unknown))
+        return prediction([], access.resources.version, reason=str(unknown))
 
 
 def interact(
-    access: Access, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    access: Access, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: Deadline
 ) -> Prediction:
     """The answer to a click, whose failure the editor shows where the config has a place for it."""
     try:
-        with access.engine.admitted():
+        with access.resources.queue.admitted():
             answer = _answer(access, task, context, config, deadline)
     except Unavailable as error:
         if config.status_of is None:
@@ -48,7 +51,7 @@ def interact(
         access.count(type(error).__name__)
         asked_by = click_target.asked_by(context, config)
         log.warning("Task %s: no answer to the %s: %s", name_of(task), asked_by, error)
-        answer = prediction([], access.engine.version, reason=str(error))
+        answer = prediction([], access.resources.version, reason=str(error))
     # Label Studio 1.23.2 asks about no prompts when a task opens after one that was submitted with a
     # click left in it: there is nothing to tell.
     if config.status_of is not None and context.get("result") != []:
@@ -58,12 +61,12 @@ def interact(
 
 
 def _answer(
-    access: Access, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    access: Access, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: Deadline
 ) -> Prediction:
-    started, level = access.clock(), logging.WARNING
+    started, level = access.resources.clock(), logging.WARNING
 
     def taken() -> int:
-        return round(1000 * (access.clock() - started))
+        return round(1000 * (access.resources.clock() - started))
 
     try:
         phrase = None if click_target.is_click(context, config) else prompt_controls.typed(context, config)
@@ -73,7 +76,7 @@ def _answer(
             regions = _find(access, task, phrase, context, config, deadline)
             done = f"text: {len({region['id'] for region in regions})} new or renewed regions"
         log.info("Task %s: %s, %d ms", name_of(task), done, taken())
-        return prediction(regions, access.engine.version)
+        return prediction(regions, access.resources.version)
     except Late:
         access.count("Late")
         reason = "The click could not be answered in time."
@@ -94,7 +97,7 @@ def _answer(
         access.count(UNEXPECTED)
         asked_by = click_target.asked_by(context, config)
         log.exception("Task %s: no answer to the %s (%d ms).", name_of(task), asked_by, taken())
-        return prediction([], access.engine.version, reason="The server failed; its log says why.")
+        return prediction([], access.resources.version, reason="The server failed; its log says why.")
     asked_by = click_target.asked_by(context, config)
     log.log(
         level,
@@ -104,11 +107,11 @@ def _answer(
         reason,
         taken(),
     )
-    return prediction([], access.engine.version, reason=reason)
+    return prediction([], access.resources.version, reason=reason)
 
 
 def _correct(
-    access: Access, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    access: Access, task: Any, context: Mapping[str, Any], config: LabelConfig, deadline: Deadline
 ) -> tuple[list[results.Result], str]:
     """The results of the region that clicks made or corrected, and what was done, for the log.
 
@@ -117,14 +120,14 @@ def _correct(
     config = config.of(task.get("data") if isinstance(task, Mapping) else None)
     click = click_of(access, task, context)
     seen = task_image.see(access, task, config, deadline)
-    run = partial(access.engine.run, priority=CLICK, deadline=deadline, click=click)
+    run = partial(access.resources.queue.run, priority=CLICK, deadline=deadline, topic=click)
     bare = click_target.bare(context, config, seen.known.size)
     if bare is not None:
-        detection = run(lambda model: model.refine(seen.embedding(model), bare))
+        detection = run(lambda model: _refine(model, seen.embedding(model), bare))
         if not detection.mask.any():
             raise Unanswerable(NOTHING_THERE)
         return next_protocol.mask(detection.mask, detection.score), "click of no control: a mask"
-    memory = access.engine.memory
+    recent, clock = access.resources.recent_answers, access.resources.clock
     key = _memory_key(access, task, seen.known.content)
     reading = access.reading(deadline)
     asked = click_target.read(
@@ -132,9 +135,9 @@ def _correct(
         task,
         config,
         seen.known.size,
-        answers=memory.recall(key) if key else (),
-        now=memory.clock(),
-        labels_in_place=access.engine.settings.answers.labels_in_place,
+        answers=recent.recall(key) if key else (),
+        now=clock(),
+        labels_in_place=access.resources.settings.answers.labels_in_place,
         reading=reading,
     )
     task_image.log_unread(task, reading, "a click cannot be about them")
@@ -143,7 +146,7 @@ def _correct(
     if not detection.mask.any():
         raise Unanswerable(NOTHING_THERE)
     _good_enough([detection], wishes)
-    with access.engine.metrics.stage("results"):
+    with access.resources.metrics.stage("results"):
         region = describe(
             replace(detection, term=asked.term),
             control=asked.control,
@@ -156,7 +159,7 @@ def _correct(
     if not region:
         raise Unanswerable(f"The mask is nothing that <{asked.control.tag}> can draw.")
     if key:
-        memory.remember(key, click_target.remembered(asked, region[0], detection, memory.clock()))
+        recent.remember(key, click_target.remembered(asked, region[0], detection, clock()))
     said = click_target.said(task, asked.target.region_id, config) if asked.target else {}
     words = [
         results.naming(region[0], naming, said[naming.name])
@@ -167,20 +170,28 @@ def _correct(
 
 
 def _find(
-    access: Access, task: Any, phrase: str, context: Mapping[str, Any], config: LabelConfig, deadline: float
+    access: Access,
+    task: Any,
+    phrase: str,
+    context: Mapping[str, Any],
+    config: LabelConfig,
+    deadline: Deadline,
 ) -> list[results.Result]:
     """Regions of what a person typed, less what there are regions of. Raises Unanswerable."""
     config = config.of(task.get("data") if isinstance(task, Mapping) else None)
     image, known = task_image.load(access, task, *task_image.find(access, task, config), deadline)
-    wishes, held = (
-        prompt_controls.wishes(context, task, config),
-        access.engine.embeddings.handle(known.content),
+    wishes = prompt_controls.wishes(context, task, config)
+    handle = access.resources.embeddings.handle(known.content)
+
+    def work(model: RetryingModel[VLSAM]) -> list[Detection]:
+        embedding = handle.get(model, image)
+        return model.run(
+            "find", lambda vlsam: vlsam.find(image, phrase, embedding=embedding, level=wishes.level)
+        )
+
+    run = partial(
+        access.resources.queue.run, priority=CLICK, deadline=deadline, topic=click_of(access, task, context)
     )
-
-    def work(model: Model) -> list[Detection]:
-        return model.find(image, phrase, encode=lambda view: held.get(model, view), level=wishes.level)
-
-    run = partial(access.engine.run, priority=CLICK, deadline=deadline, click=click_of(access, task, context))
     found, said = not_empty(run(work)), ascii(phrase[:80])
     if not found:
         raise Unanswerable(f"The model does not find {said} in this image.")
@@ -226,7 +237,7 @@ def _find(
 
 def _replaceable(access: Access, region: Region, items: list[Any]) -> bool:
     """Whether the editor stands a region in the place of this one."""
-    in_place = region.control.labels_name is None or access.engine.settings.answers.labels_in_place
+    in_place = region.control.labels_name is None or access.resources.settings.answers.labels_in_place
     return in_place and region.id not in click_target.related([items])
 
 
@@ -265,15 +276,21 @@ def _good_enough(found: list[Detection], wishes: Wishes) -> list[Detection]:
 
 
 def _segment(
-    model: Model, embedding: Embedding, asked: Correction, level: Level
+    model: RetryingModel[VLSAM], embedding: Embedding, asked: Correction, level: Level
 ) -> tuple[Correction, Detection]:
     """The settled correction and its mask."""
     if asked.rivals:
-        fresh = model.refine(embedding, asked.prompt, level)
+        fresh = _refine(model, embedding, asked.prompt, level)
         asked = click_target.settle(asked, fresh.mask)
         if asked.target is None and asked.prompt.mask is None:
             return asked, fresh
     if asked.boxed is not None:
-        mask = model.refine(embedding, asked.boxed).mask
+        mask = _refine(model, embedding, asked.boxed).mask
         asked = replace(asked, prompt=replace(asked.prompt, mask=mask if mask.any() else None))
-    return asked, model.refine(embedding, asked.prompt, level)
+    return asked, _refine(model, embedding, asked.prompt, level)
+
+
+def _refine(
+    model: RetryingModel[VLSAM], embedding: Embedding, prompt: Prompt, level: Level = "auto"
+) -> Detection:
+    return model.run("refine", lambda vlsam: vlsam.refine(embedding, prompt, level))

@@ -1,16 +1,15 @@
 """Tasks in, predictions out: the ML backend class of the Label Studio ecosystem."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend.answers import batch, interactive
 from backend.answers.placement import Prediction
+from backend.answers.resources import PROCESS, Resources
 from backend.answers.task_image import Access
 from backend.images.http_url import HttpUrl
 from backend.images.studio_urls import Server
 from backend.labelstudio import labeling_config, next_protocol
-from backend.runtime.engine import PROCESS, Engine
 
 try:
     from label_studio_ml.model import LabelStudioMLBase
@@ -21,7 +20,7 @@ except ImportError:
 class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     """The ML backend: one instance per project (label-studio-ml 1.0.9) or per request (our app).
 
-    Instances hold a labeling config and the way to Label Studio; models and queue are the engine's.
+    An instance holds a labeling config and the way to Label Studio; the resources are shared.
     """
 
     def __init__(
@@ -29,11 +28,10 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         label_config: str | None = None,
         train_output: Mapping[str, Any] | None = None,
         *,
-        engine: Engine | None = None,
+        resources: Resources | None = None,
         project: str = "",
         caller: str = "",
         gone: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.monotonic,
         hostname: str = "",
         access_token: str = "",
         **_: Any,
@@ -46,9 +44,8 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         )
         self.caller = caller  # the IP address that /setup came from
         self.gone = gone  # whether nobody waits for the answer any longer
-        self._clock = clock
-        self.engine = engine or PROCESS.engine()
-        self.model_version = self.engine.version
+        self.resources = resources or PROCESS.resources()
+        self.model_version = self.resources.version
 
     def predict(
         self, tasks: list[Any], context: Mapping[str, Any] | None = None, **kwargs: Any
@@ -61,21 +58,21 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         item at all, and its image is encoded in the background. An empty answer to a click says why under
         "reason". Raises ConfigError and Unavailable.
         """
-        access = Access(self.engine, self.server, self.project, self.gone, self._clock)
+        access = Access(self.resources, self.server, self.project, self.gone)
         event = context.get("event") if isinstance(context, Mapping) else None
         if context is not None and event is not None and event != next_protocol.TRIAL:
             return [interactive.event(access, context)]
         config = labeling_config.parse(self.label_config or "")
-        deadline = self._clock() + self.engine.settings.answers.deadline
+        deadline = self.resources.deadline()
         if event is not None:
             return [batch.trial(access, tasks[0] if tasks else None, config, deadline)]
         # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
-        if context is None and len(tasks) == 1 and self.engine.settings.answers.on_open == "prewarm":
+        if context is None and len(tasks) == 1 and self.resources.settings.answers.on_open == "prewarm":
             batch.prewarm(access, tasks[0], config, deadline)
             return []
         if isinstance(context, Mapping):
             return [interactive.interact(access, tasks[0] if tasks else None, context, config, deadline)]
-        with self.engine.admitted():
+        with self.resources.queue.admitted():
             return batch.annotate_all(access, tasks, config, deadline)
 
     @property
@@ -86,7 +83,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         from /setup to no other address than the one that came with it. What tasks have below the address of
         /setup is asked at LABEL_STUDIO_URL.
         """
-        settings = self.engine.settings
+        settings = self.resources.settings
         url, token = self.hostname.rstrip("/"), self.access_token or None
         if settings.label_studio.url:
             ours = settings.label_studio.url

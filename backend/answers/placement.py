@@ -9,9 +9,9 @@ from backend.labelstudio import region_meta, results
 from backend.labelstudio.labeling_config import STATUS, Control, LabelConfig
 from backend.labelstudio.reading_budget import Reading
 from backend.labelstudio.tasks import Region
-from backend.runtime.oom_retry import Model
 from backend.settings import Settings
 from backend.telemetry.logs import printable
+from model.pipeline import VLSAM
 from model.types import Detection
 
 Prediction = dict[str, Any]
@@ -31,7 +31,7 @@ def unnamed_terms(found: Sequence[Detection], config: LabelConfig, settings: Set
     return [term for term in dict.fromkeys(d.term for d in found) if not config.named(term)]
 
 
-def alike(model: Model, terms: Sequence[str], names: Sequence[str], threshold: float) -> dict[str, str]:
+def alike(model: VLSAM, terms: Sequence[str], names: Sequence[str], threshold: float) -> dict[str, str]:
     """For each term the name that is most alike, where it is as much as `threshold`."""
     likeness = model.similarity(terms, names)
     return {

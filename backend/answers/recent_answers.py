@@ -6,13 +6,13 @@ the two, nobody but us knows the region that was just drawn. All this is a hint:
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from cachetools import TTLCache
 from numpy.typing import NDArray
 
 from backend.labelstudio.geometry import Patch
@@ -74,43 +74,36 @@ class Answer:
         return draft == self.draft
 
 
-class Memory:
-    """Answers of the last 30 seconds, at most 64 MB of them. Safe to use from many threads."""
+class RecentAnswers:
+    """Answers of the last 30 seconds, at most 64 MB of them. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self._answers: OrderedDict[Key, list[Answer]] = OrderedDict()  # the newest key and answer last
+        self._clock = clock
+        self._answers: TTLCache[Key, list[Answer]] = TTLCache(MAX_BYTES, SECONDS, clock, _size)
         self._lock = threading.Lock()
 
     def recall(self, key: Key) -> list[Answer]:
-        """The answers under a key, the newest first."""
+        """Return the answers under a key, the newest first."""
         with self._lock:
-            self._forget()
-            return self._answers.get(key, [])[::-1]
+            return self._recent(key)[::-1]
 
     def remember(self, key: Key, answer: Answer) -> None:
-        """Keep an answer in place of those to the same prompts; nothing where a later one came first."""
+        """Add an answer in place of those to the same prompts. Drop it if a later one came first."""
         if not answer.prompts:
             return
         ids = answer.prompts.keys()
         with self._lock:
-            known = self._answers.pop(key, [])
-            if not any(ids < other.prompts.keys() for other in known):
-                known = [other for other in known if not ids & other.prompts.keys()] + [answer]
-            self._answers[key] = known
-            self._forget()
+            answers = self._recent(key)
+            if not any(ids < other.prompts.keys() for other in answers):
+                answers = [other for other in answers if not ids & other.prompts.keys()] + [answer]
+            while _size(answers) > MAX_BYTES:
+                answers.pop(0)
+            self._answers[key] = answers
 
-    def _forget(self) -> None:
-        oldest = self.clock() - SECONDS
-        for key in list(self._answers):
-            kept = [answer for answer in self._answers[key] if answer.at >= oldest]
-            if kept:
-                self._answers[key] = kept
-            else:
-                del self._answers[key]
-        size = sum(answer.nbytes for answers in self._answers.values() for answer in answers)
-        while size > MAX_BYTES:
-            key, answers = next(iter(self._answers.items()))
-            size -= answers.pop(0).nbytes
-            if not answers:
-                del self._answers[key]
+    def _recent(self, key: Key) -> list[Answer]:
+        oldest = self._clock() - SECONDS
+        return [answer for answer in self._answers.get(key, ()) if answer.at >= oldest]
+
+
+def _size(answers: list[Answer]) -> int:
+    return sum(answer.nbytes for answer in answers)

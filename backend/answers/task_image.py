@@ -1,20 +1,21 @@
 """The image of a task: fetch it, or find its embedding where it was seen lately."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backend.answers.resources import Resources
 from backend.images.image_cache import CachedImage, cache_key
 from backend.images.studio_urls import Server
 from backend.labelstudio import tasks
 from backend.labelstudio.labeling_config import LabelConfig
 from backend.labelstudio.reading_budget import Reading
 from backend.runtime.embedding_cache import EmbeddingHandle
-from backend.runtime.engine import Engine, Late
-from backend.runtime.oom_retry import Model
+from backend.runtime.job_queue import Late
+from backend.runtime.oom_retry import RetryingModel
 from model.deadline import Deadline
+from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding
 from model.types import Image
 
@@ -25,20 +26,19 @@ UNEXPECTED = "unexpected"  # the kind of errors that are ours, in /metrics
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """The engine, and the Label Studio that asks."""
+    """What a request may use: the resources of the process, and its own Label Studio."""
 
-    engine: Engine
+    resources: Resources
     server: Server | None = None
     project: str = ""
     gone: Callable[[], bool] = lambda: False  # whether nobody waits for the answer any longer
-    clock: Callable[[], float] = time.monotonic
 
-    def reading(self, deadline: float) -> Reading:
-        return Reading(deadline=deadline, kept=self.engine.regions)
+    def reading(self, deadline: Deadline) -> Reading:
+        return Reading(deadline=deadline, cache=self.resources.regions)
 
     def count(self, error: str) -> None:
         """Count an error in /metrics."""
-        self.engine.metrics.errors.labels(error).inc()
+        self.resources.metrics.errors.labels(error).inc()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +49,34 @@ class Seen:
     known: CachedImage
     image: Image | None = None  # None where its embedding is at hand
 
-    def embedding(self, model: Model) -> Embedding:
+    def embedding(self, model: RetryingModel[VLSAM]) -> Embedding:
         return self.held.get(model, self.image)
 
 
-def see(access: Access, task: Any, config: LabelConfig, deadline: float) -> Seen:
+def see(access: Access, task: Any, config: LabelConfig, deadline: Deadline) -> Seen:
     """A task's image for a click: where its embedding is kept, neither file nor pixels are asked for."""
-    engine = access.engine
+    resources = access.resources
     source, key = find(access, task, config)
-    known = engine.image_cache.find(key)
+    known = resources.image_cache.find(key)
     if known is not None:
-        held = engine.embeddings.handle(known.content)
+        held = resources.embeddings.handle(known.content)
         if held.ready:
             return Seen(held, known)
     image, known = load(access, task, source, key, deadline)
-    return Seen(engine.embeddings.handle(known.content), known, image)
+    return Seen(resources.embeddings.handle(known.content), known, image)
 
 
 def load(
-    access: Access, task: Mapping[str, Any], source: Any, key: bytes | None, deadline: float
+    access: Access, task: Mapping[str, Any], source: Any, key: bytes | None, deadline: Deadline
 ) -> tuple[Image, CachedImage]:
-    engine, number = access.engine, tasks.number(task)
+    resources, number = access.resources, tasks.number(task)
 
     def fetch() -> Image:
-        with engine.metrics.stage("image"):
-            return engine.images.load(source, access.server, task=number, deadline=Deadline(deadline))
+        with resources.metrics.stage("image"):
+            return resources.images.load(source, access.server, task=number, deadline=deadline)
 
     try:
-        return engine.image_cache.load(key, fetch, Deadline(deadline))
+        return resources.image_cache.load(key, fetch, deadline)
     except TimeoutError:
         raise Late from None
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from cachetools import LRUCache
 
 from backend.labelstudio.labeling_config import LabelConfig
 
@@ -23,7 +25,7 @@ class _Project:
     images: Counter[str] = field(default_factory=Counter)  # by term
 
 
-class Unlabelled:
+class UnmatchedTerms:
     """Terms without a label and in how many images each was seen, by project, since the server started.
 
     An image counts once for a term however often it is annotated. All of it is bounded: the project that was
@@ -32,8 +34,8 @@ class Unlabelled:
     """
 
     def __init__(self) -> None:
-        self._projects: OrderedDict[str, _Project] = OrderedDict()
-        self._sightings: OrderedDict[bytes, None] = OrderedDict()
+        self._projects: LRUCache[str, _Project] = LRUCache(MAX_PROJECTS)
+        self._sightings: LRUCache[bytes, None] = LRUCache(MAX_SIGHTINGS)
         self._lock = threading.Lock()
 
     def add(self, project: str, config: LabelConfig, image: str, terms: Iterable[str]) -> None:
@@ -41,9 +43,6 @@ class Unlabelled:
         with self._lock:
             known = self._projects.setdefault(project, _Project(config))
             known.config = config
-            self._projects.move_to_end(project)
-            while len(self._projects) > MAX_PROJECTS:
-                self._projects.popitem(last=False)
             for term in set(terms):
                 if self._is_new(project, image, term):
                     if term not in known.images and len(known.images) >= MAX_TERMS:
@@ -81,9 +80,6 @@ class Unlabelled:
         digest = hashlib.blake2b(key, digest_size=10).digest()
         new = digest not in self._sightings
         self._sightings[digest] = None
-        self._sightings.move_to_end(digest)
-        if len(self._sightings) > MAX_SIGHTINGS:
-            self._sightings.popitem(last=False)
         return new
 
 

@@ -1,6 +1,6 @@
 """What a click costs over HTTP, against the bare models: one server, one client, taking turns.
 
-Server, client and file server run in this process. The bare calls run in the engine's own thread between the
+Server, client and file server run in this process. The bare calls run in the queue's own thread between the
 clicks, so both have the same cores and caches. A stage's time is taken by a stopwatch around the functions
 that do it, while the clicks are real.
 """
@@ -34,13 +34,15 @@ from tqdm import tqdm
 from werkzeug.serving import make_server
 
 from backend.answers import click_target, task_image
+from backend.answers.resources import PROCESS, Resources
 from backend.images import fetch, image_cache
 from backend.labelstudio import labeling_config, region_meta, results
-from backend.runtime.engine import CLICK, PROCESS, Engine
+from backend.runtime.job_queue import CLICK
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from backend.web import app
 from model import decode
 from model.builtin.scenes import draw_scene
+from model.deadline import NEVER
 from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose
 from model.segmentation import click_refinement
@@ -350,14 +352,14 @@ class _Bench(AbstractContextManager["_Bench"]):
         settings = Settings(
             answers=AnswerSettings(deadline=HOUR), images=ImageSettings(allowed_hosts=(("127.0.0.1", None),))
         )
-        self._engine = Engine(
-            settings, version=version, load=lambda: VLSAM(vlm, self.segmenter, version=version)
+        self._resources = Resources.around(
+            lambda: VLSAM(vlm, self.segmenter, version=version), settings, version=version
         )
         self._files: dict[str, bytes] = {}
 
     def __enter__(self) -> "_Bench":
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
-        self._server = make_server("127.0.0.1", 0, app.create_app(engine=self._engine), threaded=True)
+        self._server = make_server("127.0.0.1", 0, app.create_app(resources=self._resources), threaded=True)
         self._source = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._files))
         for server in (self._server, self._source):
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -428,7 +430,7 @@ class _Bench(AbstractContextManager["_Bench"]):
                 torch.cuda.synchronize()
             return time.perf_counter() - since, made
 
-        return self._engine.run(timed, priority=CLICK, deadline=time.monotonic() + HOUR)
+        return self._resources.queue.run(timed, priority=CLICK, deadline=NEVER)
 
 
 def _handler(files: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:

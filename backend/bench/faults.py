@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.placement import describe
+from backend.answers.resources import Resources
 from backend.labelstudio import labeling_config, results
-from backend.runtime.engine import Engine
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from model.bench.noc import Sample
 from model.builtin.measure import corrective_click
@@ -187,17 +187,19 @@ class Table(AbstractContextManager["Table"]):
             images=ImageSettings(local_files_document_root=Path(self._folder.name)),
         )
         vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # asked nothing
-        self._engine = Engine(settings, version=version, load=lambda: VLSAM(vlm, segmenter, version=version))
+        self._resources = Resources.around(
+            lambda: VLSAM(vlm, segmenter, version=version), settings, version=version
+        )
         self._backend: VLSAMBackend | None = None
         self._tasks = 0
 
     def __enter__(self) -> "Table":
-        self._engine.start()
-        self._backend = VLSAMBackend(_CONFIG, engine=self._engine, project="1.1")
+        self._resources.start()
+        self._backend = VLSAMBackend(_CONFIG, resources=self._resources, project="1.1")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._engine.stop()
+        self._resources.queue.stop()
         self._folder.cleanup()
 
     def show(self, picture: str, image: Image) -> None:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from backend.images.local_files import text
     from backend.images.output_files import Pictures
     from backend.settings import Settings
-    from model.weights.out_of_memory import with_less
+    from model.weights.out_of_memory import with_less_memory
 
     if args.layers and not args.maps:
         raise ValueError("--layers goes with --maps DIR")
@@ -70,12 +70,12 @@ def run(args: argparse.Namespace) -> int:
     for path, overlay, sheet in zip(bar, overlays, sheets, strict=True):
         try:
             image = image_files.read(path, settings.images)
-            detections, smaller = with_less(vlsam, methodcaller("annotate", image))
+            detections, smaller = with_less_memory(vlsam, methodcaller("annotate", image))
             item = image_files.item_of(path, image, detections, overlay)
             if not args.json:
                 image_files.print_names(path, detections)
             if sheet:
-                maps, _ = with_less(vlsam, methodcaller("maps", image, layers=args.layers))
+                maps, _ = with_less_memory(vlsam, methodcaller("maps", image, layers=args.layers))
                 image_files.write_maps(pictures, sheet, image, maps, layers=args.layers)
             items.append({**item, "reduced": True} if smaller else item)
             reduced += smaller

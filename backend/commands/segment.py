@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from backend.commands import image_files
     from backend.images.output_files import Pictures
     from backend.settings import Settings
-    from model.weights.out_of_memory import with_less
+    from model.weights.out_of_memory import with_less_memory
 
     prompt = _prompt(args.point, args.box)
     (overlay,) = image_files.name_pictures(Pictures([args.image]), args.overlay, [args.image])
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         image = image_files.read(args.image, settings.images)
     prompt = _inside(prompt, width=image.shape[1], height=image.shape[0])
     with image_files.naming(args.image):
-        detection, _ = with_less(vlsam, lambda model: model.refine(model.encode(image), prompt, args.level))
+        detection, _ = with_less_memory(
+            vlsam, lambda model: model.refine(model.encode(image), prompt, args.level)
+        )
         if not detection.mask.any():
             print("vlsam: the mask is empty: the model finds nothing where you point", file=sys.stderr)
         detections = [detection] if detection.mask.any() else []

@@ -1,16 +1,18 @@
 """What the regions of one request may cost to read: work, counted before it is done, and a deadline."""
 
-import math
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cachetools import LRUCache
+
+from model.deadline import NEVER, Deadline
+
 # Of one request. A unit is about a nanosecond; 100 masks of 12 megapixels with ragged outlines take a third.
 UNITS = 3_000_000_000
-KEPT_BYTES = 64_000_000
+CACHED_BYTES = 64_000_000
 
 
 class TooMuch(Exception):
@@ -26,37 +28,24 @@ class Sized(Protocol):
     def nbytes(self) -> int: ...
 
 
-class Kept:
-    """What was read of run lengths lately, for each click brings all regions of its task again.
+class RegionCache:
+    """Regions that were read from run lengths: each click sends all regions of its task again.
 
-    By a digest of the run lengths and the size of the image, at most `capacity` bytes. Safe to share among
-    threads.
+    By a digest of the run lengths and the size of the image, at most `capacity` bytes. Thread-safe.
     """
 
-    def __init__(self, capacity: int = KEPT_BYTES) -> None:
-        self._capacity = capacity
-        self._size = 0
-        self._entries: OrderedDict[Hashable, Sized] = OrderedDict()  # the latest used last
+    def __init__(self, capacity: int = CACHED_BYTES) -> None:
+        self._regions: LRUCache[Hashable, Sized] = LRUCache(capacity, lambda region: region.nbytes + 500)
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Sized | None:
         with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-            return self._entries.get(key)
+            return self._regions.get(key)
 
-    def put(self, key: Hashable, read: Sized) -> None:
-        with self._lock:
-            if key in self._entries or read.nbytes > self._capacity:
-                return
-            self._entries[key] = read
-            self._size += _cost(read)
-            while self._size > self._capacity:
-                self._size -= _cost(self._entries.popitem(last=False)[1])
-
-
-def _cost(read: Sized) -> int:
-    return read.nbytes + 500  # for the entry itself
+    def put(self, key: Hashable, region: Sized) -> None:
+        """Add a region, unless it is larger than the cache."""
+        with self._lock, suppress(ValueError):
+            self._regions[key] = region
 
 
 @dataclass
@@ -67,13 +56,13 @@ class Reading:
     """
 
     units: float = UNITS  # that are left
-    deadline: float = math.inf  # of time.monotonic
-    kept: Kept = field(default_factory=Kept)
+    deadline: Deadline = NEVER
+    cache: RegionCache = field(default_factory=RegionCache)
     unread: list[str] = field(default_factory=list)  # a sentence for each region that cannot be read
 
     def spend(self, units: float) -> None:
         """Raises TooMuch where less than `units` are left, and OutOfTime after the deadline."""
-        if time.monotonic() >= self.deadline:
+        if self.deadline.passed:
             raise OutOfTime("The regions of the task could not be read in time.")
         if units > self.units:
             raise TooMuch(

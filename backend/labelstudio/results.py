@@ -440,7 +440,7 @@ def _from_rle(given: Any, shape: tuple[int, int], reading: Reading) -> Drawn:
         raise ValueError("run lengths that are no list of whole numbers")
     reading.spend(2 * len(source))
     key = (hashlib.sha256(source).digest(), type(source), shape)
-    kept = reading.kept.get(key)
+    kept = reading.cache.get(key)
     if isinstance(kept, Spans):
         spans = kept
     else:
@@ -448,7 +448,7 @@ def _from_rle(given: Any, shape: tuple[int, int], reading: Reading) -> Drawn:
         text = isinstance(given, brush_rle.Text)
         stream = brush_rle.numbers(given, reading) if text else np.frombuffer(source, np.uint8)
         spans = brush_rle.spans(stream, shape, reading)
-        reading.kept.put(key, spans)
+        reading.cache.put(key, spans)
 
     def paint() -> Mask:
         reading.spend(PAINT + 5 * len(spans.edges) + 2 * geometry.area(spans.window))

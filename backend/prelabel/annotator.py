@@ -17,7 +17,7 @@ from model.pipeline import VLSAM, prefetch_answers
 from model.profiles import Profile
 from model.types import Image, ModelLoadError
 from model.vlm.questions import RemoteAnswer
-from model.weights.out_of_memory import with_less
+from model.weights.out_of_memory import with_less_memory
 
 Asked = list[list[RemoteAnswer]] | None
 PICTURE = "picture"  # in a row on its way; in the state it is a file
@@ -57,13 +57,13 @@ class Annotator:
         """What the server would find in a task of this data."""
         config, settings = self.config.of(item.data), self.settings
         words = vocabulary(config, settings)
-        detections, reduced = with_less(
+        detections, reduced = with_less_memory(
             model, lambda model: model.annotate(image, vocabulary=words, remote_answers=said)
         )
         detections = not_empty(detections)
         names: dict[str, str] = {}
         if unnamed := unnamed_terms(detections, config, settings):
-            names, _ = with_less(
+            names, _ = with_less_memory(
                 model, lambda model: alike(model, unnamed, config.names, settings.answers.similarity)
             )
         return Found(detections, config, names, settings.answers.leftover, reduced)

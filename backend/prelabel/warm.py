@@ -22,7 +22,7 @@ from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
 from model.versions import segmenter_version_of
-from model.weights.out_of_memory import with_less
+from model.weights.out_of_memory import with_less_memory
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse
             image = images.load(config.source(task), client.server, task=number)
             key = embedding_key(identity, image_hash(image))
             kept = disk.read(key)
-            embedding = kept or with_less(segmenter, methodcaller("encode", image))[0]
+            embedding = kept or with_less_memory(segmenter, methodcaller("encode", image))[0]
         except Exception as error:
             done["failed"] += 1
             reason = why(error, f"task {number}")

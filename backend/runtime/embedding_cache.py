@@ -4,27 +4,29 @@ Two tiers are in memory, the device's and the host's; files are optional.
 """
 
 import threading
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from cachetools import LRUCache
 
 from backend.runtime.embedding_files import EmbeddingFiles
+from backend.runtime.oom_retry import RetryingModel
 from backend.runtime.single_flight import Flight, SingleFlight
 from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding
 from model.types import Image
+from model.weights.out_of_memory import Frugal
 
 DEVICE_SHARE = 1 / 8  # of the capacity: device memory is scarce, and a copy from the host takes milliseconds
 
 
-class Encoder(Protocol):
+class Encoder(Frugal, Protocol):
     """The part of `model.pipeline.VLSAM` that makes embeddings."""
 
-    @property
-    def device(self) -> torch.device: ...
-
     def encode(self, image: Image) -> Embedding: ...
+
+
+E = TypeVar("E", bound=Encoder)
 
 
 def embedding_key(segmenter: str, content: str) -> str:
@@ -152,7 +154,7 @@ class EmbeddingHandle:
         """Whether `get` works without the image."""
         return self._cached is not None
 
-    def get(self, model: Encoder, image: Image | None = None) -> Embedding:
+    def get(self, model: RetryingModel[E], image: Image | None = None) -> Embedding:
         """Return the embedding on the model's device, encoded from `image` if it is not cached.
 
         Raises ValueError if it is not cached and there is no image, and what encoding raises; no error is
@@ -161,13 +163,14 @@ class EmbeddingHandle:
         cached = self._cache.take(self.key, model.device)
         return self._flight.run(lambda: self._made(model, image)) if cached is None else cached
 
-    def _made(self, model: Encoder, image: Image | None) -> Embedding:
+    def _made(self, model: RetryingModel[E], image: Image | None) -> Embedding:
         if self._cached is not None:
             embedding = self._cached.to(model.device)
             # One that did not come from its file was evicted in the meantime.
             add = self._cache.add_read if self._from_file else self._cache.add
         elif image is not None:
-            embedding, add = model.encode(image), self._cache.add_encoded
+            embedding = model.run("encode", lambda encoder: encoder.encode(image))
+            add = self._cache.add_encoded
         else:
             raise ValueError("an embedding that is not cached needs the image")
         add(self.key, embedding)

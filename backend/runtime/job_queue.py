@@ -1,41 +1,34 @@
-"""The models of a process: loaded once, off the request path, and used by one job at a time."""
+"""The job queue: loads a model once, off the request path, and runs one job on it at a time.
+
+It knows nothing of what the jobs do. One job of a batch is one image, so that a click waits for one image at
+most. Clicks go first; if they never cease, one image of a batch gets its turn each tenth of the deadline.
+"""
 
 import itertools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from backend.answers.recent_answers import Memory
-from backend.answers.unmatched_terms import Unlabelled
-from backend.images.image_cache import ImageCache
-from backend.images.load import Images
-from backend.labelstudio.reading_budget import Kept
 from backend.runtime import malloc
-from backend.runtime.embedding_cache import EmbeddingCache
-from backend.runtime.embedding_files import EmbeddingFiles
-from backend.runtime.oom_retry import Model, Served
-from backend.runtime.single_flight import SingleFlight
-from backend.settings import Settings
 from backend.telemetry.metrics import Metrics
-from model.pipeline import VLSAM
-from model.types import Detection, ModelLoadError, VLSAMError
-from model.versions import segmenter_version_of
+from model.deadline import Deadline
+from model.types import VLSAMError
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
+M = TypeVar("M")
 T = TypeVar("T")
-CLICK, BATCH, AHEAD = 0, 1, 2  # the order in which the engine takes work
-KINDS = {"click": CLICK, "batch": BATCH, "ahead": AHEAD}
-# A batch waits for clicks at most this share of the deadline, so that they cannot starve it.
-PATIENCE = 0.1
+CLICK, BATCH, AHEAD = 0, 1, 2  # priorities, the first goes first
+KINDS = {"click": CLICK, "batch": BATCH, "ahead": AHEAD}  # names in /metrics
+PATIENCE = 0.1  # the share of a request's time that a batch waits for clicks at most
 
 
 class Unavailable(Exception):
@@ -47,270 +40,195 @@ class Late(Exception):
 
 
 class Superseded(Exception):
-    """A newer click asks for all that this one did, and more: nobody waits for its answer any longer."""
+    """A newer request makes this one pointless: nobody waits for its answer any longer."""
 
 
-@dataclass(frozen=True)
-class Click:
-    """What a click is about. Made when its request arrives, for that is the order that counts."""
+class Topic(Protocol):
+    """What a job is about, to tell whether a newer job supersedes it."""
 
-    place: tuple[str, ...]  # server, project, task and control
-    prompts: frozenset[str]  # the ids of its points or rectangles; the editor draws them at random
-    arrived: float = field(default_factory=time.monotonic)
-
-    def supersedes(self, older: "Click") -> bool:
-        """Whether the editor that sent this one has thereby stopped waiting for `older`'s answer.
-
-        It sends the prompts that were not accepted yet with each new one, and shows the answer to its newest
-        request only. Two people's prompts have different ids, so neither drops the other's click.
-        """
-        known = bool(older.prompts) and self.place == older.place and self.arrived > older.arrived
-        return known and older.prompts < self.prompts
+    def supersedes(self, older: Any) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
 class _Job:
     priority: int
     work: Callable[[Any], Any]
-    click: Click | None
-    since: float = field(default_factory=time.monotonic)
+    topic: Topic | None
+    since: float
     future: Future[Any] = field(default_factory=Future)
-    context: Context = field(default_factory=copy_context)  # for the log, which names the request
+    context: Context = field(default_factory=copy_context)  # holds the request's id, for the log
+
+    def fail(self, error: Exception) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
 
-class Engine:
-    """The models of a process, loaded once in a thread of its own, which then does all work on them in turn.
+class JobQueue(Generic[M]):
+    """A queue of jobs for the model that `load` returns, and the one thread that loads it and runs them.
 
-    One job runs at a time and a batch is one job per image, so a click waits for one image of it at most.
-    Clicks go first; where they never cease, one image of a batch gets its turn each tenth of the deadline.
-    `version` is known without loading, and so is `segmenter`, which names what makes embeddings; it is the
-    version where nothing else is given.
+    `capacity` is the number of requests that may wait or run, `seconds` the time that a request has.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        load: Callable[[], M],
         *,
-        version: str,
-        load: Callable[[], Model],
-        segmenter: str | None = None,
-        metrics: Metrics | None = None,
+        capacity: int,
+        seconds: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings = settings
-        self.version = version
-        self.images = Images(settings.images, settings.label_studio)
-        self.memory = Memory()
-        self.regions = Kept()
-        self.metrics = metrics or Metrics()
-        self.unlabelled = Unlabelled()
-        self.embedding_files = None
-        if settings.cache.dir:
-            self.embedding_files = EmbeddingFiles(
-                settings.cache.dir, settings.cache.disk_mb * 1e6, self.metrics
-            )
-        self.embeddings = EmbeddingCache(
-            segmenter or version, settings.cache.mb * 1e6, self.metrics, self.embedding_files
-        )
-        self.image_cache = ImageCache()
-        self.annotating: SingleFlight[list[Detection]] = SingleFlight()  # by content and vocabulary
-        self._ahead: set[Hashable] = set()
-        self._load = load
+        self._load, self._capacity, self._seconds = load, capacity, seconds
+        self._metrics, self._clock = metrics, clock
         self._state = "loading"
         self._failure = ""
-        self._inside = 0
-        self._jobs: list[_Job] = []  # as they came
-        self._batch_ended = time.monotonic()
-        self._running: _Job | None = None
-        self._begun = 0.0  # when it was
+        self._admitted = 0
+        self._jobs: list[_Job] = []  # in order of arrival
+        self._batch_ended = clock()
+        self._running_since: float | None = None
         self._stopping = False
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self.metrics.watch_queue(
-            lambda: self._inside,
-            **{kind: partial(self._waiting, priority) for kind, priority in KINDS.items()},
-        )
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Engine":
-        """An engine for the profile of the settings. Raises ModelLoadError where there is no such profile.
-
-        Weights that are not on this machine yet have a version by what the hub says of them. Where it does
-        not, nothing will be loaded, and the engine says so.
-        """
-        profile, options, metrics = settings.models.select(), settings.detection.options, Metrics()
-        try:
-            version = settings.version(profile)
-            segmenter = segmenter_version_of(profile, options)
-        except ModelLoadError as error:
-            return cls(settings, version=f"vlsam-{profile.name}-not-loaded", load=partial(_raise, error))
-        return cls(
-            settings,
-            version=version,
-            segmenter=segmenter,
-            load=lambda: VLSAM.load(
-                profile, settings.models.device, options, version, on_cut=metrics.cut_answers.inc
-            ),
-            metrics=metrics,
+        metrics.watch_queue(
+            lambda: self._admitted, **{kind: partial(self.waiting, value) for kind, value in KINDS.items()}
         )
 
     @property
     def state(self) -> str:
         """loading, ready or failed."""
-        return "failed" if self._failed else self._state
+        return "failed" if self.failure else self._state
 
     @property
-    def _failed(self) -> str:
-        """Why there are no models and will be none; "" while there is hope."""
+    def failure(self) -> str:
+        """Why loading failed; "" if it has not failed."""
         if os.getpid() != self._process:
-            # The thread that has the models is the parent's, and CUDA does not survive a fork.
+            # The thread with the model is the parent's, and CUDA does not survive a fork.
             return "This server was loaded before it forked: start gunicorn without --preload."
         return self._failure
 
-    def _waiting(self, priority: int) -> int:
+    @property
+    def admitted_requests(self) -> int:
+        """The number of requests that wait or run."""
+        return self._admitted
+
+    def waiting(self, priority: int | None = None) -> int:
+        """Return the number of jobs that wait, all or those of one priority."""
         with self._changed:
-            return sum(job.priority == priority for job in self._jobs)
+            return sum(priority in (None, job.priority) for job in self._jobs)
 
-    def probe(self, timeout: float = 1.0) -> str:
-        """Why the device cannot be relied on; "" where it computes, or is at work on something else in time.
+    def probe(self, computes: Callable[[M], bool], timeout: float = 1.0) -> str:
+        """Return why the device cannot be relied on; "" if `computes` holds or another job runs in its time.
 
-        Takes `timeout` seconds at most.
+        Takes at most `timeout` seconds.
         """
         if self.state != "ready":
             return f"The models are {'loading' if self.state == 'loading' else 'not loaded'}."
-        job = self._running
-        if job is not None:
-            since = time.monotonic() - self._begun
-            late = since > self.settings.answers.deadline
-            return f"The device has been at one image for {since:.0f} s." if late else ""
+        since = self._running_since
+        if since is not None:
+            busy = self._clock() - since
+            return f"The device has been at one image for {busy:.0f} s." if busy > self._seconds else ""
         try:
-            computes = self.run(
-                lambda model: model.answers(), priority=CLICK, deadline=time.monotonic() + timeout
-            )
+            right = self.run(computes, priority=CLICK, deadline=Deadline.after(timeout))
         except Late:
-            return "" if self._running is not None else "The device does not answer."
+            return "" if self._running_since is not None else "The device does not answer."
         except Exception as error:
             log.error("The device fails.", exc_info=error)
             return "The device fails; the server's log says why."
-        return "" if computes else "The device computes wrongly."
+        return "" if right else "The device computes wrongly."
 
-    def disk_trouble(self) -> str:
-        """Why embeddings cannot be written to the disk; "" where they can, or where there is none."""
-        return self.embedding_files.problem() if self.embedding_files else ""
+    def start(self) -> None:
+        """Begin to load, once, and return at once."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="job queue", daemon=True)
+                self._thread.start()
 
     def stop(self) -> None:
-        """Ends what waits, as if its time were up, and lets nothing new begin: the process is to end.
+        """End all waiting jobs as Late and accept no new ones: the process is about to end.
 
         Batches then answer with what is done.
         """
         with self._changed:
             self._stopping = True
-            jobs, self._jobs = self._jobs, []
-        for job in jobs:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(Late())
-
-    def start(self) -> "Engine":
-        """Begins to load, once, and returns at once."""
-        with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-                self._thread.start()
-        return self
+        self._fail_waiting(Late())
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place for one request. Raises Unavailable where too many have one, or where loading failed."""
+        """Take a place for one request. Raises Unavailable if all are taken or loading failed."""
         with self._changed:
-            if self._failed:
-                raise Unavailable(self._failed)
-            if self._inside >= self.settings.server.admitted:
-                raise Unavailable(f"{self._inside} predictions are waiting already; try again later.")
-            self._inside += 1
+            if self.failure:
+                raise Unavailable(self.failure)
+            if self._admitted >= self._capacity:
+                raise Unavailable(f"{self._admitted} predictions are waiting already; try again later.")
+            self._admitted += 1
         try:
             yield
         finally:
             with self._changed:
-                self._inside -= 1
-
-    def ahead(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Begins `work`, for which nobody waits, in a thread of its own.
-
-        Not where `key` is on its way already, nor where as many are as predictions may wait.
-        """
-        with self._changed:
-            if key in self._ahead or len(self._ahead) >= self.settings.server.admitted:
-                return
-            self._ahead.add(key)
-
-        def begin() -> None:
-            try:
-                work()
-            finally:
-                with self._changed:
-                    self._ahead.remove(key)
-
-        threading.Thread(target=copy_context().run, args=(begin,), name="ahead", daemon=True).start()
+                self._admitted -= 1
 
     def run(
-        self, work: Callable[[Served], T], *, priority: int, deadline: float, click: Click | None = None
+        self, work: Callable[[M], T], *, priority: int, deadline: Deadline, topic: Topic | None = None
     ) -> T:
-        """What `work` gives for the models, once they are loaded and it is its turn.
+        """Return the result of `work` for the model, once that is loaded and the job's turn has come.
 
-        Raises Late at `deadline` (of time.monotonic), Superseded where a newer click makes `click` pointless
-        before its turn, Unavailable where loading failed, and what `work` raises.
-        Work that has begun by then runs to its end, for nobody.
+        A job already running is not interrupted at the deadline; its result is discarded. Raises Late at the
+        deadline, Superseded if a job with a newer `topic` comes before its turn, Unavailable if loading
+        failed, and what `work` raises.
         """
-        job = _Job(priority, work, click)
+        job = _Job(priority, work, topic, self._clock())
         with self._changed:
-            if self._failed:
-                raise Unavailable(self._failed)
+            if self.failure:
+                raise Unavailable(self.failure)
             if self._stopping:
                 raise Late
-            if click is not None:
-                self._drop_superseded(click)
+            if topic is not None:
+                self._drop_superseded(topic)
             self._jobs.append(job)
             self._changed.notify_all()
         try:
-            return job.future.result(timeout=max(0.0, deadline - time.monotonic()))  # type: ignore[no-any-return]
+            return job.future.result(timeout=deadline.left())  # type: ignore[no-any-return]
         except TimeoutError:
             if not job.future.cancel() and job.future.done():
                 return job.future.result()  # type: ignore[no-any-return]
-            with self._changed:  # else its image would stay until its turn
+            with self._changed:  # or its image stays in memory until its turn
                 self._jobs = [other for other in self._jobs if other is not job]
             raise Late from None
 
-    def _drop_superseded(self, click: Click) -> None:
-        """Ends the waiting clicks that `click` supersedes.
+    def _drop_superseded(self, topic: Topic) -> None:
+        """End the waiting jobs that `topic` supersedes. Raises Superseded if one of them supersedes `topic`.
 
-        Raises Superseded where one of them supersedes it: its image came later than theirs.
+        The latter comes about when the image of the older request took longer to load.
         """
-        waiting = [(job, job.click) for job in self._jobs if job.click is not None]
-        if any(other.supersedes(click) for _, other in waiting):
+        waiting = [(job, job.topic) for job in self._jobs if job.topic is not None]
+        if any(other.supersedes(topic) for _, other in waiting):
             raise Superseded
         for job, other in waiting:
-            if click.supersedes(other):
+            if topic.supersedes(other):
                 self._jobs.remove(job)
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_exception(Superseded())
+                job.fail(Superseded())
 
     def _next(self) -> _Job:
-        """Takes the oldest click, or else the oldest job; this one also where it has waited too long."""
+        """Pop the next job: highest priority, then oldest. A job that waited past PATIENCE goes first."""
         oldest = self._jobs[0]
-        waited = time.monotonic() - max(oldest.since, self._batch_ended)
-        patient = waited < PATIENCE * self.settings.answers.deadline
+        waited = self._clock() - max(oldest.since, self._batch_ended)
+        patient = waited < PATIENCE * self._seconds
         job = min(self._jobs, key=lambda job: job.priority) if patient else oldest
         self._jobs.remove(job)
         return job
 
     def _work(self) -> None:
-        started = time.monotonic()
         try:
-            model = Served(self._load(), self.metrics, self.embeddings.leave_device)
+            model = self._load()
         except Exception as error:
-            self._fail(error)
+            known = isinstance(error, VLSAMError)
+            log.error("The models cannot be loaded: %s", error, exc_info=not known)
+            reason = str(error) if known else "The models cannot be loaded; the server's log says why."
+            with self._changed:
+                self._failure = reason
+            self._fail_waiting(Unavailable(reason))
             return
-        log.info("Loaded %s in %.1f s.", self.version, time.monotonic() - started)
         with self._changed:
             self._state = "ready"
         for count in itertools.count(1):
@@ -319,52 +237,21 @@ class Engine:
                     self._changed.wait()
                 job = self._next()
             if job.future.set_running_or_notify_cancel():
-                self._running, self._begun = job, time.monotonic()
-                self.metrics.stages.labels("wait").observe(self._begun - job.since)
+                self._running_since = self._clock()
+                self._metrics.stages.labels("wait").observe(self._running_since - job.since)
                 try:
                     job.future.set_result(job.context.run(job.work, model))
                 except Exception as error:
                     job.future.set_exception(error)
-                self._running = None
+                self._running_since = None
                 if job.priority != CLICK:
-                    self._batch_ended = time.monotonic()
-            # Else this thread would keep the last job and its image alive while it waits.
-            del job
+                    self._batch_ended = self._clock()
+            del job  # or this thread keeps the last job's image in memory while it waits
             if count % malloc.EVERY == 0:
                 malloc.trim()
 
-    def _fail(self, error: Exception) -> None:
-        known = isinstance(error, VLSAMError)
-        log.error("The models cannot be loaded: %s", error, exc_info=not known)
+    def _fail_waiting(self, error: Exception) -> None:
         with self._changed:
-            self._failure = str(error) if known else "The models cannot be loaded; the server's log says why."
-            self._state = "failed"
             jobs, self._jobs = self._jobs, []
         for job in jobs:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(Unavailable(self._failure))
-
-
-def _raise(error: Exception) -> NoReturn:
-    raise error
-
-
-class _Process:
-    """The engine that this process shares, made on first use unless one was installed."""
-
-    def __init__(self) -> None:
-        self._engine: Engine | None = None
-        self._lock = threading.Lock()
-
-    def install(self, engine: Engine | None) -> None:
-        with self._lock:
-            self._engine = engine
-
-    def engine(self) -> Engine:
-        with self._lock:
-            if self._engine is None:
-                self._engine = Engine.of(Settings.from_env())
-        return self._engine.start()
-
-
-PROCESS = _Process()
+            job.fail(error)

@@ -6,14 +6,15 @@ import select
 import socket
 import threading
 import time
-from collections import OrderedDict
 from functools import partial
 from typing import Any
 
+from cachetools import LRUCache
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.resources import PROCESS, Resources
 from backend.answers.task_image import UNEXPECTED
 from backend.answers.unmatched_terms import UnknownProject
 from backend.doctor.watch import Watch
@@ -21,7 +22,7 @@ from backend.images.studio_urls import Server
 from backend.labelstudio import bounded_json, labeling_config
 from backend.labelstudio.bounded_json import TooLarge
 from backend.labelstudio.labeling_config import ConfigError
-from backend.runtime.engine import PROCESS, Engine, Unavailable
+from backend.runtime.job_queue import Unavailable
 from backend.settings import Settings
 from backend.telemetry import logs
 from backend.telemetry.metrics import MEDIA_TYPE
@@ -42,41 +43,38 @@ class BadRequest(Exception):
 
 
 class Projects:
-    """What /setup said of each project's Label Studio: an address and a token, which stay together."""
+    """The address and token of each project's Label Studio, as /setup said them together. Thread-safe."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, Server] = OrderedDict()
+        self._servers: LRUCache[str, Server] = LRUCache(MAX_PROJECTS)
         self._lock = threading.Lock()
 
     def remember(self, project: str, server: Server) -> None:
         with self._lock:
-            self._known[project] = server
-            self._known.move_to_end(project)
-            while len(self._known) > MAX_PROJECTS:
-                self._known.popitem(last=False)
+            self._servers[project] = server
 
     def server(self, project: str) -> Server:
         with self._lock:
-            return self._known.get(project, Server(""))
+            return self._servers.get(project, Server(""))
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None) -> Flask:
+def create_app(settings: Settings | None = None, resources: Resources | None = None) -> Flask:
     """The server's application; its models begin to load in the background.
 
     Raises SettingsError and ModelLoadError where the settings cannot be used. Label Studio 1.23.2 waits
     1 s for /health, 3 s for /setup and 1 s for /webhook, and /predict may hold none of them up.
     """
-    if engine is None:
-        engine = Engine.of(settings or Settings.from_env())
-    settings = engine.settings
-    PROCESS.install(engine)
-    engine.start()
+    if resources is None:
+        resources = Resources.of(settings or Settings.from_env())
+    settings = resources.settings
+    PROCESS.install(resources)
+    resources.start()
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
     projects = Projects()
-    watch = Watch(engine.images)
+    watch = Watch(resources.images)
 
     @app.before_request
     def _name() -> None:
@@ -86,7 +84,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     def _count(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.id
         route = request.endpoint or "none"
-        engine.metrics.requests.labels(route, response.status_code).observe(time.perf_counter() - g.since)
+        resources.metrics.requests.labels(route, response.status_code).observe(time.perf_counter() - g.since)
         return response
 
     @app.before_request
@@ -106,18 +104,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         return jsonify(
             status="UP",
             model_class=VLSAMBackend.__name__,
-            model_version=engine.version,
-            model=engine.state,
+            model_version=resources.version,
+            model=resources.queue.state,
         )
 
     @app.get("/ready", endpoint="ready")
     def _ready() -> Answer:
         """Whether a prediction that is asked for now would be made, and if not why."""
-        checks = {
-            "models": engine.state,
-            "device": engine.probe() or "ok",
-            "disk": engine.disk_trouble() or "ok",
-        }
+        checks = resources.problems()
         ready = checks == {"models": "ready", "device": "ok", "disk": "ok"}
         return jsonify(ready=ready, checks=checks), 200 if ready else 503
 
@@ -131,14 +125,14 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         if isinstance(schema, str) and schema.strip():
             try:
                 config = labeling_config.parse(schema)
-                engine.unlabelled.configure(project, config)
+                resources.unmatched_terms.configure(project, config)
                 other = settings.answers.leftover.partition(":")[2]
                 if other and not config.has(other):
                     log.warning("Project %s has no label %r for VLSAM_LEFTOVER: it drops.", project, other)
             except ConfigError as error:
                 log.warning("Project %s cannot be annotated: %s", project, error)
         backend = VLSAMBackend(
-            engine=engine,
+            resources=resources,
             project=project,
             hostname=server.url,
             access_token=server.token or "",
@@ -146,22 +140,22 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         )
         if backend.server is not None:
             watch.begin(project, backend.server)  # not here: Label Studio waits for this answer
-        return jsonify(model_version=engine.version)
+        return jsonify(model_version=resources.version)
 
     @app.get("/versions", endpoint="versions")
     def _versions() -> Response:
-        return jsonify(versions=[engine.version])
+        return jsonify(versions=[resources.version])
 
     @app.get("/metrics", endpoint="metrics")
     def _metrics() -> Response:
         # With several WORKERS: those of the worker that answers.
-        return Response(engine.metrics.text(), content_type=MEDIA_TYPE)
+        return Response(resources.metrics.text(), content_type=MEDIA_TYPE)
 
     @app.get("/terms", endpoint="terms")
     def _terms() -> Answer:
         # With several WORKERS: those of the worker that answers.
         try:
-            project, rows = engine.unlabelled.report(request.args.get("project", ""))
+            project, rows = resources.unmatched_terms.report(request.args.get("project", ""))
         except UnknownProject as error:
             return _error(str(error), 404)
         return jsonify(project=project, terms=[{"term": term, "images": n} for term, n in rows]), 200
@@ -203,7 +197,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         server = projects.server(project)
         backend = VLSAMBackend(
             config,
-            engine=engine,
+            resources=resources,
             project=project,
             hostname=server.url,
             access_token=server.token or "",
@@ -215,13 +209,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     @app.errorhandler(BadRequest)
     @app.errorhandler(ConfigError)
     def _bad_request(error: Exception) -> Answer:
-        engine.metrics.errors.labels(type(error).__name__).inc()
+        resources.metrics.errors.labels(type(error).__name__).inc()
         log.warning("%s %s: %s", request.method, request.path, error)
         return _error(str(error), 400)
 
     @app.errorhandler(Unavailable)
     def _unavailable(error: Unavailable) -> Answer:
-        engine.metrics.errors.labels(type(error).__name__).inc()
+        resources.metrics.errors.labels(type(error).__name__).inc()
         log.warning("%s %s: %s", request.method, request.path, error)
         response, status = _error(str(error), 503)
         response.headers["Retry-After"] = RETRY_SECONDS
@@ -237,7 +231,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 
     @app.errorhandler(Exception)
     def _failed(error: Exception) -> Answer:
-        engine.metrics.errors.labels(UNEXPECTED).inc()
+        resources.metrics.errors.labels(UNEXPECTED).inc()
         log.error("%s %s failed.", request.method, request.path, exc_info=error)
         return _error(f"The server failed; its log says why, at {g.id}.", 500)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from model.deadline import NEVER, Deadline
 from model.options import ASK, Options
 from model.types import AttentionError, Image
 from model.vlm.remote_vlm import RemoteVLM
@@ -37,13 +38,11 @@ def ask_remote(
     image: Image,
     options: Options,
     vocabulary: Sequence[str] = (),
-    deadline: float | None = None,
+    deadline: Deadline = NEVER,
 ) -> list[RemoteAnswer]:
     """Return the questions about an image with a remote VLM's answers. No local VLM is needed.
 
-    `deadline` is a moment of time.monotonic.
-
-    Raises RemoteVLMError, also at the deadline.
+    Raises RemoteVLMError, also when `deadline` passes.
     """
 
     def ask(question: str) -> str:

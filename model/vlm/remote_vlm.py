@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import re
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ import urllib3
 from PIL import Image as PILImage
 
 from model import connections
+from model.deadline import NEVER, Deadline
 from model.types import Image, RemoteVLMError
 from model.vlm.terms import without_cut_name, without_thoughts
 
@@ -37,19 +37,18 @@ class RemoteVLM:
     url: str = field(repr=False)  # up to and with /v1, as a rule
     key: str | None = field(default=None, repr=False)  # sent to `url` and nowhere else
 
-    def answer(self, image: Image, question: str, deadline: float | None = None) -> str:
+    def answer(self, image: Image, question: str, deadline: Deadline = NEVER) -> str:
         """What it says about an image (H, W, 3), at most MAX_TEXT characters; greedy, as the own VLM.
 
-        Thoughts are left out, and so is a name that was cut at a limit. Waits TIMEOUT, or until `deadline`
-        (of time.monotonic) if that is sooner. Raises RemoteVLMError.
+        Thoughts are left out, and so is a name that was cut at a limit. Waits TIMEOUT seconds, or until
+        `deadline` if that is sooner. Raises RemoteVLMError.
         """
-        until = min(time.monotonic() + TIMEOUT, deadline if deadline is not None else float("inf"))
         try:
-            return _text(self._ask(image, question, until))
+            return _text(self._ask(image, question, deadline.within(TIMEOUT)))
         except RemoteVLMError as error:
             raise RemoteVLMError(f"the listing endpoint {self.url} {error}") from None
 
-    def _ask(self, image: Image, question: str, until: float) -> bytes:
+    def _ask(self, image: Image, question: str, deadline: Deadline) -> bytes:
         """The bytes of the answer. Raises RemoteVLMError without its first words."""
         body = {
             "model": self.model,
@@ -71,13 +70,13 @@ class RemoteVLM:
                 f"{self.url}/chat/completions",
                 json=body,
                 auth=self._authorise,
-                timeout=(CONNECT, max(0.01, until - time.monotonic())),
+                timeout=(CONNECT, deadline.check()),
                 allow_redirects=False,
                 stream=True,
             ) as response:
                 if response.status_code != 200:
                     raise RemoteVLMError(self._refusal(response.status_code))
-                return _read(response, until)
+                return _read(response, deadline)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
             raise RemoteVLMError("did not answer in time: is it loading or overloaded?") from None
         except connections.ProxyError as error:
@@ -114,15 +113,14 @@ def _data_url(image: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _read(response: requests.Response, until: float) -> bytes:
+def _read(response: requests.Response, deadline: Deadline) -> bytes:
     content = b""
     # read1 returns what is there, so one that sends a byte a second meets the deadline, too.
     while piece := response.raw.read1(1 << 16, decode_content=True):
         content += piece
         if len(content) > MAX_BYTES:
             raise RemoteVLMError(f"answers with more than {MAX_BYTES} bytes: that is no list of objects")
-        if time.monotonic() > until:
-            raise TimeoutError
+        deadline.check()
     return content
 
 

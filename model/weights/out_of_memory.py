@@ -70,7 +70,9 @@ class Frugal(Protocol):
 F = TypeVar("F", bound=Frugal)
 
 
-def with_less(model: F, work: Callable[[F], T], *, free: Callable[[], None] = lambda: None) -> tuple[T, bool]:
+def with_less_memory(
+    model: F, work: Callable[[F], T], *, free: Callable[[], None] = lambda: None
+) -> tuple[T, bool]:
     """What `work` gives for a model; where memory runs out for its `smaller` one, and True.
 
     `free` gives back what of the device's memory can be made again, before the second try. Raises

@@ -1,4 +1,5 @@
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from backend.runtime.engine import PROCESS, Engine
+from backend.answers.resources import PROCESS, Resources
 from backend.web.app import create_app
 from tests.support import fake_label_studio
 from tests.support.detections import detection, disc
@@ -25,19 +26,24 @@ def stand_in() -> StandIn:
 
 
 @pytest.fixture
-def make_engine(stand_in: StandIn) -> Iterator[Callable[..., Engine]]:
-    """An engine around the stand-in; keywords are settings, `load` replaces how models are loaded."""
+def make_resources(stand_in: StandIn) -> Iterator[Callable[..., Resources]]:
+    """Resources around the stand-in; keywords are settings, `load` replaces how models are loaded."""
 
-    def make(load: Callable[[], Any] | None = None, **settings: Any) -> Engine:
-        return Engine(settings_with(**settings), version="v1", load=load or (lambda: stand_in)).start()
+    def make(
+        load: Callable[[], Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **settings: Any,
+    ) -> Resources:
+        load = load or (lambda: stand_in)
+        return Resources.around(load, settings_with(**settings), version="v1", clock=clock).start()
 
     yield make
     PROCESS.install(None)
 
 
 @pytest.fixture
-def client(make_engine: Callable[..., Engine]) -> FlaskClient:
-    return create_app(engine=make_engine()).test_client()
+def client(make_resources: Callable[..., Resources]) -> FlaskClient:
+    return create_app(resources=make_resources()).test_client()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from label_studio_ml import api
 
 from backend import _wsgi
 from backend.answers.ml_backend import VLSAMBackend
-from backend.runtime.engine import Engine
+from backend.answers.resources import Resources
 from backend.settings import Settings
 from model.types import ModelLoadError
 from tests.support.images import data_url
@@ -84,10 +84,10 @@ def test_by_label_studio_ml_start(start: Callable[..., str]) -> None:
 
 
 def test_label_studio_ml_instantiates_our_class(
-    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+    make_resources: Callable[..., Resources], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = make_engine()
-    app = api.init_app(VLSAMBackend, model_dir=None, engine=engine)
+    resources = make_resources()
+    app = api.init_app(VLSAMBackend, model_dir=None, resources=resources)
     monkeypatch.setenv("LABEL_STUDIO_ML_BACKEND_V2", "1")
     monkeypatch.setattr(api._manager, "get_job_manager", lambda: NoJobs())
     client = app.test_client()

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from backend.runtime.engine import PROCESS
+from backend.answers.resources import PROCESS
 from model.pipeline import VLSAM
 from model.vlm.vlm import VLM
 from tests.support.whole_server import (

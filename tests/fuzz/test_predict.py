@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backend.runtime.engine import PROCESS
+from backend.answers.resources import PROCESS
 from model.segmentation.embedding import Embedding
 from model.types import Detection, Prompt
 from tests.support import hostile_inputs as strategies

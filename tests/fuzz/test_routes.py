@@ -9,7 +9,7 @@ import schemathesis
 from hypothesis import settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from backend.runtime.engine import PROCESS
+from backend.answers.resources import PROCESS
 from backend.web.openapi import DESCRIPTION
 from tests.support.detections import detection, disc
 from tests.support.stand_in import StandIn

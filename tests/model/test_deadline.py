@@ -3,17 +3,11 @@ import threading
 import pytest
 
 from model.deadline import NEVER, Deadline
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 def test_a_deadline_counts_down_to_zero_on_its_own_clock() -> None:
-    clock = Clock()
+    clock = Clock(100)
     deadline = Deadline.after(8, clock)
     assert (deadline.left(), deadline.check(), deadline.passed) == (8, 8, False)
     clock.now = 105

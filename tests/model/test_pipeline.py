@@ -17,6 +17,7 @@ from model.profiles import PROFILES, choose
 from model.recipes import RECIPES
 from model.segmentation.embedding import Embedding
 from model.segmentation.non_maximum_suppression import iou
+from model.segmentation.segmenter import Segmenter
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.versions import segmenter_version_of, version_of
 from model.views import corner_views
@@ -48,18 +49,23 @@ def test_views_find_objects_too_and_say_where_they_looked(vlsam: VLSAM, scene: S
 
 
 @pytest.mark.slow
-def test_embeddings_may_come_from_elsewhere(vlsam: VLSAM, scene: Scene) -> None:
-    asked: list[Image] = []
+def test_the_embedding_of_the_whole_image_may_be_given(
+    vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding, encoded = vlsam.encode(scene.image), list[tuple[int, ...]]()
 
-    def encode(image: Image) -> Embedding:
-        asked.append(image)
-        return vlsam.encode(image)
+    def encode(segmenter: Segmenter, image: Image) -> Embedding:
+        encoded.append(image.shape)
+        return real(segmenter, image)
 
+    real = Segmenter.encode
+    monkeypatch.setattr(Segmenter, "encode", encode)
     cornered = vlsam.with_options(Options(views="corners"))
-    found = cornered.annotate(scene.image, encode=encode)
+    found = cornered.annotate(scene.image, embedding=embedding)
+    assert encoded  # of the corners, and of the whole image not again:
+    assert all(shape < scene.image.shape for shape in encoded)
     assert [d.term for d in found] == [d.term for d in cornered.annotate(scene.image)]
-    assert asked[0].shape == scene.image.shape
-    assert all(image.shape < scene.image.shape for image in asked[1:])
+    assert scene.image.shape in encoded
 
 
 @pytest.mark.slow
@@ -276,7 +282,7 @@ def test_a_phrase_finds_the_one_thing_that_it_names(vlsam: VLSAM, pasted: list[S
     for scene in pasted:
         embedding = vlsam.encode(scene.image)
         for thing in scene.objects:
-            (found,) = vlsam.find(scene.image, f"the {thing.name} over there", encode=lambda _: embedding)  # noqa: B023
+            (found,) = vlsam.find(scene.image, f"the {thing.name} over there", embedding=embedding)
             assert found.term == thing.name
             assert found.evidence.question == f"Where is the {thing.name} over there?"
             assert found.evidence.prompt.labels.tolist() == [1, 0]

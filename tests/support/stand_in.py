@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,7 +48,7 @@ class StandIn:
         self,
         image: Image,
         *,
-        encode: Callable[[Image], Embedding] | None = None,
+        embedding: Embedding | None = None,
         vocabulary: Sequence[str] = (),
         remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
@@ -59,7 +59,7 @@ class StandIn:
         self._wait()
         if len(self.images) - 1 in self.fail_on:
             raise RuntimeError("made to fail")
-        (encode or self.encode)(image)
+        embedding or self.encode(image)
         return self.found
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
@@ -72,14 +72,14 @@ class StandIn:
         image: Image,
         phrase: str,
         *,
-        encode: Callable[[Image], Embedding] | None = None,
+        embedding: Embedding | None = None,
         level: Level = "auto",
     ) -> list[Detection]:
         """What it is told to find and the phrase speaks of."""
         self.order.append("phrase")
         self.levels.append(level)
         self._wait()
-        (encode or self.encode)(image)
+        embedding or self.encode(image)
         return [detection for detection in self.found if detection.term in phrase]
 
     def refine(self, embedding: Embedding, prompt: Prompt, level: Level = "auto") -> Detection:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from model.deadline import Deadline
+
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
     until = time.monotonic() + seconds
@@ -11,5 +13,5 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.002)
 
 
-def soon(seconds: float = 5) -> float:
-    return time.monotonic() + seconds
+def soon(seconds: float = 5) -> Deadline:
+    return Deadline.after(seconds)

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from werkzeug.test import TestResponse
 
-from backend.answers.recent_answers import Memory
+from backend.answers.resources import Resources
 from backend.images.fetch import Fetcher
-from backend.images.image_cache import ImageCache
-from backend.runtime.engine import Engine
 from backend.web.app import create_app
 from model.types import Image
+from tests.support.clock import Clock
 from tests.support.settings import settings_with
 
 INPUTS: Counter[str] = Counter()  # by kind
@@ -54,15 +53,15 @@ class Door:
 
     def __init__(self, model: Any, **set_to: Any) -> None:
         settings = settings_with(**set_to)
-        self.engine = Engine(settings, version="v1", load=lambda: model)
-        self.engine.images.fetcher = Fetcher(settings.images, settings.label_studio, resolve=_nobody)
-        self.app = create_app(engine=self.engine)
+        self._clock = Clock()
+        self.resources = Resources.around(lambda: model, settings, version="v1", clock=self._clock)
+        self.resources.images.fetcher = Fetcher(settings.images, settings.label_studio, resolve=_nobody)
+        self.app = create_app(resources=self.resources)
         self._client = self.app.test_client()
-        self.forget()
 
     def forget(self) -> None:
-        """Nothing of one example may decide the next."""
-        self.engine.memory, self.engine.image_cache = Memory(), ImageCache()
+        """Let all that is cached for a time expire: no example may decide the next."""
+        self._clock.now += 3600
 
     def predict(self, body: bytes) -> list[Any]:
         """The results; none where the body was refused. Fails where the answer is not what it must be."""

@@ -13,6 +13,7 @@ from backend.answers.click_target import Correction, Unanswerable
 from backend.labelstudio import region_meta, results
 from backend.labelstudio.labeling_config import LabelConfig, parse
 from backend.labelstudio.reading_budget import UNITS, OutOfTime, Reading, TooMuch
+from model.deadline import Deadline
 from model.types import Mask, Prompt
 from tests.support.detections import detection, disc
 from tests.support.editor_gestures import box, click
@@ -667,7 +668,7 @@ def test_a_rival_is_painted_only_where_it_may_be_the_same_object() -> None:
 
 
 def test_too_many_regions_and_a_deadline_are_told() -> None:
-    for reading, error in ((Reading(units=1e6), TooMuch), (Reading(deadline=0.0), OutOfTime)):
+    for reading, error in ((Reading(units=1e6), TooMuch), (Reading(deadline=Deadline(0)), OutOfTime)):
         task = {"drafts": [bombs(1000)]}
         with pytest.raises(error, match="regions"):
             click_target.read({"result": [click(70, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)

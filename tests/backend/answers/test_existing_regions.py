@@ -8,16 +8,16 @@ import pytest
 from backend.answers import existing_regions
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.placement import annotation
+from backend.answers.resources import Resources
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import SHAPES, parse
-from backend.runtime.engine import Engine
 from model.types import Mask
 from tests.support.detections import detection, disc
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
 from tests.support.stand_in import StandIn
 
-Make = Callable[..., Engine]
+Make = Callable[..., Resources]
 CAT, DOG = disc(20, 30, 12), disc(60, 30, 9)
 
 
@@ -27,9 +27,11 @@ def region(mask: Mask, *, name: str = "brush", labels: Sequence[str] = ("Cat",))
     return results.region(mask, control=control, labels=labels, region_id="made", score=1)
 
 
-def predicted(engine: Engine, **task: Any) -> list[tuple[str, str]]:
+def predicted(resources: Resources, **task: Any) -> list[tuple[str, str]]:
     """Control and label of what a batch predicts."""
-    (found,) = VLSAMBackend(CONFIG, engine=engine).predict([{"id": 1, "data": {"image": data_url()}, **task}])
+    (found,) = VLSAMBackend(CONFIG, resources=resources).predict(
+        [{"id": 1, "data": {"image": data_url()}, **task}]
+    )
     return [(r["from_name"], r["value"][r["type"]][0]) for r in found["result"]]
 
 
@@ -38,10 +40,10 @@ BOTH = [("brush", "Cat"), ("poly", "Cat"), *DOGS]
 
 
 @pytest.mark.parametrize("kind", ["annotations", "drafts"])
-def test_what_people_have_a_region_of_is_not_predicted(make_engine: Make, kind: str) -> None:
+def test_what_people_have_a_region_of_is_not_predicted(make_resources: Make, kind: str) -> None:
     entry = {"id": 3, "result": region(CAT)}
-    assert predicted(make_engine(), **{kind: [entry]}) == DOGS
-    assert predicted(make_engine(), **{kind: [{**entry, "was_cancelled": True}]}) == BOTH
+    assert predicted(make_resources(), **{kind: [entry]}) == DOGS
+    assert predicted(make_resources(), **{kind: [{**entry, "was_cancelled": True}]}) == BOTH
 
 
 @pytest.mark.parametrize(
@@ -59,9 +61,9 @@ def test_what_people_have_a_region_of_is_not_predicted(make_engine: Make, kind: 
     ],
 )
 def test_the_same_object_is_of_the_same_label_and_overlaps_by_half(
-    make_engine: Make, made: Any, left: list[tuple[str, str]]
+    make_resources: Make, made: Any, left: list[tuple[str, str]]
 ) -> None:
-    assert predicted(make_engine(), annotations=["junk", {"result": made}]) == left
+    assert predicted(make_resources(), annotations=["junk", {"result": made}]) == left
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -111,10 +113,10 @@ def test_an_object_that_was_kept_without_a_label_may_have_got_any() -> None:
     assert annotation(found, config, "image", "v1", leftover="keep", made=known)[0] == []
 
 
-def test_the_ids_of_others_stay_as_they_are(make_engine: Make, stand_in: StandIn) -> None:
+def test_the_ids_of_others_stay_as_they_are(make_resources: Make, stand_in: StandIn) -> None:
     """The second of two cats must not get the id of the first, which an annotation has."""
     stand_in.found = [detection("cat", CAT), detection("cat", DOG)]
-    backend = VLSAMBackend(CONFIG, engine=make_engine())
+    backend = VLSAMBackend(CONFIG, resources=make_resources())
     task = {"id": 1, "data": {"image": data_url()}}
     (first,) = backend.predict([task])
     accepted = [{"result": first["result"][:1]}]
@@ -122,7 +124,7 @@ def test_the_ids_of_others_stay_as_they_are(make_engine: Make, stand_in: StandIn
     assert second["result"] == first["result"][2:]
 
 
-def test_a_broken_region_counts_as_none(make_engine: Make) -> None:
+def test_a_broken_region_counts_as_none(make_resources: Make) -> None:
     made = region(CAT)
     made[0]["value"]["rle"] = [1, 2, 3]
-    assert predicted(make_engine(), annotations=[{"result": made}]) == BOTH
+    assert predicted(make_resources(), annotations=[{"result": made}]) == BOTH

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.resources import Resources
 from backend.labelstudio import labeling_config, prompt_controls
 from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.results import decode
-from backend.runtime.engine import Engine
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
@@ -23,7 +23,7 @@ from tests.support.images import data_url, image_url
 from tests.support.labeling_configs import CONFIG
 from tests.support.stand_in import StandIn
 
-Make = Callable[..., Engine]
+Make = Callable[..., Resources]
 SETTINGS = """
   <TextArea name="vlsam_prompt" toName="image"/>
   <TextArea name="caption" toName="image"/>
@@ -66,8 +66,8 @@ def task(**more: Any) -> dict[str, Any]:
     return {"id": 1, "data": {"image": data_url()}, **more}
 
 
-def backend(engine: Engine, config: str = TYPED) -> VLSAMBackend:
-    return VLSAMBackend(config, engine=engine)
+def backend(resources: Resources, config: str = TYPED) -> VLSAMBackend:
+    return VLSAMBackend(config, resources=resources)
 
 
 def ask(ours: VLSAMBackend, *items: Any, **more: Any) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def test_the_text_submitted_last_counts() -> None:
 
 
 @pytest.mark.parametrize("name", ["caption", "vlsam_status", "of_region", "nowhere", [], {}, None])
-def test_other_texts_are_no_prompts(make_engine: Make, name: Any) -> None:
+def test_other_texts_are_no_prompts(make_resources: Make, name: Any) -> None:
     assert prompt_controls.typed(context(text("dog", name=name)), PARSED) is None
-    answer = ask(backend(make_engine()), text("dog", name=name))
+    answer = ask(backend(make_resources()), text("dog", name=name))
     assert answer["result"] == []
     assert "no text for the model" in answer["reason"]
 
@@ -110,9 +110,9 @@ def test_what_is_no_text_is_none(value: Any) -> None:
     assert prompt_controls.typed(context({**text(), "value": {"text": value}}), PARSED) is None
 
 
-def test_the_status_says_what_was_not_found(make_engine: Make) -> None:
+def test_the_status_says_what_was_not_found(make_resources: Make) -> None:
     ours = backend(
-        make_engine(), TYPED.replace("</View>", '<TextArea name="vlsam_status" toName="image"/></View>')
+        make_resources(), TYPED.replace("</View>", '<TextArea name="vlsam_status" toName="image"/></View>')
     )
     (told,) = ask(ours, text("zebra"))["result"]
     assert (told["from_name"], "does not find 'zebra'" in told["value"]["text"][0]) == ("vlsam_status", True)
@@ -155,8 +155,8 @@ def test_which_draft_or_annotation_level_and_score_come_from() -> None:
     assert wishes(text("dog"), drafts=[newest]) == Wishes()
 
 
-def test_clicks_take_level_and_score_from_the_draft(make_engine: Make, stand_in: StandIn) -> None:
-    ours = backend(make_engine())
+def test_clicks_take_level_and_score_from_the_draft(make_resources: Make, stand_in: StandIn) -> None:
+    ours = backend(make_resources())
     assert ask(ours, click(20, 30), drafts=[draft(level("part"), score(0.8))])["result"]
     assert stand_in.levels == ["part"]
     answer = ask(ours, click(20, 30), drafts=[draft(score(0.81))])
@@ -164,9 +164,9 @@ def test_clicks_take_level_and_score_from_the_draft(make_engine: Make, stand_in:
     assert answer["reason"] == "The score 0.80 is below the 0.81 of vlsam_score."
 
 
-def test_settings_and_texts_are_never_regions_or_prompts(make_engine: Make, stand_in: StandIn) -> None:
+def test_settings_and_texts_are_never_regions_or_prompts(make_resources: Make, stand_in: StandIn) -> None:
     beside = [text("dog"), level("auto"), score(0.1)]
-    ours = backend(make_engine())
+    ours = backend(make_resources())
     for context_too in ([], beside):
         answer = ask(ours, *context_too, click(20, 30), drafts=[draft(*beside)])
         assert [region["type"] for region in answer["result"]] == ["brushlabels"]
@@ -177,8 +177,10 @@ def test_settings_and_texts_are_never_regions_or_prompts(make_engine: Make, stan
 # From a phrase to regions
 
 
-def test_a_phrase_becomes_a_region_with_the_label_of_its_noun(make_engine: Make, stand_in: StandIn) -> None:
-    answer = ask(backend(make_engine()), level("part"), score(0.2), text("the cat on the left"))
+def test_a_phrase_becomes_a_region_with_the_label_of_its_noun(
+    make_resources: Make, stand_in: StandIn
+) -> None:
+    answer = ask(backend(make_resources()), level("part"), score(0.2), text("the cat on the left"))
     (region,) = answer["result"]
     assert (region["from_name"], region["value"]["brushlabels"]) == ("brush", ["Cat"])
     assert region["meta"]["vlsam"]["term"] == "cat"
@@ -190,7 +192,7 @@ def test_a_phrase_becomes_a_region_with_the_label_of_its_noun(make_engine: Make,
 
 
 def test_the_recorded_request_of_a_text(
-    make_engine: Make, stand_in: StandIn, capture: Callable[..., Any]
+    make_resources: Make, stand_in: StandIn, capture: Callable[..., Any]
 ) -> None:
     """Recorded with a TextArea named "prompt", before there was a convention."""
     body = capture("ui_65_text_after_globals")
@@ -204,10 +206,10 @@ def test_the_recorded_request_of_a_text(
 
 
 def test_what_is_not_found_is_an_empty_answer_with_a_reason(
-    make_engine: Make, caplog: pytest.LogCaptureFixture
+    make_resources: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        answer = ask(backend(make_engine()), text("zebra\n\x1b[31m" + "z" * 200))
+        answer = ask(backend(make_resources()), text("zebra\n\x1b[31m" + "z" * 200))
     assert answer["result"] == []
     assert answer["reason"].startswith("The model does not find 'zebra\\n\\x1b[31mzz")
     assert len(answer["reason"]) < 150
@@ -215,8 +217,8 @@ def test_what_is_not_found_is_an_empty_answer_with_a_reason(
     assert "\x1b" not in caplog.text
 
 
-def test_a_region_below_the_score_is_not_answered(make_engine: Make) -> None:
-    answer = ask(backend(make_engine()), score(0.9), text("cat"))
+def test_a_region_below_the_score_is_not_answered(make_resources: Make) -> None:
+    answer = ask(backend(make_resources()), score(0.9), text("cat"))
     assert (answer["result"], answer["reason"]) == ([], "The score 0.80 is below the 0.90 of vlsam_score.")
 
 
@@ -248,17 +250,19 @@ def test_a_label_of_the_whole_phrase_comes_first_and_the_only_label_last() -> No
     )
 
 
-def test_what_no_label_means_is_an_empty_answer_with_a_reason(make_engine: Make, stand_in: StandIn) -> None:
+def test_what_no_label_means_is_an_empty_answer_with_a_reason(
+    make_resources: Make, stand_in: StandIn
+) -> None:
     stand_in.found = [detection("zebra", disc(20, 30, 12))]
-    answer = ask(backend(make_engine()), text("zebra"))
+    answer = ask(backend(make_resources()), text("zebra"))
     assert (answer["result"], "predicted_values" in answer["reason"]) == ([], True)
 
 
-def test_regions_without_labels_are_named_by_what_was_typed(make_engine: Make, stand_in: StandIn) -> None:
+def test_regions_without_labels_are_named_by_what_was_typed(make_resources: Make, stand_in: StandIn) -> None:
     config = """<View><Image name="i" value="$image"/><Brush name="b" toName="i"/>
       <TextArea name="vlsam_prompt" toName="i"/><TextArea name="what" toName="i" perRegion="true"/></View>"""
     stand_in.found = [detection("zebra", disc(20, 30, 12))]
-    mask, name = ask(backend(make_engine(), config), text("the zebra"))["result"]
+    mask, name = ask(backend(make_resources(), config), text("the zebra"))["result"]
     assert (mask["type"], name["from_name"], name["value"]["text"]) == ("brush", "what", ["zebra"])
     assert mask["id"] == name["id"]
 
@@ -266,8 +270,8 @@ def test_regions_without_labels_are_named_by_what_was_typed(make_engine: Make, s
 # What is there already
 
 
-def test_what_the_person_has_a_region_of_is_not_answered_again(make_engine: Make) -> None:
-    ours = backend(make_engine())
+def test_what_the_person_has_a_region_of_is_not_answered_again(make_resources: Make) -> None:
+    ours = backend(make_resources())
     (region,) = ask(ours, text("cat"))["result"]
     for more in ({"drafts": [draft(region)]}, {"annotations": [{"id": 3, "result": [region]}]}):
         answer = ask(ours, text("cat"), **more)
@@ -276,8 +280,8 @@ def test_what_the_person_has_a_region_of_is_not_answered_again(make_engine: Make
     assert ask(ours, text("cat"), **deleted)["result"]
 
 
-def test_a_prediction_that_nobody_has_touched_is_replaced_in_its_place(make_engine: Make) -> None:
-    ours = backend(make_engine())
+def test_a_prediction_that_nobody_has_touched_is_replaced_in_its_place(make_resources: Make) -> None:
+    ours = backend(make_resources())
     predicted = ours.predict([task()])[0]
     predicted["result"][0]["meta"]["text"] = ["mind the tail"]
     (region,) = ask(ours, text("cat"), predictions=[predicted])["result"]
@@ -302,8 +306,8 @@ def test_a_phrase_finds_its_object_in_a_drawn_scene(builtin: VLSAM) -> None:
         '<View><Image name="i" value="$image"/><TextArea name="vlsam_prompt" toName="i"/>'
         f'<BrushLabels name="b" toName="i">{values}</BrushLabels></View>'
     )
-    engine = Engine(Settings(), version="v1", load=lambda: builtin).start()
-    (answer,) = backend(engine, config).predict(
+    resources = Resources.around(lambda: builtin, Settings(), version="v1").start()
+    (answer,) = backend(resources, config).predict(
         [{"id": 1, "data": {"image": image_url(scene.image)}}],
         context=context(text(f"the {thing.name} over there")),
     )

@@ -13,13 +13,14 @@ from label_studio_sdk.converter.brush import mask2rle
 
 from backend.answers import recent_answers
 from backend.answers.ml_backend import VLSAMBackend
-from backend.answers.recent_answers import Answer, Memory
+from backend.answers.recent_answers import Answer, RecentAnswers
+from backend.answers.resources import Resources
 from backend.labelstudio import region_meta
 from backend.labelstudio.geometry import Patch
 from backend.labelstudio.results import decode
-from backend.runtime.engine import Engine
 from backend.web.app import create_app
 from model.types import Mask
+from tests.support.clock import Clock
 from tests.support.detections import disc
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
@@ -31,14 +32,6 @@ IMAGE = data_url()
 
 def rle(mask: Mask) -> list[int]:
     return list(mask2rle(mask.astype(np.uint8) * 255))
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -64,7 +57,7 @@ def test_a_patch_is_its_mask(mask: Mask, other: Mask) -> None:
 
 
 def test_answers_are_kept_for_30_seconds_by_key_the_newest_first(clock: Clock) -> None:
-    kept = Memory(clock)
+    kept = RecentAnswers(clock)
     kept.remember(("a",), answer("x", "1"))
     clock.now += 20
     kept.remember(("a",), answer("y", "2", at=clock.now))
@@ -77,7 +70,7 @@ def test_answers_are_kept_for_30_seconds_by_key_the_newest_first(clock: Clock) -
 
 
 def test_an_answer_takes_the_place_of_those_to_the_same_prompts(clock: Clock) -> None:
-    kept = Memory(clock)
+    kept = RecentAnswers(clock)
     kept.remember(("a",), answer("x", "1"))
     kept.remember(("a",), answer("y", "1", "2"))
     assert [a.region_id for a in kept.recall(("a",))] == ["y"]
@@ -87,14 +80,14 @@ def test_an_answer_takes_the_place_of_those_to_the_same_prompts(clock: Clock) ->
 
 
 def test_without_prompt_ids_nothing_is_kept(clock: Clock) -> None:
-    kept = Memory(clock)
+    kept = RecentAnswers(clock)
     kept.remember(("a",), answer("x"))
     assert kept.recall(("a",)) == []
 
 
 def test_the_oldest_answers_go_where_they_are_too_many(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_answers, "MAX_BYTES", 5 * answer("x", "1").nbytes)
-    kept = Memory(clock)
+    kept = RecentAnswers(clock)
     for number in range(8):
         kept.remember((str(number % 2),), answer(str(number), str(number)))
     left = [a.region_id for key in ("0", "1") for a in kept.recall((key,))]
@@ -188,20 +181,18 @@ class Annotator:
 
 
 @pytest.fixture
-def engine(make_engine: Callable[..., Engine], clock: Clock) -> Engine:
-    made = make_engine()
-    made.memory = Memory(clock)
-    return made
+def resources(make_resources: Callable[..., Resources], clock: Clock) -> Resources:
+    return make_resources(clock=clock)
 
 
 @pytest.fixture
-def person(engine: Engine) -> Annotator:
-    return Annotator(VLSAMBackend(CONFIG, engine=engine, project="1.1"))
+def person(resources: Resources) -> Annotator:
+    return Annotator(VLSAMBackend(CONFIG, resources=resources, project="1.1"))
 
 
 @pytest.fixture
-def other(engine: Engine) -> Annotator:
-    return Annotator(VLSAMBackend(CONFIG, engine=engine, project="1.1"))
+def other(resources: Resources) -> Annotator:
+    return Annotator(VLSAMBackend(CONFIG, resources=resources, project="1.1"))
 
 
 def points(stand_in: StandIn) -> list[list[float]]:
@@ -241,8 +232,8 @@ def test_auto_accept_clicks_without_a_label_go_on_in_the_region_that_they_are_in
     assert "The click has no label" in person.reason
 
 
-def test_auto_accept_clicks_without_a_label_have_the_only_one_there_is(engine: Engine) -> None:
-    only = VLSAMBackend(CONFIG.replace('<Label value="Dog"/>', ""), engine=engine, project="1.1")
+def test_auto_accept_clicks_without_a_label_have_the_only_one_there_is(resources: Resources) -> None:
+    only = VLSAMBackend(CONFIG.replace('<Label value="Dog"/>', ""), resources=resources, project="1.1")
     person = Annotator(only, auto_accept=True)
     first = person.click(20, 30, labels=[])
     assert first["value"]["brushlabels"] == ["Cat"]
@@ -504,11 +495,11 @@ def test_without_any_draft_only_the_first_seconds_count(
 
 
 @pytest.mark.parametrize("what", ["task", "project", "server", "label", "image"])
-def test_never_across(what: str, person: Annotator, engine: Engine, stand_in: StandIn) -> None:
+def test_never_across(what: str, person: Annotator, resources: Resources, stand_in: StandIn) -> None:
     person.auto_accept = True
     mine = person.click(20, 30)
     project, hostname = ("2.2", "") if what == "project" else ("1.1", "http://else" * (what == "server"))
-    backend = VLSAMBackend(CONFIG, engine=engine, project=project, hostname=hostname)
+    backend = VLSAMBackend(CONFIG, resources=resources, project=project, hostname=hostname)
     value = {"x": 22 / 0.8, "y": 50, "keypointlabels": ["Dog" if what == "label" else "Cat"]}
     item = {"id": "new", "type": "keypointlabels", "from_name": "kp", "value": value, "is_positive": True}
     image = data_url(shade=9) if what == "image" else IMAGE
@@ -543,9 +534,9 @@ def test_a_region_that_relations_name_is_not_replaced_by_memory_either(person: A
 
 
 @pytest.fixture
-def post(engine: Engine, capture: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+def post(resources: Resources, capture: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     """Send a recorded body, its image replaced and its newest click moved if wanted; the region answered."""
-    client = create_app(engine=engine).test_client()
+    client = create_app(resources=resources).test_client()
     image = data_url(800, 600)
 
     def send(name: str, at: tuple[float, float] | None = None, prompt: str | None = None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from flask.testing import FlaskClient
 from PIL import Image as Pillow
 
+from backend.answers.resources import Resources
 from backend.commands.cli import main
-from backend.runtime.engine import Engine
 from backend.settings import Settings
 from backend.web.app import create_app
 from model.builtin.scenes import draw_scene
@@ -63,9 +63,9 @@ def test_annotate_masks_what_the_endpoint_lists(
 
 
 @pytest.fixture
-def served(make_engine: Callable[..., Engine], lister: Lister) -> FlaskClient:
+def served(make_resources: Callable[..., Resources], lister: Lister) -> FlaskClient:
     where = {"listing_url": lister.url, "listing_model": lister.model, "listing_key": lister.key}
-    return create_app(engine=make_engine(deadline=20.0, **where)).test_client()
+    return create_app(resources=make_resources(deadline=20.0, **where)).test_client()
 
 
 def test_a_click_does_not_wait_for_the_endpoint(

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from backend.answers import unmatched_terms
-from backend.answers.unmatched_terms import UnknownProject, Unlabelled
+from backend.answers.unmatched_terms import UnknownProject, UnmatchedTerms
 from backend.labelstudio.labeling_config import parse
 from tests.support.labeling_configs import CONFIG
 
@@ -15,7 +15,7 @@ def with_label(name: str) -> str:
 
 
 def test_images_are_counted_not_detections() -> None:
-    seen = Unlabelled()
+    seen = UnmatchedTerms()
     seen.add("7.1", CATS_AND_DOGS, "image 1", ["cone", "cone", "cup"])
     seen.add("7.1", CATS_AND_DOGS, "image 2", ["cone"])
     seen.add("7.1", CATS_AND_DOGS, "image 2", ["cone", "pole"])  # annotated again
@@ -23,7 +23,7 @@ def test_images_are_counted_not_detections() -> None:
 
 
 def test_a_project_sees_its_own_terms_only() -> None:
-    seen = Unlabelled()
+    seen = UnmatchedTerms()
     seen.add("7.1", CATS_AND_DOGS, "same image", ["cone"])
     seen.add("77.1", CATS_AND_DOGS, "same image", ["cup", "cone"])
     assert seen.report("7") == ("7.1", [("cone", 1)])
@@ -34,7 +34,7 @@ def test_a_project_sees_its_own_terms_only() -> None:
 
 
 def test_two_label_studios_may_have_a_project_of_one_number() -> None:
-    seen = Unlabelled()
+    seen = UnmatchedTerms()
     seen.add("7.1699", CATS_AND_DOGS, "image", ["cone"])
     assert seen.report()[0] == "7.1699"
     seen.add("7.1700", CATS_AND_DOGS, "image", ["cup"])
@@ -44,7 +44,7 @@ def test_two_label_studios_may_have_a_project_of_one_number() -> None:
 
 
 def test_a_project_whose_terms_all_have_labels_is_known() -> None:
-    seen = Unlabelled()
+    seen = UnmatchedTerms()
     seen.add("7.1", CATS_AND_DOGS, "image", [])
     assert seen.report("7") == ("7.1", [])
     with pytest.raises(UnknownProject, match=r"No image of project 8 was annotated since"):
@@ -52,7 +52,7 @@ def test_a_project_whose_terms_all_have_labels_is_known() -> None:
 
 
 def test_a_term_leaves_the_report_when_it_gets_a_label() -> None:
-    seen = Unlabelled()
+    seen = UnmatchedTerms()
     seen.add("7.1", CATS_AND_DOGS, "image", ["cone", "cup"])
     seen.configure("7.1", parse(with_label("Cones")))
     seen.configure("8.1", CATS_AND_DOGS)
@@ -68,10 +68,10 @@ def test_a_term_leaves_the_report_when_it_gets_a_label() -> None:
     ],
 )
 def test_memory_is_bounded(
-    monkeypatch: pytest.MonkeyPatch, limit: str, fill: Callable[[Unlabelled, int], None]
+    monkeypatch: pytest.MonkeyPatch, limit: str, fill: Callable[[UnmatchedTerms, int], None]
 ) -> None:
     monkeypatch.setattr(unmatched_terms, limit, 5)
-    seen = Unlabelled()
+    seen = UnmatchedTerms()
     for number in range(20):
         fill(seen, number)
     assert len(seen._projects) <= 5
@@ -81,7 +81,7 @@ def test_memory_is_bounded(
 
 def test_the_rarest_term_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unmatched_terms, "MAX_TERMS", 2)
-    seen = Unlabelled()
+    seen = UnmatchedTerms()
     for image, terms in (("1", ["cone"]), ("2", ["cone", "cup"]), ("3", ["pole"])):
         seen.add("7.1", CATS_AND_DOGS, image, terms)
     assert seen.report()[1] == [("cone", 2), ("pole", 1)]

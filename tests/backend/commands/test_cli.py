@@ -15,8 +15,8 @@ from PIL import Image as Pillow
 from pycocotools import mask as coco
 from werkzeug.serving import make_server
 
+from backend.answers.resources import Resources
 from backend.commands.cli import main
-from backend.runtime.engine import Engine
 from backend.web.app import create_app
 from model.options import Options
 from model.pipeline import VLSAM
@@ -406,11 +406,11 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def server(
-    make_engine: Callable[..., Engine], stand_in: StandIn, predict_body: Callable[..., Any]
+    make_resources: Callable[..., Resources], stand_in: StandIn, predict_body: Callable[..., Any]
 ) -> Iterator[str]:
     """The address of a server with a password, where project 7 has seen a unicorn."""
     stand_in.found.append(detection("uni\x1bcorn", disc(40, 30, 5)))
-    app = create_app(engine=make_engine(basic_auth_user="me", basic_auth_pass="sesame"))
+    app = create_app(resources=make_resources(basic_auth_user="me", basic_auth_pass="sesame"))
     app.test_client().post("/predict", json=predict_body(data_url(), project="7.1"), auth=("me", "sesame"))
     serving = make_server("127.0.0.1", 0, app)
     thread = threading.Thread(target=serving.serve_forever)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from backend.answers.resources import Resources
 from backend.doctor.watch import Watch
 from backend.images.studio_urls import Server
-from backend.runtime.engine import Engine
 from backend.web.app import create_app
 from tests.support.doctor_studio import (
     DISABLED,
@@ -28,12 +28,12 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_setup_answers_before_it_looks_and_the_log_says_what_was_found(
-    studio: Studio, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+    studio: Studio, make_resources: Callable[..., Resources], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     studio.answers["GET /api/current-user/whoami"] = (401, {"detail": DISABLED})
     studio.wait = threading.Event()  # Label Studio does not answer before it has our answer
-    client = create_app(engine=make_engine()).test_client()
+    client = create_app(resources=make_resources()).test_client()
     body = {"project": "3.1700000000", "schema": CONFIG, "hostname": studio.url, "access_token": LEGACY}
     assert client.post("/setup", json=body).json == {"model_version": "v1"}
     client.post("/setup", json=body)  # the next page load
@@ -46,9 +46,9 @@ def test_setup_answers_before_it_looks_and_the_log_says_what_was_found(
 
 
 def test_setup_cannot_make_us_ask_machines_of_our_own_network(
-    studio: Studio, make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture
+    studio: Studio, make_resources: Callable[..., Resources], caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = create_app(engine=make_engine()).test_client()
+    client = create_app(resources=make_resources()).test_client()
     body = {"project": "3.1", "schema": CONFIG, "hostname": studio.url, "access_token": LEGACY}
     assert client.post("/setup", json=body, environ_base={"REMOTE_ADDR": "203.0.113.5"}).status_code == 200
     until(lambda: "is refused" in caplog.text)

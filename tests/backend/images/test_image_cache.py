@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 
 from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.resources import Resources
 from backend.images.content_hash import image_hash
 from backend.images.image_cache import SECONDS, ImageCache, cache_key
 from backend.images.studio_urls import Server
-from backend.runtime.engine import Engine
 from model.deadline import NEVER
 from tests.support.clicks import regions, task
+from tests.support.clock import Clock
 from tests.support.fake_web import Web
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
 from tests.support.stand_in import StandIn
 from tests.support.waiting import wait_for
 
-Make = Callable[..., Engine]
+Make = Callable[..., Resources]
 
 UPLOAD = "/data/upload/1/cat.png"
 
@@ -35,28 +36,28 @@ def web() -> Iterator[Web]:
         yield web
 
 
-def project(engine: Engine, web: Web, name: str = "1.1", token: str = "ours") -> VLSAMBackend:
+def project(resources: Resources, web: Web, name: str = "1.1", token: str = "ours") -> VLSAMBackend:
     return VLSAMBackend(
-        CONFIG, engine=engine, project=name, hostname=web.url, access_token=token, caller="127.0.0.1"
+        CONFIG, resources=resources, project=name, hostname=web.url, access_token=token, caller="127.0.0.1"
     )
 
 
-def test_a_warm_click_fetches_and_decodes_nothing(make_engine: Make, web: Web) -> None:
-    ours = project(make_engine(), web)
+def test_a_warm_click_fetches_and_decodes_nothing(make_resources: Make, web: Web) -> None:
+    ours = project(make_resources(), web)
     first, second = (regions(ours, UPLOAD)[0] for _ in range(2))
     assert {**first, "id": ""} == {**second, "id": ""}
     assert len(web.seen) == 1
 
 
-def test_the_first_click_after_a_batch_fetches_nothing(make_engine: Make, web: Web) -> None:
-    ours = project(make_engine(), web)
+def test_the_first_click_after_a_batch_fetches_nothing(make_resources: Make, web: Web) -> None:
+    ours = project(make_resources(), web)
     ours.predict([task(UPLOAD)])
     assert len(regions(ours, UPLOAD)) == 1
     assert len(web.seen) == 1
 
 
 def test_f10_eight_clicks_on_a_new_image_fetch_it_once_and_keep_no_file(
-    make_engine: Make, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_resources: Make, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is half written, since nothing is written: the file is in memory alone."""
     monkeypatch.chdir(tmp_path)
@@ -70,10 +71,10 @@ def test_f10_eight_clicks_on_a_new_image_fetch_it_once_and_keep_no_file(
         serve(handler)
 
     web.routes[UPLOAD] = slowly
-    ours = project(make_engine(), web)
+    ours = project(make_resources(), web)
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(regions, ours, UPLOAD) for _ in range(8)]
-        wait_for(lambda: ours.engine._inside == 8)
+        wait_for(lambda: ours.resources.queue.admitted_requests == 8)
         time.sleep(0.1)
         go.set()
         assert [len(answer.result()) for answer in answers] == [1] * 8
@@ -85,43 +86,43 @@ def test_f10_eight_clicks_on_a_new_image_fetch_it_once_and_keep_no_file(
     "other", [{"name": "2.1"}, {"token": "theirs"}], ids=["another project", "another token"]
 )
 def test_f33_what_one_project_may_see_is_not_shown_to_another(
-    make_engine: Make, web: Web, other: dict[str, str]
+    make_resources: Make, web: Web, other: dict[str, str]
 ) -> None:
-    engine = make_engine()
-    assert len(regions(project(engine, web), UPLOAD)) == 1
+    resources = make_resources()
+    assert len(regions(project(resources, web), UPLOAD)) == 1
     web.serve(UPLOAD, b"no", status=403)
-    assert regions(project(engine, web, **other), UPLOAD) == []
+    assert regions(project(resources, web, **other), UPLOAD) == []
     assert len(web.seen) == 2
 
 
-def test_f33_a_project_that_is_not_known_has_every_click_fetched(make_engine: Make, web: Web) -> None:
-    ours = project(make_engine(), web, "")
+def test_f33_a_project_that_is_not_known_has_every_click_fetched(make_resources: Make, web: Web) -> None:
+    ours = project(make_resources(), web, "")
     assert [len(regions(ours, UPLOAD)) for _ in range(2)] == [1, 1]
     assert len(web.seen) == 2
 
 
 def test_f34_an_address_is_trusted_for_a_short_time_only(
-    make_engine: Make, web: Web, stand_in: StandIn
+    make_resources: Make, web: Web, stand_in: StandIn
 ) -> None:
-    engine, now = make_engine(), [100.0]
-    engine.image_cache = ImageCache(clock=lambda: now[0])
-    ours = project(engine, web)
+    clock = Clock()
+    resources = make_resources(clock=clock)
+    ours = project(resources, web)
     assert len(regions(ours, UPLOAD)) == 1
     web.serve(UPLOAD, base64.b64decode(data_url(shade=9).partition(",")[2]))
-    now[0] += SECONDS - 1
+    clock.now += SECONDS - 1
     assert len(regions(ours, UPLOAD)) == 1
     assert stand_in.encoded == [5]
-    now[0] += 1
+    clock.now += 1
     assert len(regions(ours, UPLOAD)) == 1
     assert stand_in.encoded == [5, 9]
-    now[0] += SECONDS
+    clock.now += SECONDS
     web.serve(UPLOAD, b"no", status=403)
     assert regions(ours, UPLOAD) == []
 
 
-def test_f34_a_batch_looks_at_the_file_itself(make_engine: Make, web: Web, stand_in: StandIn) -> None:
+def test_f34_a_batch_looks_at_the_file_itself(make_resources: Make, web: Web, stand_in: StandIn) -> None:
     """What is kept goes by the content, so another picture at the same address is another picture."""
-    ours = project(make_engine(), web)
+    ours = project(make_resources(), web)
     ours.predict([task(UPLOAD)])
     web.serve(UPLOAD, base64.b64decode(data_url(shade=9).partition(",")[2]))
     ours.predict([task(UPLOAD)])
@@ -129,16 +130,16 @@ def test_f34_a_batch_looks_at_the_file_itself(make_engine: Make, web: Web, stand
     assert (stand_in.encoded, len(web.seen)) == ([5, 9], 2)
 
 
-def test_an_address_whose_embedding_was_dropped_is_fetched_again(make_engine: Make, web: Web) -> None:
-    ours = project(make_engine(cache_mb=0), web)
+def test_an_address_whose_embedding_was_dropped_is_fetched_again(make_resources: Make, web: Web) -> None:
+    ours = project(make_resources(cache_mb=0), web)
     assert [len(regions(ours, UPLOAD)) for _ in range(2)] == [1, 1]
     assert len(web.seen) == 2
 
 
-def test_a_failed_fetch_is_not_remembered(make_engine: Make, web: Web) -> None:
+def test_a_failed_fetch_is_not_remembered(make_resources: Make, web: Web) -> None:
     good = web.routes[UPLOAD]
     web.serve(UPLOAD, b"later", status=500)
-    ours = project(make_engine(), web)
+    ours = project(make_resources(), web)
     assert regions(ours, UPLOAD) == []
     web.routes[UPLOAD] = good
     assert len(regions(ours, UPLOAD)) == 1

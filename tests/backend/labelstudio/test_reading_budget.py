@@ -1,10 +1,10 @@
 import math
-import time
 
 import numpy as np
 import pytest
 
-from backend.labelstudio.reading_budget import Kept, OutOfTime, Reading, TooMuch
+from backend.labelstudio.reading_budget import OutOfTime, Reading, RegionCache, TooMuch
+from model.deadline import Deadline
 
 
 def test_work_is_spent_until_there_is_none_left() -> None:
@@ -17,13 +17,13 @@ def test_work_is_spent_until_there_is_none_left() -> None:
 
 
 def test_f18_nothing_is_read_after_the_deadline() -> None:
-    Reading(deadline=time.monotonic() + 60).spend(1)
+    Reading(deadline=Deadline(60, clock=lambda: 59)).spend(1)
     with pytest.raises(OutOfTime, match="in time"):
-        Reading(units=math.inf, deadline=time.monotonic()).spend(0)
+        Reading(units=math.inf, deadline=Deadline(60, clock=lambda: 60)).spend(0)
 
 
 def test_what_is_longest_unused_is_forgotten_first() -> None:
-    kept = Kept(capacity=3 * (800 + 500))
+    kept = RegionCache(capacity=3 * (800 + 500))
     spans = {name: np.full((100, 2), number, np.int32) for number, name in enumerate("abcd")}
     for name in "abc":
         kept.put(name, spans[name])
@@ -34,7 +34,7 @@ def test_what_is_longest_unused_is_forgotten_first() -> None:
 
 
 def test_what_is_larger_than_all_room_is_not_kept() -> None:
-    kept = Kept(capacity=1000)
+    kept = RegionCache(capacity=1000)
     kept.put("small", np.zeros((1, 2), np.int32))
     kept.put("large", np.zeros((1000, 2), np.int32))
     assert kept.get("large") is None

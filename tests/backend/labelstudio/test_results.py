@@ -2,7 +2,6 @@ import base64
 import io
 import json
 import struct
-import time
 import zlib
 from typing import Any
 
@@ -17,7 +16,8 @@ from PIL import Image
 
 from backend.labelstudio import brush_rle, geometry, labeling_config, results
 from backend.labelstudio.geometry import Patch
-from backend.labelstudio.reading_budget import UNITS, Kept, OutOfTime, Reading, TooMuch
+from backend.labelstudio.reading_budget import UNITS, OutOfTime, Reading, RegionCache, TooMuch
+from model.deadline import Deadline
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.support.detections import disc
@@ -431,7 +431,7 @@ def test_f18_a_png_of_16_bits_takes_twice_the_time() -> None:
 
 @pytest.mark.parametrize("result", [zigzag(100), strokes(10), noise(), *(case for case, _, _ in WORK[5:])])
 def test_after_the_deadline_nothing_is_read(result: dict[str, Any]) -> None:
-    late = Reading(deadline=time.monotonic())
+    late = Reading(deadline=Deadline(0))
     with pytest.raises(OutOfTime):
         results.decode(result, (300, 400), late)
 
@@ -479,16 +479,16 @@ def test_comparing_masks_counts_as_work() -> None:
 
 
 def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
-    kept = Kept()
+    kept = RegionCache()
     mask = np.random.default_rng(1).random((60, 80)) < 0.5
     for spent_before in (False, True):
-        reading = Reading(kept=kept)
+        reading = Reading(cache=kept)
         decoded = results.decode({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), reading)
         assert np.array_equal(decoded, mask)  # type: ignore[arg-type]
         assert (UNITS - reading.units < 200_000) == spent_before
     # In an image of another size they are another mask.
     other = results.decode(
-        {"type": "brush", "value": {"rle": results.rle(mask)}}, (80, 60), Reading(kept=kept)
+        {"type": "brush", "value": {"rle": results.rle(mask)}}, (80, 60), Reading(cache=kept)
     )
     assert np.array_equal(other, mask.reshape(80, 60))  # type: ignore[arg-type]
 

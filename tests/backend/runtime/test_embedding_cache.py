@@ -1,5 +1,4 @@
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.resources import Resources
 from backend.runtime.embedding_cache import EmbeddingCache, embedding_key
-from backend.runtime.engine import CLICK, Engine
+from backend.runtime.job_queue import CLICK
+from backend.runtime.oom_retry import RetryingModel
 from backend.telemetry.metrics import Metrics
+from model.deadline import NEVER
 from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding
 from model.types import Image
@@ -26,7 +28,7 @@ from tests.support.labeling_configs import CONFIG
 from tests.support.stand_in import StandIn
 from tests.support.waiting import wait_for
 
-Make = Callable[..., Engine]
+Make = Callable[..., Resources]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +52,16 @@ class Encoder:
     sizes: dict[str, int] = field(default_factory=dict)
     encoded: list[str] = field(default_factory=list)
 
+    def smaller(self) -> "Encoder":
+        return self
+
     def encode(self, image: Any) -> Any:
         self.encoded.append(image)
         return Block(image, self.sizes.get(image, 10), self.device)
+
+
+def retrying(encoder: Encoder) -> RetryingModel[Encoder]:
+    return RetryingModel(encoder, Metrics(), lambda: None)
 
 
 def kept(embeddings: EmbeddingCache, name: str) -> bool:
@@ -60,7 +69,7 @@ def kept(embeddings: EmbeddingCache, name: str) -> bool:
 
 
 def ask(embeddings: EmbeddingCache, encoder: Encoder, name: Any) -> Embedding:
-    return embeddings.handle(name).get(encoder, name)
+    return embeddings.handle(name).get(retrying(encoder), name)
 
 
 def cpu() -> Encoder:
@@ -149,7 +158,7 @@ def test_f3_whatever_is_asked_the_bytes_stay_below_the_cap_and_are_counted(
         held = embeddings.handle(name)
         if held_before:
             ask(embeddings, encoder, "a")
-        embedding = held.get(encoder, name)  # type: ignore[arg-type]
+        embedding = held.get(retrying(encoder), name)  # type: ignore[arg-type]
         assert embedding.name == name  # type: ignore[attr-defined]
         assert embedding.device == encoder.device
         counted = figures(m)
@@ -169,7 +178,7 @@ def test_what_was_at_hand_stays_so_though_it_is_dropped() -> None:
     ask(embeddings, encoder, "b")
     assert not kept(embeddings, "a")
     assert held.ready
-    assert held.get(encoder).name == "a"  # type: ignore[attr-defined]
+    assert held.get(retrying(encoder)).name == "a"  # type: ignore[attr-defined]
     assert encoder.encoded == ["a", "b"]
 
 
@@ -207,29 +216,29 @@ def eight_clicks(ours: VLSAMBackend, source: str) -> Iterator[list[Future[list[A
         go.wait(20)
 
     with ThreadPoolExecutor(9) as pool:
-        pool.submit(ours.engine.run, busy, priority=CLICK, deadline=time.monotonic() + 30)
+        pool.submit(ours.resources.queue.run, busy, priority=CLICK, deadline=NEVER)
         try:
             assert begun.wait(20)
             answers = [pool.submit(regions, ours, source) for _ in range(8)]
-            wait_for(lambda: len(ours.engine._jobs) == 8)
+            wait_for(lambda: ours.resources.queue.waiting() == 8)
         finally:
             go.set()
         yield answers
 
 
-def test_f2_eight_clicks_on_a_new_image_encode_it_once(make_engine: Make, stand_in: StandIn) -> None:
-    ours = VLSAMBackend(CONFIG, engine=make_engine(), project="1.1")
+def test_f2_eight_clicks_on_a_new_image_encode_it_once(make_resources: Make, stand_in: StandIn) -> None:
+    ours = VLSAMBackend(CONFIG, resources=make_resources(), project="1.1")
     with eight_clicks(ours, data_url(shade=5)) as answers:
         assert [len(answer.result()) for answer in answers] == [1] * 8
     assert stand_in.encoded == [5]
-    assert figures(ours.engine.metrics)["misses"] == 1
+    assert figures(ours.resources.metrics)["misses"] == 1
 
 
 def test_f2_eight_clicks_share_an_encode_that_fails_and_the_ninth_tries_again(
-    make_engine: Make, stand_in: StandIn
+    make_resources: Make, stand_in: StandIn
 ) -> None:
     stand_in.fail_to_encode = 1
-    ours = VLSAMBackend(CONFIG, engine=make_engine(), project="1.1")
+    ours = VLSAMBackend(CONFIG, resources=make_resources(), project="1.1")
     with eight_clicks(ours, data_url(shade=5)) as answers:
         assert [answer.result() for answer in answers] == [[]] * 8
     assert stand_in.encoded == [5]
@@ -241,41 +250,41 @@ def test_a_click_that_nobody_waits_for_any_more_leaves_the_encode_to_the_others(
     embeddings, encoder = EmbeddingCache("sam", 100, Metrics()), cpu()
     late, other = embeddings.handle("a"), embeddings.handle("a")
     del late  # its job is never run
-    assert other.get(encoder, "a").name == "a"  # type: ignore[arg-type, attr-defined]
+    assert other.get(retrying(encoder), "a").name == "a"  # type: ignore[arg-type, attr-defined]
 
 
-def test_a_click_after_a_batch_finds_the_image_encoded(make_engine: Make, stand_in: StandIn) -> None:
-    ours = VLSAMBackend(CONFIG, engine=make_engine(), project="1.1")
+def test_a_click_after_a_batch_finds_the_image_encoded(make_resources: Make, stand_in: StandIn) -> None:
+    ours = VLSAMBackend(CONFIG, resources=make_resources(), project="1.1")
     assert ours.predict([task(data_url(shade=5))])[0]["result"]
     assert len(regions(ours, data_url(shade=5))) == 1
     assert stand_in.encoded == [5]
 
 
-def test_only_the_whole_image_is_kept_of_an_annotation(make_engine: Make, stand_in: StandIn) -> None:
+def test_only_the_whole_image_is_kept_of_an_annotation(make_resources: Make, stand_in: StandIn) -> None:
     class Cornered(StandIn):
-        def annotate(self, image: Image, *, encode: Any = None, **more: Any) -> Any:
-            encode(image[:30, :40])
-            return super().annotate(image, encode=encode)
+        def annotate(self, image: Image, **more: Any) -> Any:
+            self.encode(image[:30, :40])
+            return super().annotate(image, **more)
 
-    engine = make_engine(lambda: Cornered())
-    VLSAMBackend(CONFIG, engine=engine, project="1.1").predict([task(data_url())])
-    assert figures(engine.metrics)["bytes host"] == 60 * 80 * 3
+    resources = make_resources(lambda: Cornered())
+    VLSAMBackend(CONFIG, resources=resources, project="1.1").predict([task(data_url())])
+    assert figures(resources.metrics)["bytes host"] == 60 * 80 * 3
 
 
 @pytest.mark.slow
-def test_twenty_clicks_on_two_images_encode_two(make_engine: Make, builtin: VLSAM) -> None:
-    ours = VLSAMBackend(CONFIG, engine=make_engine(lambda: builtin), project="1.1")
+def test_twenty_clicks_on_two_images_encode_two(make_resources: Make, builtin: VLSAM) -> None:
+    ours = VLSAMBackend(CONFIG, resources=make_resources(lambda: builtin), project="1.1")
     for _ in range(10):
         for shade in (3, 200):
             assert len(regions(ours, data_url(shade=shade), shade)) == 1
-    counted = figures(ours.engine.metrics)
+    counted = figures(ours.resources.metrics)
     assert (counted["misses"], counted["hits host"]) == (2, 18)
 
 
 @pytest.mark.slow
-def test_the_answers_of_a_warm_and_a_cold_image_are_the_same(make_engine: Make, builtin: VLSAM) -> None:
-    engines = [make_engine(lambda: builtin, cache_mb=megabytes) for megabytes in (0, 100)]
-    cold, warm = (VLSAMBackend(CONFIG, engine=engine, project="1.1") for engine in engines)
+def test_the_answers_of_a_warm_and_a_cold_image_are_the_same(make_resources: Make, builtin: VLSAM) -> None:
+    engines = [make_resources(lambda: builtin, cache_mb=megabytes) for megabytes in (0, 100)]
+    cold, warm = (VLSAMBackend(CONFIG, resources=resources, project="1.1") for resources in engines)
     answers = [[{**regions(ours, data_url())[0], "id": ""} for _ in range(2)] for ours in (cold, warm)]
     assert answers[0] == answers[1]
-    assert [figures(engine.metrics)["misses"] for engine in engines] == [2, 1]
+    assert [figures(resources.metrics)["misses"] for resources in engines] == [2, 1]

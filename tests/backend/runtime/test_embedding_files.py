@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.answers.ml_backend import VLSAMBackend
+from backend.answers.resources import Resources
 from backend.runtime import embedding_files as module
 from backend.runtime.embedding_files import FORMAT, MAX_WAITING, SUFFIX, EmbeddingFiles
-from backend.runtime.engine import Engine
 from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
@@ -29,7 +29,7 @@ from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
 from tests.support.stand_in import StandIn
 
-Make = Callable[..., Engine]
+Make = Callable[..., Resources]
 KEY = "sam-0-1"
 FILE = 1000 + 400  # no more than that many bytes for an embedding of 1000
 
@@ -247,10 +247,10 @@ def test_f28_a_full_disk_is_told_once_until_it_works_again(
 
 
 def test_f28_a_folder_that_cannot_be_fails_no_click(
-    make_engine: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make_resources: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    ours = VLSAMBackend(CONFIG, engine=make_engine(cache_dir=tmp_path / "file" / "kept"), project="1.1")
+    ours = VLSAMBackend(CONFIG, resources=make_resources(cache_dir=tmp_path / "file" / "kept"), project="1.1")
     assert [len(regions(ours, data_url(shade=each))) for each in (5, 5, 9)] == [1, 1, 1]
     assert caplog.text.count("VLSAM_CACHE_DIR cannot be used") == 1
 
@@ -290,13 +290,13 @@ def test_a_writer_survives_what_cannot_be_written(
 
 
 def settled(ours: VLSAMBackend) -> None:
-    assert ours.engine.embedding_files is not None
-    ours.engine.embedding_files.flush()
+    assert ours.resources.embedding_files is not None
+    ours.resources.embedding_files.flush()
 
 
-def test_a_restart_encodes_nothing_again(make_engine: Make, stand_in: StandIn, tmp_path: Path) -> None:
+def test_a_restart_encodes_nothing_again(make_resources: Make, stand_in: StandIn, tmp_path: Path) -> None:
     def started() -> VLSAMBackend:
-        return VLSAMBackend(CONFIG, engine=make_engine(cache_dir=tmp_path / "kept"), project="1.1")
+        return VLSAMBackend(CONFIG, resources=make_resources(cache_dir=tmp_path / "kept"), project="1.1")
 
     before = started()
     first = regions(before, data_url(shade=5))[0]
@@ -305,24 +305,26 @@ def test_a_restart_encodes_nothing_again(make_engine: Make, stand_in: StandIn, t
     again = [regions(after, data_url(shade=5))[0] for _ in range(2)]
     assert all({**each, "id": ""} == {**first, "id": ""} for each in again)
     assert stand_in.encoded == [5]
-    counted = figures(after.engine.metrics)
+    counted = figures(after.resources.metrics)
     assert (counted["hits disk"], counted["hits host"], counted["misses"]) == (1, 1, 0)
 
 
 def test_what_memory_has_no_room_for_is_read_again_without_a_fetch(
-    make_engine: Make, stand_in: StandIn, tmp_path: Path
+    make_resources: Make, stand_in: StandIn, tmp_path: Path
 ) -> None:
-    ours = VLSAMBackend(CONFIG, engine=make_engine(cache_dir=tmp_path, cache_mb=0), project="1.1")
+    ours = VLSAMBackend(CONFIG, resources=make_resources(cache_dir=tmp_path, cache_mb=0), project="1.1")
     assert len(regions(ours, data_url(shade=5))) == 1
     settled(ours)
     loads: list[Any] = []
-    ours.engine.images.load = lambda *args, **more: loads.append(args)  # type: ignore[assignment, method-assign]
+    ours.resources.images.load = lambda *args, **more: loads.append(args)  # type: ignore[assignment, method-assign]
     assert len(regions(ours, data_url(shade=5))) == 1
     assert (stand_in.encoded, loads) == ([5], [])
 
 
-def test_a_click_on_a_broken_file_encodes_again(make_engine: Make, stand_in: StandIn, tmp_path: Path) -> None:
-    ours = VLSAMBackend(CONFIG, engine=make_engine(cache_dir=tmp_path, cache_mb=0), project="1.1")
+def test_a_click_on_a_broken_file_encodes_again(
+    make_resources: Make, stand_in: StandIn, tmp_path: Path
+) -> None:
+    ours = VLSAMBackend(CONFIG, resources=make_resources(cache_dir=tmp_path, cache_mb=0), project="1.1")
     assert len(regions(ours, data_url(shade=5))) == 1
     settled(ours)
     only(tmp_path).write_bytes(b"broken")

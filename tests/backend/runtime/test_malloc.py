@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.answers.resources import Resources
 from backend.bench.prelabel import resident_mb
 from backend.prelabel.run import run
 from backend.prelabel.sources import Item
 from backend.runtime import malloc
-from backend.runtime.engine import CLICK, Engine
+from backend.runtime.job_queue import CLICK
 from tests.support.paths import ROOT
 from tests.support.waiting import soon
 
@@ -108,10 +109,12 @@ def test_a_run_gives_memory_back(digging: Callable[[], float]) -> None:
     assert later < full - 0.6 * HOLES
 
 
-def test_a_server_gives_memory_back(digging: Callable[[], float], make_engine: Callable[..., Engine]) -> None:
-    engine = make_engine()
-    full = engine.run(lambda model: digging(), priority=CLICK, deadline=soon())
+def test_a_server_gives_memory_back(
+    digging: Callable[[], float], make_resources: Callable[..., Resources]
+) -> None:
+    resources = make_resources()
+    full = resources.queue.run(lambda model: digging(), priority=CLICK, deadline=soon())
     for _ in range(malloc.EVERY):
-        engine.run(lambda model: time.sleep(0), priority=CLICK, deadline=soon())
-    later = engine.run(lambda model: resident_mb(), priority=CLICK, deadline=soon())
+        resources.queue.run(lambda model: time.sleep(0), priority=CLICK, deadline=soon())
+    later = resources.queue.run(lambda model: resident_mb(), priority=CLICK, deadline=soon())
     assert later < full - 0.6 * HOLES

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from backend.answers.ml_backend import VLSAMBackend
-from backend.runtime.engine import Engine
-from backend.runtime.oom_retry import Served
+from backend.answers.resources import Resources
+from backend.runtime.oom_retry import RetryingModel
 from backend.telemetry.metrics import Metrics
 from model.types import Detection, Image, OutOfMemory
 from tests.support.detections import detection, disc
@@ -27,7 +27,7 @@ class Tight(StandIn):
     hopeless = False
     tight = True
 
-    def smaller(self) -> StandIn:
+    def smaller(self) -> "Tight":
         other = type(self)(self.found, order=self.order, encoded=self.encoded)
         other.error, other.hopeless, other.tight = self.error, self.hopeless, self.hopeless
         self.order.append("smaller")
@@ -44,15 +44,16 @@ def tight() -> Tight:
     return Tight([detection("cat", disc(20, 30, 12))])
 
 
-IMAGE = np.zeros((60, 80, 3), np.uint8)
+def annotate(model: StandIn) -> list[Detection]:
+    return model.annotate(np.zeros((60, 80, 3), np.uint8))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [GPU, CPU, MemoryError()])
 def test_f4_what_has_too_little_memory_frees_it_and_is_tried_smaller(tight: Tight, error: Exception) -> None:
     freed, tight.error, metrics = list[int](), error, Metrics()
-    served = Served(tight, metrics, lambda: freed.append(1))
-    assert served.annotate(IMAGE) == tight.found
+    model = RetryingModel(tight, metrics, lambda: freed.append(1))
+    assert model.run("annotate", annotate) == tight.found
     assert freed == [1]
     assert tight.order == ["smaller", "batch"]
     assert 'vlsam_errors_total{kind="OutOfMemory"} 1.0' in metrics.text().decode()
@@ -61,26 +62,26 @@ def test_f4_what_has_too_little_memory_frees_it_and_is_tried_smaller(tight: Tigh
 def test_f4_once(tight: Tight) -> None:
     tight.hopeless = True
     with pytest.raises(OutOfMemory, match="too little memory"):
-        Served(tight, Metrics(), lambda: None).annotate(IMAGE)
+        RetryingModel(tight, Metrics(), lambda: None).run("annotate", annotate)
     assert tight.order == ["smaller"]
 
 
 def test_f4_other_errors_are_not_tried_again(tight: Tight) -> None:
     tight.error = RuntimeError("a defect")
     with pytest.raises(RuntimeError, match="a defect"):
-        Served(tight, Metrics(), lambda: None).annotate(IMAGE)
+        RetryingModel(tight, Metrics(), lambda: None).run("annotate", annotate)
     assert tight.order == []
 
 
 def test_f4_a_task_without_memory_is_empty_and_the_next_is_not(
-    make_engine: Callable[..., Engine], caplog: pytest.LogCaptureFixture, tight: Tight
+    make_resources: Callable[..., Resources], caplog: pytest.LogCaptureFixture, tight: Tight
 ) -> None:
     tight.hopeless = True
-    engine = make_engine(lambda: tight)
+    resources = make_resources(lambda: tight)
     task = {"id": 1, "data": {"image": data_url()}}
-    assert VLSAMBackend(CONFIG, engine=engine).predict([task]) == [{}]
+    assert VLSAMBackend(CONFIG, resources=resources).predict([task]) == [{}]
     assert "too little memory for this image" in caplog.text
-    assert engine.probe() == ""
+    assert resources.problems()["device"] == "ok"
     tight.tight = False
-    (prediction,) = VLSAMBackend(CONFIG, engine=engine).predict([task])
+    (prediction,) = VLSAMBackend(CONFIG, resources=resources).predict([task])
     assert prediction["result"]

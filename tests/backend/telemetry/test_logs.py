@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.runtime.engine import CLICK, Engine
+from backend.answers.resources import Resources
+from backend.runtime.job_queue import CLICK
 from backend.settings import Settings
 from backend.telemetry import logs
 from tests.support.paths import ROOT
@@ -180,12 +181,12 @@ def test_a_request_keeps_the_name_that_its_sender_gave_it_if_it_is_one(given: st
 
 
 def test_what_the_models_log_names_the_request_that_they_work_for(stand_in: StandIn) -> None:
-    engine = Engine(Settings(), version="v1", load=lambda: stand_in).start()
+    resources = Resources.around(lambda: stand_in, Settings(), version="v1").start()
     seen: dict[str, str] = {}
 
     def ask(name: str) -> None:
         logs.begin_request(name)
-        seen[name] = engine.run(lambda model: _line(), priority=CLICK, deadline=soon())
+        seen[name] = resources.queue.run(lambda model: _line(), priority=CLICK, deadline=soon())
 
     threads = [threading.Thread(target=ask, args=(f"request-{n}",)) for n in range(8)]
     for thread in threads:

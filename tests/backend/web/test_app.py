@@ -17,19 +17,21 @@ import torch
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from backend.answers.resources import Resources
 from backend.images.studio_urls import Server
-from backend.runtime.engine import Engine
+from backend.runtime.job_queue import BATCH
 from backend.web.app import MAX_PROJECTS, Projects, create_app
 from model.types import ModelLoadError
+from tests.support.clock import Clock
 from tests.support.detections import detection, disc
 from tests.support.fake_web import Web
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
 from tests.support.paths import ROOT
 from tests.support.stand_in import StandIn
-from tests.support.waiting import wait_for
+from tests.support.waiting import soon, wait_for
 
-Make = Callable[..., Engine]
+Make = Callable[..., Resources]
 Body = Callable[..., dict[str, Any]]
 
 
@@ -98,10 +100,10 @@ def test_a_recorded_webhook(client: FlaskClient, capture: Callable[..., Any]) ->
 
 
 def test_the_model_holds_up_nothing_but_predictions(
-    make_engine: Make, stand_in: StandIn, predict_body: Body
+    make_resources: Make, stand_in: StandIn, predict_body: Body
 ) -> None:
     stand_in.hold = threading.Event()
-    app = create_app(engine=make_engine())
+    app = create_app(resources=make_resources())
     busy = threading.Thread(target=lambda: app.test_client().post("/predict", json=predict_body(data_url())))
     busy.start()
     wait_for(lambda: bool(stand_in.order))
@@ -115,8 +117,8 @@ def test_the_model_holds_up_nothing_but_predictions(
     busy.join()
 
 
-def test_the_figures_of_one_server(make_engine: Make, predict_body: Body) -> None:
-    busy, idle = (create_app(engine=make_engine()).test_client() for _ in range(2))
+def test_the_figures_of_one_server(make_resources: Make, predict_body: Body) -> None:
+    busy, idle = (create_app(resources=make_resources()).test_client() for _ in range(2))
     for _ in range(3):
         busy.post("/predict", json=predict_body(data_url(), context=CLICK))
     answers = [client.get("/metrics") for client in (busy, idle)]
@@ -130,15 +132,15 @@ def test_the_figures_of_one_server(make_engine: Make, predict_body: Body) -> Non
 # Readiness, names of requests, figures
 
 
-def test_f5_ready_says_what_is_missing_while_health_is_alive(make_engine: Make, stand_in: StandIn) -> None:
+def test_f5_ready_says_what_is_missing_while_health_is_alive(make_resources: Make, stand_in: StandIn) -> None:
     go = threading.Event()
 
     def load() -> StandIn:
         go.wait(5)
         return stand_in
 
-    engine = make_engine(load)
-    client = create_app(engine=engine).test_client()
+    resources = make_resources(load)
+    client = create_app(resources=resources).test_client()
     answer = client.get("/ready")
     assert answer.status_code == 503
     assert said(answer) == {
@@ -147,26 +149,26 @@ def test_f5_ready_says_what_is_missing_while_health_is_alive(make_engine: Make, 
     }
     assert client.get("/health").status_code == 200
     go.set()
-    wait_for(lambda: engine.state == "ready")
+    wait_for(lambda: resources.queue.state == "ready")
     answer = client.get("/ready")
     assert (answer.status_code, said(answer)["ready"]) == (200, True)
 
 
-def test_f5_ready_where_loading_failed(make_engine: Make) -> None:
+def test_f5_ready_where_loading_failed(make_resources: Make) -> None:
     def load() -> StandIn:
         raise ModelLoadError("The weights of the VLM are missing in /srv/private.")
 
-    engine = make_engine(load)
-    wait_for(lambda: engine.state == "failed")
-    answer = create_app(engine=engine).test_client().get("/ready")
+    resources = make_resources(load)
+    wait_for(lambda: resources.queue.state == "failed")
+    answer = create_app(resources=resources).test_client().get("/ready")
     assert (answer.status_code, said(answer)["checks"]["models"]) == (503, "failed")
     assert "private" not in answer.text  # it needs no password
 
 
-def test_ready_where_the_device_fails(make_engine: Make, stand_in: StandIn) -> None:
-    engine = make_engine()
-    wait_for(lambda: engine.state == "ready")
-    client = create_app(engine=engine).test_client()
+def test_ready_where_the_device_fails(make_resources: Make, stand_in: StandIn) -> None:
+    resources = make_resources()
+    wait_for(lambda: resources.queue.state == "ready")
+    client = create_app(resources=resources).test_client()
     stand_in.device = torch.device("cuda")  # which this machine has not
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, which answers")
@@ -176,22 +178,23 @@ def test_ready_where_the_device_fails(make_engine: Make, stand_in: StandIn) -> N
 
 
 def test_ready_while_the_device_is_at_work_and_until_that_takes_too_long(
-    make_engine: Make, stand_in: StandIn
+    make_resources: Make, stand_in: StandIn
 ) -> None:
     stand_in.hold = threading.Event()
-    engine = make_engine(deadline=0.3)
-    wait_for(lambda: engine.state == "ready")
-    client = create_app(engine=engine).test_client()
+    clock = Clock()
+    resources = make_resources(clock=clock)
+    wait_for(lambda: resources.queue.state == "ready")
+    client = create_app(resources=resources).test_client()
     with ThreadPoolExecutor() as pool:
         job = pool.submit(
-            engine.run,
-            lambda model: model.annotate(np.zeros((4, 4, 3), np.uint8)),
-            priority=0,
-            deadline=time.monotonic() + 5,
+            resources.queue.run,
+            lambda model: model.model.annotate(np.zeros((4, 4, 3), np.uint8)),
+            priority=BATCH,
+            deadline=soon(),
         )
         wait_for(lambda: "batch" in stand_in.order)
         assert client.get("/ready").status_code == 200
-        time.sleep(0.35)
+        clock.now += 91
         answer = client.get("/ready")
         assert answer.status_code == 503
         assert "has been at one image for" in said(answer)["checks"]["device"]
@@ -200,19 +203,19 @@ def test_ready_while_the_device_is_at_work_and_until_that_takes_too_long(
 
 
 def test_f28_ready_where_the_disk_cannot_be_written(
-    make_engine: Make, predict_body: Body, tmp_path: Path
+    make_resources: Make, predict_body: Body, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
-    engine = make_engine(cache_dir=tmp_path / "file" / "cache")
-    wait_for(lambda: engine.state == "ready")
-    client = create_app(engine=engine).test_client()
+    resources = make_resources(cache_dir=tmp_path / "file" / "cache")
+    wait_for(lambda: resources.queue.state == "ready")
+    client = create_app(resources=resources).test_client()
     answer = client.get("/ready")
     assert answer.status_code == 503
     assert said(answer)["checks"]["disk"].startswith("VLSAM_CACHE_DIR cannot be written: ")
     assert said(client.post("/predict", json=predict_body(data_url())))["results"][0]["result"]
-    writable = make_engine(cache_dir=tmp_path / "cache")
-    wait_for(lambda: writable.state == "ready")
-    assert create_app(engine=writable).test_client().get("/ready").status_code == 200
+    writable = make_resources(cache_dir=tmp_path / "cache")
+    wait_for(lambda: writable.queue.state == "ready")
+    assert create_app(resources=writable).test_client().get("/ready").status_code == 200
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -271,9 +274,9 @@ def test_metrics_tell_stages_requests_the_queue_terms_and_errors(
     ],
 )
 def test_f17_webhooks_bring_their_secret(
-    make_engine: Make, path: str, headers: dict[str, str], status: int
+    make_resources: Make, path: str, headers: dict[str, str], status: int
 ) -> None:
-    client = create_app(engine=make_engine(webhook_secret="open-sesame")).test_client()
+    client = create_app(resources=make_resources(webhook_secret="open-sesame")).test_client()
     assert client.post(path, json={}, headers=headers).status_code == status
 
 
@@ -376,8 +379,8 @@ def test_f18_malformed_json(client: FlaskClient, path: str, data: bytes) -> None
     assert "JSON" in said(answer)["error"]
 
 
-def test_f18_other_errors_are_json_sentences(make_engine: Make, predict_body: Body) -> None:
-    client = create_app(engine=make_engine(max_body_bytes=100)).test_client()
+def test_f18_other_errors_are_json_sentences(make_resources: Make, predict_body: Body) -> None:
+    client = create_app(resources=make_resources(max_body_bytes=100)).test_client()
     assert client.get("/nowhere").status_code == 404
     assert client.get("/predict").status_code == 405
     assert client.get("/predict").headers["Allow"] == "OPTIONS, POST"
@@ -407,11 +410,11 @@ def test_f29_an_error_of_ours_shows_no_traceback(
     assert "Traceback" not in answer.text
 
 
-def test_f5_failed_loading_is_a_503_with_its_reason(make_engine: Make, predict_body: Body) -> None:
+def test_f5_failed_loading_is_a_503_with_its_reason(make_resources: Make, predict_body: Body) -> None:
     def load() -> StandIn:
         raise ModelLoadError("The weights of the segmenter are corrupt.")
 
-    client = create_app(engine=make_engine(load)).test_client()
+    client = create_app(resources=make_resources(load)).test_client()
     answer = client.post("/predict", json=predict_body(data_url()))
     assert (answer.status_code, answer.json) == (503, {"error": "The weights of the segmenter are corrupt."})
     health = client.get("/health")
@@ -420,20 +423,20 @@ def test_f5_failed_loading_is_a_503_with_its_reason(make_engine: Make, predict_b
 
 
 def test_f5_a_prediction_waits_for_the_weights(
-    make_engine: Make, stand_in: StandIn, predict_body: Body
+    make_resources: Make, stand_in: StandIn, predict_body: Body
 ) -> None:
     def load() -> StandIn:
         time.sleep(0.2)
         return stand_in
 
-    client = create_app(engine=make_engine(load)).test_client()
+    client = create_app(resources=make_resources(load)).test_client()
     assert len(said(client.post("/predict", json=predict_body(data_url())))["results"][0]["result"]) == 4
 
 
-def test_f7_a_full_queue_is_a_503(make_engine: Make, predict_body: Body) -> None:
-    engine = make_engine(queue=1)
-    client = create_app(engine=engine).test_client()
-    with engine.admitted():
+def test_f7_a_full_queue_is_a_503(make_resources: Make, predict_body: Body) -> None:
+    resources = make_resources(queue=1)
+    client = create_app(resources=resources).test_client()
+    with resources.queue.admitted():
         answer = client.post("/predict", json=predict_body(data_url()))
     assert answer.status_code == 503
     assert "waiting already" in said(answer)["error"]
@@ -490,11 +493,11 @@ def test_f14_whose_machine_setup_may_name(
 
 
 def test_files_below_the_name_from_setup_are_asked_at_label_studio_url(
-    make_engine: Make, predict_body: Body, web: Web
+    make_resources: Make, predict_body: Body, web: Web
 ) -> None:
     web.serve("/data/upload/1/dog.png", base64.b64decode(data_url().partition(",")[2]))
     client = create_app(
-        engine=make_engine(label_studio_url=web.url, label_studio_api_key="ours")
+        resources=make_resources(label_studio_url=web.url, label_studio_api_key="ours")
     ).test_client()
     client.post("/setup", json={"project": "1.1", "hostname": "https://label.example.com/ls/"})
     body = predict_body("https://label.example.com/ls/data/upload/1/dog.png")
@@ -507,9 +510,9 @@ def test_files_below_the_name_from_setup_are_asked_at_label_studio_url(
 
 
 @pytest.fixture
-def guarded(make_engine: Make) -> FlaskClient:
-    engine = make_engine(basic_auth_user="jürgen", basic_auth_pass="pässword:1")
-    return create_app(engine=engine).test_client()
+def guarded(make_resources: Make) -> FlaskClient:
+    resources = make_resources(basic_auth_user="jürgen", basic_auth_pass="pässword:1")
+    return create_app(resources=resources).test_client()
 
 
 def basic(text: str) -> dict[str, str]:
@@ -576,8 +579,8 @@ def test_terms_that_a_project_has_no_label_for(
     assert said(client.get("/terms?project=7"))["terms"] == []
 
 
-def test_setup_says_where_other_has_no_label(make_engine: Make, caplog: pytest.LogCaptureFixture) -> None:
-    client = create_app(engine=make_engine(leftover="other:Thing")).test_client()
+def test_setup_says_where_other_has_no_label(make_resources: Make, caplog: pytest.LogCaptureFixture) -> None:
+    client = create_app(resources=make_resources(leftover="other:Thing")).test_client()
     client.post("/setup", json={"project": "7.1", "schema": CONFIG.replace("Dog", "thing")})
     assert "Thing" not in caplog.text
     client.post("/setup", json={"project": "7.1", "schema": CONFIG})
@@ -587,14 +590,15 @@ def test_setup_says_where_other_has_no_label(make_engine: Make, caplog: pytest.L
 WITHOUT_LABEL_STUDIO_ML = """
 import json, sys
 sys.modules["label_studio_ml"] = None  # an import of it raises ImportError
-from backend.runtime.engine import Engine
+from backend.answers.resources import Resources
 from backend.settings import Settings
+from backend.runtime.job_queue import BATCH
 from backend.web.app import create_app
 from tests.support.stand_in import StandIn
 from tests.support.detections import detection
 from tests.support.detections import disc
-engine = Engine(Settings(), version="v1", load=lambda: StandIn([detection("cat", disc(20, 30, 12))]))
-client = create_app(engine=engine).test_client()
+resources = Resources(Settings(), version="v1", load=lambda: StandIn([detection("cat", disc(20, 30, 12))]))
+client = create_app(resources=resources).test_client()
 assert client.get("/health").json["model_class"] == "VLSAMBackend"
 (item,) = client.post("/predict", json=json.load(sys.stdin)).json["results"]
 print(item["result"][0]["value"]["brushlabels"])

@@ -1,6 +1,5 @@
 """Another VLM lists, over real HTTP; the one at hand says where."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.builtin.scenes import Scene, draw_scene
+from model.deadline import Deadline
 from model.options import ASK, Options
 from model.pipeline import VLSAM, prefetch_answers
 from model.profiles import choose
@@ -192,7 +192,7 @@ def test_one_that_answers_byte_by_byte_meets_the_deadline(scene: Scene, lister: 
     lister.drip.set()
     slow = RemoteVLM(lister.model, lister.url, lister.key)
     with pytest.raises(RemoteVLMError, match="did not answer in time"):
-        slow.answer(scene.image, "What is there?", time.monotonic() + 0.5)
+        slow.answer(scene.image, "What is there?", Deadline.after(0.5))
 
 
 def test_nobody_at_the_address_is_said(scene: Scene) -> None:

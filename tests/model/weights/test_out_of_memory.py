@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.types import AttentionError, ModelLoadError, OutOfMemory
-from model.weights.out_of_memory import out_of_memory, with_less
+from model.weights.out_of_memory import out_of_memory, with_less_memory
 
 GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation ...")
 SAID = [
@@ -142,21 +142,21 @@ class Model:
 @pytest.mark.parametrize(("needs", "done"), [(1, ("done with 1", False)), (2, ("done with 1", True))])
 def test_f4_it_is_tried_again_with_less_and_said(needs: int, done: tuple[str, bool]) -> None:
     freed: list[int] = []
-    assert with_less(Model(needs), Model.work, free=lambda: freed.append(1)) == done
+    assert with_less_memory(Model(needs), Model.work, free=lambda: freed.append(1)) == done
     assert len(freed) == done[1]
 
 
 def test_f4_once() -> None:
     model = Model(4)
     with pytest.raises(OutOfMemory, match="too little memory for this image"):
-        with_less(model, Model.work)
+        with_less_memory(model, Model.work)
     assert model.tries == [4, 2]
 
 
 def test_f4_another_error_is_raised_at_once() -> None:
     model = Model(2, error=RuntimeError("a defect"))
     with pytest.raises(RuntimeError, match="a defect"):
-        with_less(model, Model.work)
+        with_less_memory(model, Model.work)
     assert model.tries == [2]
 
 
@@ -167,5 +167,5 @@ def test_f4_a_devices_cache_is_emptied_before_the_second_try(
 ) -> None:
     model = Model(2, device)
     monkeypatch.setattr(getattr(torch, device), "empty_cache", lambda: model.tries.append(0))
-    assert with_less(model, Model.work) == ("done with 1", True)
+    assert with_less_memory(model, Model.work) == ("done with 1", True)
     assert model.tries == [2, 0, 1]

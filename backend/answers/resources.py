@@ -1,0 +1,168 @@
+"""The resources of one server process: everything that its requests share, in one explicit container."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn
+
+from backend.answers.recent_answers import RecentAnswers
+from backend.answers.unmatched_terms import UnmatchedTerms
+from backend.images.image_cache import ImageCache
+from backend.images.load import Images
+from backend.labelstudio.reading_budget import RegionCache
+from backend.runtime.background_tasks import BackgroundTasks
+from backend.runtime.embedding_cache import EmbeddingCache
+from backend.runtime.embedding_files import EmbeddingFiles
+from backend.runtime.job_queue import JobQueue
+from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.single_flight import SingleFlight
+from backend.settings import Settings
+from backend.telemetry.metrics import Metrics
+from model.deadline import Deadline
+from model.pipeline import VLSAM
+from model.types import Detection, ModelLoadError
+from model.versions import segmenter_version_of
+
+log = logging.getLogger(f"vlsam.{__name__}")
+
+
+@dataclass(frozen=True, eq=False)
+class Resources:
+    """What the requests of a process share. Each consumer takes the parts that it needs."""
+
+    settings: Settings
+    version: str  # of the models, known before they are loaded
+    queue: JobQueue[RetryingModel[VLSAM]]
+    background: BackgroundTasks
+    images: Images
+    image_cache: ImageCache
+    embeddings: EmbeddingCache
+    embedding_files: EmbeddingFiles | None  # None without VLSAM_CACHE_DIR
+    annotating: SingleFlight[list[Detection]]  # by content and vocabulary
+    recent_answers: RecentAnswers
+    regions: RegionCache
+    unmatched_terms: UnmatchedTerms
+    metrics: Metrics
+    clock: Callable[[], float]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Resources":
+        """Return the resources for the settings' profile; nothing is loaded yet.
+
+        The version of weights that are not on this machine comes from the hub. Without the hub's answer the
+        queue's state will be "failed", with the reason. Raises ModelLoadError for an unknown profile.
+        """
+        profile, options, metrics = settings.models.select(), settings.detection.options, Metrics()
+        try:
+            version, segmenter = settings.version(profile), segmenter_version_of(profile, options)
+        except ModelLoadError as error:
+            version = f"vlsam-{profile.name}-not-loaded"
+            return cls.around(partial(_fail, error), settings, version=version, metrics=metrics)
+        device, on_cut = settings.models.device, metrics.cut_answers.inc
+        load = partial(VLSAM.load, profile, device, options, version, on_cut=on_cut)
+        return cls.around(load, settings, version=version, segmenter=segmenter, metrics=metrics)
+
+    @classmethod
+    def around(
+        cls,
+        load: Callable[[], Any],
+        settings: Settings,
+        *,
+        version: str,
+        segmenter: str | None = None,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> "Resources":
+        """Return the resources for the model that `load` will return.
+
+        `segmenter` names what makes embeddings, by default `version`. `clock`, in seconds, decides deadlines
+        and how long anything is cached.
+        """
+        metrics = metrics or Metrics()
+        cache, capacity = settings.cache, settings.server.admitted
+        files = EmbeddingFiles(cache.dir, cache.disk_mb * 1e6, metrics) if cache.dir else None
+        embeddings = EmbeddingCache(segmenter or version, cache.mb * 1e6, metrics, files)
+
+        def load_retrying() -> RetryingModel[VLSAM]:
+            started = time.monotonic()
+            model = RetryingModel(load(), metrics, embeddings.leave_device)
+            log.info("Loaded %s in %.1f s.", version, time.monotonic() - started)
+            return model
+
+        return cls(
+            settings=settings,
+            version=version,
+            queue=JobQueue(
+                load_retrying,
+                capacity=capacity,
+                seconds=settings.answers.deadline,
+                metrics=metrics,
+                clock=clock,
+            ),
+            background=BackgroundTasks(capacity),
+            images=Images(settings.images, settings.label_studio),
+            image_cache=ImageCache(clock),
+            embeddings=embeddings,
+            embedding_files=files,
+            annotating=SingleFlight(),
+            recent_answers=RecentAnswers(clock),
+            regions=RegionCache(),
+            unmatched_terms=UnmatchedTerms(),
+            metrics=metrics,
+            clock=clock,
+        )
+
+    def start(self) -> "Resources":
+        """Begin to load the models, once, and return at once."""
+        self.queue.start()
+        return self
+
+    def deadline(self) -> Deadline:
+        """Return the deadline of a request that arrives now."""
+        return Deadline.after(self.settings.answers.deadline, self.clock)
+
+    def problems(self) -> dict[str, str]:
+        """Return the state of each part that a prediction needs: "ready" for the models, else "ok"."""
+        disk = self.embedding_files.problem() if self.embedding_files else ""
+        return {
+            "models": self.queue.state,
+            "device": self.queue.probe(RetryingModel.computes) or "ok",
+            "disk": disk or "ok",
+        }
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
+
+
+class _Process:
+    """The resources of this process, made on first use.
+
+    A global, since two callers cannot pass them along: label-studio-ml makes VLSAMBackend itself, and
+    gunicorn ends a worker by a signal.
+    """
+
+    def __init__(self) -> None:
+        self._resources: Resources | None = None
+        self._lock = threading.Lock()
+
+    def install(self, resources: Resources | None) -> None:
+        """Share `resources` from now on; None to make new ones on next use."""
+        with self._lock:
+            self._resources = resources
+
+    def resources(self) -> Resources:
+        """Return the installed resources, or ones from the environment; their models begin to load.
+
+        Raises SettingsError and ModelLoadError.
+        """
+        with self._lock:
+            if self._resources is None:
+                self._resources = Resources.of(Settings.from_env())
+        return self._resources.start()
+
+
+PROCESS = _Process()

@@ -123,5 +123,20 @@ def test_a_decision_says_why_and_what_was_rejected(page: Path) -> None:
     assert headings == ["Decision", "Why", "Rejected", "Consequence"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_that_a_page_shows_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the built-in weights: examples of other profiles are only compiled."""
+    shutil.copy(ROOT / "model/builtin/samples/scene-04.jpg", tmp_path / "street.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    for block in blocks:
+        code = compile(block, page, "exec")
+        if "gpu-" not in block:
+            exec(code, names)
+    assert names["detections" if page != "README.md" else "mask"] is not None
+
+
 def test_the_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= 9216

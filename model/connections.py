@@ -22,7 +22,7 @@ from urllib.request import getproxies_environment
 
 import fsspec.config
 import requests
-from huggingface_hub import get_session, set_client_factory
+from huggingface_hub import constants, get_session, set_client_factory
 from requests.adapters import HTTPAdapter
 
 BUNDLE = "REQUESTS_CA_BUNDLE"
@@ -184,7 +184,8 @@ def client(library: Any, **options: Any) -> Any:
 
 @cache
 def use_for_hub() -> None:
-    """Have the hub's own library connect by these rules."""
+    """Make huggingface_hub connect by these rules, and download over HTTP: its Xet client has its own."""
+    constants.HF_HUB_DISABLE_XET = True
     session = get_session()
     library, hooks = sys.modules[type(session).__module__.partition(".")[0]], session.event_hooks
     set_client_factory(lambda: client(library, event_hooks=hooks, timeout=None))

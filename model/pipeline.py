@@ -88,7 +88,7 @@ class VLSAM:
         segmenter = Segmenter.load(profile.sam, device=device, folder=profile.folder, concepts=by_concept)
         classifier = None
         if options and options.classifier:
-            classifier = Classifier.load(options.classifier, device=device)
+            classifier = Classifier.load(options.classifier, device=device, folder=profile.folder)
         return cls(
             VLM.load(
                 profile.vlm,

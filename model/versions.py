@@ -5,7 +5,10 @@ from pathlib import Path
 
 from model.options import Options
 from model.profiles import Profile
-from model.weights import FOLDER, download
+from model.weights import hub
+from model.weights.files import sample_hash
+from model.weights.names import is_local, is_remote_sam
+from model.weights.sam_checkpoints import CHECKPOINTS
 
 
 def version_of(profile: Profile, options: Options | None = None, *more: str) -> str:
@@ -16,10 +19,11 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
     """
     digest = hashlib.sha256(repr(options or Options()).encode())
     digest.update(repr((profile.dtype, profile.quantization, profile.pixels, *more)).encode())
-    for name, remote in ((profile.vlm, not download.looks_local(profile.vlm)), _sam(profile)):
+    for name, remote in ((profile.vlm, not is_local(profile.vlm)), _sam(profile)):
         digest.update(_identity(name, profile.folder, remote=remote))
     if options and options.classifier:
-        digest.update(_classifier(options.classifier))
+        name = options.classifier
+        digest.update(_identity(name, profile.folder, remote=not is_local(name)))
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
 
 
@@ -34,16 +38,10 @@ def segmenter_version_of(profile: Profile, options: Options | None = None) -> st
     return f"sam-{identity.hex()[:16]}{'-concepts' if concepts else ''}"
 
 
-def _classifier(name: str) -> bytes:
-    if download.looks_local(name):
-        return _identity(name, FOLDER, remote=False)
-    return download.commit(name).encode()
-
-
 def _sam(profile: Profile) -> tuple[str, bool]:
     """The segmenter's name, and whether it is a hub id. Published checkpoints are known by their names."""
     name = profile.sam
-    return name, download.is_remote_sam(name) and name not in download.CHECKPOINTS
+    return name, is_remote_sam(name) and name not in CHECKPOINTS
 
 
 def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
@@ -52,7 +50,7 @@ def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
     Trained anew, files keep their name and size, so what is in them counts as well.
     """
     if remote:
-        return hashlib.sha256(repr(sorted(download.identity(name, folder).items())).encode()).digest()
+        return hashlib.sha256(repr(sorted(hub.file_digests(name, folder).items())).encode()).digest()
     path = Path(name).expanduser()
     digest = hashlib.sha256(path.name.encode() if path.exists() else name.encode())
     files = (
@@ -63,5 +61,5 @@ def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
         else []
     )
     for file in files:
-        digest.update(f"{file.name}:{download.sampled(file)}".encode())
+        digest.update(f"{file.name}:{sample_hash(file)}".encode())
     return digest.digest()

@@ -12,7 +12,7 @@ import yaml
 
 from backend.settings import Settings
 from model.profiles import PROFILES
-from model.weights.download import CHECKPOINTS
+from model.weights.sam_checkpoints import CHECKPOINTS
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"

@@ -9,7 +9,6 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from huggingface_hub import constants
 from PIL import Image as Pillow
 
 from backend.commands.cli import main
@@ -24,7 +23,7 @@ from backend.settings import Settings
 from model import connections
 from model.types import VLSAMError
 from model.vlm.remote_vlm import RemoteVLM
-from model.weights import download
+from model.weights import hub
 from tests.support import certificates, loopback
 from tests.support.certificates import Authority, Proxy
 from tests.support.labeling_configs import CONFIG
@@ -101,7 +100,7 @@ def prelabel(url: str, folder: Path) -> None:
 
 
 def weights(url: str, folder: Path) -> None:
-    assert (download.fetch_hub("owner/name", folder) / "model.safetensors").read_bytes() == b"weights"
+    assert (hub.fetch("owner/name", folder) / "model.safetensors").read_bytes() == b"weights"
 
 
 def manifest(url: str, folder: Path) -> None:
@@ -171,7 +170,7 @@ def proxy() -> Iterator[Proxy]:
 def at(monkeypatch: pytest.MonkeyPatch, url: str) -> str:
     """All is asked there."""
     monkeypatch.setenv("LABEL_STUDIO_URL", url)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
+    loopback.stand_in_for_hub(monkeypatch, url)
     return url
 
 

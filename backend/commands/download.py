@@ -39,19 +39,20 @@ def run(args: argparse.Namespace) -> int:
     from model.attention.token_grids import check_config
     from model.segmentation import sam_families
     from model.types import ModelLoadError
-    from model.weights.download import fetch_hub, fetch_sam, is_remote_sam, looks_local, revision
+    from model.weights import hub
+    from model.weights.names import fetch_sam, is_local, is_remote_sam
 
     settings = Settings.from_env()
     profile = settings.models.select(args.profile)
     concepts = settings.detection.localizer == "concept"
     check_sam = partial(sam_families.check, name=profile.sam, concepts=concepts)
     for name, remote, fetch, check in (
-        (profile.vlm, not looks_local(profile.vlm), fetch_hub, check_config),
+        (profile.vlm, not is_local(profile.vlm), hub.fetch, check_config),
         (profile.sam, is_remote_sam(profile.sam), fetch_sam, check_sam),
     ):
         if remote:
             path = fetch(name, profile.folder, check)
-            commit = "" if path.is_file() else f"revision {revision(name, profile.folder)}, "
+            commit = "" if path.is_file() else f"revision {hub.revision(name, profile.folder)}, "
             print(f"{name.partition('@')[0]}: {commit}complete, checksums agree, in {path}")
         elif Path(name).expanduser().exists():
             print(f"{name}: on this machine, nothing to fetch")

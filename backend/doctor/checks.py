@@ -24,7 +24,7 @@ from backend.settings import Settings
 from model import connections
 from model.types import ImageError, ModelLoadError, RemoteVLMError
 from model.vlm.remote_vlm import RemoteVLM
-from model.weights.download import at_hand
+from model.weights.names import local_path
 
 TIMEOUT_S = 20.0  # of the server's /health
 HEALTH_S = 1.0  # that Label Studio gives a backend's /health
@@ -320,7 +320,7 @@ def _weights(settings: Settings) -> Finding:
     """Without a server to ask: check that the weights of the settings are on this machine."""
     profile = settings.models.select()
     try:
-        missing = [name for name in (profile.vlm, profile.sam) if at_hand(name, profile.folder) is None]
+        missing = [name for name in (profile.vlm, profile.sam) if local_path(name, profile.folder) is None]
     except ModelLoadError as error:  # another revision
         what, _, cure = str(error).partition(": ")
         return Finding("model", FAILED, f"{what}.", cure)

@@ -13,7 +13,8 @@ from transformers.vision_utils import get_vision_window_index
 from model.attention import attention_flow
 from model.attention.token_grids import Grid
 from model.types import AttentionError, Image, ModelLoadError, first_line, refused
-from model.weights import download
+from model.weights import FOLDER, hub
+from model.weights.names import is_local
 from model.weights.out_of_memory import out_of_memory
 
 
@@ -61,24 +62,21 @@ class Classifier:
                 self._classes.setdefault(name.strip().lower(), int(index))
 
     @classmethod
-    def load(cls, name: str, *, device: str) -> "Classifier":
-        """Load a hub id, as it is or with @REVISION, or a local folder. Raises ModelLoadError.
+    def load(cls, name: str, *, device: str, folder: Path = FOLDER) -> "Classifier":
+        """Load a local folder, or a hub id, which is downloaded into `folder` if it is missing.
 
-        What is in the hub's cache stays at its commit.
+        Raises ModelLoadError.
         """
-        place, revision = name, "main"
-        if not download.looks_local(name):
-            place, there = download.in_cache(name)
-            revision = there or name.partition("@")[2] or revision
+        path = Path(name).expanduser() if is_local(name) else hub.ensure(name, folder)
         try:
-            processor = AutoImageProcessor.from_pretrained(place, revision=revision)
+            processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
             # Only the eager implementation gives attention that gradients can be taken of.
             model = AutoModelForImageClassification.from_pretrained(
-                place, revision=revision, attn_implementation="eager", dtype=torch.float32
+                path, attn_implementation="eager", dtype=torch.float32, use_safetensors=True
             )
         except Exception as error:
             raise ModelLoadError(
-                f"the classifier {Path(name).name} cannot be loaded: {first_line(error)}"
+                f"the classifier {path.name} cannot be loaded: {first_line(error)}"
             ) from error
         return cls(model.to(device), processor)
 

@@ -28,7 +28,8 @@ from model.segmentation.sam_families.family import (
     Tokens,
 )
 from model.types import Box, Image, Mask, Prompt, PromptError, refused
-from model.weights import FOLDER, devices, download
+from model.weights import FOLDER, devices
+from model.weights.names import sam_path
 
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
 MASK_LOGIT = 8.0
@@ -94,7 +95,7 @@ class Segmenter:
         segmenters have it. Raises ModelLoadError with one sentence on what is wrong.
         """
         device = devices.choose("auto" if device in DEVICE_MAPS else device)  # too small to be spread
-        path = download.sam(name, folder, partial(sam_families.check, name=name, concepts=concepts))
+        path = sam_path(name, folder, partial(sam_families.check, name=name, concepts=concepts))
         return cls(sam_families.load(path, device, concepts=concepts))
 
     @property

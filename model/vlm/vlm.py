@@ -30,7 +30,8 @@ from model.vlm import named_boxes, pixel_budget
 from model.vlm.generation import Greedy, plain, settings_of
 from model.vlm.named_boxes import NamedBox
 from model.vlm.presence import Reading, Tokens, first_words, shared
-from model.weights import FOLDER, download
+from model.weights import FOLDER, hub
+from model.weights.names import is_local
 from model.weights.out_of_memory import out_of_memory
 
 log = logging.getLogger(f"vlsam.{__name__}")
@@ -100,9 +101,7 @@ class VLM:
         ("auto", "balanced"). Raises ModelLoadError with one sentence on what to do.
         """
         path = (
-            Path(name).expanduser()
-            if download.looks_local(name)
-            else download.hub(name, folder, token_grids.check_config)
+            Path(name).expanduser() if is_local(name) else hub.ensure(name, folder, token_grids.check_config)
         )
         if not path.is_dir():
             raise ModelLoadError(f"the VLM folder {name} does not exist")

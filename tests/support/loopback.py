@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from model.weights.download import Remote
+import pytest
+from huggingface_hub import constants
+
+from model.weights.sam_checkpoints import Checkpoint
 
 COMMIT = "c" * 40
 
@@ -39,10 +42,17 @@ class Site(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def remote(self, name: str, content: bytes) -> Remote:
+    def checkpoint(self, name: str, content: bytes) -> Checkpoint:
         """Serve `content` and say what there is to know about it."""
         self.files[f"/{name}"] = content
-        return Remote(name, f"{self.url}/{name}", len(content), hashlib.sha256(content).hexdigest())
+        return Checkpoint(f"{self.url}/{name}", len(content), hashlib.sha256(content).hexdigest())
+
+
+def stand_in_for_hub(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Have huggingface_hub take a server at `url` for the hub, as HF_ENDPOINT would have at its import."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 @contextmanager
@@ -76,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path, site = unquote(urlsplit(self.path).path), self.server
-        of_model = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/tree/\w+|/revision/(\w+))?", path)
+        of_model = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/(?:tree|revision)/(\w+))?", path)
         of_file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", path)
         if site.status:
             self._send(site.status, b"")
@@ -95,7 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             if site.refusal:
                 self._send(site.refusal[0], b"", site.refusal[1])
             elif site.moved:
-                self._send(302, b"", {"Location": f"{site.moved}/{of_file[3]}"})
+                content = self._at(of_file[1], of_file[2])[of_file[3]]
+                self._send(302, b"", {**_described(content), "Location": f"{site.moved}/{of_file[3]}"})
             else:
                 self._file(self._at(of_file[1], of_file[2])[of_file[3]], body)
         elif path in site.files:
@@ -107,9 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.commits.get((name, commit), self.server.repositories.get(name, {}))
 
     def _file(self, content: bytes, body: bool) -> None:
-        given = {"ETag": f'"{_git(content)}"', "X-Repo-Commit": COMMIT}
-        if len(content) > 1000:
-            given["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+        given = _described(content)
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted and self.server.ranges:
             start = int(wanted[1])
@@ -141,6 +150,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(content)
+
+
+def _described(content: bytes) -> dict[str, str]:
+    """The headers of a file, as the hub's HEAD gives them."""
+    headers = {"ETag": f'"{_git(content)}"', "X-Repo-Commit": COMMIT, "X-Linked-Size": str(len(content))}
+    if len(content) > 1000:
+        headers["X-Linked-Etag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+    return headers
 
 
 def _git(content: bytes) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from model.segmentation.sam_families import mobile_sam
 from model.segmentation.sam_families.family import Tokens
 from model.types import Image, ModelLoadError
-from model.weights import download
+from model.weights import sam_checkpoints
 
 # segment-anything's own sizes, by the width of the image encoder (build_sam.py of that package).
 _PUBLISHED: dict[int, dict[str, Any]] = {
@@ -81,7 +81,7 @@ def load(file: Path, config: Mapping[str, Any], device: str) -> "SegmentAnything
     if not file.is_file():
         raise ModelLoadError(
             f"the segmenter's weights {file} do not exist: name one of "
-            f"{', '.join(download.CHECKPOINTS)}, a hub id, a file of that kind, or a folder with "
+            f"{', '.join(sam_checkpoints.CHECKPOINTS)}, a hub id, a file of that kind, or a folder with "
             "config.json and model.safetensors"
         )
     weights = _weights(file)
@@ -105,7 +105,7 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
     if file.suffix == ".safetensors":
         weights = load_file(file)
     else:
-        download.check(file)
+        sam_checkpoints.verify(file)
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
         except (OSError, MemoryError):

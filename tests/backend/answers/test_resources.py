@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
 
 from backend.answers.resources import PROCESS, Resources
 from backend.runtime.job_queue import BATCH, CLICK, Unavailable
@@ -14,9 +13,9 @@ from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
 from model.types import Detection, ModelLoadError, Prompt
 from model.vlm.vlm import VLM
-from model.weights import download
+from model.weights import hub
 from tests.support.labeling_configs import CONFIG
-from tests.support.loopback import running
+from tests.support.loopback import running, stand_in_for_hub
 from tests.support.settings import settings_with
 from tests.support.waiting import soon, wait_for
 
@@ -69,7 +68,7 @@ def test_f5_weights_that_the_hub_does_not_give_fail_to_load_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with running() as site:
-        monkeypatch.setattr(constants, "ENDPOINT", site.url)
+        stand_in_for_hub(monkeypatch, site.url)
     resources = Resources.of(settings_with(vlm="somebody/tiny-vl", model_dir=tmp_path))
     client = create_app(resources=resources).test_client()
     assert client.get("/health").status_code == 200
@@ -86,11 +85,11 @@ def test_the_version_of_weights_that_are_not_there_yet_is_that_which_they_will_h
 ) -> None:
     weights = {"config.json": b'{"model_type": "qwen2_5_vl"}', "model.safetensors": bytes(5000)}
     with running() as site:
-        monkeypatch.setattr(constants, "ENDPOINT", site.url)
+        stand_in_for_hub(monkeypatch, site.url)
         site.repositories["somebody/tiny-vl"] = weights
         settings = settings_with(vlm="somebody/tiny-vl", sam="somebody/tiny-vl", model_dir=tmp_path)
         before = Resources.of(settings)
-        download.hub("somebody/tiny-vl", tmp_path)
+        hub.ensure("somebody/tiny-vl", tmp_path)
         assert Resources.of(settings).version == before.version
         site.repositories["somebody/tiny-vl"] = {**weights, "model.safetensors": bytes(4999) + b"1"}
         other = Resources.of(replace(settings, models=replace(settings.models, model_dir=tmp_path / "other")))

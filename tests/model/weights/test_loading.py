@@ -19,9 +19,10 @@ from model.recipes import RECIPES
 from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
 from model.vlm.vlm import VLM
-from model.weights import FOLDER, download
+from model.weights import FOLDER
+from model.weights.sam_checkpoints import CHECKPOINTS
 from tests.support import vlm_families
-from tests.support.loopback import running
+from tests.support.loopback import running, stand_in_for_hub
 
 BUILTIN = Path(choose().vlm)
 QUESTION = "List all objects in the image."
@@ -117,7 +118,7 @@ def test_a_hub_id_is_fetched_once_and_loads_without_network_then(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with running() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        stand_in_for_hub(monkeypatch, hub.url)
         hub.repositories["somebody/tiny"] = {f.name: f.read_bytes() for f in BUILTIN.iterdir() if f.is_file()}
         assert VLM.load("somebody/tiny", device="cpu", folder=tmp_path)
     assert VLM.load("somebody/tiny", device="cpu", folder=tmp_path)
@@ -133,7 +134,7 @@ def test_published_checkpoints_are_found_in_the_folder_and_compared(
 
     with running() as site:
         content = b"no checkpoint, but what was published"
-        monkeypatch.setitem(download.CHECKPOINTS, name, site.remote(name, content))
+        monkeypatch.setitem(CHECKPOINTS, name, site.checkpoint(name, content))
         (tmp_path / name).unlink()
         with pytest.raises(ModelLoadError, match="no checkpoint of segment-anything"):
             Segmenter.load(name, device="cpu", folder=tmp_path)

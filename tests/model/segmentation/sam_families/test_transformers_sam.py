@@ -16,7 +16,7 @@ from model.segmentation.sam_families import transformers_sam
 from model.segmentation.segmenter import Segmenter
 from model.types import Image, ModelLoadError, Prompt
 from tests.support import sam_families
-from tests.support.loopback import running
+from tests.support.loopback import running, stand_in_for_hub
 
 LOGITS = np.random.default_rng(1).normal(0, 5, (16, 16)).astype(np.float32)
 POINT = Prompt.of((70, 40, 1))
@@ -158,7 +158,7 @@ def test_a_hub_id_is_fetched_and_loads_without_network_then(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     sam_families.saved("sam2", tmp_path / "made")
     with running() as site:
-        monkeypatch.setattr(constants, "ENDPOINT", site.url)
+        stand_in_for_hub(monkeypatch, site.url)
         site.repositories["some/sam"] = {f.name: f.read_bytes() for f in (tmp_path / "made").iterdir()}
         Segmenter.load("some/sam", device="cpu", folder=tmp_path)
     assert Segmenter.load("some/sam", device="cpu", folder=tmp_path)

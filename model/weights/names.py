@@ -1,0 +1,53 @@
+"""What a model's name means: a path, a published SAM checkpoint, or an id of the hub."""
+
+from pathlib import Path
+
+from model.weights import FOLDER, hub
+from model.weights.hub import Accept, accept_any, split_revision
+from model.weights.sam_checkpoints import CHECKPOINTS, fetch
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is a path: a hub id has one slash at most and starts with a word."""
+    return name.startswith((".", "/", "~")) or split_revision(name)[0].count("/") > 1 or Path(name).exists()
+
+
+def is_remote_sam(name: str) -> bool:
+    """Whether a segmenter's name is a published checkpoint or a hub id, which has a slash."""
+    if is_local(name):
+        return False
+    return name in CHECKPOINTS or ("/" in name and Path(name).suffix not in (".pth", ".pt", ".safetensors"))
+
+
+def sam_path(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
+    """Return the file or folder of a segmenter, and download it if it is missing.
+
+    Raises ModelLoadError as `hub.fetch` does.
+    """
+    if not is_remote_sam(name):
+        return Path(name).expanduser()
+    if name not in CHECKPOINTS:
+        return hub.ensure(name, folder, accept)
+    path = folder.expanduser() / name
+    return path if path.is_file() else fetch(CHECKPOINTS[name], folder)
+
+
+def fetch_sam(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
+    """Download what is missing of a segmenter, compare checksums, and return its path.
+
+    Raises ModelLoadError as `hub.fetch` does.
+    """
+    if name in CHECKPOINTS:
+        return fetch(CHECKPOINTS[name], folder)
+    return hub.fetch(name, folder, accept)
+
+
+def local_path(name: str, folder: Path = FOLDER) -> Path | None:
+    """Return where a model's files are on this machine; None if they are not.
+
+    Raises ModelLoadError where `folder` holds another commit than the name says.
+    """
+    if name in CHECKPOINTS and (folder.expanduser() / name).is_file():
+        return folder.expanduser() / name
+    path = Path(name).expanduser()
+    return path if path.exists() else hub.find(name, folder)

@@ -6,7 +6,6 @@ That replicas can stand in for each other is shown with real ones in tests/e2e/t
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import requests
 
 from tests.support.haproxy import start_balancer
+from tests.support.waiting import wait_for
 
 TASKS = range(40)
 
@@ -31,6 +31,7 @@ class Noted(ThreadingHTTPServer):
         self.seen: list[tuple[int, str | None]] = []
         self.ends = False  # with the next request, without an answer
         self.models = "ready"
+        self.checks = 0  # how often HAProxy asked whether it is ready
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self.thread.start()
 
@@ -49,6 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/ready":  # as tests/backend/web/test_app.py has it from a real one
+            self.server.checks += 1
             models = self.server.models
             ready = {"checks": {"device": "ok", "disk": "ok", "models": models}, "ready": models == "ready"}
             self._answer(ready, 200 if models == "ready" else 503)
@@ -70,14 +72,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Waits for HAProxy's checks, which are seconds apart."""
-    until = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -177,12 +171,13 @@ def test_while_a_replica_loads_its_models_the_other_has_its_tasks(
         return {ask(balancer, body(task)) for task in TASKS}
 
     replicas[0].models = "loading"
-    eventually(lambda: places() == {1})
+    wait_for(lambda: places() == {1}, 60)  # HAProxy's checks are seconds apart
     replicas[0].models = "failed"  # it says so itself
-    eventually(lambda: places() == {0, 1})
+    wait_for(lambda: places() == {0, 1}, 60)
     for replica in replicas:
         replica.models = "loading"
-    time.sleep(10)  # three checks, 2 s apart
+    seen = [replica.checks for replica in replicas]
+    wait_for(lambda: all(r.checks > before + 3 for r, before in zip(replicas, seen, strict=True)), 60)
     assert places() == {0, 1}  # where clicks wait, and /setup is answered
 
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -49,8 +48,7 @@ def test_f7_a_full_queue_holds_up_nothing_but_predictions(start: Callable[..., s
     port, few = free_port(), {"THREADS": "4", "VLSAM_DEADLINE": "5"}
     command = [sys.executable, "-m", "backend._wsgi", "--host", "127.0.0.1", "--port", str(port)]
     url = start(command, port, **few)
-    while call(url + "/health")["model"] == "loading":
-        time.sleep(0.2)
+    ready(url)
     long = {"tasks": [{"data": {"image": data_url()}}] * 1000, "label_config": CONFIG}
     with ThreadPoolExecutor() as pool:
         asked = [pool.submit(call, url + "/predict", long) for _ in range(5)]
@@ -123,10 +121,7 @@ LONG = {"tasks": [{"data": {"image": data_url()}}] * 5000, "label_config": CONFI
 
 
 def ready(url: str) -> None:
-    until = time.monotonic() + 60
-    while call(url + "/health")["model"] != "ready":
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_for(lambda: call(url + "/health")["model"] == "ready", 120)
 
 
 def test_f27_sigterm_in_the_midst_of_a_batch_answers_with_what_is_done(

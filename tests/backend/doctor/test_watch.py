@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -18,13 +17,7 @@ from tests.support.doctor_studio import (
     images_at,
 )
 from tests.support.labeling_configs import CONFIG
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+from tests.support.waiting import wait_for
 
 
 def test_setup_answers_before_it_looks_and_the_log_says_what_was_found(
@@ -38,7 +31,7 @@ def test_setup_answers_before_it_looks_and_the_log_says_what_was_found(
     assert client.post("/setup", json=body).json == {"model_version": "v1"}
     client.post("/setup", json=body)  # the next page load
     studio.wait.set()
-    until(lambda: "Legacy tokens are disabled" in caplog.text)
+    wait_for(lambda: "Legacy tokens are disabled" in caplog.text)
     assert "Project 3, token: Legacy tokens are disabled" in caplog.text
     assert "To do: create a Personal Access Token" in caplog.text
     assert studio.asked.count("GET /api/version/") == 1
@@ -51,7 +44,7 @@ def test_setup_cannot_make_us_ask_machines_of_our_own_network(
     client = create_app(resources=make_resources()).test_client()
     body = {"project": "3.1", "schema": CONFIG, "hostname": studio.url, "access_token": LEGACY}
     assert client.post("/setup", json=body, environ_base={"REMOTE_ADDR": "203.0.113.5"}).status_code == 200
-    until(lambda: "is refused" in caplog.text)
+    wait_for(lambda: "is refused" in caplog.text)
     assert studio.asked == []
 
 
@@ -66,14 +59,14 @@ def test_a_project_is_looked_at_again_with_another_token_or_after_some_minutes(
         return caplog.text.count("The image of task 5 is here")
 
     watch.begin("3.1", Server(studio.url, LEGACY))
-    until(lambda: images() == 1)
+    wait_for(lambda: images() == 1)
     watch.begin("3.1", Server(studio.url, "other"))
-    until(lambda: images() == 2)
+    wait_for(lambda: images() == 2)
     watch.begin("3.1", Server(studio.url, "other"))
     watch.begin("no number", Server(studio.url, "other"))
     now[0] = 301.0
     watch.begin("3.1", Server(studio.url, "other"))
-    until(lambda: images() == 3)
+    wait_for(lambda: images() == 3)
 
 
 def test_few_projects_are_looked_at_at_once(studio: Studio) -> None:
@@ -81,7 +74,7 @@ def test_few_projects_are_looked_at_at_once(studio: Studio) -> None:
     watch = Watch(images_at(studio.url))
     for project in range(20):
         watch.begin(f"{project}.1", Server(studio.url, LEGACY))
-    until(lambda: len(studio.asked) == 4)
+    wait_for(lambda: len(studio.asked) == 4)
     studio.wait.set()
-    until(lambda: "watch" not in {thread.name for thread in threading.enumerate()})
+    wait_for(lambda: "watch" not in {thread.name for thread in threading.enumerate()})
     assert studio.asked.count("GET /api/version/") == 4

@@ -2,8 +2,8 @@ import base64
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,19 @@ def test_f16_passwords_of_netrc_stay_here(
 
 def test_f14_the_body_of_a_redirect_is_not_read(web: Web, fetcher: Fetcher) -> None:
     """It may be endless."""
-    over = threading.Event()
+    over, ended = threading.Event(), threading.Event()
 
     def endless(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
         handler.send_header("Location", "/x.png")
         handler.end_headers()
-        over.wait(10)
+        over.wait(30)
+        ended.set()
 
     web.routes["/again"] = endless
     web.serve("/x.png", FILE)
-    started = time.monotonic()
     assert fetcher.fetch(web.url + "/again") == FILE
-    assert time.monotonic() - started < 9
+    assert not ended.is_set()
     over.set()
 
 
@@ -202,36 +202,37 @@ def test_f9_an_answer_that_breaks_off(web: Web, fetcher: Fetcher) -> None:
 
 @pytest.mark.parametrize("drip", ["nothing", "headers", "body"])
 def test_f9_a_server_that_stalls_or_drips(web: Web, drip: str) -> None:
-    over = threading.Event()
+    over, ended = threading.Event(), threading.Event()
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
         if drip != "nothing":
             handler.wfile.write(b"HTTP/1.0 200 OK\r\n" + b"\r\n" * (drip == "body"))
-        for _ in range(60):
-            if drip != "nothing":
-                handler.wfile.write(b"X")
+        for _ in range(600):
             if over.wait(0.05):
                 return
+            if drip != "nothing":
+                with suppress(ConnectionError):  # the client has gone, as it should
+                    handler.wfile.write(b"X")
+        ended.set()
 
     web.routes["/slow.png"] = slow
-    started = time.monotonic()
     with pytest.raises(TimedOut, match="in time"):
         fetcher_with(image_timeout=0.3, allowed_hosts=LOOPBACK).fetch(web.url + "/slow.png")
     with pytest.raises(TimedOut, match="in time"):
         fetcher_with(allowed_hosts=LOOPBACK).fetch(web.url + "/slow.png", deadline=Deadline.after(0.3))
-    assert time.monotonic() - started < 2
+    assert not ended.is_set()
     over.set()
 
 
 def test_f9_a_name_service_that_stalls(web: Web) -> None:
-    over = threading.Event()
+    over, ended = threading.Event(), threading.Event()
 
     def slow(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
-        over.wait(10)
+        over.wait(30)
+        ended.set()
         return []
 
-    started = time.monotonic()
     with pytest.raises(TimedOut):
         fetcher_with(image_timeout=0.2, resolve=slow).fetch("http://dog.example/x.png")
-    assert time.monotonic() - started < 9
+    assert not ended.is_set()
     over.set()

@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tests.support.fake_web import Web
 from tests.support.labeling_configs import CONFIG
 from tests.support.paths import ROOT
 from tests.support.vlm_endpoint import listing
+from tests.support.waiting import wait_for
 
 Run = Callable[..., int]
 
@@ -110,11 +110,9 @@ def test_an_endpoint_lists_ahead_of_the_models(
 ) -> None:
     heard: list[Any] = []
 
-    def annotate(image: Image, vocabulary: Sequence[str], said: Any) -> list[Detection]:
-        until = time.monotonic() + 20
-        while len(lister.asked) < 4 and time.monotonic() < until:
-            time.sleep(0.01)
-        heard.append((len(lister.asked), said))
+    def annotate(image: Image, vocabulary: Sequence[str], remote_answers: Any) -> list[Detection]:
+        wait_for(lambda: len(lister.asked) >= 4)
+        heard.append((len(lister.asked), remote_answers))
         return []
 
     monkeypatch.setattr(model, "annotate", annotate)

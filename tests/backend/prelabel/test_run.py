@@ -1,5 +1,4 @@
 import threading
-import time
 import weakref
 
 import numpy as np
@@ -9,6 +8,7 @@ from backend.prelabel.run import AHEAD, BEHIND, run
 from backend.prelabel.sources import Item
 from backend.prelabel.state import Row, Unchanged
 from model.types import Image, ImageError
+from tests.support.waiting import wait_for
 
 ITEMS = [Item(str(number), "", {}) for number in range(40)]
 
@@ -18,8 +18,13 @@ def image(number: int) -> Image:
 
 
 def test_f31_rows_come_in_order_and_failures_are_rows() -> None:
+    third = threading.Event()
+
     def load(item: Item) -> tuple[Image, int]:
-        time.sleep(0.001 * (int(item.key) % 3))
+        if item.key == "0":
+            assert third.wait(10)
+        if item.key == "2":
+            third.set()
         if item.key == "5":
             raise ImageError("no\nimage")
         if item.key == "6":
@@ -105,26 +110,30 @@ def test_reading_and_writing_go_on_while_the_models_work() -> None:
 
 def test_images_in_memory_are_bounded() -> None:
     alive: weakref.WeakSet[Image] = weakref.WeakSet()
-    most = 0
+    most = loaded = annotated = 0
     lock = threading.Lock()
 
     def load(item: Item) -> tuple[Image, int]:
+        nonlocal loaded, most
         pixels = image(1).view(_Tracked)
         with lock:
             alive.add(pixels)
+            loaded += 1
+            most = max(most, len(alive))
         return pixels, 0
 
     def annotate(item: Item, pixels: Image, asked: int) -> list[object]:
-        nonlocal most
-        with lock:
-            most = max(most, len(alive))
+        nonlocal annotated
+        annotated += 1
         return []
 
     def save(item: Item, row: Row) -> None:
-        time.sleep(0.002)
+        """Hold the first row until as much is at hand as ever is."""
+        if annotated <= BEHIND + 1:
+            wait_for(lambda: annotated == BEHIND + 1 and loaded == BEHIND + 1 + AHEAD)
 
     run(ITEMS * 3, load=load, annotate=annotate, describe=lambda *each: {}, save=save)
-    assert most <= AHEAD + BEHIND + 3
+    assert AHEAD + BEHIND <= most <= AHEAD + BEHIND + 3
 
 
 class _Tracked(np.ndarray):  # type: ignore[type-arg]

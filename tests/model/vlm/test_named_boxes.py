@@ -232,4 +232,4 @@ def test_any_text_gives_boxes_inside_the_image_and_names_from_the_text(answer: s
 def test_hostile_text_costs_no_more_than_its_length(kind: str, shred: str) -> None:
     start = time.process_time()
     parse(shred * 200_000, kind, SIZE)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20  # of the CPU; where it grew with the square: minutes

@@ -232,17 +232,17 @@ def hands_on(vlsam: VLSAM, scenes: int, seed: int) -> HandsOn:
 
 @contextlib.contextmanager
 def _eager(vlm: VLM) -> Iterator[None]:
-    vlm._model.set_attn_implementation("eager")
+    vlm.model.set_attn_implementation("eager")
     try:
         yield
     finally:
-        vlm._model.set_attn_implementation(attention_flow.implementations(vlm._model.config))
+        vlm.model.set_attn_implementation(attention_flow.implementations(vlm.model.config))
 
 
 @torch.inference_mode()
 def _generate_again(vlm: VLM, image: Image, name: str, least: int) -> torch.Tensor:
-    said = vlm._model.generate(
-        **vlm._inputs(image, f"Where is the {name} in the image?"),
+    said = vlm.model.generate(
+        **vlm.inputs(image, f"Where is the {name} in the image?"),
         max_new_tokens=30, min_new_tokens=least, do_sample=False, use_cache=False,
         output_attentions=True, return_dict_in_generate=True,
     )  # fmt: skip

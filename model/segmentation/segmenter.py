@@ -80,12 +80,12 @@ class Concept:
 class Segmenter:
     def __init__(self, family: SamFamily, chunk: int | None = None) -> None:
         """`chunk` is how many prompts share a call of the decoder; by default what suits the device."""
-        self._family = family
+        self.family = family
         self._chunk = chunk or (CHUNK_CPU if family.device.type == "cpu" else CHUNK)
 
     def smaller(self) -> "Segmenter":
         """The same, with one prompt in a call: for want of memory."""
-        return Segmenter(self._family, 1)
+        return Segmenter(self.family, 1)
 
     @classmethod
     def load(cls, name: str, *, device: str, folder: Path = FOLDER, concepts: bool = False) -> "Segmenter":
@@ -100,7 +100,7 @@ class Segmenter:
 
     @property
     def device(self) -> torch.device:
-        return self._family.device
+        return self.family.device
 
     @torch.inference_mode()
     def encode(self, image: Image) -> Embedding:
@@ -109,15 +109,15 @@ class Segmenter:
         Raises ImageRefused for one of which nothing would be left on one side, scaled as the family wants.
         """
         height, width = image.shape[:2]
-        side = self._family.side
+        side = self.family.side
         scaled = (side, side)
-        if not self._family.stretched:
+        if not self.family.stretched:
             scale = side / max(height, width)
             scaled = (int(height * scale + 0.5), int(width * scale + 0.5))  # as every SAM rounds
             if not all(scaled):
                 left = f"scaled to {scaled[1]} x {scaled[0]} pixels nothing is left of it"
                 raise refused("the segmenter", image, left)
-        return Embedding(self._family.features(image), (height, width), scaled)
+        return Embedding(self.family.features(image), (height, width), scaled)
 
     @torch.inference_mode()
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool) -> list[Masks]:
@@ -126,7 +126,7 @@ class Segmenter:
         Raises PromptError for a prompt without points and box, with numbers that are not finite, or with a
         mask or logits of another size than the image's or the segmenter's.
         """
-        embedding = embedding.to(self._family.device)
+        embedding = embedding.to(self.family.device)
         rows = [self._tokens(embedding, prompt) for prompt in prompts]
         # Padding to one length is no way: one more token of any kind changes the answer.
         groups: dict[tuple[int, bool], list[int]] = {}
@@ -149,7 +149,7 @@ class Segmenter:
         `boxes`, if given, shows one example for each phrase, in pixels. Raises PromptError where the
         segmenter was not loaded for concepts.
         """
-        family = self._family
+        family = self.family
         if not isinstance(family, TakesPhrases):
             raise PromptError("this segmenter was loaded without the part that takes noun phrases")
         embedding = embedding.to(family.device)
@@ -163,7 +163,7 @@ class Segmenter:
             kept = scores > CONCEPT_SCORE
             # Cut at a chance of a half after enlarging the chances, as in the library, not the logits.
             chances = logits[kept].sigmoid().cpu().numpy() - np.float32(0.5)
-            found.append(Concept(self._levels(embedding, chances), scores[kept].cpu().numpy()))
+            found.append(Concept(self.levels(embedding, chances), scores[kept].cpu().numpy()))
         return found
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> Tokens:
@@ -173,7 +173,7 @@ class Segmenter:
         if prompt.box is not None:
             points.append(np.array(prompt.box, np.float32).reshape(2, 2))
             labels.append(np.array([TOP_LEFT, BOTTOM_RIGHT]))
-        if prompt.box is None or self._family.ends_boxes:
+        if prompt.box is None or self.family.ends_boxes:
             points.append(np.zeros((1, 2), np.float32))
             labels.append(np.array([NOTHING]))
         (height, width), (scaled_height, scaled_width) = embedding.size, embedding.scaled
@@ -192,30 +192,30 @@ class Segmenter:
         )
 
     def _decode_alike(self, embedding: Embedding, rows: Sequence[Tokens], multimask: bool) -> list[Masks]:
-        device = self._family.device
+        device = self.family.device
         masks = [row.masks for row in rows if row.masks is not None]
         prompts = Tokens(
             torch.cat([row.points for row in rows]).to(device),
             torch.cat([row.labels for row in rows]).to(device),
             torch.cat(masks).to(device) if masks else None,
         )
-        logits, quality = self._family.decode(embedding.tensors, prompts, multimask=multimask)
+        logits, quality = self.family.decode(embedding.tensors, prompts, multimask=multimask)
         good = quality.clamp(0, 1).cpu().numpy()
         low = logits.float().cpu().numpy()
         return [
-            Masks(self._levels(embedding, each), score, each) for each, score in zip(low, good, strict=True)
+            Masks(self.levels(embedding, each), score, each) for each, score in zip(low, good, strict=True)
         ]
 
-    def _levels(self, embedding: Embedding, logits: NDArray[np.float32]) -> Levels:
-        if self._family.stretched:  # no library takes the way over the square here
-            side = self._family.low
+    def levels(self, embedding: Embedding, logits: NDArray[np.float32]) -> Levels:
+        if self.family.stretched:  # no library takes the way over the square here
+            side = self.family.low
             return Levels(logits, embedding.size, side, (side, side))
-        return Levels(logits, embedding.size, self._family.side, embedding.scaled)
+        return Levels(logits, embedding.size, self.family.side, embedding.scaled)
 
     def mask(self, embedding: Embedding, logits: NDArray[np.float32]) -> Mask:
         """Low-resolution logits (h, w) of an answer on this image, as its mask (H, W). Raises PromptError."""
         self._check_logits(logits)
-        return self._levels(embedding, logits[None])[0]
+        return self.levels(embedding, logits[None])[0]
 
     def clean(
         self, embedding: Embedding, mask: Mask, logits: NDArray[np.float32], prompt: Prompt
@@ -238,17 +238,17 @@ class Segmenter:
 
     def _inside(self, embedding: Embedding) -> tuple[int, int]:
         """H, W of the image on the square of logits."""
-        height, width = (max(1, round(n * self._family.low / self._family.side)) for n in embedding.scaled)
+        height, width = (max(1, round(n * self.family.low / self.family.side)) for n in embedding.scaled)
         return height, width
 
     def _check_logits(self, logits: NDArray[np.float32]) -> None:
-        side = self._family.low
+        side = self.family.low
         if logits.shape != (side, side):
             raise PromptError(f"the prompt's logits are {logits.shape}, this segmenter's {(side, side)}")
 
     def hint(self, embedding: Embedding, share: NDArray[np.float32]) -> NDArray[np.float32]:
         """How much of the object is where, 0 to 1 on any grid over the image, as logits for a prompt."""
-        side, (height, width) = self._family.low, self._inside(embedding)
+        side, (height, width) = self.family.low, self._inside(embedding)
         # Area-wise downwards; on a coarse grid the cells' edges would show, so smoothly upwards.
         how = cv2.INTER_AREA if share.shape[0] > height else cv2.INTER_LINEAR
         share = cv2.resize(share, (width, height), interpolation=how)

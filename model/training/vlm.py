@@ -187,7 +187,7 @@ class Scenes:
                 rng, width=int(width * zoom), height=int(height * zoom), count=int(count),
                 scale=scale, min_visible=0.3,
             )  # fmt: skip
-            pixels.append(self._patches(scene, width, height))
+            pixels.append(self.patches(scene, width, height))
             cover = np.zeros((gh * gw, 1 + len(NAMES)), np.float32)
             for thing in scene.objects:
                 share = cv2.resize(thing.visible.astype(np.float32), (gw, gh), interpolation=cv2.INTER_AREA)
@@ -216,7 +216,7 @@ class Scenes:
             image_start=len(self.before),
         )
 
-    def _patches(self, scene: Scene, width: int, height: int) -> NDArray[np.float32]:
+    def patches(self, scene: Scene, width: int, height: int) -> NDArray[np.float32]:
         image = scene.image
         if image.shape[:2] != (height, width):
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

@@ -75,13 +75,13 @@ class VLM:
         """
         token_grids.check_family(model.config.model_type)
         model.set_attn_implementation(attention_flow.implementations(model.config))
-        self._model = model.eval()
+        self.model = model.eval()
         self._pixels = pixels
-        self._processor = self._whole = pixel_budget.bounded(processor, model.config, pixels)
+        self.processor = self._whole = pixel_budget.bounded(processor, model.config, pixels)
         self._generate = Greedy(model, processor.tokenizer)
         self._on_cut = on_cut
         self._shrink = 1  # sides of images are divided by this
-        self._one_way = False  # whether no token of a prompt sees the text after it, as far as is known
+        self.one_way = False  # whether no token of a prompt sees the text after it, as far as is known
 
     @classmethod
     def load(
@@ -199,13 +199,13 @@ class VLM:
     ) -> VLMAnswer:
         script = None
         if forced_answer is not None:
-            script = self._processor.tokenizer(self._plain(forced_answer), add_special_tokens=False)[
+            script = self.processor.tokenizer(self._plain(forced_answer), add_special_tokens=False)[
                 "input_ids"
             ]
-        inputs = self._inputs(image, question)
+        inputs = self.inputs(image, question)
         with attention_flow.capturing(vision=vision) as capture:
             generated = self._generate(inputs, max_new_tokens, script, hidden=hidden)
-        text, starts, ends = self._spelled(generated.tokens[:-1])
+        text, starts, ends = self.spelled(generated.tokens[:-1])
         grid = self._grid(inputs, image)
         return VLMAnswer(
             text=text,
@@ -216,17 +216,17 @@ class VLM:
             capture=capture,
             cut=generated.cut,
             hidden=_before_the_middle(generated.hidden) if hidden else (),
-            vision=tower_map(self._model, inputs, capture, grid) if vision else None,
+            vision=tower_map(self.model, inputs, capture, grid) if vision else None,
         )
 
-    def _spelled(self, tokens: Sequence[int]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    def spelled(self, tokens: Sequence[int]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
         """The text of some tokens, and of each the characters [start, end) that it spells, if only in part.
 
         A character outside ASCII may take several tokens, which read as replacement characters until it is
         complete.
         """
         texts = [
-            self._processor.tokenizer.decode(
+            self.processor.tokenizer.decode(
                 tokens[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             for count in range(len(tokens) + 1)
@@ -243,17 +243,17 @@ class VLM:
 
         Raises AttentionError where they differ.
         """
-        script = self._processor.tokenizer("a dog, a cat", add_special_tokens=False)["input_ids"]
-        inputs = self._inputs(TRIAL, "List all objects in the image.")
+        script = self.processor.tokenizer("a dog, a cat", add_special_tokens=False)["input_ids"]
+        inputs = self.inputs(TRIAL, "List all objects in the image.")
         with attention_flow.capturing() as capture:
             tokens = self._generate(inputs, 0, script).tokens[:-1]
         with attention_flow.capturing() as plainly:
-            self._model(**capture_check.longer(inputs, tokens), use_cache=False, logits_to_keep=1)
+            self.model(**capture_check.longer(inputs, tokens), use_cache=False, logits_to_keep=1)
         first = inputs["input_ids"].shape[1]
-        layers = self._model.config.get_text_config(decoder=True).num_hidden_layers
+        layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
         capture_check.check(capture, plainly, layers, first, first + len(tokens))
         last = int(self._grid(inputs, TRIAL).tokens.max())
-        self._one_way = capture_check.one_way(capture, first, last)
+        self.one_way = capture_check.one_way(capture, first, last)
 
     def smaller(self) -> "VLM":
         """The same model, which sees images at half the size: for want of memory.
@@ -263,12 +263,12 @@ class VLM:
         """
         other = copy.copy(self)
         other._shrink, other._pixels = 2 * self._shrink, self._pixels // 4
-        other._processor = pixel_budget.bounded(self._whole, self._model.config, other._pixels)
+        other.processor = pixel_budget.bounded(self._whole, self.model.config, other._pixels)
         return other
 
     def _size(self, image: Image) -> pixel_budget.Size:
         """Of the image as it is given to the processor."""
-        config, (height, width) = self._model.config, image.shape[:2]
+        config, (height, width) = self.model.config, image.shape[:2]
         if self._shrink > 1:
             # Half of what the processor would make of it, which may be far less than half of the image.
             own = token_grids.reduction(config.model_type, self._whole, (width, height))
@@ -282,25 +282,25 @@ class VLM:
         return picture.resize((width, height), PILImage.Resampling.BOX)
 
     def _grid(self, inputs: Any, image: Image) -> token_grids.Grid:
-        return token_grids.grid_of(self._model, self._processor, inputs, self._size(image))
+        return token_grids.grid_of(self.model, self.processor, inputs, self._size(image))
 
-    def _inputs(self, image: Image, question: str) -> Any:
+    def inputs(self, image: Image, question: str) -> Any:
         """The processor's tensors for a question about an image: one row.
 
         Raises ImageRefused where the processor does not take the image.
         """
-        if not pixel_budget.takes(self._processor, image.shape[:2]):
+        if not pixel_budget.takes(self.processor, image.shape[:2]):
             raise refused("the VLM", image, f"one side is more than {pixel_budget.RATIO} times the other")
         picture = self._reduced(image)
         try:
             if (
-                self._processor.chat_template is None
+                self.processor.chat_template is None
             ):  # as PaliGemma: its prompt is the image and a line of text
-                prompt = self._processor.image_token + self._plain(question)
-                batch = self._processor(text=[prompt], images=[[picture]], return_tensors="pt")
+                prompt = self.processor.image_token + self._plain(question)
+                batch = self.processor(text=[prompt], images=[[picture]], return_tensors="pt")
             else:
                 # Tokenized here and not as text, so that a beginning-of-text token is not put in twice.
-                batch = self._processor.apply_chat_template(
+                batch = self.processor.apply_chat_template(
                     [self._conversation(question, picture)],
                     add_generation_prompt=True,
                     tokenize=True,
@@ -312,7 +312,7 @@ class VLM:
                 raise
             raise refused("the VLM", image, first_line(error)) from error
         batch.pop("labels", None)  # PaliGemma's are for training, and would change its attention mask
-        return batch.to(self._model.device)
+        return batch.to(self.model.device)
 
     def _conversation(self, question: str, picture: PILImage.Image | None = None) -> list[dict[str, Any]]:
         """A question about an image, for the processor's template."""
@@ -325,7 +325,7 @@ class VLM:
         It can hold what a person typed, and what a model said or read in a picture.
         """
         text = text.encode("utf-8", "replace").decode()
-        added = self._processor.tokenizer.added_tokens_decoder.values()
+        added = self.processor.tokenizer.added_tokens_decoder.values()
         special = re.compile("|".join(re.escape(token.content) for token in added if token.special) or "(?!)")
         return special.sub(" ", text)
 
@@ -362,7 +362,7 @@ class VLM:
         question, as PaliGemma's do, once for each, one after the other. Raises AttentionError where the model
         says neither.
         """
-        yes, no = first_words(self._processor.tokenizer)
+        yes, no = first_words(self.processor.tokenizer)
         asked = [f"Is there a {name} in the image? VLMAnswer yes or no." for name in names]
         chances = [(read.chance(yes), read.chance(no)) for read in self._readings(image, asked)]
         both = np.array(chances, np.float32).reshape(-1, 2)
@@ -375,25 +375,25 @@ class VLM:
     def _readings(self, image: Image, questions: Sequence[str]) -> Iterator[Reading]:
         """The model after each question's prompt, one at a time."""
         inputs: Any = None
-        if len(questions) > 1 and self._one_way and self._processor.chat_template is not None:
-            inputs = self._inputs(image, questions[0])
-            common, tails = self._parted(inputs, questions)
+        if len(questions) > 1 and self.one_way and self.processor.chat_template is not None:
+            inputs = self.inputs(image, questions[0])
+            common, tails = self.parted(inputs, questions)
             if common > self._grid(inputs, image).tokens.max():
-                start = Reading(self._model, capture_check.shorter(inputs, common))
+                start = Reading(self.model, capture_check.shorter(inputs, common))
                 yield from (start.then(tail) for tail in tails)
                 return
         for question in questions:
-            yield Reading(self._model, self._inputs(image, question))
+            yield Reading(self.model, self.inputs(image, question))
 
-    def _parted(self, inputs: Any, questions: Sequence[str]) -> tuple[int, list[Tokens]]:
+    def parted(self, inputs: Any, questions: Sequence[str]) -> tuple[int, list[Tokens]]:
         """How many tokens the prompts begin with alike, and the others of each; `inputs` are the first one's.
 
         The prompts are compared with an image in one token or a few, as their template has it; 0 where such
         a prompt does not end as the processor's does.
         """
         prompts = [
-            self._processor.tokenizer(
-                self._processor.apply_chat_template(
+            self.processor.tokenizer(
+                self.processor.apply_chat_template(
                     self._conversation(question), add_generation_prompt=True, tokenize=False
                 ),
                 add_special_tokens=False,
@@ -412,32 +412,32 @@ class VLM:
 
         Raises GroundingError where the family cannot answer with boxes.
         """
-        inputs = self._inputs(image, self.box_question(terms))
+        inputs = self.inputs(image, self.box_question(terms))
         said = self._generate(inputs, MAX_BOX_TOKENS)
         if said.cut:
             self._tell_cut(MAX_BOX_TOKENS)
         # Some families spell boxes in special tokens.
-        text = self._processor.tokenizer.decode(said.tokens)
+        text = self.processor.tokenizer.decode(said.tokens)
         seen = None
         if "image_grid_thw" in inputs:
-            patch = self._model.config.vision_config.patch_size
+            patch = self.model.config.vision_config.patch_size
             rows, columns = (int(n) * patch for n in inputs["image_grid_thw"][0, 1:])
             seen = (rows, columns)
         size = (image.shape[0], image.shape[1])
-        return text, named_boxes.parse(text, self._model.config.model_type, size, seen, cut=said.cut)
+        return text, named_boxes.parse(text, self.model.config.model_type, size, seen, cut=said.cut)
 
     def box_question(self, terms: Sequence[str] = ()) -> str:
         """What this family is asked for boxes with. Raises GroundingError."""
-        return named_boxes.question_for(self._model.config.model_type, terms)
+        return named_boxes.question_for(self.model.config.model_type, terms)
 
     @torch.inference_mode()
     def embeddings(self, names: Sequence[str]) -> NDArray[np.float32]:
         """The mean of each name's token embeddings, of length 1: (n, d); 0 for one without tokens."""
-        table = self._model.get_input_embeddings()
+        table = self.model.get_input_embeddings()
         found = []
         for name in names:
             # After a space, as in a sentence: there common words are one token.
-            ids = self._processor.tokenizer(f" {name}", add_special_tokens=False, return_tensors="pt")
+            ids = self.processor.tokenizer(f" {name}", add_special_tokens=False, return_tensors="pt")
             vectors = table(ids["input_ids"].long().to(table.weight.device))[0].float()
             found.append(torch.nn.functional.normalize(vectors.sum(0), dim=0))
         return torch.stack(found).cpu().numpy() if found else np.zeros((0, table.embedding_dim), np.float32)

@@ -53,7 +53,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     def loaded(name: str, unmixed: bool = False) -> VLM:
         vlm = VLM.load(folder(name), device="cpu")
         if unmixed:
-            unmix(vlm._model)
+            unmix(vlm.model)
         return vlm
 
     return loaded

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor
 
 from model.attention.baseline_maps import Classifier
 from model.builtin.measure import clicks, middle, paste_scene
@@ -210,7 +210,7 @@ def test_terms_that_are_no_class_of_the_classifier_have_no_map(vlsam: VLSAM, sce
     )  # fmt: skip
     size = {"height": 32, "width": 32}
     classifier = Classifier(
-        ViTForImageClassification._from_config(config, attn_implementation="eager"),
+        AutoModelForImageClassification.from_config(config, attn_implementation="eager"),
         ViTImageProcessor(size=size),
     )
     options = Options(recipe=RECIPES["vit-rollout"])

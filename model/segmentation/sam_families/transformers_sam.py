@@ -23,7 +23,7 @@ class TransformersSam:
     stretched = ends_boxes = False
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self._model, self._processor = model.eval(), processor
+        self.model, self._processor = model.eval(), processor
         self.side = int(model.prompt_encoder.input_image_size)
         self.device = model.device
         with torch.inference_mode():
@@ -31,18 +31,18 @@ class TransformersSam:
         self.low = 4 * int(self._position.shape[-1])
 
     def features(self, image: Image) -> dict[str, Tensor]:
-        return self._named(self._model.get_image_embeddings(self._pixels(image)))
+        return self._named(self.model.get_image_embeddings(self._pixels(image)))
 
     def decode(
         self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
     ) -> tuple[Tensor, Tensor]:
-        encoder, count = self._model.prompt_encoder, len(prompts.points)
+        encoder, count = self.model.prompt_encoder, len(prompts.points)
         places = encoder.shared_embedding(prompts.points[None] + 0.5, (self.side, self.side))[0]
         sparse = prompts.embedded(places, self._kinds())
         _, dense = encoder(input_points=None, input_labels=None, input_boxes=None, input_masks=prompts.masks)
         # With masks no two prompts see the same image: to the library they are images of one prompt each.
         images = 1 if prompts.masks is None else count
-        logits, quality, *_ = self._model.mask_decoder(
+        logits, quality, *_ = self.model.mask_decoder(
             image_embeddings=features["image"].expand(images, -1, -1, -1),
             image_positional_embeddings=self._position.expand(images, -1, -1, -1),
             sparse_prompt_embeddings=sparse.reshape(images, -1, *sparse.shape[1:]),
@@ -65,7 +65,7 @@ class TransformersSam:
         return {}
 
     def _kinds(self) -> Tensor:
-        encoder = self._model.prompt_encoder
+        encoder = self.model.prompt_encoder
         return torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embed)])
 
 
@@ -92,7 +92,7 @@ class Sam2(TransformersSam):
         return {"high_resolution_features": finer}
 
     def _kinds(self) -> Tensor:
-        encoder = self._model.prompt_encoder
+        encoder = self.model.prompt_encoder
         return torch.cat([encoder.not_a_point_embed.weight, encoder.point_embed.weight])
 
 
@@ -100,14 +100,14 @@ class Sam3Tracker(Sam2):
     """SAM 3 by clicks and boxes."""
 
     def features(self, image: Image) -> dict[str, Tensor]:
-        return self._levels(self._model.get_image_features(self._pixels(image), return_dict=True))
+        return self._levels(self.model.get_image_features(self._pixels(image), return_dict=True))
 
     def _levels(self, seen: Any) -> dict[str, Tensor]:
         # get_image_embeddings of transformers 5.23 adds the vector for "no earlier frame" to a fourth level,
         # which nothing reads. The authors' code adds it to the third, and so does transformers' video model.
-        sizes = self._model.backbone_feature_sizes
+        sizes = self.model.backbone_feature_sizes
         *finer, coarse = seen.fpn_hidden_states[: len(sizes)]  # (h w, 1, C)
-        levels = [*finer, coarse + self._model.no_memory_embedding]
+        levels = [*finer, coarse + self.model.no_memory_embedding]
         return self._named(
             [level.permute(1, 2, 0).unflatten(2, size) for level, size in zip(levels, sizes, strict=True)]
         )
@@ -118,19 +118,19 @@ class Sam3(Sam3Tracker):
 
     def __init__(self, model: Any, processor: Any, detector: Any, tokenizer: Any) -> None:
         super().__init__(model, processor)
-        self._detector, self._tokenizer = detector.eval(), tokenizer
+        self.detector, self._tokenizer = detector.eval(), tokenizer
 
     def features(self, image: Image) -> dict[str, Tensor]:
         # The detector has a neck of its own, whose levels are five times as large as what they are made of.
-        seen = self._model.get_image_features(self._pixels(image), return_dict=True)
+        seen = self.model.get_image_features(self._pixels(image), return_dict=True)
         return {**self._levels(seen), "trunk": seen.last_hidden_state}
 
     def concepts(
         self, features: Mapping[str, Tensor], phrases: Sequence[str], boxes: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        height, width = self._model.backbone_feature_sizes[-1]
+        height, width = self.model.backbone_feature_sizes[-1]
         trunk = features["trunk"].view(1, height, width, -1).permute(0, 3, 1, 2)
-        levels, places = self._detector.vision_encoder.neck(trunk)
+        levels, places = self.detector.vision_encoder.neck(trunk)
         chunk = PHRASES_CPU if self.device.type == "cpu" else PHRASES
         for start in range(0, len(phrases), chunk):
             some = slice(start, start + chunk)
@@ -145,7 +145,7 @@ class Sam3(Sam3Tracker):
                 tuple(t.expand(len(words["input_ids"]), -1, -1, -1) for t in each)
                 for each in (levels, places)
             ]
-            found = self._detector(
+            found = self.detector(
                 vision_embeds=Sam3VisionEncoderOutput(
                     fpn_hidden_states=alike[0], fpn_position_encoding=alike[1]
                 ),

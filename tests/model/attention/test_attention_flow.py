@@ -214,9 +214,9 @@ def test_maps_of_a_generated_answer_equal_an_eager_forward_pass(vlm: VLM, scene:
     """Queries and keys kept while a VLM answered give the maps of output_attentions=True."""
     recipe = RECIPES[name]
     answer = vlm.answer(scene.image, "List all objects in the image.")
-    model = vlm._model
-    inputs = vlm._inputs(scene.image, "List all objects in the image.")
-    ids = vlm._processor.tokenizer(answer.text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    model = vlm.model
+    inputs = vlm.inputs(scene.image, "List all objects in the image.")
+    ids = vlm.processor.tokenizer(answer.text, add_special_tokens=False, return_tensors="pt")["input_ids"]
     count = answer.capture.tokens
     assert inputs["input_ids"].shape[1] + ids.shape[1] == count
     inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)

@@ -87,10 +87,10 @@ def test_text_that_the_image_sees_is_told() -> None:
 
 
 def test_the_images_of_all_families_but_paligemma_are_read_before_the_question(load: Load) -> None:
-    assert load("gemma3")._one_way
-    assert load("qwen2_5_vl")._one_way
-    assert not load("paligemma")._one_way
-    assert not load("paligemma2")._one_way
+    assert load("gemma3").one_way
+    assert load("qwen2_5_vl").one_way
+    assert not load("paligemma").one_way
+    assert not load("paligemma2").one_way
 
 
 def test_f24_a_model_that_generates_without_a_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,12 +36,12 @@ def look(vlm: VLM, image: Image) -> tuple[torch.Tensor, Grid]:
     def catch(module: nn.Module, args: Any, kwargs: Any) -> None:
         raise Caught(kwargs["inputs_embeds"][0])
 
-    inputs = vlm._inputs(image, QUESTION)
-    hook = vlm._model.model.get_decoder().register_forward_pre_hook(catch, with_kwargs=True)
+    inputs = vlm.inputs(image, QUESTION)
+    hook = vlm.model.model.get_decoder().register_forward_pre_hook(catch, with_kwargs=True)
     with torch.inference_mode(), pytest.raises(Caught) as caught:
-        vlm._model(**inputs)
+        vlm.model(**inputs)
     hook.remove()
-    return caught.value.args[0], token_grids.grid_of(vlm._model, vlm._processor, inputs, image.shape[:2])
+    return caught.value.args[0], token_grids.grid_of(vlm.model, vlm.processor, inputs, image.shape[:2])
 
 
 def blank(size: tuple[int, int]) -> Image:
@@ -154,9 +154,9 @@ def test_every_image_token_of_any_size_has_its_place(load: Load, name: str) -> N
     @settings(max_examples=20)
     @given(st.tuples(st.integers(20, 400), st.integers(20, 400)))
     def at(size: tuple[int, int]) -> None:
-        inputs = vlm._inputs(blank(size), QUESTION)
-        grid = token_grids.grid_of(vlm._model, vlm._processor, inputs, size)
-        images = (inputs["input_ids"][0] == vlm._model.config.image_token_id).nonzero().flatten().numpy()
+        inputs = vlm.inputs(blank(size), QUESTION)
+        grid = token_grids.grid_of(vlm.model, vlm.processor, inputs, size)
+        images = (inputs["input_ids"][0] == vlm.model.config.image_token_id).nonzero().flatten().numpy()
         placed = np.concatenate([plane.tokens.ravel() for plane in grid.planes])
         assert len(set(placed)) == len(placed)
         assert set(placed) <= set(images)
@@ -187,26 +187,24 @@ def test_what_a_processor_divides_large_images_by(
 @pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_tokens_that_do_not_fit_give_an_error_and_no_map(load: Load, name: str) -> None:
     vlm, size = load(name), SIZES["wide"]
-    inputs = vlm._inputs(blank(size), QUESTION)
+    inputs = vlm.inputs(blank(size), QUESTION)
     ids = inputs["input_ids"][0]
-    images = (ids == vlm._model.config.image_token_id).nonzero()
+    images = (ids == vlm.model.config.image_token_id).nonzero()
     for lost in (images[:1], images):
-        ids[lost] = vlm._processor.tokenizer.eos_token_id
+        ids[lost] = vlm.processor.tokenizer.eos_token_id
         with pytest.raises(AttentionError, match="image tokens do not fill"):
-            token_grids.grid_of(vlm._model, vlm._processor, inputs, size)
+            token_grids.grid_of(vlm.model, vlm.processor, inputs, size)
 
 
 @pytest.mark.parametrize("name", vlm_families.BUILDERS)
 def test_a_question_cannot_pass_for_part_of_an_image(load: Load, name: str) -> None:
     vlm, size = load(name), SIZES["wide"]
-    words = vlm._processor.tokenizer.convert_ids_to_tokens(vlm._model.config.image_token_id)
+    words = vlm.processor.tokenizer.convert_ids_to_tokens(vlm.model.config.image_token_id)
     plain, hostile = (
-        vlm._inputs(blank(size), f"list {text} the objects")
-        for text in ("", f"{words} {vlm._processor.image_token} <row_9_col_9>")
+        vlm.inputs(blank(size), f"list {text} the objects")
+        for text in ("", f"{words} {vlm.processor.image_token} <row_9_col_9>")
     )
-    one, other = (
-        token_grids.grid_of(vlm._model, vlm._processor, inputs, size) for inputs in (plain, hostile)
-    )
+    one, other = (token_grids.grid_of(vlm.model, vlm.processor, inputs, size) for inputs in (plain, hostile))
     assert np.array_equal(one.tokens, other.tokens)
 
 
@@ -222,7 +220,7 @@ def test_every_family_answers_and_says_where_it_looked(load: Load, name: str, sh
 
 
 def test_the_table_holds_no_family_without_a_model_here(load: Load) -> None:
-    assert {load(name)._model.config.model_type for name in vlm_families.BUILDERS} == set(token_grids.LAYOUTS)
+    assert {load(name).model.config.model_type for name in vlm_families.BUILDERS} == set(token_grids.LAYOUTS)
 
 
 @pytest.mark.parametrize(

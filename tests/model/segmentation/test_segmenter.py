@@ -30,7 +30,7 @@ def test_decode_equals_the_librarys_predictor(
     segmenter: Segmenter, scene: Scene, name: str, multimask: bool
 ) -> None:
     prompt = PROMPTS[name]
-    family: Any = segmenter._family
+    family: Any = segmenter.family
     predictor = SamPredictor(family.sam)
     predictor.set_image(scene.image)
     masks, quality, logits = predictor.predict(

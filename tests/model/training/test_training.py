@@ -38,7 +38,7 @@ def test_training_packs_images_as_the_processor_does() -> None:
     scenes = vlm.Scenes(processor.tokenizer, seed=0)
     scene = draw_scene(np.random.default_rng(0), width=12 * 28, height=10 * 28, count=2)
     theirs = processor.image_processor(images=[scene.image], return_tensors="pt")["pixel_values"]
-    ours = scenes._patches(scene, 12 * 28, 10 * 28)
+    ours = scenes.patches(scene, 12 * 28, 10 * 28)
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-2)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from model.recipes import RECIPES
 from model.types import ModelLoadError
-from model.vlm.generation import settings_of
+from model.vlm.generation import Greedy, settings_of
 from model.vlm.vlm import VLM, VLMAnswer
 from tests.support import vlm_families
 
@@ -113,8 +113,8 @@ def test_the_ends_of_an_answer_are_the_checkpoints_and_the_tokenizers(load: Load
     folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "generation_config.json", {"eos_token_id": [7, 10**6]})
     vlm = VLM.load(folder, device="cpu")
-    assert vlm._generate.ends == (7, vlm._processor.tokenizer.eos_token_id)
-    assert settings_of(tmp_path, vlm._model.config).eos_token_id == [7]
+    assert Greedy(vlm.model, vlm.processor.tokenizer).ends == (7, vlm.processor.tokenizer.eos_token_id)
+    assert settings_of(tmp_path, vlm.model.config).eos_token_id == [7]
 
 
 def test_a_model_without_any_end_of_an_answer_is_refused(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_answer_ends_at_its_end_and_is_cut_at_the_limit(load: Load, tmp_path:
     spoken = load(FAMILY).answer(IMAGE, "list the objects", max_new_tokens=6)
     assert spoken.cut
     # The third token that it says is to be an end.
-    ids = load(FAMILY)._processor.tokenizer(spoken.text)["input_ids"]
+    ids = load(FAMILY).processor.tokenizer(spoken.text)["input_ids"]
     folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "generation_config.json", {"eos_token_id": ids[2]})
     ended = VLM.load(folder, device="cpu").answer(IMAGE, "list the objects", max_new_tokens=6)

@@ -36,10 +36,10 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 def shown(vlm: VLM, size: pixel_budget.Size) -> tuple[int, int]:
     """Pixels that the vision tower is given of an image, and the tokens that it makes of them."""
-    inputs = vlm._inputs(np.zeros((*size, 3), np.uint8), "list the objects")
-    tokens = int((inputs["input_ids"] == vlm._model.config.image_token_id).sum())
+    inputs = vlm.inputs(np.zeros((*size, 3), np.uint8), "list the objects")
+    tokens = int((inputs["input_ids"] == vlm.model.config.image_token_id).sum())
     if "image_grid_thw" in inputs:
-        patch = vlm._model.config.vision_config.patch_size
+        patch = vlm.model.config.vision_config.patch_size
         return int(inputs["image_grid_thw"].prod()) * patch**2, tokens
     return inputs["pixel_values"].numel() // 3, tokens
 
@@ -106,7 +106,7 @@ def test_a_tower_of_one_square_makes_no_large_image_of_a_long_one(
 ) -> None:
     """Processors pad to a square of the longer side, or enlarge until the shorter one fills theirs."""
     vlm = load(name)
-    images = vlm._processor.image_processor
+    images = vlm.processor.image_processor
     made: list[int] = []
     for step in ("pad_to_square", "resize"):
         if own := getattr(images, step, None):
@@ -129,9 +129,9 @@ def test_a_tower_of_one_square_makes_no_large_image_of_a_long_one(
 
 def test_a_budget_leaves_the_processor_as_it_was(load: Load) -> None:
     vlm = load("qwen2_5_vl")
-    limited = pixel_budget.bounded(vlm._processor, vlm._model.config, 4000)
+    limited = pixel_budget.bounded(vlm.processor, vlm.model.config, 4000)
     assert limited.image_processor.size.longest_edge == 4000
-    assert vlm._processor.image_processor.size.longest_edge > 4000
+    assert vlm.processor.image_processor.size.longest_edge > 4000
 
 
 def test_pixels_are_part_of_the_version_and_of_every_profile() -> None:

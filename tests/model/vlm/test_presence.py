@@ -71,14 +71,14 @@ def test_no_word_is_told_by_what_the_other_begins_with_as_well(monkeypatch: pyte
 def afresh(vlm: VLM, question: str) -> list[float]:
     """The chances of yes and no by passes over the whole prompt, and it with each word, without a cache."""
     found = []
-    for words in first_words(vlm._processor.tokenizer):
+    for words in first_words(vlm.processor.tokenizer):
         total = 0.0
         for word in words:
-            inputs = vlm._inputs(IMAGE, question)
+            inputs = vlm.inputs(IMAGE, question)
             chance = 1.0
             for token in word:
                 with torch.inference_mode():
-                    logits = vlm._model(**inputs, use_cache=False).logits[0, -1]
+                    logits = vlm.model(**inputs, use_cache=False).logits[0, -1]
                 chance *= float(logits.softmax(-1)[token])
                 more = inputs["input_ids"].new_tensor([[token]])
                 shape = inputs["input_ids"].shape
@@ -105,7 +105,7 @@ def watched(vlm: VLM) -> tuple[Any, list[tuple[bool, int]]]:
     def watch(module: Any, args: Any, kwargs: Any) -> None:
         seen.append(("pixel_values" in kwargs, len(kwargs["input_ids"])))
 
-    hook = vlm._model.register_forward_pre_hook(watch, with_kwargs=True)
+    hook = vlm.model.register_forward_pre_hook(watch, with_kwargs=True)
     try:
         return vlm.presence(IMAGE, NAMES), seen
     finally:
@@ -118,7 +118,7 @@ def test_where_the_image_may_see_the_question_it_is_read_for_each(
 ) -> None:
     vlm = load("gemma3")
     shared, _ = watched(vlm)
-    monkeypatch.setattr(vlm, "_one_way", False)
+    monkeypatch.setattr(vlm, "one_way", False)
     found, seen = watched(vlm)
     assert seen == [(True, 1)] * len(NAMES)
     assert found == pytest.approx(shared, abs=1e-5)
@@ -147,9 +147,9 @@ def test_one_name_alone_says_the_same_as_among_others(load: Load) -> None:
 
 def test_a_reading_stays_as_it_is_when_others_follow_on_it(load: Load) -> None:
     vlm = load("gemma3")
-    dog, cat = (tuple(vlm._processor.tokenizer(word)["input_ids"]) for word in ("dog . the", "cat"))
+    dog, cat = (tuple(vlm.processor.tokenizer(word)["input_ids"]) for word in ("dog . the", "cat"))
     with torch.inference_mode():
-        start = Reading(vlm._model, vlm._inputs(IMAGE, "what is the"))
+        start = Reading(vlm.model, vlm.inputs(IMAGE, "what is the"))
         alone = start.then(cat).chance({(5,)})
         start.then(dog)
         assert start.then(cat).chance({(5,)}) == alone
@@ -161,8 +161,8 @@ def test_a_prompt_that_ends_otherwise_than_its_template_is_read_whole_each_time(
 ) -> None:
     vlm = load("qwen2_5_vl")
     shared = vlm.presence(IMAGE, NAMES)
-    whole = VLM._parted
-    monkeypatch.setattr(VLM, "_parted", lambda *args: (0, whole(*args)[1]))
+    whole = VLM.parted
+    monkeypatch.setattr(VLM, "parted", lambda *args: (0, whole(*args)[1]))
     assert vlm.presence(IMAGE, NAMES) == pytest.approx(shared, abs=1e-5)
 
 

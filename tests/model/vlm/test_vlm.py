@@ -25,7 +25,7 @@ PAPER = RECIPES["paper"]
 
 def test_the_rows_of_a_term_are_the_tokens_that_spell_it(vlm: VLM, scene: Scene) -> None:
     answer = vlm.answer(scene.image, QUESTION)
-    tokenizer = vlm._processor.tokenizer
+    tokenizer = vlm.processor.tokenizer
     said = tokenizer(answer.text, add_special_tokens=False)["input_ids"]
     for term in parse(answer.text):
         rows = answer.rows(term.start, term.end)
@@ -166,7 +166,7 @@ def test_characters_of_several_tokens_have_all_of_their_rows(load: Load, name: s
     answer = vlm.answer(image, "list the objects", forced_answer=said)
     if name != "gemma3":  # which knows words alone
         assert answer.text == said
-    tokenizer = vlm._processor.tokenizer
+    tokenizer = vlm.processor.tokenizer
     tokens = tokenizer(said, add_special_tokens=False)["input_ids"]
     covered: set[int] = set()
     for at, sign in enumerate(answer.text):
@@ -182,8 +182,8 @@ def test_characters_of_several_tokens_have_all_of_their_rows(load: Load, name: s
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava"])
 def test_an_answer_that_is_cut_within_a_character_is_read_up_to_it(load: Load, name: str) -> None:
     vlm = load(name)
-    tokens = vlm._processor.tokenizer("a dog , 狗", add_special_tokens=False)["input_ids"]
-    text, starts, ends = vlm._spelled(tokens[:-1])
+    tokens = vlm.processor.tokenizer("a dog , 狗", add_special_tokens=False)["input_ids"]
+    text, starts, ends = vlm.spelled(tokens[:-1])
     assert text.startswith("a dog , ")
     assert all(0 <= a <= b <= len(text) for a, b in zip(starts, ends, strict=True))
     assert [term.text for term in parse(without_cut_name(text))] == ["dog"]
@@ -208,7 +208,7 @@ def test_f35_an_image_of_an_odd_shape_is_seen_or_refused_in_a_sentence(
 def test_f35_a_processor_without_memory_is_no_refusal(
     vlm: VLM, scene: Scene, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vlm._processor, "apply_chat_template", Mock(side_effect=error))
+    monkeypatch.setattr(vlm.processor, "apply_chat_template", Mock(side_effect=error))
     with pytest.raises(type(error)):
         vlm.answer(scene.image, QUESTION)
 

@@ -30,7 +30,7 @@ QUESTION = "List all objects in the image."
 
 def kinds(vlm: VLM, part: str) -> set[str]:
     """The classes of linear layers under a name."""
-    modules = vlm._model.named_modules()
+    modules = vlm.model.named_modules()
     return {type(m).__name__ for name, m in modules if part in name and isinstance(m, torch.nn.Linear)}
 
 
@@ -77,7 +77,7 @@ def test_a_model_with_nothing_to_quantise_is_refused(monkeypatch: pytest.MonkeyP
 )
 def test_numbers_are_of_the_wanted_kind(dtype: Dtype, kind: torch.dtype, scene: Scene) -> None:
     vlm = VLM.load(str(BUILTIN), device="cpu", dtype=dtype)
-    assert {p.dtype for p in vlm._model.parameters()} == {kind}
+    assert {p.dtype for p in vlm.model.parameters()} == {kind}
     found = first_map(vlm, scene)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()

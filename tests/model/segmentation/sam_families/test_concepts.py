@@ -108,9 +108,9 @@ def test_an_example_changes_what_is_found(sam3: Segmenter, image: Image) -> None
 def test_clicks_and_phrases_share_the_encoded_image(
     sam3: Segmenter, folder: Path, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family: Any = sam3._family
-    encoder = family._model.vision_encoder.backbone
-    assert family._detector.vision_encoder.backbone is encoder
+    family: Any = sam3.family
+    encoder = family.model.vision_encoder.backbone
+    assert family.detector.vision_encoder.backbone is encoder
     passes = []
     with_hook = encoder.register_forward_hook(lambda *_: passes.append(1))
     embedding = sam3.encode(image)
@@ -131,7 +131,7 @@ def test_clicks_and_phrases_share_the_encoded_image(
 
 def test_the_detectors_weights_are_the_published_ones(sam3: Segmenter, folder: Path) -> None:
     given = load_file(folder / "model.safetensors")
-    detector = sam3._family._detector.state_dict()  # type: ignore[attr-defined]
+    detector = sam3.family.detector.state_dict()  # type: ignore[attr-defined]
     assert {f"detector_model.{name}" for name in detector} <= given.keys()
     for name, weight in detector.items():
         assert torch.equal(weight, given[f"detector_model.{name}"]), name

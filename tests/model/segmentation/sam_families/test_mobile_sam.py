@@ -58,7 +58,7 @@ def loaded(made: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Se
 
 
 def test_mobile_sam_is_recognised(made: dict[str, Any], loaded: Segmenter) -> None:
-    family: Any = loaded._family
+    family: Any = loaded.family
     weights = family.sam.state_dict()
     assert weights.keys() == made.keys()
     assert all(torch.equal(weight, made[name]) for name, weight in weights.items())
@@ -69,7 +69,7 @@ def test_mobile_sam_is_recognised(made: dict[str, Any], loaded: Segmenter) -> No
 @pytest.mark.slow
 def test_decode_equals_segment_anythings_predictor(loaded: Segmenter) -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
-    family: Any = loaded._family
+    family: Any = loaded.family
     predictor = SamPredictor(family.sam)
     predictor.set_image(image)
     prompt = Prompt.of((70, 40, 1), (25, 70.5, 0), box=(20.0, 10.0, 100.5, 80.0))

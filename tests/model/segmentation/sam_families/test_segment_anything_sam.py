@@ -40,7 +40,7 @@ def test_a_published_checkpoint_is_recognised_by_its_width(tmp_path: Path) -> No
     torch.manual_seed(0)
     file = tmp_path / "sam_vit_b.pth"
     torch.save({k: v.half() for k, v in build_sam(config).state_dict().items()}, file)
-    assert Segmenter.load(str(file), device="cpu")._family.side == 1024
+    assert Segmenter.load(str(file), device="cpu").family.side == 1024
 
 
 @pytest.mark.parametrize(

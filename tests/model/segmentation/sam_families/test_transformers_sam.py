@@ -121,7 +121,7 @@ def test_a_mask_becomes_logits_where_it_lies(loaded: Loaded, image: Image) -> No
     mask = np.zeros((90, 130), bool)
     mask[12:75, 60:126] = True
     low = segmenter.hint(embedding, mask.astype(np.float32))
-    back = segmenter._levels(embedding, low[None])[0]
+    back = segmenter.levels(embedding, low[None])[0]
     assert (back & mask).sum() / (back | mask).sum() > 0.85
 
 
@@ -140,9 +140,9 @@ def test_every_kind_is_tried() -> None:
 @pytest.mark.parametrize("family", sam_families.VIDEO)
 def test_of_a_published_video_model_the_part_for_images_is_loaded(family: str, tmp_path: Path) -> None:
     whole, _ = sam_families.saved(family, tmp_path)
-    sam: Any = Segmenter.load(str(tmp_path), device="cpu")._family
+    sam: Any = Segmenter.load(str(tmp_path), device="cpu").family
     given = whole.state_dict()
-    for name, weight in sam._model.state_dict().items():
+    for name, weight in sam.model.state_dict().items():
         names = (  # SAM 3 shares its encoder with the detector
             name,
             f"tracker_model.{name}",

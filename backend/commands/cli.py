@@ -71,7 +71,7 @@ def parser() -> Parser:
         epilog=EXAMPLES,
     )
     root.set_defaults(resumable=False)
-    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    commands = root.add_commands("COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
     return root

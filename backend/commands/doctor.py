@@ -1,4 +1,4 @@
-"""The command `vlsam doctor`."""
+"""The command `vlsam doctor`: find out why nothing happens in Label Studio, and repair it."""
 
 import argparse
 import json
@@ -37,12 +37,11 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Put `doctor` under the main parser's commands."""
+    """Add `doctor` to the main parser's commands."""
     doctor = commands.add_parser(
         "doctor",
         help="why does nothing happen in Label Studio?",
         description=ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     doctor.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
     doctor.add_argument("--project", type=int, required=True, metavar="N", help="the number in its address")
@@ -64,10 +63,10 @@ def add_to(commands: Any) -> None:
         help="with --labels: what its regions are (default: masks)",
     )  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print one JSON array, an item for each finding")
-    doctor.set_defaults(run=_run)
+    doctor.set_defaults(run=run)
 
 
-def _run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from backend.doctor import repairs
     from backend.doctor.checks import diagnose
     from backend.doctor.finding import FAILED, OK, Finding

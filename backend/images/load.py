@@ -24,16 +24,17 @@ class Images:
     def load(
         self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> Image:
-        """uint8 (H, W, 3) RGB, upright, for the value of the image field of the task with the id `task`.
+        """Return the image at an address in the data of a task, uint8 (H, W, 3) RGB, upright.
 
-        Raises ImageError, also when the `deadline` passes before the file is read.
+        `source` is the value of the image field, `task` the task's id, `server` the task's Label Studio.
+        Raises ImageError, also when `deadline` passes before the file is read.
         """
         return self.read(source, server, task=task, deadline=deadline)[1]
 
     def read(
         self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> tuple[bytes, Image]:
-        """As `load`, with the file itself before its pixels."""
+        """Return the file and its pixels, as `load`."""
         if not isinstance(source, str) or not source.strip():
             raise Refused("The task has no image address.")
         data = self.fetcher.fetch(source.strip(), server, task=task, deadline=deadline)

@@ -1,4 +1,4 @@
-"""Image files of this machine, by folder, pattern or name: each once, and why others are left out."""
+"""List the image files of a folder, pattern or name, each once, with the reasons why others are skipped."""
 
 import errno
 import os
@@ -15,43 +15,42 @@ IMAGES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
     ".avif", ".heic", ".heif", ".hif",
 )  # fmt: skip
-REASONS = 100  # that are told apart; endings of files may be any
+REASONS = 100  # counted apart; files may have any suffix
 
 _Identity = tuple[int, int]  # of a file or folder, under whatever name: device and inode
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Images below a root, and the files that are none of them."""
+    """Images below a root, and counts of the files that were skipped."""
 
-    root: str  # what stands in front of each name: "" or with a final slash
+    root: str  # prefix of each name: "" or with a final slash
     names: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)  # by reason
 
 
 def text(name: str) -> str:
-    r"""A file's name as text that can be printed and encoded: a byte that is no UTF-8 becomes \xff."""
+    r"""Return a file's name as text that can be printed and encoded; a byte that is no UTF-8 becomes \xff."""
     try:
         raw = name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # a surrogate that stands for no byte
+    except UnicodeEncodeError:  # a surrogate that encodes no byte
         raw = name.encode("utf-8", "surrogatepass")
     return raw.decode("utf-8", "backslashreplace")
 
 
 def listed(source: str) -> Listing:
-    """The images of a folder and all folders in it, those that fit a pattern, or one file.
+    """List the images of a folder and its subfolders, those that match a pattern, or one file.
 
     A name that exists is no pattern, whatever characters it has. Links to folders are followed, each folder
-    once; a link to a file that is there anyway is left out, and so is what runs left in the folder. Raises
-    ValueError for a wrong pattern.
+    once. Skipped are links to files that are listed already, and the results of earlier runs.
+    Raises ValueError for an invalid pattern.
     """
     if os.path.isdir(source):
         root = source.rstrip("/") + "/"
         return chosen(root, *_walk(root, None))
     if os.path.lexists(source) or not is_pattern(source):
         root = source[: source.rfind("/") + 1]
-        there = [source[len(root) :]] if os.path.lexists(source) else []
-        return chosen(root, there)
+        return chosen(root, [source[len(root) :]] if os.path.lexists(source) else [])
     root, pattern = split_pattern(source)
     if not os.path.isdir(root or "."):
         return Listing(root)
@@ -63,14 +62,14 @@ def is_pattern(source: str) -> bool:
 
 
 def split_pattern(source: str) -> tuple[str, str]:
-    """The folder at the front of a pattern, with its slash, and the rest."""
+    """Split a pattern into its leading folder, with a final slash, and the rest."""
     fixed = re.split(r"[*?\[]", source)[0]
     root = fixed[: fixed.rfind("/") + 1]
     return root, source[len(root) :]
 
 
 def depth_of(pattern: str) -> int | None:
-    """How many folders deep the names lie that can fit; None where there is no limit."""
+    """Return the depth of folders at which names can match, None for any depth."""
     return None if "**" in pattern else pattern.count("/") + 1
 
 
@@ -82,43 +81,43 @@ def chosen(
     *,
     pattern: str | None = None,
 ) -> Listing:
-    """The images among files and links to files, in order. What does not fit the pattern was not meant."""
-    fits = _compiled(pattern).fullmatch if pattern is not None else lambda name: True
-    found = Listing(root, skipped=skipped if skipped is not None else Counter())
+    """Return the images among files and links to files, sorted. Files that do not match are not counted."""
+    matches = _compiled(pattern).fullmatch if pattern is not None else lambda name: True
+    listing = Listing(root, skipped=skipped if skipped is not None else Counter())
 
     def is_image(name: str) -> bool:
         reason = _no_image(name)
         if reason is not None:
-            found.skipped[reason if len(found.skipped) < REASONS else "no image by its name"] += 1
+            listing.skipped[reason if len(listing.skipped) < REASONS else "no image by its name"] += 1
         return reason is None
 
-    found.names.extend(name for name in files if fits(name) and is_image(name))
-    if linked := sorted(name for name in links if fits(name) and is_image(name)):
-        seen = {_identity(root + name) for name in found.names}
+    listing.names.extend(name for name in files if matches(name) and is_image(name))
+    if linked := sorted(name for name in links if matches(name) and is_image(name)):
+        seen = {_identity(root + name) for name in listing.names}
         for name in linked:
             identity = _identity(root + name)
             if identity is not None and identity in seen:
-                found.skipped["link to a file that is listed already"] += 1
+                listing.skipped["link to a file that is listed already"] += 1
             else:
                 seen.add(identity)
-                found.names.append(name)  # also one that leads nowhere, which then fails with that reason
-    found.names.sort()
-    return found
+                listing.names.append(name)  # a broken link, too, which then fails with that reason
+    listing.names.sort()
+    return listing
 
 
 def read(path: str, most: int) -> bytes:
-    """The first `most` bytes of a file. Raises OSError, and ImageError for what is no file, as a pipe."""
+    """Read at most `most` bytes of a file. Raises OSError, and ImageError for a pipe, socket or device."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
         raise ImageError("There is no file, but a pipe, a socket or a device.")
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # in case it is a pipe since
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # it may have become a pipe
         return file.read(most)
 
 
 def _no_image(name: str) -> str | None:
-    """Why a file is left out, by its name; None for an image."""
+    """Return why a file is skipped, by its name; None for an image."""
     base = posixpath.basename(name)
     if base.startswith("._"):
         return "macOS's shadow of a file (._)"
@@ -133,7 +132,7 @@ def _no_image(name: str) -> str | None:
 
 
 def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[str]]:
-    """Names of files and of links to files, relative to the root, and what could not be looked into."""
+    """Return the names of files and of links to files, relative to the root, and what was skipped."""
     files: list[str] = []
     links: list[str] = []
     skipped: Counter[str] = Counter()
@@ -174,7 +173,7 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
     enter("")
     to_files: list[str] = []
     while links:
-        # Folders proper come first, so that what lies in them has its own name; then links by name.
+        # Folders come before links to them, so that their files have their own names; then links by name.
         now, links[:] = sorted(links), []
         for name in now:
             if not os.path.isdir(root + name):
@@ -185,22 +184,22 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
 
 
 def _is_of_a_run(folder: str) -> bool:
-    """Whether a folder is what `vlsam prelabel` keeps, or writes for YOLO: images of images."""
+    """Return whether a folder is a state or a YOLO folder of `vlsam prelabel`."""
     kept = {".state": "run.json", ".yolo": "data.yaml"}.get(posixpath.splitext(folder)[1])
     return kept is not None and os.path.isfile(f"{folder}/{kept}")
 
 
 def _identity(path: str) -> _Identity | None:
-    """None where a path leads nowhere."""
+    """Return what identifies a file or folder under any name; None if the path does not exist."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """`*` and `?` stand for characters but a slash, `**` for any, `[ab]` and `[!ab]` for one of a set."""
+    """Compile a pattern: `*` and `?` match anything but a slash, `**` anything, `[ab]` and `[!ab]` a set."""
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = []
     for part in re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern):

@@ -1,4 +1,4 @@
-"""Where pictures of images go: each has a name of its own, and none takes the place of another file."""
+"""Names and writes the pictures of commands: each has its own name, and none overwrites another file."""
 
 import os
 import unicodedata
@@ -14,21 +14,21 @@ from backend.images.local_files import text
 from model.types import ImageError
 
 OURS = "vlsam"  # in a picture's field "Software"
-LONGEST = 200  # bytes of a stem: file systems take 255 with what comes behind it
+LONGEST = 200  # bytes of a stem: file systems take 255 with its suffix
 
 
 class Pictures:
-    """Gives names to pictures and writes them. `images` are the files that they are made of."""
+    """Names pictures of `images`, whose files are never overwritten."""
 
     def __init__(self, images: Iterable[Path]) -> None:
         self._images = {identity for path in images if (identity := _identity(path)) is not None}
         self._given: set[tuple[str, str]] = set()
 
     def name(self, folder: Path, stem: str) -> Path:
-        """`stem`.png in a folder, or with a number, as stem-2.png: none that was given, or is another's file.
+        """Return `stem`.png in a folder, which is created, or stem-2.png and so on if that is taken.
 
-        A picture of an earlier run may be written anew, any other file not. Makes the folder. Raises
-        ValueError where it cannot be one.
+        Pictures of earlier runs may be overwritten, other files not.
+        Raises ValueError if the folder cannot be created.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,13 +52,13 @@ class Pictures:
 
 
 def save(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture (H, W, 3) whole or not at all. Raises ImageError."""
+    """Write a picture, uint8 (H, W, 3), atomically. Raises ImageError."""
     about = PngImagePlugin.PngInfo()
     about.add_text("Software", OURS)
     partial = path.with_name(f".{path.name}.partial")
     try:
         PILImage.fromarray(pixels).save(partial, "PNG", pnginfo=about)
-        # A link of this name, to a file of somebody's, would be replaced itself.
+        # A link of this name is replaced, not the file that it points to.
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -66,21 +66,21 @@ def save(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """As file systems compare that tell no capitals from small letters."""
+    """Return what two paths share on file systems that ignore case."""
     return os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is a picture that `save` wrote."""
-    if not path.is_file():  # opening a pipe would wait for somebody who writes into it
+    """Return whether a file is a picture that `save` wrote."""
+    if not path.is_file():  # opening a pipe blocks until somebody writes
         return False
     try:
         with PILImage.open(path, formats=("PNG",)) as opened:

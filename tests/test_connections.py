@@ -12,6 +12,7 @@ import pytest
 from PIL import Image as Pillow
 
 from backend.commands.cli import main
+from backend.datasets.items import SourceError
 from backend.demo import processes
 from backend.demo.studio import Studio
 from backend.images.load import Images
@@ -124,7 +125,7 @@ CLIENTS: dict[str, Ask] = {
     "doctor": lambda url, folder: _command("doctor", "--project", "3", "--backend-url", url, "--json"),
     "terms": lambda url, folder: _command("terms", "--url", url),
 }
-REFUSALS = (AssertionError, VLSAMError, StudioError, sources.SourceError)
+REFUSALS = (AssertionError, VLSAMError, StudioError, SourceError)
 EACH = pytest.mark.parametrize("ask", CLIENTS.values(), ids=CLIENTS)
 
 

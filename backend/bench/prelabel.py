@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 import backend.prelabel.job  # noqa: F401  the command loads it, and the SDK with it, when it is first called
 from backend.commands import prelabel
+from backend.datasets.run_state import State
 from backend.images.load import decode
-from backend.prelabel.state import State
 from model.builtin.measure import paste_scene
 from model.pipeline import VLSAM
 from model.profiles import choose

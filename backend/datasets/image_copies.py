@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
+from backend.datasets.items import Item, Loader
+from backend.datasets.run_state import write
 from backend.images.content_hash import image_hash
-from backend.prelabel.sources import Item, Loader
-from backend.prelabel.state import write
 from model.decode import formats
 from model.types import Image, ImageError
 

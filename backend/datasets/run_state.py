@@ -25,7 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from backend.prelabel.sources import Item
+from backend.datasets.items import Item
 
 Row = dict[str, Any]
 

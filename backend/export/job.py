@@ -11,32 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from backend.datasets.batch_command import FETCHERS, failed, prefetch, progress
+from backend.datasets.coco_file import Coco, exact_polygons, images_of, run_lengths
+from backend.datasets.image_copies import size_text
+from backend.datasets.items import Item, SourceError, need
+from backend.datasets.objects import Files, Finished, Object, Objects, done, written
+from backend.datasets.parquet_file import Parquet
+from backend.datasets.project_tasks import ProjectTasks
+from backend.datasets.run_state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
+from backend.datasets.summary import Summary
+from backend.datasets.yolo_folder import Yolo
 from backend.export import objects
 from backend.export.masks import Masks
 from backend.labelstudio import bounded_json, labeling_config, tasks
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.labelstudio.reading_budget import UNITS, Reading, TooMuch
 from backend.labelstudio_api.client import StudioClient, StudioError
-from backend.prelabel import project
-from backend.prelabel.copies import size_text
-from backend.prelabel.destinations import (
-    Coco,
-    Files,
-    Finished,
-    Object,
-    Objects,
-    Parquet,
-    Yolo,
-    done,
-    exact_polygons,
-    images_of,
-    run_lengths,
-    written,
-)
-from backend.prelabel.report import Summary
-from backend.prelabel.run import FETCHERS, ahead, failed, progress
-from backend.prelabel.sources import Item, SourceError, need
-from backend.prelabel.state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
 from backend.settings import Settings
 from backend.telemetry.logs import printable, unsigned
 
@@ -132,7 +122,7 @@ class Job:
     settings: Settings
     config: LabelConfig
     wanted: Wanted
-    source: project.Tasks
+    source: ProjectTasks
     destination: Objects | TaskList
     target: Path
 
@@ -211,7 +201,7 @@ def _job(args: argparse.Namespace, settings: Settings, client: StudioClient) -> 
     xml = str(shown.get("label_config") or "")
     config = labeling_config.parse(xml)
     wanted = Wanted.of(client, shown, args.what, args.model_version)
-    source = project.Tasks(
+    source = ProjectTasks(
         client, args.project, settings, config, without=None, mark=lambda task: f"{wanted.mark(task)} {xml}"
     )
     loader = source.loader
@@ -277,7 +267,7 @@ def _read(job: Job, state: State, update: Callable[[], object]) -> None:
     """Put a row of every task that is pending into the state. Raises StudioError."""
     with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
         try:
-            for item, fetched in ahead(state.pending(), job.wanted.read, fetchers):
+            for item, fetched in prefetch(state.pending(), job.wanted.read, fetchers):
                 body = fetched.result()
                 try:
                     row = job.row(item, body)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from backend.images import local_files
-from backend.labelstudio.label_colours import colours
-from backend.prelabel.copies import Copies
-from backend.prelabel.destinations import (
+from backend.datasets.file_names import stems
+from backend.datasets.image_copies import Copies
+from backend.datasets.items import Loader, SourceError
+from backend.datasets.objects import (
     Files,
     Finished,
     Objects,
@@ -24,9 +24,9 @@ from backend.prelabel.destinations import (
     watched,
     written,
 )
-from backend.prelabel.naming import stems
-from backend.prelabel.sources import Loader, SourceError
-from backend.prelabel.state import Row, state_of, write
+from backend.datasets.run_state import Row, state_of, write
+from backend.images import local_files
+from backend.labelstudio.label_colours import colours
 
 BACKGROUND = "background"  # class 0
 MAX_CLASSES = 2**16 - 1

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from backend.datasets.objects import Object
 from backend.labelstudio import results, tasks
 from backend.labelstudio.geometry import Ring
 from backend.labelstudio.labeling_config import SHAPES, LabelConfig
 from backend.labelstudio.reading_budget import Reading
-from backend.prelabel.destinations import Object
 
 Entry = Mapping[str, Any]
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from backend.answers.placement import alike, not_empty, unnamed_terms, vocabulary
+from backend.datasets.items import Item
+from backend.datasets.run_state import REDUCED, Row, Unchanged
 from backend.images.content_hash import image_hash
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import LabelConfig
-from backend.prelabel import report
+from backend.prelabel import contact_sheet
 from backend.prelabel.destinations import Destination, Found
-from backend.prelabel.sources import Item
-from backend.prelabel.state import REDUCED, Row, Unchanged
 from backend.settings import Settings
 from model.pipeline import VLSAM, prefetch_answers
 from model.profiles import Profile
@@ -79,5 +79,5 @@ class Annotator:
         if found.reduced:
             row[REDUCED] = True
         if item.key in sampled:
-            row[PICTURE] = base64.b64encode(report.thumbnail(image, found.detections)).decode()
+            row[PICTURE] = base64.b64encode(contact_sheet.thumbnail(image, found.detections)).decode()
         return row

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.prelabel.run import FETCHERS, failed, run
-from backend.prelabel.sources import Item, Loader
-from backend.prelabel.state import Row
+from backend.datasets.batch_command import FETCHERS, failed
+from backend.datasets.items import Item, Loader
+from backend.datasets.run_state import Row
+from backend.prelabel.run import run
 from model.types import Image, ImageError, VLSAMError
 
 if TYPE_CHECKING:  # those that fetch do without torch: a twelfth of the memory

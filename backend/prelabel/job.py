@@ -13,14 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backend.datasets.batch_command import progress
+from backend.datasets.items import Item, Source, SourceError
+from backend.datasets.project_tasks import ProjectTasks
+from backend.datasets.run_state import SAME, Row, State, StateError, check_target, state_of, write
+from backend.datasets.summary import Summary
 from backend.labelstudio import labeling_config
 from backend.labelstudio.recommended_configs import label_config
 from backend.labelstudio_api.client import StudioClient, project_number
-from backend.prelabel import cluster, destinations, project, report, sources
+from backend.prelabel import cluster, contact_sheet, destinations, sources
 from backend.prelabel.annotator import PICTURE, Annotator
-from backend.prelabel.run import progress, run
-from backend.prelabel.sources import Item, Source
-from backend.prelabel.state import SAME, Row, State, StateError, check_target, state_of, write
+from backend.prelabel.project_import import Importer, show_predictions
+from backend.prelabel.run import run
 from backend.prelabel.tables import scheme_of
 from backend.settings import Settings
 from backend.telemetry.logs import printable, unsigned
@@ -42,7 +46,7 @@ class Job:
     annotator: Annotator
     identity: dict[str, Any]  # what must be the same for a state to be gone on from
     target: Path  # DEST, or for a project a name like one
-    importer: project.Importer | None  # where DEST is a project
+    importer: Importer | None  # where DEST is a project
     show: Callable[[], Iterator[str]]  # has that project show what it got, and tells about it
 
     @classmethod
@@ -61,17 +65,15 @@ class Job:
             xml = client.label_config(number)
         config = labeling_config.OPEN if xml is None else labeling_config.parse(xml)
         if wanted is not None and given != wanted:
-            raise sources.SourceError(
+            raise SourceError(
                 f"predictions for {args.to} need its tasks as SOURCE; for images that are no tasks yet "
                 "write a .json and import it"
             )
         source: Source
         if client is not None and given is not None:
             if args.image_prefix is not None:
-                raise sources.SourceError(
-                    "--image-prefix goes with a folder or URIs; tasks have their addresses"
-                )
-            source = project.Tasks(
+                raise SourceError("--image-prefix goes with a folder or URIs; tasks have their addresses")
+            source = ProjectTasks(
                 client,
                 given,
                 settings,
@@ -85,21 +87,19 @@ class Job:
             )
         importer, show = None, partial(iter, ())
         if client is not None and wanted is not None:
-            importer = project.Importer(client, wanted, version, replace=args.all)
-            show = partial(project.show, client, wanted, version, anyway=args.show)
+            importer = Importer(client, wanted, version, replace=args.all)
+            show = partial(show_predictions, client, wanted, version, anyway=args.show)
         elif args.show:
-            raise sources.SourceError("--show goes with --to labelstudio://N")
+            raise SourceError("--show goes with --to labelstudio://N")
         target = Path(f"labelstudio-{wanted}" if wanted is not None else args.to)
         destination: destinations.Destination
         if importer:  # what a project gets is what the list for an import holds
             if args.coco_polygons or args.copy_images:
-                raise sources.SourceError(
-                    "--coco-polygons and --copy-images go with files, not with a project"
-                )
+                raise SourceError("--coco-polygons and --copy-images go with files, not with a project")
             destination = destinations.ImportList(target, version)
         else:
             destination = destinations.choose(
-                target, version, source.loader, rings=args.coco_polygons, copy=args.copy_images
+                target, version, source.loader, as_polygons=args.coco_polygons, copy=args.copy_images
             )
         return cls(
             source=source,
@@ -137,7 +137,7 @@ def _run(args: argparse.Namespace, job: Job) -> int:
             job.source.items(),
             shard=shard,
             limit=args.limit,
-            samples=report.SAMPLES,
+            samples=contact_sheet.SAMPLES,
             skipped=job.source.skipped,
         )
         if total == args.limit:
@@ -171,7 +171,7 @@ def _check_target(source: str, target: Path, *, known: bool) -> None:
     check_target(target, is_folder=target.name.lower().endswith(".yolo"), known=known)
 
 
-def _status(summary: report.Summary, allowed: tuple[float, bool] | None) -> int:
+def _status(summary: Summary, allowed: tuple[float, bool] | None) -> int:
     """1 where all images failed, or more than are allowed: so many, or such a share in percent."""
     failed, images = summary.failed, summary.images
     if failed and failed == images:
@@ -222,7 +222,7 @@ def label(
             )
 
 
-def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> report.Summary:
+def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Summary:
     """Write DEST, the summary, the sheet and, without a config, one with all labels."""
 
     def rows() -> Iterator[tuple[Item, Row]]:
@@ -230,7 +230,7 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> rep
         return ((item, row) for _, item, row in merged)
 
     # Each shard lists the whole source, and leaves out the same.
-    summary = report.Summary.of(rows(), states[0].skipped)
+    summary = Summary.of(rows(), states[0].skipped)
     folder = job.state().folder if len(states) > 1 else states[0].folder
     folder.mkdir(parents=True, exist_ok=True)
     is_open = any(control.open for control in job.annotator.config.predicted)
@@ -240,7 +240,7 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> rep
         names = list(dict.fromkeys([*known, *sorted(summary.labels)]))
         summary.files = job.annotator.destination.write(rows, names)
     _save(folder / SUMMARY, json.dumps(summary.as_json(), indent=1))
-    _save(folder / SHEET, report.page(f"Samples of {job.target.name}", summary, _samples(states)))
+    _save(folder / SHEET, contact_sheet.page(f"Samples of {job.target.name}", summary, _samples(states)))
     if is_open:
         _save(folder / LABELS, label_config([label for label, _ in summary.labels.most_common()]))
     print(summary.as_text(), file=sys.stderr)
@@ -259,7 +259,7 @@ def _samples(states: Iterable[State]) -> Iterator[tuple[str, Path]]:
         for index, item, row in state.rows()
         if state.sample(item.key).exists()
     ]
-    for _, key, row, path in sorted(found, key=lambda each: each[0])[: report.SAMPLES]:
+    for _, key, row, path in sorted(found, key=lambda each: each[0])[: contact_sheet.SAMPLES]:
         terms = ", ".join(
             f"{label or f'({term})'} {score:.2f}" for term, label, score in row.get("found", ())
         )

@@ -11,13 +11,14 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import fsspec
 
+from backend.datasets.file_names import image_name
+from backend.datasets.items import Item, Loader, Source, SourceError, digest, stamp
 from backend.images import local_files
 from backend.images.errors import Refused
 from backend.images.http_url import shown
@@ -27,9 +28,6 @@ from backend.images.output_files import is_ours
 from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import data_with, field_of
 from backend.prelabel import tables
-from backend.prelabel.naming import image_name
-from backend.prelabel.tables import SourceError as SourceError
-from backend.prelabel.tables import need as need
 from backend.prelabel.tables import reason, scheme_of
 from backend.settings import Settings
 from backend.telemetry.logs import unsigned
@@ -41,52 +39,6 @@ LONGEST_KEY = 300  # characters
 # What file systems call what tells a file from the one that it replaced.
 _FACTS = ("size", "etag", "md5hash", "generation", "sha", "mtime", "lastmodified", "updated", "created")
 _CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::http://...
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image to be labelled."""
-
-    key: str  # names it in the state: unique within its source
-    address: str  # what is loaded
-    data: Mapping[str, Any]  # of its task in Label Studio
-    task: int | None = None  # the id, where the task exists already
-    name: str = ""  # of the image's file, with folders from the source's root on: see naming.image_name
-    place: int | None = None  # of its row in a parquet file that may hold the image itself
-    # Changes when the file behind the address does; "" where that is not known.
-    stamp: str = field(default="", compare=False)
-    # image_hash of what was annotated under an earlier stamp.
-    content: str = field(default="", compare=False)
-
-
-class Loader(Protocol):
-    """Reads the images of a source. From several threads; pickles for other processes."""
-
-    def load(self, item: Item) -> Image:
-        """uint8 (H, W, 3) RGB, upright. Raises ImageError."""
-        ...
-
-    def read(self, item: Item) -> tuple[bytes, Image]:
-        """As `load`, with the file itself before its pixels."""
-        ...
-
-    def path(self, item: Item) -> Path | None:
-        """Where the file lies on this machine; None where it does not, or the source may not say so."""
-        ...
-
-
-class Source(Protocol):
-    @property
-    def loader(self) -> Loader: ...
-
-    @property
-    def skipped(self) -> Counter[str]:
-        """What `items` left out so far, by reason."""
-        ...
-
-    def items(self) -> Iterator[Item]:
-        """All images in an order that does not change by itself. Raises SourceError."""
-        ...
 
 
 def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Source:
@@ -230,7 +182,7 @@ class _Keys:
         key = text(name)
         if key != name:
             if key in self._taken:
-                key = f"{key} ({_digest(os.fsencode(name))})"
+                key = f"{key} ({digest(os.fsencode(name))})"
             self._taken.add(key)
         return key
 
@@ -267,7 +219,7 @@ def _stamp_from(info: Mapping[str, Any]) -> str:
         "mtime",
         "created",
     )
-    return _digest(repr([facts.get(name) for name in known]).encode("utf-8", "replace"))
+    return digest(repr([facts.get(name) for name in known]).encode("utf-8", "replace"))
 
 
 def _stamp_of(address: str) -> str:
@@ -276,7 +228,7 @@ def _stamp_of(address: str) -> str:
         found = os.stat(address)
     except (OSError, ValueError):
         return ""
-    return _digest(repr((found.st_size, found.st_mtime_ns, found.st_ctime_ns)).encode())
+    return digest(repr((found.st_size, found.st_mtime_ns, found.st_ctime_ns)).encode())
 
 
 def _stamp_of_uri(address: str) -> str:
@@ -285,15 +237,6 @@ def _stamp_of_uri(address: str) -> str:
         return _stamp_from(fs.info(path))
     except Exception:  # whoever reads it will say why
         return ""
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def stamp(*facts: str) -> str:
-    """Facts on what a key stands for, of which none may change unseen."""
-    return _digest("\0".join(facts).encode("utf-8", "surrogatepass"))
 
 
 def _data(image_key: str, address: str) -> dict[str, Any]:

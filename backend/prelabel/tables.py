@@ -1,7 +1,6 @@
 """The rows of a manifest: CSV, lines of JSON, parquet, which may hold the images themselves."""
 
 import csv
-import importlib
 import io
 import json
 import re
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 
+from backend.datasets.items import SourceError, need
 from model import connections
 from model.types import ImageError
 
@@ -23,18 +23,6 @@ Row = dict[str, Any]
 Cell = bytes | ImageError | None
 
 _SCHEME = re.compile(r"(?i)([a-z][a-z0-9+.-]*)://")
-
-
-class SourceError(ValueError):
-    """A source cannot be read. The message is one sentence for the person who named it."""
-
-
-def need(module: str, what: str) -> Any:
-    """A module of the extra `prelabel`. Raises SourceError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise SourceError(f"for {what} one more library is needed: pip install pyarrow") from None
 
 
 def scheme_of(address: str) -> str | None:

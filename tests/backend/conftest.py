@@ -8,8 +8,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from backend.answers.resources import PROCESS, Resources
+from backend.commands.cli import main
 from backend.web.app import create_app
+from model.pipeline import VLSAM
 from tests.support import fake_label_studio
+from tests.support.colour_model import Model, save_image
 from tests.support.detections import detection, disc
 from tests.support.fake_label_studio import Studio
 from tests.support.fake_web import Web
@@ -99,3 +102,27 @@ def make_web() -> Iterator[Callable[..., Web]]:
 @pytest.fixture
 def web(make_web: Callable[..., Web]) -> Web:
     return make_web()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """a.png (red 1) to f.png (6) and deep/g h.png (7), beside files that are no images."""
+    folder = tmp_path / "photos"
+    for red, name in enumerate(["a", "b", "c", "d", "e", "f", "deep/g h"], 1):
+        save_image(folder / f"{name}.png", red)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """In place of the weights of every job."""
+    model = Model()
+    monkeypatch.setattr(VLSAM, "load", lambda *args: model)
+    return model
+
+
+@pytest.fixture
+def prelabel(model: Model) -> Callable[..., int]:
+    """Runs `vlsam prelabel` in this process."""
+    return lambda *arguments: main(["prelabel", *map(str, arguments)])

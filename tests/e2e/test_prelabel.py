@@ -11,7 +11,7 @@ from backend.commands.cli import main
 from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from backend.labelstudio_api import client
-from backend.prelabel import project as destination
+from backend.prelabel import project_import
 from model.builtin.scenes import NAMES
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_scene
 
@@ -33,7 +33,7 @@ def project(
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", OWNER.token)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(client, "PAGE", 2)
-    monkeypatch.setattr(destination, "CHUNK", 2)
+    monkeypatch.setattr(project_import, "CHUNK", 2)
     return make_project("Prelabel", label_config(NAMES), scenes)
 
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from backend.labelstudio_api import client
-from backend.prelabel import project
+from backend.prelabel import project_import
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
 
@@ -156,6 +156,6 @@ def running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Studio]
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(client, "BATCH", replace(client.BATCH, pauses=(0.0, 0.0)))
         monkeypatch.setattr(client, "PAGE", 4)
-        monkeypatch.setattr(project, "CHUNK", 2)
+        monkeypatch.setattr(project_import, "CHUNK", 2)
         yield fake
         server.shutdown()

@@ -24,12 +24,13 @@ import torch
 from ray.cluster_utils import Cluster
 
 from backend.commands.cli import main
+from backend.datasets.items import Item
+from backend.datasets.run_state import Row
 from backend.labelstudio import labeling_config
 from backend.prelabel import cluster
 from backend.prelabel.annotator import Annotator, Asked
 from backend.prelabel.destinations import Found, ImportList
-from backend.prelabel.sources import Files, Item
-from backend.prelabel.state import Row
+from backend.prelabel.sources import Files
 from backend.settings import Settings
 from model.pipeline import VLSAM
 from model.types import Image

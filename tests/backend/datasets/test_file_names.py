@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backend.prelabel.naming import file_names, image_name, stems
+from backend.datasets.file_names import file_names, image_name, stems
 
 SIGNED = base64.urlsafe_b64encode(b"s3://bucket/2026/a b?.jpg").decode()
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from backend.datasets.image_copies import Copies, link, size_text
+from backend.datasets.items import Item
 from backend.images.content_hash import image_hash
-from backend.prelabel.copies import Copies, link, size_text
-from backend.prelabel.sources import Files, Item
+from backend.prelabel.sources import Files
 from backend.settings import Settings
 from model.types import Image
 from tests.support.colour_model import Model, save_image

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.prelabel.sources import Item
-from backend.prelabel.state import DONE, FAILED, State, StateError, write
+from backend.datasets.items import Item
+from backend.datasets.run_state import DONE, FAILED, State, StateError, write
 
 ITEMS = [Item(f"{name}\n\"é'", f"/{name}", {"image": name}) for name in "abcdefghij"]
 ALL = (1, 1)

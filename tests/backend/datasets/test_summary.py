@@ -1,14 +1,8 @@
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
-from PIL import Image as Pillow
-
-from backend.prelabel import report
-from backend.prelabel.report import Summary
-from backend.prelabel.sources import Item
-from backend.prelabel.state import Row
-from tests.support.detections import detection, disc
+from backend.datasets.items import Item
+from backend.datasets.run_state import Row
+from backend.datasets.summary import Summary
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 
@@ -55,23 +49,8 @@ def test_what_was_skipped_is_said_with_the_reason() -> None:
     assert lines[-1] == "skipped: 23 in all, for 21 reasons"
     assert "skipped: 3 x a?[2J" in lines
     assert len(lines) < 15
-    assert "reason 7" in report.page("x", told, [])
 
 
 def test_terminals_get_no_control_characters() -> None:
     odd = Summary(labels=Counter({"a\x1b[2Jb\n猫": 1}))
     assert "a?[2Jb?猫 1" in odd.as_text()
-
-
-def test_the_page_is_one_file_and_escapes_all_text(tmp_path: Path) -> None:
-    image = np.zeros((600, 900, 3), np.uint8)
-    found = [detection(HOSTILE, disc(400, 300, 90, width=900, height=600))]
-    picture = tmp_path / "x.jpg"
-    picture.write_bytes(report.thumbnail(image, found))
-    with Pillow.open(picture) as small:
-        assert (small.format, small.size) == ("JPEG", (480, 320))
-    page = report.page(HOSTILE, summary(), [(HOSTILE, picture)])
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 6  # title twice, caption, dropped, failed: key and reason
-    assert "src='data:image/jpeg;base64,/9j/" in page
-    assert "http" not in page

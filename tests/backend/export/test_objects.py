@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from backend.datasets.objects import Object
 from backend.export import objects
 from backend.labelstudio import geometry, labeling_config, recommended_configs, results
 from backend.labelstudio.reading_budget import Reading, TooMuch
-from backend.prelabel.destinations import Object
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.support.detections import disc

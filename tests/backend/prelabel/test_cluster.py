@@ -15,12 +15,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image as Pillow
 
+from backend.datasets.items import Item
 from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config
 from backend.prelabel.annotator import Annotator
 from backend.prelabel.cluster import BLOCK, Actor, ClusterError, fetch, workers_that_fit
 from backend.prelabel.destinations import choose
-from backend.prelabel.sources import Files, Item
+from backend.prelabel.sources import Files
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
 from tests.support.colour_model import HOPELESS, TIGHT, Model, save_image

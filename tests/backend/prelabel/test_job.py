@@ -14,11 +14,11 @@ import pytest
 from pyarrow import parquet
 
 from backend.answers.placement import annotation, prediction
+from backend.datasets.run_state import State
 from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config
 from backend.labelstudio.results import decode
 from backend.prelabel import sources
-from backend.prelabel.state import State
 from backend.settings import Settings
 from model.types import Detection, Image
 from tests.support.colour_model import HOPELESS, TIGHT, Model, save_image

@@ -4,9 +4,10 @@ import weakref
 import numpy as np
 import pytest
 
-from backend.prelabel.run import AHEAD, BEHIND, run
-from backend.prelabel.sources import Item
-from backend.prelabel.state import Row, Unchanged
+from backend.datasets.batch_command import AHEAD
+from backend.datasets.items import Item
+from backend.datasets.run_state import Row, Unchanged
+from backend.prelabel.run import BEHIND, run
 from model.types import Image, ImageError
 from tests.support.waiting import wait_for
 

@@ -14,9 +14,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from backend.datasets.items import Item, SourceError
 from backend.images.output_files import save
 from backend.prelabel import sources
-from backend.prelabel.sources import Item, SourceError
 from backend.settings import Settings
 from model.types import ImageError
 from tests.support.images import data_url

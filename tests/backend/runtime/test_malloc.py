@@ -12,8 +12,8 @@ import pytest
 
 from backend.answers.resources import Resources
 from backend.bench.prelabel import resident_mb
+from backend.datasets.items import Item
 from backend.prelabel.run import run
-from backend.prelabel.sources import Item
 from backend.runtime import malloc
 from backend.runtime.job_queue import CLICK
 from tests.support.paths import ROOT

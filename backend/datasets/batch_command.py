@@ -1,0 +1,45 @@
+"""What batch commands share: prefetch, progress bar, rows of failures."""
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from backend.answers.failure_reason import why
+from backend.datasets.items import Item
+from backend.datasets.run_state import FAILED, Row
+
+# Threads that fetch and decode files, and how many images they are ahead.
+FETCHERS, AHEAD = 4, 6
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+def prefetch(
+    items: Iterable[A], load: Callable[[A], T], fetchers: ThreadPoolExecutor
+) -> Iterator[tuple[A, Future[T]]]:
+    """Yield the items in their order, each with the future of `load`, which runs AHEAD items ahead."""
+    loading: deque[tuple[A, Future[T]]] = deque()
+    for item in items:
+        loading.append((item, fetchers.submit(load, item)))
+        if len(loading) > AHEAD:
+            yield loading.popleft()
+    while loading:
+        yield loading.popleft()
+
+
+def failed(item: Item, error: Exception) -> Row:
+    """Return the row of an item that failed. Its reason is one line."""
+    return {"key": item.key, "status": FAILED, "reason": why(error, item.key)}
+
+
+def progress(name: str, unit: str, *, total: int, done: int) -> Any:
+    """Return a progress bar on stderr, which writes a line every 30 s into the log of a job."""
+    tqdm.set_lock(threading.RLock())  # tqdm's own kind of lock starts a process
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, initial=done, desc=name, unit=unit, file=sys.stderr, mininterval=interval)

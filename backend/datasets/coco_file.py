@@ -1,0 +1,122 @@
+"""COCO instances."""
+
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from backend.datasets.file_names import file_names, stems
+from backend.datasets.image_copies import Copies
+from backend.datasets.items import Loader
+from backend.datasets.objects import Files, Finished, Objects, beside, done, mask_of, replaced, written
+from backend.datasets.run_state import DONE, Row, state_of, write
+from backend.images import local_files
+from backend.labelstudio import geometry
+from backend.labelstudio.geometry import Ring
+from model import coco
+
+
+class Coco(Objects):
+    """COCO's instances: masks as RLE or polygons, boxes as x, y, width, height.
+
+    `segmentation` returns the one or the other for an object of a row. With `copies` the images are copied
+    into the folder `images_of` DEST, and each `file_name` is that of its copy.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        info: Mapping[str, str],
+        segmentation: Callable[[Row], Any],
+        copies: Loader | None = None,
+    ) -> None:
+        super().__init__(path)
+        self._info, self._segmentation, self._copies = info, segmentation, copies
+
+    def write(self, rows: Finished, names: Sequence[str]) -> Files:
+        if self._copies is None:
+            called = file_names(lambda: ((item.name, item.address) for item, _ in done(rows)))
+            self._write(rows, names, called)
+            return Counter()
+        named = list(stems(lambda: (item.name for item, _ in done(rows))))
+        copies = Copies(self._copies, state_of(self._path) / "images")
+        with replaced(images_of(self._path)) as folder:
+            files = beside(rows, named, folder, copies.put)
+            copied = {path.stem: path.name for path in folder.iterdir()}
+        called = (
+            copied.get(stem, stem + posixpath.splitext(item.name)[1])
+            for (item, _), stem in zip(done(rows), named, strict=True)
+        )
+        self._write(rows, names, called)
+        return files
+
+    def _write(self, rows: Finished, names: Sequence[str], called: Iterator[str]) -> None:
+        number = {name: place for place, name in enumerate(names, 1)}
+
+        def images() -> Iterator[Any]:
+            for place, (item, row) in enumerate(rows(), 1):
+                if row["status"] == DONE:
+                    image = {"id": place, "file_name": next(called)}
+                    if item.address[:5].lower() != "data:":  # a data URL is the image itself
+                        image["coco_url"] = local_files.text(item.address)
+                    yield {**image, "width": row["width"], "height": row["height"]}
+
+        def annotations() -> Iterator[Any]:
+            for place, (_, row) in enumerate(rows(), 1):
+                for each in row.get("detections", ()):
+                    annotation = coco.annotation(
+                        each["mask"],
+                        each["box"],
+                        each["score"],
+                        image_id=place,
+                        category_id=number[each["label"]],
+                    )
+                    yield {**annotation, "segmentation": self._segmentation(each)}
+
+        def fill(file: BinaryIO) -> None:
+            # pycocotools up to 2.0.10 needs `info` to read results.
+            file.write(f'{{"info": {json.dumps(dict(self._info))}, "licenses": [], "images": ['.encode())
+            written(file, images())
+            file.write(b'], "annotations": [')
+            written(file, ({"id": place, **each} for place, each in enumerate(annotations(), 1)))
+            file.write(b'], "categories": [')
+            # pycocotools looks up categories by `supercategory`, and some loaders need one.
+            written(
+                file,
+                ({"id": n, "name": name, "supercategory": "object"} for name, n in number.items()),
+            )
+            file.write(b"]}\n")
+
+        write(self._path, fill)
+
+
+def run_lengths(kept: Row) -> Row:
+    """Return an object's mask as COCO's compressed RLE."""
+    mask: Row = kept["mask"]
+    return mask
+
+
+def polygons(kept: Row) -> list[list[float]]:
+    """Return a ring for each part of an object, within a pixel of its outline: x, y, x, y, ... in pixels."""
+    return _flat(geometry.rings_of(mask_of(kept)))
+
+
+def exact_polygons(kept: Row) -> Any:
+    """Return the ring that was drawn, or one along the pixels of each part; RLE for a mask with holes."""
+    if "drawn" in kept:
+        return _flat([np.array(kept["drawn"])])
+    rings = geometry.exact_rings_of(mask_of(kept))
+    return kept["mask"] if rings is None else _flat(rings)
+
+
+def images_of(path: Path) -> Path:
+    """Return the folder of copied images beside a COCO file: out.images for out.coco.json."""
+    return path.with_name(f"{path.name[: -len('.coco.json')]}.images")
+
+
+def _flat(rings: Iterable[Ring]) -> list[list[float]]:
+    return [ring.round(2).ravel().tolist() for ring in rings]

@@ -1,0 +1,81 @@
+"""Items: the images of a source, and who reads them."""
+
+import hashlib
+import importlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from model.types import Image
+
+
+class SourceError(ValueError):
+    """A source or destination cannot be used. The message is one sentence for the person who named it."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source."""
+
+    key: str  # its name in the state, unique within the source
+    address: str  # where its file is
+    data: Mapping[str, Any]  # the data of its task in Label Studio
+    task: int | None = None  # the task's id, if the task exists
+    name: str = ""  # of the image's file, with folders below the source's root: see file_names.image_name
+    place: int | None = None  # of its row in a parquet file that may hold the image itself
+    # Changes when the file at the address changes; "" if that is unknown.
+    stamp: str = field(default="", compare=False)
+    # image_hash of the pixels that were annotated under an earlier stamp.
+    content: str = field(default="", compare=False)
+
+
+class Loader(Protocol):
+    """Reads the images of a source. Safe to share among threads; can be pickled."""
+
+    def load(self, item: Item) -> Image:
+        """Return the image, uint8 (H, W, 3) RGB, upright. Raises ImageError."""
+        ...
+
+    def read(self, item: Item) -> tuple[bytes, Image]:
+        """Return the file and its pixels. Raises ImageError."""
+        ...
+
+    def path(self, item: Item) -> Path | None:
+        """Return the file's path on this machine; None if it is elsewhere, or the source may not name it."""
+        ...
+
+
+class Source(Protocol):
+    """Where images come from."""
+
+    @property
+    def loader(self) -> Loader: ...
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """What `items` has skipped so far, by reason."""
+        ...
+
+    def items(self) -> Iterator[Item]:
+        """Yield all images in a stable order. Raises SourceError."""
+        ...
+
+
+def need(module: str, what: str) -> Any:
+    """Import a module of the extra `prelabel`. Raises SourceError with how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise SourceError(f"for {what} one more library is needed: pip install pyarrow") from None
+
+
+def stamp(*facts: str) -> str:
+    """Return a hash of facts about an item; the item is read again when one of them changes."""
+    return digest("\0".join(facts).encode("utf-8", "surrogatepass"))
+
+
+def digest(data: bytes) -> str:
+    """Return 16 hex digits of a hash."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -1,0 +1,68 @@
+"""A folder to train YOLO with."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from backend.datasets.file_names import stems
+from backend.datasets.image_copies import Copies, link
+from backend.datasets.items import Item, Loader
+from backend.datasets.objects import Files, Finished, Object, Objects, beside, done, replaced
+from backend.datasets.run_state import Row, state_of
+from backend.labelstudio import geometry
+
+
+class Yolo(Objects):
+    """A folder for YOLO's segmentation: data.yaml, labels/*.txt, and images/ of links or copies.
+
+    Each image has a label file of its name, also without objects. A line is a class and one ring around all
+    parts of the mask, in fractions of the image's size.
+    """
+
+    def __init__(self, path: Path, loader: Loader, *, copy: bool = False) -> None:
+        super().__init__(path)
+        self._loader, self._copy = loader, copy
+
+    def _kept(self, object_: Object) -> Row:
+        height, width = object_.mask.shape
+        ring = object_.ring if object_.ring is not None else geometry.ring_of(object_.mask)
+        return {
+            **super()._kept(object_),
+            "ring": (100 * ring / (width, height)).clip(0, 100).round(6).tolist(),
+        }
+
+    def write(self, rows: Finished, names: Sequence[str]) -> Files:
+        number = {name: place for place, name in enumerate(names)}
+        named = list(stems(lambda: (item.name for item, _ in done(rows))))
+        copies = Copies(self._loader, state_of(self._path) / "images") if self._copy else None
+
+        def linked(item: Item, content: str, folder: Path, stem: str) -> str:
+            return link(item, self._loader, folder, stem)
+
+        with replaced(self._path) as folder:
+            for kind in ("images", "labels"):
+                (folder / kind).mkdir()
+            for (_, row), stem in zip(done(rows), named, strict=True):
+                lines = [
+                    " ".join(
+                        [str(number[each["label"]]), *(f"{n / 100:.6g}" for xy in each["ring"] for n in xy)]
+                    )
+                    for each in row["detections"]
+                ]
+                (folder / "labels" / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
+            files = beside(rows, named, folder / "images", copies.put if copies else linked)
+            # Without `path` trainers look beside data.yaml, wherever they are started. JSON is YAML.
+            lines = [f"  {place}: {_yaml(name)}" for name, place in number.items()]
+            head = ["train: images", "val: images", "names:" if lines else "names: {}"]
+            (folder / "data.yaml").write_text("\n".join([*head, *lines]) + "\n", "utf-8")
+        return files
+
+
+def _yaml(text: str) -> str:
+    """Return JSON with escapes for characters that YAML lacks; JSON's own escapes of emoji break there."""
+    return re.sub(
+        r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]",
+        lambda match: f"\\u{ord(match[0]):04x}",
+        json.dumps(text, ensure_ascii=False),
+    )

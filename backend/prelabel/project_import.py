@@ -1,0 +1,158 @@
+"""Import the predictions of `vlsam prelabel` into a project, and have Label Studio show them."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from backend.datasets.items import Item
+from backend.datasets.run_state import DONE, FAILED, Row, State
+from backend.labelstudio_api.client import StudioClient, StudioError
+
+log = logging.getLogger(f"vlsam.{__name__}")
+
+# A request with predictions: so many tasks or, of large masks, characters. Label Studio takes 250 MB.
+CHUNK, CHUNK_CHARACTERS = 50, 10_000_000
+
+
+class Importer:
+    """Puts predictions into a project, in chunks, each once however often the run is killed.
+
+    sent.jsonl in the state lists the tasks whose predictions Label Studio has taken. After a kill or a broken
+    connection Label Studio is asked which tasks have a prediction of this version. With `replace` those are
+    deleted before the new ones are sent.
+    """
+
+    def __init__(self, client: StudioClient, project: int, version: str, *, replace: bool) -> None:
+        self._client, self._project, self._version, self._replace = client, project, version, replace
+        self._waiting: list[tuple[Item, Row]] = []
+        self._size = 0
+
+    def resume(self, state: State) -> None:
+        """Send the rows that are done and, as far as is known, were not sent."""
+        sent = _sent(state.folder)
+        for _, item, row in state.rows():
+            if row["status"] == DONE and item.task not in sent:
+                self.add(item, row, state, in_doubt=True)
+        self._flush(state, in_doubt=True)
+
+    def add(self, item: Item, row: Row, state: State, *, in_doubt: bool = False) -> None:
+        """Add one row, and send a chunk when it is full. Raises StudioError."""
+        if row["status"] != DONE:
+            return
+        self._waiting.append((item, row))
+        self._size += len(json.dumps(row["prediction"]))
+        if len(self._waiting) >= CHUNK or self._size >= CHUNK_CHARACTERS:
+            self._flush(state, in_doubt=in_doubt)
+
+    def finish(self, state: State) -> None:
+        """Send the rest, and what an earlier complete run could not send."""
+        self._flush(state, in_doubt=False)
+        self.resume(state)
+
+    def _flush(self, state: State, *, in_doubt: bool) -> None:
+        chunk, self._waiting, self._size = self._waiting, [], 0
+        if chunk:
+            self._send(chunk, state, in_doubt)
+
+    def _send(self, chunk: list[tuple[Item, Row]], state: State, in_doubt: bool) -> None:
+        tries = 0
+
+        def send() -> None:
+            nonlocal tries
+            tries += 1
+            missing = chunk
+            # After a lost answer it is open which of them were taken.
+            if in_doubt or tries > 1 or self._replace:
+                missing = [(item, row) for item, row in chunk if not self._has_prediction(item.task)]
+            if missing:
+                predictions = [{"task": item.task, **row["prediction"]} for item, row in missing]
+                self._client.import_predictions(self._project, predictions)
+
+        try:
+            self._client.retry(send)
+        except StudioError as error:
+            if error.status != 400:
+                raise
+            if len(chunk) > 1:  # one bad prediction, as of a deleted task, has Label Studio refuse them all
+                for pair in chunk:
+                    self._send([pair], state, in_doubt=True)
+                return
+            item = chunk[0][0]
+            log.warning("Task %s: %s", item.task, error.problem)
+            state.save({"key": item.key, "status": FAILED, "reason": error.problem})
+            return
+        with (state.folder / "sent.jsonl").open("a") as file:
+            file.write(json.dumps({"tasks": [item.task for item, _ in chunk]}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _has_prediction(self, task: int | None) -> bool:
+        """Return whether a task has a prediction of this version. With `replace` they are deleted."""
+        if task is None:
+            return False
+        ours = [p for p in self._client.predictions(task) if p.get("model_version") == self._version]
+        if self._replace:
+            for prediction in ours:
+                self._client.delete_prediction(int(prediction["id"]))
+            return False
+        return bool(ours)
+
+
+def _sent(folder: Path) -> set[int]:
+    path = folder / "sent.jsonl"
+    if not path.exists():
+        return set()
+    text = path.read_bytes()
+    complete = text[: text.rfind(b"\n") + 1]
+    os.truncate(path, len(complete))  # a kill may have cut the last line
+    return {task for line in complete.splitlines() for task in json.loads(line)["tasks"]}
+
+
+def show_predictions(client: StudioClient, project: int, version: str, *, anyway: bool) -> Iterator[str]:
+    """Have Label Studio show the predictions of a version. Yield a line for each thing to report.
+
+    Label Studio 1.23.2 shows a project's predictions of one version (Project.model_version) in *Label All
+    Tasks*, the score column and uncertainty sampling. The version is empty at first, which shows none, or the
+    title of the first connected backend, which shows that backend's answers and no score. Another version is
+    somebody's choice: only with `anyway` it is replaced, and predictions that are switched off are switched
+    on. Raises nothing, since the predictions are imported already.
+    """
+    where = f"project {project}, Settings, Annotation, Use predictions to prelabel tasks"
+    try:
+        yield from _show(client, project, version, where, anyway=anyway)
+    except StudioError as error:
+        if "Model version doesn't exist" in str(error):  # as Label Studio calls one without a prediction
+            yield f"project {project} has no predictions of {version} to show"
+        else:
+            yield f"{error}. To see the predictions choose {version} in Label Studio: {where}"
+
+
+def _show(client: StudioClient, project: int, version: str, where: str, *, anyway: bool) -> Iterator[str]:
+    settings = client.project(project)
+    shown = settings.get("model_version") or ""
+    switched_on = settings.get("show_collab_predictions") is not False
+    titles: list[str] = []
+    if shown not in ("", version):
+        titles = [str(backend.get("title")) for backend in client.backends(project)]
+    changes: dict[str, Any] = {}
+    if shown != version and (anyway or shown in ("", *titles)):
+        changes["model_version"] = version
+    if anyway and not switched_on:
+        changes["show_collab_predictions"] = switched_on = True
+    if changes:
+        client.update_project(project, changes)
+        before = f", no longer {'those of backend ' if shown in titles else ''}{shown}" if shown else ""
+        yield f"project {project} shows the predictions of {version} now{before if shown != version else ''}"
+    elif shown != version:
+        yield (
+            f"project {project} shows the predictions of {shown}: those of {version} are not seen in Label "
+            f"All Tasks and the score column. The same command with --show changes that, as does {where}"
+        )
+    if not switched_on:
+        yield (
+            f"project {project} shows annotators no predictions at all. The same command with --show changes "
+            f"that, as does {where}"
+        )

@@ -1,1 +1,1 @@
-"""The models of a process: the queue of work on the device, and the embeddings that are kept."""
+"""The models of a process: the job queue, the retry when memory runs out, and the embedding cache."""

@@ -4,6 +4,7 @@ Two tiers are in memory, the device's and the host's; files are optional.
 """
 
 import threading
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -87,9 +88,9 @@ class EmbeddingCache:
         key = embedding_key(self._segmenter, content)
         with self._lock:
             cached = self._device.get(key) or self._host.get(key)
-        read = self._files.read(key) if cached is None and self._files else None
-        flight = self._encoding.flight(key)
-        return EmbeddingHandle(self, key, cached or read, flight, from_file=read is not None)
+        if cached is None and self._files:
+            cached = self._files.read(key)
+        return EmbeddingHandle(self, key, cached, self._encoding.flight(key))
 
     def take(self, key: str, device: torch.device) -> Embedding | None:
         """Return the embedding under `key`, on `device`; None if it is not cached."""
@@ -110,16 +111,11 @@ class EmbeddingCache:
             self._keep(key, embedding)
 
     def add_encoded(self, key: str, embedding: Embedding) -> None:
-        """Add an embedding that was just made."""
+        """Add an embedding that was just made, and write it."""
         self._metrics.embedding_misses.inc()
         self.add(key, embedding)
         if self._files:
             self._files.write_later(key, embedding)
-
-    def add_read(self, key: str, embedding: Embedding) -> None:
-        """Add an embedding that was read from its file."""
-        self._metrics.embedding_hits.labels("disk").inc()
-        self.add(key, embedding)
 
     def leave_device(self) -> None:
         """Move all embeddings to the host, to free the device's memory."""
@@ -131,23 +127,17 @@ class EmbeddingCache:
         (self._host if embedding.device.type == "cpu" else self._device).keep(key, embedding)
 
 
+@dataclass(frozen=True, eq=False)
 class EmbeddingHandle:
     """A handle to one cached embedding. Holds a reference, so that eviction cannot remove it meanwhile.
 
     Handles to the same image share one `encode`, or its error.
     """
 
-    def __init__(
-        self,
-        cache: EmbeddingCache,
-        key: str,
-        cached: Embedding | None,
-        flight: Flight[Embedding],
-        *,
-        from_file: bool = False,
-    ) -> None:
-        self._cache, self.key, self._cached, self._flight = cache, key, cached, flight
-        self._from_file = from_file
+    _cache: EmbeddingCache
+    key: str
+    _cached: Embedding | None
+    _flight: Flight[Embedding]
 
     @property
     def ready(self) -> bool:
@@ -160,18 +150,16 @@ class EmbeddingHandle:
         Raises ValueError if it is not cached and there is no image, and what encoding raises; no error is
         cached.
         """
-        cached = self._cache.take(self.key, model.device)
-        return self._flight.run(lambda: self._made(model, image)) if cached is None else cached
 
-    def _made(self, model: RetryingModel[E], image: Image | None) -> Embedding:
-        if self._cached is not None:
-            embedding = self._cached.to(model.device)
-            # One that did not come from its file was evicted in the meantime.
-            add = self._cache.add_read if self._from_file else self._cache.add
-        elif image is not None:
-            embedding = model.run("encode", lambda encoder: encoder.encode(image))
-            add = self._cache.add_encoded
-        else:
-            raise ValueError("an embedding that is not cached needs the image")
-        add(self.key, embedding)
-        return embedding
+        def made() -> Embedding:
+            if self._cached is not None:  # read from its file, or evicted in the meantime
+                embedding = self._cached.to(model.device)
+                self._cache.add(self.key, embedding)
+            elif image is not None:
+                embedding = model.run("encode", lambda encoder: encoder.encode(image))
+                self._cache.add_encoded(self.key, embedding)
+            else:
+                raise ValueError("an embedding that is not cached needs the image")
+            return embedding
+
+        return self._cache.take(self.key, model.device) or self._flight.run(made)

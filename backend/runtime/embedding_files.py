@@ -81,6 +81,7 @@ class EmbeddingFiles:
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
+        self._metrics.embedding_hits.labels("disk").inc()
         return embedding
 
     def write_later(self, key: str, embedding: Embedding) -> None:
@@ -155,7 +156,12 @@ class EmbeddingFiles:
 
 def _bytes(key: str, embedding: Embedding) -> bytes:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in embedding.tensors.items()}
-    facts = {"format": FORMAT, "key": key, "size": _pair(embedding.size), "scaled": _pair(embedding.scaled)}
+    facts = {
+        "format": FORMAT,
+        "key": key,
+        "size": " ".join(map(str, embedding.size)),
+        "scaled": " ".join(map(str, embedding.scaled)),
+    }
     return save(tensors, {**facts, "checksum": _checksum(tensors, facts)})
 
 
@@ -181,10 +187,6 @@ def _checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
         checksum = zlib.crc32(repr((name, tensor.dtype, tuple(tensor.shape))).encode(), checksum)
         checksum = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, checksum)
     return f"{checksum:08x}"
-
-
-def _pair(size: tuple[int, int]) -> str:
-    return f"{size[0]} {size[1]}"
 
 
 def _size(pair: str) -> tuple[int, int]:

@@ -1,16 +1,15 @@
-"""Memory that was freed, given back to the system."""
+"""Give freed memory back to the system (glibc)."""
 
 import ctypes
 
-EVERY = 20  # images, or other jobs of the models, between two calls
+EVERY = 20  # jobs of the models between two calls of `trim`
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def trim() -> None:
-    """Give free pages back, where the C library can (glibc); takes about 10 ms, in any thread.
+    """Give free pages back to the system; takes about 10 ms. Does nothing without glibc.
 
-    glibc keeps them by itself: tensors of ever other sizes leave holes that the next ones do not fit, and a
-    process grows though what it uses does not.
+    Tensors of varying sizes fragment the heap: without this, the process grows although its use does not.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
@@ -18,9 +17,9 @@ def trim() -> None:
 
 
 def share() -> None:
-    """Let threads that begin from now on share one heap (glibc), so that one has holes and not each.
+    """Let threads that start from now on share one heap, so that fewer heaps fragment.
 
-    For few threads with large pieces: they wait for each other.
+    The threads wait for each other: use it for few threads with large allocations.
     """
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

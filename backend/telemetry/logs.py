@@ -1,4 +1,4 @@
-"""What the log says: of each line which request it belongs to, of no secret anything, nothing that draws."""
+"""Log format: each line carries its request's id, is printable, and has its secrets redacted."""
 
 import logging
 import os
@@ -14,16 +14,16 @@ from typing import Any
 FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request)s]: %(message)s"
 HIDDEN = "[hidden]"
 
-# Work that another thread does for a request must be run in a copy of its context.
+# Another thread that works for a request must run in a copy of its context.
 _request: ContextVar[str] = ContextVar("request", default="-")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMES = (
     r"(?:\w+[-_])*(?:token|secret|signature|credential|password|passwd|pwd|apikey|accesskey(?:id)?)"
     "|sig|auth|awsaccesskeyid|googleaccessid|(?:access_|api_|hf_|secret_|private_)?key"
 )
-# Beside a signature: until when it is good.
+# Parameters beside a signature that tell how long it is valid.
 _TIMES = re.compile(r"([?&](?:x-(?:amz|goog)-(?:date|expires)|expires|se|st|ske|skt)=)[^&\s]*", re.IGNORECASE)
-# Where secrets stand: in headers, in addresses, in JSON and in the repr of Python's objects.
+# Places of secrets: in headers, URLs, JSON and the repr of Python's objects.
 _SECRETS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -39,14 +39,14 @@ _SECRETS = tuple(
 
 
 def begin_request(given: str | None) -> str:
-    """Names the request that this thread answers from here on: as its sender does, or by a new name."""
+    """Set and return the id of the request that this thread answers: `given` if valid, else a new one."""
     name = given if given and _ID.fullmatch(given) else secrets.token_hex(8)
     _request.set(name)
     return name
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
-    """The text without the `known` secrets and without what stands where secrets do."""
+    """Return the text without the `known` secrets and without anything in the place of a secret."""
     for secret in known:
         text = text.replace(secret, HIDDEN)
     for pattern in _SECRETS:
@@ -55,20 +55,20 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
 
 
 def unsigned(address: str) -> str:
-    """Return an address without secrets and without the times of a signature: the same for the same file."""
+    """Return a URL without secrets and signature times, so that it is the same for the same file."""
     hidden = redacted(address)
     return hidden if hidden == address else _TIMES.sub(rf"\g<1>{HIDDEN}", hidden)
 
 
 def printable(text: str) -> str:
-    """The text as one line that a terminal shows and does not obey: all else is escaped, line ends too."""
+    """Return the text as one line: control characters and line ends are escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Formatter(logging.Formatter):
-    """Redacts the whole entry, traceback and all, and makes it printable.
+    """Formats an entry as printable text without secrets.
 
-    An entry is one line, and those of its traceback are indented: no text from outside begins a line.
+    An entry is one line; the lines of its traceback are indented, so that no text from outside begins a line.
     """
 
     def __init__(self, known: Iterable[str] = (), layout: str = FORMAT) -> None:
@@ -78,7 +78,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.request = _request.get()
         if record.exc_info:
-            record.exc_text = None  # another handler's, as it is
+            record.exc_text = None  # cached by another handler, not redacted
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -95,9 +95,9 @@ class Formatter(logging.Formatter):
 
 
 def of_command() -> None:
-    """What a command that is no server logs, or fails with unexpectedly, is printable and without secrets."""
+    """Make the log of a command, and the traceback of an unexpected error, printable and without secrets."""
     formatter = Formatter(layout="%(message)s")
-    if logging.lastResort is not None:  # which writes to stderr where nothing is configured
+    if logging.lastResort is not None:  # writes to stderr if no handler is configured
         logging.lastResort.setFormatter(formatter)
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -107,7 +107,7 @@ def of_command() -> None:
 
 
 def place() -> str:
-    """Where to read what this process logs, which goes to stderr: a file's path, or a sentence."""
+    """Return where the log of this process, its stderr, can be read: a file's path, or a sentence."""
     try:
         path = os.readlink(f"/proc/self/fd/{sys.stderr.fileno()}")
         if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode) and os.path.exists(path):
@@ -126,6 +126,6 @@ def configure(level: str, secrets: Iterable[str]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=level, handlers=[handler])
-    # These log the address and more of each request.
+    # Their log lines hold the URL and more of each request.
     for name in ("urllib3", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

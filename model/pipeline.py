@@ -22,6 +22,7 @@ from model.types import Box, Detection, Evidence, Image, Level, Prompt
 from model.versions import version_of
 from model.views import corner_views, crop, to_image
 from model.vlm.named_boxes import NamedBox
+from model.vlm.quantization import Precision
 from model.vlm.questions import RemoteAnswer, ask_remote, questions
 from model.vlm.vlm import VLM
 from model.vlm_stage import Localizer, TermMap
@@ -93,8 +94,7 @@ class VLSAM:
             VLM.load(
                 profile.vlm,
                 device=device,
-                dtype=profile.dtype,
-                quantization=profile.quantization,
+                precision=Precision(profile.dtype, profile.quantization),
                 folder=profile.folder,
                 pixels=profile.pixels,
                 on_cut=on_cut,

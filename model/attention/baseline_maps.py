@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.vision_utils import get_vision_window_index
 
-from model.attention import attention_flow
+from model.attention.capture import Capture
+from model.attention.layer_attention import received
 from model.attention.token_grids import Grid
 from model.types import AttentionError, Image, ModelLoadError, first_line, refused
 from model.weights import FOLDER, hub
@@ -18,7 +19,7 @@ from model.weights.names import is_local
 from model.weights.out_of_memory import out_of_memory
 
 
-def tower_map(model: Any, inputs: Any, capture: attention_flow.Capture, grid: Grid) -> NDArray[np.float32]:
+def tower_map(model: Any, inputs: Any, capture: Capture, grid: Grid) -> NDArray[np.float32]:
     """Attention that each token's patches get in the vision tower's last layer: (rows, columns).
 
     Towers with a class token say it by that token's row, the others by the mean of all rows. Raises
@@ -26,7 +27,7 @@ def tower_map(model: Any, inputs: Any, capture: attention_flow.Capture, grid: Gr
     """
     plane = grid.planes[0].tokens
     rows, columns = plane.shape
-    parts = attention_flow.received(capture, rows * columns)
+    parts = received(capture, rows * columns)
     vision = model.config.vision_config
     merge = getattr(vision, "spatial_merge_size", 1)
     values = torch.cat([part.flatten() for part in parts])

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from model.attention.attention_flow import Capture
+from model.attention.capture import Capture
 from model.types import AttentionError
 
 # Relative, of queries and keys in the first layer. Quantised layers round one token otherwise than many: 2 %.

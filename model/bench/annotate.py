@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from model import coco
-from model.attention import attention_flow
+from model.attention.capture import implementations
 from model.builtin.measure import paste_scene
 from model.builtin.scenes import NAMES, Scene
 from model.options import Options
@@ -236,7 +236,7 @@ def _eager(vlm: VLM) -> Iterator[None]:
     try:
         yield
     finally:
-        vlm.model.set_attn_implementation(attention_flow.implementations(vlm.model.config))
+        vlm.model.set_attn_implementation(implementations(vlm.model.config))
 
 
 @torch.inference_mode()

@@ -23,7 +23,8 @@ import torch
 from tqdm import tqdm
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from model.attention import attention_flow
+from model.attention.attention_flow import flow
+from model.attention.capture import capturing, implementations
 from model.bench.shape import Shape
 from model.recipes import RECIPES
 
@@ -129,10 +130,10 @@ def plain(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch
 
 
 def ours(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
-    model.set_attn_implementation(attention_flow.implementations(model.config))
-    with attention_flow.capturing() as capture:
+    model.set_attn_implementation(implementations(model.config))
+    with capturing() as capture:
         model(**inputs, use_cache=False, logits_to_keep=1)
-    return attention_flow.flow(capture, rows, RECIPES["paper"])
+    return flow(capture, rows, RECIPES["paper"])
 
 
 def theirs(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from model.attention import maps, point_prompts
-from model.attention.attention_flow import Capture, Layer, flow
+from model.attention.attention_flow import flow
+from model.attention.capture import Capture, Layer
 from model.options import Options
 from model.recipes import Recipe
 from tests.support.captures import Looking, looking

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.attention.attention_flow import Capture, Layer
+from model.attention.capture import Capture, Layer
 
 WIDTH = 32  # of a head
 BEFORE, AFTER, ANSWER = 4, 60, 10  # tokens before and after the image; of the latter, those that look at it

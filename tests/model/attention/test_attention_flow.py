@@ -17,8 +17,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from model.attention import attention_flow
-from model.attention.attention_flow import Capture, Layer, capturing, flow, per_layer
+from model.attention import capture as capture_module
+from model.attention.attention_flow import flow
+from model.attention.capture import Capture, Layer, capturing, implementations
+from model.attention.layer_attention import per_layer
 from model.builtin.scenes import Scene
 from model.recipes import RECIPES, Recipe
 from model.types import AttentionError
@@ -104,7 +106,7 @@ def test_flow_equals_the_papers_matrices(count: int, recipe: Recipe) -> None:
 @pytest.mark.parametrize("block", [1, 1000, 10**9])
 def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     capture, matrices = captured(layers=3, heads=4, key_heads=2, count=40, seed=1)
-    monkeypatch.setattr(attention_flow, "BLOCK_CPU", block)
+    monkeypatch.setattr(capture_module, "BLOCK_CPU", block)
     theirs = literal(matrices, PAPER)[[39]]
     assert (flow(capture, [39], PAPER) - theirs).abs().max() < 1e-5 * theirs.max()
 
@@ -133,7 +135,7 @@ def test_blocks_neither_copy_to_the_device_nor_wait_for_it(
             piece[:, 0] = (piece[:, 1] - 30).clamp(min=0)
     recipe, image, found = replace(PAPER, head_weights=head_weights), list(range(1, 50)), []
     for block in (1 << 20, 2000):
-        monkeypatch.setattr(attention_flow, "BLOCK", block)
+        monkeypatch.setattr(capture_module, "BLOCK", block)
         with Counted() as counted:
             assert flow(capture, [99], recipe, image).device.type == "meta"
         found.append(counted.names)
@@ -150,9 +152,9 @@ def test_a_gpus_blocks_are_a_hundred_times_a_cpus_and_fit_its_memory(
         return SimpleNamespace(total_memory=memory << 30)
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
-    assert attention_flow.block_for(torch.device("cuda")) == block
-    assert attention_flow.block_for(torch.device("mps")) == attention_flow.BLOCK
-    assert attention_flow.block_for(torch.device("cpu")) == attention_flow.BLOCK_CPU < block // 50
+    assert capture_module.block_for(torch.device("cuda")) == block
+    assert capture_module.block_for(torch.device("mps")) == capture_module.BLOCK
+    assert capture_module.block_for(torch.device("cpu")) == capture_module.BLOCK_CPU < block // 50
 
 
 def test_half_residuals_are_the_plain_product_but_for_a_factor() -> None:
@@ -191,7 +193,7 @@ def test_flow_of_a_generation_equals_an_eager_forward_pass(config: Any) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     prompt = torch.arange(1, 15)[None]
-    model.set_attn_implementation(attention_flow.implementations(config)["text_config"])
+    model.set_attn_implementation(implementations(config)["text_config"])
     with torch.inference_mode(), capturing() as capture:
         said = model.generate(prompt, max_new_tokens=6, do_sample=False, eos_token_id=None)
     model.set_attn_implementation("eager")
@@ -228,7 +230,7 @@ def test_maps_of_a_generated_answer_equal_an_eager_forward_pass(vlm: VLM, scene:
         with torch.inference_mode():
             layers = [a[0] for a in model(**inputs, output_attentions=True, use_cache=False).attentions]
     finally:
-        model.set_attn_implementation(attention_flow.implementations(model.config))
+        model.set_attn_implementation(implementations(model.config))
     if name == "paper":
         theirs = literal(layers, recipe)
     else:

@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache
 
 from model.attention import capture_check
-from model.attention.attention_flow import Capture, Layer
+from model.attention.capture import Capture, Layer
 from model.profiles import choose
 from model.types import AttentionError, ModelLoadError
 from model.vlm.vlm import VLM

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import Qwen2VLImageProcessor
 
-from model.attention import attention_flow
+from model.attention import capture
 from model.profiles import PROFILES, choose
 from model.types import ImageRefused
 from model.versions import segmenter_version_of, version_of
@@ -93,7 +93,7 @@ def test_a_photograph_fits_a_profiles_memory(name: str, size: pixel_budget.Size)
         tokens * half * (3 * inner + 4 * width),  # of one layer, while the prompt is read
         4 * tokens * (half * (3 * 3420 + 6 * 1280) + 3 * 2 * 14**2 * 6),  # of the tower, and its patches
         sam_heads * 4096**2 * 4 * 3,  # SAM's global attention
-        4 * attention_flow.BLOCK * 3 + 4 * tokens * layers * width,  # the flow
+        4 * capture.BLOCK * 3 + 4 * tokens * layers * width,  # the flow
     )
     context = 0.6 * 2**30
     assert decoder_bytes + tables + tower + sam + kept + passing + context < 0.97 * memory * 2**30

@@ -161,8 +161,8 @@ def test_a_prompt_that_ends_otherwise_than_its_template_is_read_whole_each_time(
 ) -> None:
     vlm = load("qwen2_5_vl")
     shared = vlm.presence(IMAGE, NAMES)
-    whole = VLM.parted
-    monkeypatch.setattr(VLM, "parted", lambda *args: (0, whole(*args)[1]))
+    whole = VLM.common_prefix
+    monkeypatch.setattr(VLM, "common_prefix", lambda *args: (0, whole(*args)[1]))
     assert vlm.presence(IMAGE, NAMES) == pytest.approx(shared, abs=1e-5)
 
 

@@ -18,6 +18,7 @@ from model.profiles import DEVICE_MAPS, Dtype, Quantization, choose
 from model.recipes import RECIPES
 from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
+from model.vlm.quantization import Precision
 from model.vlm.vlm import VLM
 from model.weights import FOLDER
 from model.weights.sam_checkpoints import CHECKPOINTS
@@ -45,7 +46,7 @@ def test_a_quantised_decoder_looks_where_the_full_one_does(
     vlm: VLM, scene: Scene, quantization: Quantization, layer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        small = VLM.load(str(BUILTIN), device="cpu", quantization=quantization)
+        small = VLM.load(str(BUILTIN), device="cpu", precision=Precision(quantization=quantization))
     assert f"in {quantization}" in caplog.text
     assert kinds(small, "language_model.layers") == {layer}
     assert kinds(small, "visual") == {"Linear"}
@@ -57,7 +58,9 @@ def test_a_quantised_decoder_looks_where_the_full_one_does(
 
 @pytest.mark.parametrize("family", ["smolvlm", "gemma3"])
 def test_decoders_of_other_names_are_found(family: str, tmp_path: Path) -> None:
-    vlm = VLM.load(vlm_families.saved(family, tmp_path), device="cpu", quantization="8bit")
+    vlm = VLM.load(
+        vlm_families.saved(family, tmp_path), device="cpu", precision=Precision(quantization="8bit")
+    )
     assert "Linear8bitLt" in kinds(vlm, "layers")
     assert kinds(vlm, "vision") == {"Linear"}
 
@@ -68,7 +71,7 @@ def test_a_model_with_nothing_to_quantise_is_refused(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("model.vlm.vlm.BitsAndBytesConfig", nothing)
     with pytest.raises(ModelLoadError, match="no layer that 8bit applies to"):
-        VLM.load(str(BUILTIN), device="cpu", quantization="8bit")
+        VLM.load(str(BUILTIN), device="cpu", precision=Precision(quantization="8bit"))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_a_model_with_nothing_to_quantise_is_refused(monkeypatch: pytest.MonkeyP
     [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)],
 )
 def test_numbers_are_of_the_wanted_kind(dtype: Dtype, kind: torch.dtype, scene: Scene) -> None:
-    vlm = VLM.load(str(BUILTIN), device="cpu", dtype=dtype)
+    vlm = VLM.load(str(BUILTIN), device="cpu", precision=Precision(dtype=dtype))
     assert {p.dtype for p in vlm.model.parameters()} == {kind}
     found = first_map(vlm, scene)
     assert found.dtype == np.float32

@@ -1,0 +1,17 @@
+"""Corrects the attention flow for the causal mask, under which it collapses into the first tokens."""
+
+import torch
+from torch import Tensor
+
+
+def column_factors(spans: Tensor) -> Tensor:
+    """Return each column's factor 1 - (L0 - 1) / N, where L0 of the N tokens see it: float32 (N,).
+
+    That is (j + 1) / N for column j, from 0, under a plain causal mask. VL-SAM section 3.2.
+    `spans` (N, 2): the columns [low, high) that each row sees.
+    """
+    count = len(spans)
+    edges = torch.zeros(count + 1)
+    edges.index_add_(0, spans[:, 0], torch.ones(count))
+    edges.index_add_(0, spans[:, 1], -torch.ones(count))
+    return 1 - (edges.cumsum(0)[:count] - 1) / count

@@ -355,7 +355,7 @@ class VLM:
         Raises AttentionError where the model answers neither.
         """
         yes, no = first_words(self.processor.tokenizer)
-        asked = [f"Is there a {name} in the image? VLMAnswer yes or no." for name in names]
+        asked = [f"Is there a {name} in the image? Answer yes or no." for name in names]
         chances = [(read.chance(yes), read.chance(no)) for read in self._readings(image, asked)]
         both = np.array(chances, np.float32).reshape(-1, 2)
         if len(both) and both.sum(1).max() < LEAST_SAID:

@@ -1,25 +1,18 @@
-"""Annotate the tasks of a request, one after the other, and encode opened tasks ahead."""
+"""Annotate the tasks of a request one after the other, and encode the image of an opened task ahead."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from backend.answers import existing_regions, task_image
-from backend.answers.placement import (
-    Prediction,
-    alike,
-    annotation,
-    explained,
-    not_empty,
-    prediction,
-    unnamed_terms,
-    vocabulary,
-)
+from backend.answers import placement, task_image
+from backend.answers.placement import Labelling, Prediction, prediction
 from backend.answers.resources import Resources
-from backend.answers.task_image import UNEXPECTED, Access, name_of
+from backend.answers.task_image import UNEXPECTED, Access
+from backend.images.image_cache import cache_key
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
-from backend.labelstudio.reading_budget import Reading
+from backend.labelstudio.region_reading import ReadingBudget
+from backend.labelstudio.request import Batch, Trial
+from backend.labelstudio.tasks import Task
 from backend.runtime.job_queue import AHEAD, BATCH, Late, Unavailable
 from backend.runtime.oom_retry import RetryingModel
 from backend.telemetry import logs
@@ -32,138 +25,137 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """A task's prediction, and what the model saw."""
+    """The prediction for a task, and what it was made of."""
 
     prediction: Prediction
-    found: Sequence[Detection]
+    terms: Sequence[str]  # that the model saw, each once
     unmatched: Collection[str]  # the terms that no label fits
 
 
-def annotate_all(
-    access: Access, tasks: list[Any], config: LabelConfig, deadline: Deadline
-) -> list[Prediction]:
-    predictions: list[Prediction] = []
-    longest = 0.0
-    reading = access.reading(deadline)
-
-    def left() -> tuple[int, int]:
-        return len(tasks) - len(predictions), len(tasks)
-
+def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Prediction]:
+    """Return an item for each task, in order: {} for a task that failed or was not reached in time."""
+    tasks, predictions, longest = batch.tasks, list[Prediction](), 0.0
+    budget = access.budget(deadline)
     for task in tasks:
         started = access.resources.clock()
         try:
             if deadline.passed or deadline.left() < longest:
                 raise Late
             if access.gone():
-                log.warning("Nobody waits any longer: %d of %d tasks are left.", *left())
+                log.warning("Nobody waits any longer: %d of %d tasks are left.", *_left(batch, predictions))
                 break
-            predictions.append(annotate(access, task, config, deadline, reading).prediction)
+            predictions.append(annotate(access, task, batch.config, deadline, budget).prediction)
         except Late:
             access.count("Late")
-            log.warning("Out of time: %d of %d tasks are left.", *left())
+            log.warning("Out of time: %d of %d tasks are left.", *_left(batch, predictions))
             break
         except (TaskError, ImageError, VLSAMError) as error:
             access.count(type(error).__name__)
-            log.warning("Task %s failed: %s", name_of(task), error)
+            log.warning("Task %s failed: %s", task.name, error)
             predictions.append({})
         except Unavailable:
             raise
         except Exception:
             access.count(UNEXPECTED)
-            log.exception("Task %s failed.", name_of(task))
+            log.exception("Task %s failed.", task.name)
             predictions.append({})
         longest = max(longest, access.resources.clock() - started)
     return predictions + [{} for _ in range(len(tasks) - len(predictions))]
 
 
-def prewarm(access: Access, task: Any, config: LabelConfig, deadline: Deadline) -> None:
-    """Begins to fetch and encode a task's image, for nobody yet."""
-    name = name_of(task)
+def _left(batch: Batch, predictions: Sequence[Prediction]) -> tuple[int, int]:
+    return len(batch.tasks) - len(predictions), len(batch.tasks)
 
-    def work() -> None:
+
+def prewarm(access: Access, task: Task, config: LabelConfig, deadline: Deadline) -> None:
+    """Begin to fetch and encode a task's image in the background."""
+
+    def encode() -> None:
         try:
-            seen = task_image.see(access, task, config, deadline)
-            access.resources.queue.run(seen.embedding, priority=AHEAD, deadline=deadline)
+            image = task_image.find(access, task, config, deadline)
+            access.resources.queue.run(image.embedding, priority=AHEAD, deadline=deadline)
         except Late:
-            log.warning("Task %s: its image could not be encoded ahead in time.", name)
+            log.warning("Task %s: its image could not be encoded ahead in time.", task.name)
         except (ImageError, VLSAMError, Unavailable) as error:
             access.count(type(error).__name__)
-            log.warning("Task %s: its image is not encoded ahead: %s", name, error)
+            log.warning("Task %s: its image is not encoded ahead: %s", task.name, error)
         except Exception:
             access.count(UNEXPECTED)
-            log.exception("Task %s: its image is not encoded ahead.", name)
+            log.exception("Task %s: its image is not encoded ahead.", task.name)
 
     try:
-        _, key = task_image.find(access, task, config)
+        key = cache_key(access.server, access.project, task.id, config.source(task.data))
     except TaskError as error:
-        log.warning("Task %s: %s", name, error)
+        log.warning("Task %s: %s", task.name, error)
     else:
-        access.resources.background.start(key or object(), work)
+        access.resources.background.start(key or object(), encode)
+
+
+def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
+    """Return what a batch would answer for a task, with what the model saw or why it failed."""
+    task, version = request.task, access.resources.version
+    try:
+        with access.resources.queue.admitted():
+            annotated = annotate(access, task, request.config, deadline, access.budget(deadline))
+    except Late:
+        answer = prediction([], version, reason="The task could not be annotated in time.")
+    except (TaskError, ImageError, VLSAMError, Unavailable) as error:
+        answer = prediction([], version, reason=str(error))
+    except Exception:
+        access.count(UNEXPECTED)
+        log.exception("Task %s failed.", task.name)
+        answer = prediction([], version, reason="The server failed; its log says why.")
+    else:
+        answer = {
+            **annotated.prediction,
+            "seen": list(annotated.terms),
+            "unlabelled": list(annotated.unmatched),
+        }
+    return {**answer, "on_open": access.resources.settings.answers.on_open, "log": logs.place()}
 
 
 def annotate(
-    access: Access, task: Any, project_config: LabelConfig, deadline: Deadline, reading: Reading
+    access: Access, task: Task, project_config: LabelConfig, deadline: Deadline, budget: ReadingBudget
 ) -> Annotated:
-    config = project_config.of(task.get("data") if isinstance(task, Mapping) else None)
-    image, known = task_image.load(access, task, *task_image.find(access, task, config), deadline)
-    settings = access.resources.settings
-    found = not_empty(_detect(access.resources, image, known.content, vocabulary(config, settings), deadline))
-    likenesses: dict[str, str] = {}
-    if unnamed := unnamed_terms(found, config, settings):
-        likenesses = access.resources.queue.run(
+    """Return the prediction for a task.
+
+    Raises TaskError, ImageError, VLSAMError, Late and Unavailable.
+    """
+    resources, config = access.resources, project_config.of(task.data)
+    settings, version = resources.settings.answers, resources.version
+    pixels, image = task_image.load(access, task, config, deadline)
+    vocabulary = placement.vocabulary(config, resources.settings.detection.options)
+    detections = placement.not_empty(_detect(resources, pixels, image.content, vocabulary, deadline))
+    labelling = Labelling(config, settings.leftover)
+    if unnamed := labelling.unnamed(detections, settings.similarity):
+        likenesses = resources.queue.run(
             lambda model: model.run(
-                "similarity",
-                lambda vlsam: alike(vlsam, unnamed, config.names, settings.answers.similarity),
+                "similarity", lambda vlsam: placement.alike(vlsam, unnamed, config.names, settings.similarity)
             ),
             priority=BATCH,
             deadline=deadline,
         )
-    metrics = access.resources.metrics
-    with metrics.stage("results"):
-        regions, unmatched = annotation(
-            found,
-            config,
-            known.content,
-            access.resources.version,
-            names=likenesses,
-            leftover=settings.answers.leftover,
-            made=existing_regions.made(task, config),
-            reading=reading,
+        labelling = Labelling(config, settings.leftover, likenesses)
+    with resources.metrics.stage("results"):
+        regions, unmatched = placement.annotation(
+            detections, labelling, image.content, version, made=task.made(config), budget=budget
         )
-    task_image.log_unread(task, reading, "they may be predicted again")
-    dropped = unmatched.total() if settings.answers.leftover == "drop" else 0
-    metrics.terms.labels("dropped").inc(dropped)
-    metrics.terms.labels("labelled").inc(len(found) - unmatched.total())
-    access.resources.unmatched_terms.add(access.project, project_config, known.content, unmatched)
+    budget.log_unread(task.name, "they may be predicted again")
+    dropped = unmatched.total() if settings.leftover == "drop" else 0
+    resources.metrics.terms.labels("dropped").inc(dropped)
+    resources.metrics.terms.labels("labelled").inc(len(detections) - unmatched.total())
+    resources.unmatched_terms.add(access.project, project_config, image.content, unmatched)
     log.info(
         "Task %s: %d detections, %d regions, %d terms without a label%s",
-        name_of(task),
-        len(found),
+        task.name,
+        len(detections),
         len(regions),
         unmatched.total(),
         f": {', '.join(repr(term[:40]) for term in list(unmatched)[:10])}" if unmatched else "",
     )
-    told = explained(regions, found, unmatched, config, known.content, access.resources.version)
-    return Annotated(prediction(regions, access.resources.version, told), found, unmatched)
-
-
-def trial(access: Access, task: Any, config: LabelConfig, deadline: Deadline) -> Prediction:
-    """What a batch would have for a task; what the model saw or why it failed; where the log is."""
-    try:
-        with access.resources.queue.admitted():
-            made = annotate(access, task, config, deadline, access.reading(deadline))
-    except Late:
-        answer = prediction([], access.resources.version, reason="The task could not be annotated in time.")
-    except (TaskError, ImageError, VLSAMError, Unavailable) as error:
-        answer = prediction([], access.resources.version, reason=str(error))
-    except Exception:
-        access.count(UNEXPECTED)
-        log.exception("Task %s failed.", name_of(task))
-        answer = prediction([], access.resources.version, reason="The server failed; its log says why.")
-    else:
-        seen = list(dict.fromkeys(detection.term for detection in made.found))
-        answer = {**made.prediction, "seen": seen, "unlabelled": list(made.unmatched)}
-    return {**answer, "on_open": access.resources.settings.answers.on_open, "log": logs.place()}
+    terms = list(dict.fromkeys(detection.term for detection in detections))
+    told = placement.explained(regions, terms, unmatched, config, image.content, version)
+    return Annotated(prediction(regions, version, told), terms, unmatched)
 
 
 def _detect(

@@ -1,111 +1,104 @@
-"""Objects that a task has a region of already, which are not predicted again."""
+"""Find the regions that a task already has of detected objects, so that none is predicted twice."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from backend.labelstudio import results, tasks
+from backend.labelstudio import region_reading, results, tasks
 from backend.labelstudio.geometry import Patch
-from backend.labelstudio.labeling_config import LabelConfig
-from backend.labelstudio.reading_budget import Reading, TooMuch
-from backend.labelstudio.results import MAX_PERCENT, Drawn
+from backend.labelstudio.region_matching import SAME_OBJECT
+from backend.labelstudio.region_reading import MAX_PERCENT, Drawn, ReadingBudget, TooMuch
 from backend.labelstudio.tasks import Region
-from model.types import Detection, Mask
+from model.types import Detection
 
-# A fresh mask that overlaps a region of the same label by this IoU is the same object.
-SAME_OBJECT = 0.5
 PAIR = 3000  # units of work to see whether a detection and a region may be alike
 
 
-def made(task: Mapping[str, Any], config: LabelConfig) -> Iterator[Region]:
-    """The regions that people made or accepted, of every annotation that was not skipped and every draft."""
-    for entry in (*tasks.entries(task.get("drafts")), *tasks.entries(task.get("annotations"))):
-        if entry.get("was_cancelled") is not True:
-            yield from tasks.regions(tasks.result_of(entry), config)
-
-
 def without(
-    named: Iterable[tuple[Detection, Collection[str | None]]], known: Iterable[Region], reading: Reading
+    labelled: Iterable[tuple[Detection, Collection[str | None]]],
+    regions: Iterable[Region],
+    budget: ReadingBudget,
 ) -> list[Detection]:
-    """The detections, each with the labels that it would get, less those of the objects of known regions.
+    """Drop detections whose object already has a region with one of their labels.
 
-    Where reading the regions takes too much, those that are left are not looked at, which `reading` tells.
+    `labelled` are detections with the labels that they would get. Beyond the budget the rest is kept, and
+    `budget.unread` tells it.
     """
-    left = [(_Found(detection), labels) for detection, labels in named]
-    for region in known:
+    left = [(_Candidate(detection), labels) for detection, labels in labelled]
+    for region in regions:
         try:
-            reading.spend(PAIR * len(left))
-            made = _Made(region, reading)
-            left = [(f, ls) for f, ls in left if not (_may_be(region, ls) and f.is_of(made))]
+            budget.spend(PAIR * len(left))
+            # People give any label to an object that has none.
+            rivals = [
+                candidate
+                for candidate, labels in left
+                if None in labels or any(label in labels for label in region.labels)
+            ]
+            same = _same_object(rivals, region, budget)
         except TooMuch as error:
-            reading.unread.append(f"the others: {error}")
+            budget.unread.append(f"the others: {error}")
             break
-    return [found.detection for found, _ in left]
+        left = [(candidate, labels) for candidate, labels in left if candidate not in same]
+    return [candidate.detection for candidate, _ in left]
 
 
-def of(detection: Detection, label: str | None, known: Iterable[Region], reading: Reading) -> Region | None:
-    """The first of the known regions that is of a detection's object. Raises TooMuch."""
-    found = _Found(detection)
-    for region in known:
-        reading.spend(PAIR)
-        if tasks.alike(region.labels, () if label is None else (label,)) and found.is_of(
-            _Made(region, reading)
-        ):
+def of(
+    detection: Detection, label: str | None, regions: Iterable[Region], budget: ReadingBudget
+) -> Region | None:
+    """Return the first region with this label of a detection's object. Raises TooMuch."""
+    candidate, labels = _Candidate(detection), () if label is None else (label,)
+    for region in regions:
+        budget.spend(PAIR)
+        if tasks.alike(region.labels, labels) and _same_object([candidate], region, budget):
             return region
     return None
 
 
-def _may_be(region: Region, labels: Collection[str | None]) -> bool:
-    """Whether an object with these labels may have become a region; to one without, people give any label."""
-    return None in labels or any(label in labels for label in region.labels)
-
-
 @dataclass(frozen=True, eq=False)
-class _Made:
-    """A region, read once for all that are compared with it."""
-
-    region: Region
-    reading: Reading
-    _drawn: list[Drawn | None] = field(default_factory=list)
-
-    def drawn(self, shape: tuple[int, int]) -> Drawn | None:
-        """Raises TooMuch."""
-        if not self._drawn:
-            self._drawn.append(results.read(self.region.result, shape, self.reading))
-        return self._drawn[0]
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """A detection, and what of it is compared with regions."""
+class _Candidate:
+    """A detection, and its mask in the shapes of the controls that it was compared in."""
 
     detection: Detection
-    _patches: dict[str, Patch] = field(default_factory=dict)  # by the shape of the control
+    patches: dict[str, Patch] = field(default_factory=dict)
 
-    def is_of(self, made: _Made) -> bool:
-        """Whether it is of the object of a region. Raises TooMuch.
-
-        A rectangle or an ellipse is compared with that of the mask, and a keypoint has to be on it.
-        """
-        region, shape = made.region, made.region.control.shape
-        if shape == "keypoint":
-            value, (height, width) = tasks.value_of(region.result), self.detection.mask.shape
-            spot: list[Any] = [value.get("x"), value.get("y")]
-            if not all(type(side) in (int, float) and abs(side) <= MAX_PERCENT for side in spot):
-                return False
-            return self._patch("").holds(np.array([spot], float) * (width / 100, height / 100))
-        mine = self._patch(shape if shape in ("rectangle", "ellipse") else "")
-        drawn = made.drawn(mine.shape)
-        return drawn is not None and drawn.may_be(mine, SAME_OBJECT) and drawn.iou(mine) >= SAME_OBJECT
-
-    def _patch(self, shape: str) -> Patch:
-        if shape not in self._patches:
-            mask: Mask | None = self.detection.mask
+    def patch(self, shape: str) -> Patch:
+        """Return the mask as a control of this shape would draw it: a rectangle or an ellipse around it."""
+        shape = shape if shape in ("rectangle", "ellipse") else ""
+        if shape not in self.patches:
+            mask = self.detection.mask
+            value = results.encode(mask, shape, compact=True) if shape else None
             if shape:
-                value = results.encode(self.detection.mask, shape, compact=True)
-                size = (self.detection.mask.shape[0], self.detection.mask.shape[1])
-                mask = results.decode({"type": shape, "value": value}, size)
-            self._patches[shape] = Patch.of(np.zeros_like(self.detection.mask) if mask is None else mask)
-        return self._patches[shape]
+                drawn = region_reading.decode({"type": shape, "value": value}, (mask.shape[0], mask.shape[1]))
+                mask = np.zeros_like(mask) if drawn is None else drawn
+            self.patches[shape] = Patch.of(mask)
+        return self.patches[shape]
+
+
+def _same_object(candidates: Iterable[_Candidate], region: Region, budget: ReadingBudget) -> list[_Candidate]:
+    """Return the candidates that a region is of. The region is read once. Raises TooMuch."""
+    same: list[_Candidate] = []
+    drawn: Drawn | None = None
+    for number, candidate in enumerate(candidates):
+        patch = candidate.patch(region.control.shape)
+        if region.control.shape == "keypoint":
+            if _holds(patch, tasks.value_of(region.result)):
+                same.append(candidate)
+            continue
+        if number == 0:
+            drawn = region_reading.read(region.result, patch.shape, budget)
+        if drawn is None:
+            break
+        if drawn.may_be(patch, SAME_OBJECT) and drawn.iou(patch) >= SAME_OBJECT:
+            same.append(candidate)
+    return same
+
+
+def _holds(patch: Patch, value: Any) -> bool:
+    """Return whether a keypoint, in percent of the image, is on the mask."""
+    spot: list[Any] = [value.get("x"), value.get("y")]
+    if not all(type(side) in (int, float) and abs(side) <= MAX_PERCENT for side in spot):
+        return False
+    height, width = patch.shape
+    return patch.holds(np.array([spot], float) * (width / 100, height / 100))

@@ -2,16 +2,20 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backend.answers import existing_regions
 from backend.labelstudio import region_meta, results
 from backend.labelstudio.labeling_config import STATUS, Control, LabelConfig
-from backend.labelstudio.reading_budget import Reading
+from backend.labelstudio.region_reading import ReadingBudget
+from backend.labelstudio.results import Result
 from backend.labelstudio.tasks import Region
-from backend.settings import Settings
 from backend.telemetry.logs import printable
-from model.pipeline import VLSAM
+from model.options import Options
 from model.types import Detection
 
 Prediction = dict[str, Any]
@@ -19,37 +23,178 @@ Prediction = dict[str, Any]
 MAX_TOLD, MAX_TOLD_TERM = 10, 40  # terms that an empty prediction names, and characters of each
 
 
-def vocabulary(config: LabelConfig, settings: Settings) -> tuple[str, ...]:
-    """The names that the VLM is told."""
-    return config.names if settings.detection.vocabulary != "open" else ()
+class Similarity(Protocol):
+    """What `alike` needs of `model.pipeline.VLSAM`."""
+
+    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
 
 
-def unnamed_terms(found: Sequence[Detection], config: LabelConfig, settings: Settings) -> list[str]:
-    """The terms for which `alike` is asked: those without a label, where the settings want it."""
-    if not settings.answers.similarity or not config.names:
-        return []
-    return [term for term in dict.fromkeys(d.term for d in found) if not config.named(term)]
+@dataclass(frozen=True)
+class Place:
+    """Where a region goes and what it carries besides its mask."""
+
+    control: Control
+    labels: tuple[str, ...]
+    region_id: str
+    notes: tuple[str, ...] = ()  # for `meta.text`
+    old_meta: Any = None  # of the region that it replaces: a person's notes in it stay
 
 
-def alike(model: VLSAM, terms: Sequence[str], names: Sequence[str], threshold: float) -> dict[str, str]:
-    """For each term the name that is most alike, where it is as much as `threshold`."""
+@dataclass(frozen=True)
+class Labelling:
+    """How the terms of an image become labels.
+
+    `leftover` is the policy for objects whose term has no label: "drop"; "keep" without a label in the first
+    control; "other:LABEL" in every control that has this label.
+    """
+
+    config: LabelConfig
+    leftover: str = "drop"
+    names: Mapping[str, str] = field(default_factory=dict)  # of labels, by term, where `alike` found one
+
+    def named(self, term: str) -> list[tuple[Control, str]]:
+        """Return the predicted controls that have a label for a term, with that label."""
+        return self.config.named(term) or self.config.named(self.names.get(term, ""))
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no control has labels: each object is a region of every control."""
+        return not any(control.takes_labels for control in self.config.predicted)
+
+    def left_over(self) -> list[tuple[Control, str | None]]:
+        """Return the controls, with a label, for an object whose term has none."""
+        policy, _, other = self.leftover.partition(":")
+        if policy == "keep":
+            return [(self.config.predicted[0], None)]
+        return [
+            (control, label)
+            for control in self.config.predicted
+            if policy == "other" and (label := control.label_of(other)) is not None
+        ]
+
+    def unnamed(self, detections: Sequence[Detection], similarity: float) -> list[str]:
+        """Return the terms without a label for which to ask `alike`; none if `similarity` is 0."""
+        if not similarity or not self.config.names:
+            return []
+        return [term for term in dict.fromkeys(d.term for d in detections) if not self.config.named(term)]
+
+    def label_of(self, term: str) -> str | None:
+        """Return the single label for a term, for formats that allow one per object (COCO, YOLO).
+
+        The term itself if no control has labels.
+        """
+        if self.unlabelled:
+            return term
+        named = self.named(term) or self.left_over()
+        return named[0][1] if named else None
+
+
+def vocabulary(config: LabelConfig, options: Options) -> tuple[str, ...]:
+    """Return the names that the VLM is told."""
+    return config.names if options.vocabulary != "open" else ()
+
+
+def alike(model: Similarity, terms: Sequence[str], names: Sequence[str], threshold: float) -> dict[str, str]:
+    """Return for each term the most similar name, if its similarity is at least `threshold`."""
     likeness = model.similarity(terms, names)
     return {
         term: names[row.argmax()] for term, row in zip(terms, likeness, strict=True) if row.max() >= threshold
     }
 
 
-def not_empty(found: Iterable[Detection]) -> list[Detection]:
-    """The detections that there is something of: an empty mask is none, whatever its score."""
-    return [detection for detection in found if detection.mask.any()]
+def not_empty(detections: Iterable[Detection]) -> list[Detection]:
+    """Drop detections with an empty mask, whatever their score."""
+    return [detection for detection in detections if detection.mask.any()]
+
+
+def annotation(
+    detections: Sequence[Detection],
+    labelling: Labelling,
+    image: str,
+    model_version: str,
+    *,
+    made: Iterable[Region] = (),
+    budget: ReadingBudget | None = None,
+) -> tuple[list[Result], Counter[str]]:
+    """Return the results of detections in all predicted controls, and the terms without a label.
+
+    Args:
+        detections: with masks of the whole image.
+        labelling: the project's labels. A region that it keeps without a label gets its term in `meta.text`.
+        image: the hash of the pixels, which the ids of the regions depend on.
+        model_version: which the ids depend on too.
+        made: existing human regions. A detection of the same object is left out; ids do not depend on `made`.
+        budget: for reading these regions. Beyond it, detections are kept.
+    """
+    plans = []
+    unmatched: Counter[str] = Counter()
+    for detection in detections:
+        named, term = labelling.named(detection.term), detection.term
+        places: list[tuple[Control, str | None]] = [*named]
+        notes: tuple[str, ...] = ()
+        if labelling.unlabelled:
+            places = [(control, None) for control in labelling.config.predicted]
+        elif not named:
+            unmatched[term] += 1
+            places, notes = labelling.left_over(), (term[: region_meta.MAX_TEXT],)
+        plans.append((detection, places, notes, bool(named)))
+    fresh = existing_regions.without(
+        [(detection, {label for _, label in places}) for detection, places, _, _ in plans],
+        made,
+        budget or ReadingBudget(),
+    )
+    regions: list[Result] = []
+    numbers: Counter[tuple[str, str]] = Counter()
+    for detection, places, notes, has_label in plans:
+        for control, label in places:
+            key = (control.name, detection.term)
+            region_id = results.prediction_id(image, model_version, *key, numbers[key])
+            place = Place(control, () if label is None else (label,), region_id, notes)
+            region = describe_and_name(detection, place, labelling.config, has_label=has_label)
+            numbers[key] += bool(region)
+            if detection in fresh:
+                regions += region
+    return regions, unmatched
+
+
+def describe_and_name(
+    detection: Detection, place: Place, config: LabelConfig, *, has_label: bool, compact: bool = False
+) -> list[Result]:
+    """Return the results of one region, and what the `perRegion` controls say of it.
+
+    A TextArea gets the term if no label says it, a Taxonomy its choice for the term.
+    """
+    region = describe(detection, place, compact=compact)
+    return region + [
+        results.naming(region[0], naming, words)
+        for naming in config.namings
+        if region and (naming.tag == "Taxonomy" or not has_label)
+        if (words := naming.words(detection.term))
+    ]
+
+
+def describe(detection: Detection, place: Place, *, compact: bool = False) -> list[Result]:
+    """Return the results of one region, the first with its evidence. None for an empty mask.
+
+    `compact` as in `results.encode`.
+    """
+    region = results.region(
+        detection.mask,
+        control=place.control,
+        labels=place.labels,
+        region_id=place.region_id,
+        score=detection.score,
+        compact=compact,
+    )
+    if not region:
+        return []
+    text = region_meta.notes_with(place.old_meta, place.notes)
+    meta = {**({"text": text} if text else {}), **region_meta.write(detection, region[0])}
+    return [{**region[0], "meta": meta}, *region[1:]]
 
 
 def prediction(
-    regions: Sequence[results.Result],
-    model_version: str,
-    told: Sequence[results.Result] = (),
-    *,
-    reason: str = "",
+    regions: Sequence[Result], model_version: str, told: Sequence[Result] = (), *, reason: str = ""
 ) -> Prediction:
     """Return the item that Label Studio stores, with the mean score of its regions, 0 without any.
 
@@ -61,28 +206,27 @@ def prediction(
 
 
 def explained(
-    regions: Sequence[results.Result],
-    found: Sequence[Detection],
+    regions: Sequence[Result],
+    terms: Sequence[str],
     unmatched: Collection[str],
     config: LabelConfig,
     image: str,
     model_version: str,
-) -> list[results.Result]:
-    """What the status control says of a prediction without regions; nothing where there are some.
+) -> list[Result]:
+    """Return the status that explains a prediction without regions, nothing if there are some.
 
-    `unmatched` are the terms of `found` that have no label.
+    `terms` are those of all detections, `unmatched` those of them without a label.
     """
     if regions or config.status_of is None:
         return []
-    told = results.status(why_empty(found, unmatched), config.status_of)
+    told = results.status(why_empty(terms, unmatched), config.status_of)
     return [{**told, "id": results.prediction_id(image, model_version, STATUS, "", 0)}]
 
 
-def why_empty(found: Sequence[Detection], unmatched: Collection[str]) -> str:
-    """Why a prediction has no regions, for an annotator."""
-    if not found:
+def why_empty(terms: Sequence[str], unmatched: Collection[str]) -> str:
+    """Return why a prediction has no regions, for an annotator."""
+    if not terms:
         return "VL-SAM found no object in this image."
-    terms = dict.fromkeys(detection.term for detection in found)
     reasons = (
         ([term for term in terms if term in unmatched], "No label of this project fits."),
         (
@@ -90,122 +234,10 @@ def why_empty(found: Sequence[Detection], unmatched: Collection[str]) -> str:
             "It is annotated already, or no control of this project can draw it.",
         ),
     )
-    return " ".join(f"VL-SAM saw: {some_of(named)}. {reason}" for named, reason in reasons if named)
+    return " ".join(f"VL-SAM saw: {_some_of(some)}. {reason}" for some, reason in reasons if some)
 
 
-def some_of(terms: Sequence[str]) -> str:
-    """The first of many terms, which models made, for a line that people read."""
+def _some_of(terms: Sequence[str]) -> str:
+    """Return the first of many terms, which models made, as text for people."""
     more = f" and {len(terms) - MAX_TOLD} more" if len(terms) > MAX_TOLD else ""
     return ", ".join(printable(term[:MAX_TOLD_TERM]) for term in terms[:MAX_TOLD]) + more
-
-
-def label_of(term: str, config: LabelConfig, names: Mapping[str, str], leftover: str) -> str | None:
-    """What an object is called where it can be called one thing only: its first label in `annotation`.
-
-    The term itself where no control has labels.
-    """
-    if not any(control.takes_labels for control in config.predicted):
-        return term
-    named = config.named(term) or config.named(names.get(term, "")) or _left(config, leftover)
-    return named[0][1] if named else None
-
-
-def annotation(
-    found: Sequence[Detection],
-    config: LabelConfig,
-    image: str,
-    model_version: str,
-    *,
-    names: Mapping[str, str] | None = None,
-    leftover: str = "drop",
-    made: Iterable[Region] = (),
-    reading: Reading | None = None,
-) -> tuple[list[results.Result], Counter[str]]:
-    """The results for detections in every control that takes predictions, and the terms without a label.
-
-    `names` says for terms which name of a label stands for them. `leftover` says what becomes of objects
-    whose term has no label: "drop"; "keep", without a label in the first control; "other:LABEL", in
-    every control that has this one. A region that is kept says its term in `meta.text`. Where no control has
-    labels, every object is a region of each. Objects of which people `made` a region get none, as far as
-    `reading` these regions is possible; the ids of the others are the same as without.
-    """
-    regions: list[results.Result] = []
-    numbers: Counter[tuple[str, str]] = Counter()
-    unmatched: Counter[str] = Counter()
-    plans: list[tuple[Detection, list[tuple[Control, str | None]], tuple[str, ...], bool]] = []
-    for detection in found:
-        term = detection.term
-        named = config.named(term) or config.named((names or {}).get(term, ""))
-        placed: list[tuple[Control, str | None]] = [*named]
-        notes: tuple[str, ...] = ()
-        if not any(control.takes_labels for control in config.predicted):
-            placed = [(control, None) for control in config.predicted]
-        elif not named:
-            unmatched[term] += 1
-            placed, notes = _left(config, leftover), (term[: region_meta.MAX_TEXT],)
-        plans.append((detection, placed, notes, bool(named)))
-    fresh = existing_regions.without(
-        [(d, {label for _, label in places}) for d, places, _, _ in plans], made, reading or Reading()
-    )
-    for detection, placed, notes, has_label in plans:
-        term = detection.term
-        for control, label in placed:
-            key = (control.name, term)
-            region = describe(
-                detection,
-                control=control,
-                labels=() if label is None else (label,),
-                region_id=results.prediction_id(image, model_version, *key, numbers[key]),
-                notes=notes,
-            )
-            numbers[key] += bool(region)
-            if detection not in fresh:
-                continue
-            regions += region
-            regions += [
-                results.naming(region[0], naming, words)
-                for naming in config.namings
-                if region and (naming.tag == "Taxonomy" or not has_label) and (words := naming.words(term))
-            ]
-    return regions, unmatched
-
-
-def _left(config: LabelConfig, leftover: str) -> list[tuple[Control, str | None]]:
-    policy, _, other = leftover.partition(":")
-    if policy == "keep":
-        return [(config.predicted[0], None)]
-    return [
-        (control, label)
-        for control in config.predicted
-        if policy == "other" and (label := control.label_of(other)) is not None
-    ]
-
-
-def describe(
-    detection: Detection,
-    *,
-    control: Control,
-    labels: Sequence[str],
-    region_id: str,
-    old_meta: Any = None,
-    notes: Sequence[str] = (),
-    compact: bool = False,
-) -> list[results.Result]:
-    """The results of one region for a detection, the first with its evidence; none for an empty mask.
-
-    A person's notes (`meta.text`) stay with a region that is replaced, and `notes` of ours join them.
-    `compact` as in results.encode.
-    """
-    region = results.region(
-        detection.mask,
-        control=control,
-        labels=labels,
-        region_id=region_id,
-        score=detection.score,
-        compact=compact,
-    )
-    if not region:
-        return []
-    text = region_meta.notes_with(old_meta, notes)
-    meta = {**({"text": text} if text else {}), **region_meta.write(detection, region[0])}
-    return [{**region[0], "meta": meta}, *region[1:]]

@@ -15,6 +15,7 @@ import numpy as np
 from cachetools import TTLCache
 from numpy.typing import NDArray
 
+from backend.labelstudio.click_gestures import Spot
 from backend.labelstudio.geometry import Patch
 
 SECONDS = 30.0
@@ -23,7 +24,6 @@ MAX_BYTES = 64_000_000
 DRAFT_SECONDS = 6.0
 
 Key = tuple[str, ...]  # server, project, task, image
-Spot = tuple[float | bool, ...]  # where a prompt is and what it says
 Draft = tuple[str, str]  # id and time of change
 
 

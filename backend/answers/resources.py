@@ -12,7 +12,7 @@ from backend.answers.recent_answers import RecentAnswers
 from backend.answers.unmatched_terms import UnmatchedTerms
 from backend.images.image_cache import ImageCache
 from backend.images.load import Images
-from backend.labelstudio.reading_budget import RegionCache
+from backend.labelstudio.region_reading import RegionCache
 from backend.runtime.background_tasks import BackgroundTasks
 from backend.runtime.embedding_cache import EmbeddingCache
 from backend.runtime.embedding_files import EmbeddingFiles

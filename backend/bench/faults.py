@@ -20,9 +20,9 @@ from PIL import Image as Pillow
 from tqdm import tqdm
 
 from backend.answers.ml_backend import VLSAMBackend
-from backend.answers.placement import describe
+from backend.answers.placement import Place, describe
 from backend.answers.resources import Resources
-from backend.labelstudio import labeling_config, results
+from backend.labelstudio import labeling_config, region_reading
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from model.bench.noc import Sample
 from model.builtin.measure import corrective_click
@@ -216,7 +216,7 @@ class Table(AbstractContextManager["Table"]):
             start = np.zeros_like(mask) if ours is None else mask
             clicks.append(_click(corrective_click(start, case.truth), len(clicks), (height, width)))
             answer = self._asked(case, list(regions.values()), clicks)
-            found = None if answer is None else results.decode(answer, (height, width))
+            found = None if answer is None else region_reading.decode(answer, (height, width))
             if answer is None or found is None:
                 game.reached.append(iou(start, case.truth))
                 break
@@ -273,7 +273,7 @@ def _region(case: Case) -> dict[str, Any]:
     view = (0.0, 0.0, float(width), float(height))
     found = Detection("object", case.mask, 0.5, Evidence("What is there?", view, prompt, {}, "bench"))
     control = labeling_config.parse(_CONFIG).outputs[0]
-    (region,) = describe(found, control=control, labels=[LABEL], region_id=_REGION)
+    (region,) = describe(found, Place(control, (LABEL,), _REGION))
     if not case.predicted:
         del region["meta"]
     return region

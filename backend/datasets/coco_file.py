@@ -15,8 +15,8 @@ from backend.datasets.items import Loader
 from backend.datasets.objects import Files, Finished, Objects, beside, done, mask_of, replaced, written
 from backend.datasets.run_state import DONE, Row, state_of, write
 from backend.images import local_files
-from backend.labelstudio import geometry
-from backend.labelstudio.geometry import Ring
+from backend.labelstudio import outlines
+from backend.labelstudio.outlines import Ring
 from model import coco
 
 
@@ -102,14 +102,14 @@ def run_lengths(kept: Row) -> Row:
 
 def polygons(kept: Row) -> list[list[float]]:
     """Return a ring for each part of an object, within a pixel of its outline: x, y, x, y, ... in pixels."""
-    return _flat(geometry.rings_of(mask_of(kept)))
+    return _flat(outlines.rings_of(mask_of(kept)))
 
 
 def exact_polygons(kept: Row) -> Any:
     """Return the ring that was drawn, or one along the pixels of each part; RLE for a mask with holes."""
     if "drawn" in kept:
         return _flat([np.array(kept["drawn"])])
-    rings = geometry.exact_rings_of(mask_of(kept))
+    rings = outlines.exact_rings_of(mask_of(kept))
     return kept["mask"] if rings is None else _flat(rings)
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from backend.datasets.batch_command import FETCHERS, prefetch
 from backend.datasets.items import Item
 from backend.datasets.run_state import DONE, Row
-from backend.labelstudio.geometry import Ring
+from backend.labelstudio.outlines import Ring
 from model import coco
 from model.types import Mask, box_of
 

@@ -43,7 +43,7 @@ class ProjectTasks:
         for task in self._client.tasks(self._project, self._filters()):
             number, data = int(task["id"]), task["data"]
             try:
-                source = self._config.source({"data": data})
+                source = self._config.source(data)
             except TaskError:  # the loader reports it
                 source = None
             if task.get("cancelled_annotations"):
@@ -90,7 +90,7 @@ class TaskImages:
 
     def read(self, item: Item) -> tuple[bytes, Image]:
         try:
-            source = self._config.source({"data": item.data})
+            source = self._config.source(item.data)
         except TaskError as error:
             raise ImageError(str(error)) from None
         return self._images.read(source, self._server, task=item.task)

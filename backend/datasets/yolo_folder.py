@@ -10,7 +10,7 @@ from backend.datasets.image_copies import Copies, link
 from backend.datasets.items import Item, Loader
 from backend.datasets.objects import Files, Finished, Object, Objects, beside, done, replaced
 from backend.datasets.run_state import Row, state_of
-from backend.labelstudio import geometry
+from backend.labelstudio import outlines
 
 
 class Yolo(Objects):
@@ -26,7 +26,7 @@ class Yolo(Objects):
 
     def _kept(self, object_: Object) -> Row:
         height, width = object_.mask.shape
-        ring = object_.ring if object_.ring is not None else geometry.ring_of(object_.mask)
+        ring = object_.ring if object_.ring is not None else outlines.ring_of(object_.mask)
         return {
             **super()._kept(object_),
             "ring": (100 * ring / (width, height)).clip(0, 100).round(6).tolist(),

@@ -129,7 +129,7 @@ def _image(client: StudioClient, project: int, config: LabelConfig, images: Imag
     if task is None:
         return Finding("image", SKIPPED, "The project has no tasks yet.", "import images, then look again")
     try:
-        source = config.source(task)
+        source = config.source(task.get("data"))
     except TaskError as error:
         raise StudioError(
             f"Task {task.get('id')}: {error}",

@@ -7,7 +7,7 @@ from xml.sax.saxutils import quoteattr
 
 from backend.doctor.finding import FAILED, NOTE, OK, Finding, one_line
 from backend.labelstudio import labeling_config
-from backend.labelstudio.next_protocol import TRIAL
+from backend.labelstudio.request import TRIAL
 from backend.labelstudio_api.client import StudioClient, StudioError
 
 UNKNOWN_PLACE = "where `vlsam serve` was started; in Docker `docker compose logs vlsam`"

@@ -25,7 +25,7 @@ from backend.export import objects
 from backend.export.masks import Masks
 from backend.labelstudio import bounded_json, labeling_config, tasks
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
-from backend.labelstudio.reading_budget import UNITS, Reading, TooMuch
+from backend.labelstudio.region_reading import UNITS, ReadingBudget, TooMuch
 from backend.labelstudio_api.client import StudioClient, StudioError
 from backend.settings import Settings
 from backend.telemetry.logs import printable, unsigned
@@ -171,8 +171,8 @@ class Job:
 
         def objects_of() -> Iterator[Object]:
             scored = self.wanted.what == "predictions"
-            reading = Reading(TASK_UNITS)
-            for each in objects.read(result, self.config, shape, reading, left_out, scored=scored):
+            budget = ReadingBudget(TASK_UNITS)
+            for each in objects.read(result, self.config, shape, budget, left_out, scored=scored):
                 found.append([each.term, each.label, each.score])
                 yield each
 

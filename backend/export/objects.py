@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from backend.datasets.objects import Object
-from backend.labelstudio import results, tasks
-from backend.labelstudio.geometry import Ring
+from backend.labelstudio import geometry, region_reading, results, tasks
 from backend.labelstudio.labeling_config import SHAPES, LabelConfig
-from backend.labelstudio.reading_budget import Reading
+from backend.labelstudio.outlines import Ring
+from backend.labelstudio.region_reading import ReadingBudget
 
 Entry = Mapping[str, Any]
 
@@ -53,7 +53,7 @@ def read(
     items: Sequence[Any],
     config: LabelConfig,
     shape: tuple[int, int],
-    reading: Reading,
+    budget: ReadingBudget,
     left_out: Counter[str],
     *,
     scored: bool = False,
@@ -74,11 +74,11 @@ def read(
         if why is not None:
             left_out[why] += 1
             continue
-        before = len(reading.unread)
-        drawn = results.read(entry, shape, reading)
+        before = len(budget.unread)
+        drawn = region_reading.read(entry, shape, budget)
         mask = None if drawn is None else drawn.patch.mask
         if mask is None or not mask.any():
-            unread = [each.partition(": ")[2] for each in reading.unread[before:]]
+            unread = [each.partition(": ")[2] for each in budget.unread[before:]]
             why = f"a {region.shape} that cannot be read: {unread[0]}" if unread else None
             left_out[why or f"a {region.shape} without pixels"] += 1
             continue
@@ -86,7 +86,7 @@ def read(
         score = results.unit(_number(entry.get("score"))) if scored else None
         for place, name in enumerate(names):
             if place:
-                reading.spend(mask.size)  # as a destination does to keep it once more
+                budget.spend(mask.size)  # as a destination does to keep it once more
             yield Object(name, mask, name, score, ring)
 
 
@@ -176,7 +176,7 @@ def _ring(region: _Region, shape: tuple[int, int]) -> Ring | None:
         case "rectangle":
             sides = [float(value[key]) for key in ("x", "y", "width", "height")]
             turned = float(value.get("rotation") or 0)
-            corners = results.corners(sides[0], sides[1], sides[2], sides[3], turned, shape)
+            corners = geometry.corners(sides[0], sides[1], sides[2], sides[3], turned, shape)
             percent = 100 * corners / (width, height)
         case _:
             return None

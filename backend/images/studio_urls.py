@@ -11,6 +11,7 @@ import urllib3
 
 from backend.images.errors import Refused
 from backend.images.http_url import HttpUrl, shown
+from backend.settings import LabelStudioSettings
 
 _CLOUD_STORAGES = ("s3:", "gs:", "azure-blob:")
 
@@ -23,6 +24,22 @@ class Server:
     token: str | None = field(default=None, repr=False)
     caller: str = ""  # the IP address that named this server in /setup; "" if the operator named it
     name: str = ""  # its address in /setup, if that is another one
+
+    @classmethod
+    def choose(
+        cls, settings: LabelStudioSettings, hostname: str, access_token: str, caller: str = ""
+    ) -> "Server | None":
+        """Return the Label Studio to fetch from: LABEL_STUDIO_URL, else the address from /setup.
+
+        LABEL_STUDIO_API_KEY is not sent to an address from /setup, since anybody may call /setup. A token
+        from /setup is sent to no other address than the one that came with it. Files below the address of
+        /setup are asked for at LABEL_STUDIO_URL.
+        """
+        hostname, token = hostname.rstrip("/"), access_token or None
+        if settings.url:
+            same = HttpUrl.parse(settings.url).has_origin_of(hostname)
+            return cls(settings.url, settings.api_key or (token if same else None), name=hostname)
+        return cls(hostname, token, caller) if hostname else None
 
     def gives(self, url: HttpUrl) -> bool:
         """Return whether a URL is a file that this server gives to holders of its token.

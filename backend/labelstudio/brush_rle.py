@@ -6,18 +6,20 @@ has, the length less 1 in so many bits, and one value. A literal is the same wit
 values as its length says. `results.rle` writes it.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.labelstudio.geometry import Window
-from backend.labelstudio.reading_budget import Reading
 from model.types import Mask
 
+T = TypeVar("T")
 Bytes = NDArray[np.uint8]
+Steps = Generator[float, None, T]  # yields the cost of each step before it is done, in units of work
 
 VALUE_BITS = 8
 HEAD_BITS = 32 + 5 + 4 * 4
@@ -33,7 +35,7 @@ class Text:
     characters: memoryview
 
 
-def numbers(text: Text, reading: Reading) -> Bytes:
+def numbers(text: Text) -> Steps[Bytes]:
     """The numbers of a text. Raises ValueError where it is anything but 0 to 255 and commas."""
     characters = np.frombuffer(text.characters, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
@@ -41,7 +43,7 @@ def numbers(text: Text, reading: Reading) -> Bytes:
     found = []
     at = 0
     while at < len(characters):
-        reading.spend(CHARACTER * WINDOW)
+        yield CHARACTER * WINDOW
         part = characters[at : at + WINDOW]
         if at + WINDOW < len(characters):  # not in the middle of a number
             (commas,) = np.nonzero(part == ord(","))
@@ -122,7 +124,7 @@ class Spans:
         return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(bottom - top, right - left)
 
 
-def spans(stream: Bytes, shape: tuple[int, int], reading: Reading) -> Spans:
+def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
     """The pixels of a mask (height, width) = `shape`: those whose fourth channel, alpha, is 128 or more.
 
     Values beyond the image do not count. Raises ValueError for a stream of an image of another size, or one
@@ -142,8 +144,8 @@ def spans(stream: Bytes, shape: tuple[int, int], reading: Reading) -> Spans:
     while done < total:
         if position >= 8 * len(stream):
             raise ValueError("run lengths that end early")
-        positions, position = _codes(raw, position, 8 * len(stream), sizes, reading)
-        edges, values = _values(raw, positions, sizes, reading)
+        positions, position = yield from _codes(raw, position, 8 * len(stream), sizes)
+        edges, values = yield from _values(raw, positions, sizes)
         edges += done
         done = int(edges[-1])
         # The values from a to before b hold the alphas of the pixels from a // 4 to before b // 4.
@@ -154,12 +156,12 @@ def spans(stream: Bytes, shape: tuple[int, int], reading: Reading) -> Spans:
 
 
 def _codes(
-    raw: bytes, position: int, end: int, sizes: NDArray[np.int64], reading: Reading
-) -> tuple[NDArray[np.int64], int]:
+    raw: bytes, position: int, end: int, sizes: NDArray[np.int64]
+) -> Steps[tuple[NDArray[np.int64], int]]:
     """Where the codes are that begin in the next WINDOW bytes, and where the next code is, in bits."""
     first = position >> 3
     window = np.unpackbits(np.frombuffer(raw, np.uint8, min(WINDOW, len(raw) - 8 - first) + 1, first))
-    reading.spend(BIT * len(window))
+    yield BIT * len(window)
     # How long a code is that begins at a bit: for a run its first three bits say it.
     lengths = np.concatenate([np.zeros(4, np.int64), 3 + sizes + VALUE_BITS]).astype(np.uint8)
     steps = lengths[window[:-2] << 2 | window[1:-1] << 1 | window[2:]].tobytes()
@@ -178,7 +180,7 @@ def _codes(
             size = bits[word >> 29]
             step = 3 + size + VALUE_BITS * (((word << 3 & 0xFFFFFFFF) >> (32 - size)) + 1)
         at += step
-    reading.spend(LITERAL * literals)
+    yield LITERAL * literals
     if 8 * first + at > end:
         found.pop()  # which the stream's end cuts off
         if not found:
@@ -188,8 +190,8 @@ def _codes(
 
 
 def _values(
-    raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64], reading: Reading
-) -> tuple[NDArray[np.int64], Bytes]:
+    raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> Steps[tuple[NDArray[np.int64], Bytes]]:
     """Where the values (n,) of codes begin and end, n + 1 numbers from 0 on, and the values themselves."""
     stream = np.frombuffer(raw, np.uint8)
     first = int(positions[0]) >> 3
@@ -202,7 +204,7 @@ def _values(
     place = positions + 3 + size
     if literal.any():
         count = np.where(literal, length, 1)
-        reading.spend(20 * int(count.sum()))
+        yield 20 * int(count.sum())
         before = np.cumsum(count) - count
         place = np.repeat(place - VALUE_BITS * before, count) + VALUE_BITS * np.arange(count.sum())
         length = np.repeat(np.where(literal, 1, length), count)

@@ -176,9 +176,8 @@ class LabelConfig:
     idle: tuple[Control, ...] = ()  # outputs that Auto-Detect offers and whose smart tool sends nothing
     status_of: str | None = None  # the object that the <TextArea> named STATUS belongs to
 
-    def source(self, task: Any) -> Any:
-        """The value of a task's image field, which decode.py loads. Raises TaskError where there is none."""
-        data = task.get("data") if isinstance(task, Mapping) else None
+    def source(self, data: Any) -> Any:
+        """Return the value of the image field in a task's data. Raises TaskError if there is none."""
         if not isinstance(data, Mapping):
             raise TaskError("the task has no data.")
         try:
@@ -194,9 +193,9 @@ class LabelConfig:
             )
         return found
 
-    def of(self, data: Any) -> "LabelConfig":
-        """The config of one task: with the labels that its data brings, where controls take them from it."""
-        if not isinstance(data, Mapping) or all(control.labels_key is None for control in self.outputs):
+    def of(self, data: Mapping[str, Any] | None) -> "LabelConfig":
+        """Return the config of one task, with the labels that controls take from its data."""
+        if data is None or all(control.labels_key is None for control in self.outputs):
             return self
         outputs: list[Control] = []
         labels: dict[tuple[int, str], tuple[Label, ...]] = {}  # of controls that share them, once

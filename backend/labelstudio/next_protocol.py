@@ -4,7 +4,6 @@ There the browser asks once what a backend can do, sends prompts without id and 
 every kind out of the mask by itself.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from backend.labelstudio import results
@@ -28,17 +27,12 @@ def mask(pixels: Mask, score: float) -> list[Result]:
     return [{"type": "bitmasklabels", "score": results.unit(score), "value": value}]
 
 
-# Ours: what would be predicted for a task, and why there is nothing. `vlsam doctor` has Label Studio ask it.
-TRIAL = "vlsam_trial"
-
-
 class UnknownEvent(Exception):
     """There is no answer to an event. The message is the reason, one sentence."""
 
 
-def answer(context: Mapping[str, Any], version: str) -> list[Result]:
-    """The result for a context with an event. Raises UnknownEvent."""
-    event = context.get("event")
+def answer(event: Any, version: str) -> list[Result]:
+    """Return the result for an event. Raises UnknownEvent."""
     if event == "capabilities":
         value = {
             "prompts": ["point", "box"],

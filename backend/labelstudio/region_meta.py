@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from backend.labelstudio import geometry
-from backend.labelstudio.results import decode, mask_hash, unit
-from model.types import Box, Detection, Mask, Prompt, box_of
+from backend.labelstudio.region_reading import decode
+from backend.labelstudio.results import mask_hash, unit
+from model.types import Box, Detection, Mask, Prompt
 
 KEY = "vlsam"
 MAX_BYTES = 2000  # of JSON, as ASCII
@@ -122,7 +123,7 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
     keep = inside == (prompt.labels == 1)
     box = prompt.box
     if box is not None:
-        x0, y0, x1, y1 = box_of(mask)
+        x0, y0, x1, y1 = geometry.tight_window(mask)
         slack = 2.0  # pixels that a mask may stand out of the box that prompted it
         fits = mask.any() and (
             x0 >= box[0] - slack and y0 >= box[1] - slack and x1 <= box[2] + slack and y1 <= box[3] + slack

@@ -1,11 +1,15 @@
-"""What Label Studio says of a task: drafts, annotations, predictions and their regions, all untrusted."""
+"""Parse a task of Label Studio: its data, drafts, annotations, predictions and their regions.
+
+All of it is untrusted. Parsing never fails: what is not as Label Studio writes it is left out.
+"""
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
-from backend.labelstudio.labeling_config import MAX_LABELS, Control, LabelConfig
+from backend.labelstudio.labeling_config import MAX_LABELS, Control, LabelConfig, Naming
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
@@ -14,80 +18,181 @@ T = TypeVar("T")
 MAX_REGIONS = 1000  # of a result list that are looked at
 MAX_ENTRIES = 1000  # drafts, annotations or predictions of a task that are looked at, the last ones
 MAX_ID = 100  # characters
+ENTRIES = ("drafts", "annotations", "predictions")
+MAX_WORDS = 100  # of a `perRegion` control for a region, each of at most so many characters:
+MAX_TEXT = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A region of an output control. Its geometry is what results.decode reads in `result`."""
+    """A region of an output control. `region_reading.read` reads its geometry."""
 
     id: str  # as Label Studio knows it
     control: Control
-    labels: tuple[str, ...]  # several where a control has choice="multiple"; none where it has none
+    labels: tuple[str, ...]  # several if a control has choice="multiple"; none if it has none
     result: Mapping[str, Any]
 
 
-def regions(items: list[Any], config: LabelConfig) -> Iterator[Region]:
-    """The regions of a result list that belong to an output control, the topmost first."""
-    found = _newest_items(items)
-    labels = {region_id(item): labels_of(item) for item in found if item.get("type") == "labels"}
-    outputs = {(control.name, control.type): control for control in config.outputs}
-    for item in found:
-        name, kind = control_of(item), item.get("type")
-        control = outputs.get((name, kind)) if name is not None and isinstance(kind, str) else None
-        number = region_id(item)
-        if control is None or number is None:
-            continue
-        own = labels_of(item) if control.type in value_of(item) else labels.get(number, ())
-        yield Region(number, control, own, item)
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A draft, an annotation or a prediction of a task."""
+
+    id: Any
+    changed: str  # the time as Label Studio writes it
+    annotation: Any  # of a draft: the id of the annotation that it changes
+    cancelled: bool  # the task was skipped
+    result: list[Any]
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> "Entry":
+        return cls(
+            raw.get("id"),
+            changed(raw),
+            raw.get("annotation"),
+            raw.get("was_cancelled") is True,
+            result_of(raw),
+        )
+
+    @cached_property
+    def items(self) -> Sequence[Mapping[str, Any]]:
+        return [item for item in self.result if isinstance(item, Mapping)]
+
+    @cached_property
+    def topmost(self) -> Sequence[Mapping[str, Any]]:
+        """The last MAX_REGIONS items, the newest first."""
+        return latest(self.items, MAX_REGIONS, "results")[::-1]
+
+    @cached_property
+    def ids(self) -> frozenset[str]:
+        """The ids of all regions and of everything else in the list."""
+        return frozenset(number for item in self.topmost if (number := region_id(item)) is not None)
+
+    @cached_property
+    def related(self) -> frozenset[str]:
+        """The ids of regions that a relation names."""
+        ends = (
+            region_id({"id": item.get(end)})
+            for item in self.items
+            if item.get("type") == "relation"
+            for end in ("from_id", "to_id")
+        )
+        return frozenset(end for end in ends if end is not None)
+
+    def regions(self, config: LabelConfig) -> Iterator[Region]:
+        """Yield the regions that belong to an output control, the topmost first."""
+        labels = {region_id(item): labels_of(item) for item in self.topmost if item.get("type") == "labels"}
+        outputs = {(control.name, control.type): control for control in config.outputs}
+        for item in self.topmost:
+            name, kind = control_of(item), item.get("type")
+            control = outputs.get((name, kind)) if name is not None and isinstance(kind, str) else None
+            number = region_id(item)
+            if control is None or number is None:
+                continue
+            own = labels_of(item) if control.type in value_of(item) else labels.get(number, ())
+            yield Region(number, control, own, item)
 
 
-def ids(items: list[Any]) -> set[str]:
-    """The ids of everything in a result list."""
-    return {number for item in _newest_items(items) if (number := region_id(item)) is not None}
+NO_ENTRY = Entry(None, "", None, cancelled=False, result=[])
 
 
-def _newest_items(items: list[Any]) -> Sequence[Mapping[str, Any]]:
-    return latest([item for item in items if isinstance(item, Mapping)], MAX_REGIONS, "results")[::-1]
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task as a request brings it."""
+
+    id: int | str | None  # None if it has none, or one that Label Studio would not give
+    name: str  # the id for the log, as ASCII, so that no task writes lines of its own
+    project: str
+    data: Mapping[str, Any] | None
+    drafts: tuple[Entry, ...] = ()
+    annotations: tuple[Entry, ...] = ()
+    predictions: tuple[Entry, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: Any) -> "Task":
+        if not isinstance(raw, Mapping):
+            return cls(None, "?", "", None)
+        number, project, data = raw.get("id"), raw.get("project"), raw.get("data")
+        known = type(number) is int or (type(number) is str and len(number) <= MAX_ID)
+        return cls(
+            number if known else None,
+            ascii(number)[:40] if isinstance(number, str | int | float | None) else "?",
+            str(project) if isinstance(project, str | int) else "",
+            data if isinstance(data, Mapping) else None,
+            *(tuple(map(Entry.parse, entries(raw.get(key)))) for key in ENTRIES),
+        )
+
+    @cached_property
+    def draft(self) -> Entry | None:
+        """The newest draft."""
+        return max(self.drafts[::-1], key=lambda entry: entry.changed, default=None)
+
+    @cached_property
+    def own(self) -> Sequence[Entry]:
+        """What the person of a request sees or has made, the newest first.
+
+        Drafts are the person's own. An annotation counts if the newest draft names it, or if it is the only
+        one, since others may be another annotator's.
+        """
+        saved = [entry for entry in self.annotations if not entry.cancelled]
+        if self.draft is None:
+            return saved if len(saved) == 1 else []
+        if self.draft.annotation is not None:
+            saved = [entry for entry in saved if entry.id == self.draft.annotation]
+        return [self.draft, *saved] if len(saved) == 1 else [self.draft]
+
+    @cached_property
+    def predicted(self) -> Sequence[Entry]:
+        """The predictions, the newest first."""
+        return sorted(self.predictions, key=lambda entry: entry.changed)[::-1]
+
+    @cached_property
+    def lists(self) -> Sequence[Entry]:
+        """All that a click may be about, the newest first."""
+        return [*self.own, *self.predicted]
+
+    @cached_property
+    def related(self) -> frozenset[str]:
+        """The ids of regions that a relation names."""
+        return frozenset().union(*(entry.related for entry in self.lists))
+
+    def made(self, config: LabelConfig) -> Iterator[Region]:
+        """Yield the regions that people made or accepted: of every draft and annotation not skipped."""
+        for entry in (*self.drafts, *self.annotations):
+            if not entry.cancelled:
+                yield from entry.regions(config)
+
+    def words_of(self, region: str, namings: Iterable[Naming]) -> dict[str, list[Any]]:
+        """Return what the `perRegion` controls hold for a region where it was saved last, by control.
+
+        A replaced region loses its words, and a person may have changed ours.
+        """
+        words: dict[str, list[Any]] = {}
+        for entry in self.lists:
+            items = [item for item in entry.items if region_id(item) == region][-MAX_WORDS:]
+            for naming in namings:
+                for item in items:
+                    if item.get("from_name") == naming.name and item.get("type") == naming.type:
+                        words[naming.name] = _words(value_of(item).get(naming.key))
+            if items:
+                break
+        return words
+
+
+def _words(given: Any) -> list[Any]:
+    """Return the texts, or the paths of texts, of an untrusted value."""
+    words: list[Any] = []
+    for word in (given if isinstance(given, list) else [given])[:MAX_WORDS]:
+        path = word if isinstance(word, list) else [word]
+        if path and len(path) <= MAX_WORDS and all(isinstance(t, str) and len(t) <= MAX_TEXT for t in path):
+            words.append(word)
+    return words
 
 
 def latest(given: Sequence[T], most: int, what: str) -> Sequence[T]:
-    """The last `most` of a list, which are the newest; what is left out is logged."""
+    """Return the last `most` of a list, which are the newest. Log that others were left out."""
     if len(given) > most:
         log.warning("Of %d %s only the last %d are looked at.", len(given), what, most)
     return given[-most:]
-
-
-def number(task: Any) -> int | str | None:
-    """The id of a task; None where it has none, or one that Label Studio would not give."""
-    found = task.get("id") if isinstance(task, Mapping) else None
-    return found if type(found) is int or (type(found) is str and len(found) <= MAX_ID) else None
-
-
-def own(task: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """The result lists that the person of a request sees or has made, the newest first.
-
-    Drafts are the person's own. An annotation counts where the newest draft names it, else where it is
-    the only one, for others may be another annotator's.
-    """
-    draft = newest(task.get("drafts"))
-    if draft is not None:
-        yield result_of(draft)
-    saved = [entry for entry in entries(task.get("annotations")) if entry.get("was_cancelled") is not True]
-    named = draft.get("annotation") if draft is not None else None
-    if named is not None:
-        saved = [entry for entry in saved if entry.get("id") == named]
-    if len(saved) == 1:
-        yield result_of(saved[0])
-
-
-def predicted(task: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """The result lists of the predictions, the newest first."""
-    found = sorted(entries(task.get("predictions")), key=changed)
-    yield from (result_of(entry) for entry in reversed(found))
-
-
-def newest(drafts: Any) -> Mapping[str, Any] | None:
-    return max(entries(drafts)[::-1], key=changed, default=None)
 
 
 def entries(given: Any) -> list[Mapping[str, Any]]:
@@ -98,11 +203,13 @@ def entries(given: Any) -> list[Mapping[str, Any]]:
 
 
 def changed(entry: Mapping[str, Any]) -> str:
-    return str(entry.get("updated_at") or entry.get("created_at") or "")
+    """Return the time of the last change, "" if there is none."""
+    time = entry.get("updated_at") or entry.get("created_at")
+    return str(time) if isinstance(time, str | int | float) else ""
 
 
-def result_of(entry: Mapping[str, Any] | None) -> list[Any]:
-    result = entry.get("result") if entry is not None else None
+def result_of(entry: Mapping[str, Any]) -> list[Any]:
+    result = entry.get("result")
     return result if isinstance(result, list) else []
 
 
@@ -112,13 +219,13 @@ def value_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def control_of(item: Mapping[str, Any]) -> str | None:
-    """The name of the control that a result is of."""
+    """Return the name of the control that an item belongs to."""
     name = item.get("from_name")
     return name if isinstance(name, str) else None
 
 
 def labels_of(item: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of a region or a prompt, each once, in their order."""
+    """Return the labels of a region or a prompt, each once, in their order."""
     value = value_of(item)
     for key in (item.get("type"), "labels"):
         given = value.get(key) if isinstance(key, str) else None
@@ -129,15 +236,15 @@ def labels_of(item: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def alike(one: Collection[str], other: Collection[str]) -> bool:
-    """Whether two regions, or a prompt and a region, share a label or both have none."""
+    """Return whether two regions, or a prompt and a region, share a label or both have none."""
     return not set(one).isdisjoint(other) or not (one or other)
 
 
-def id_of(item: Any) -> str | None:
-    item_id = item.get("id") if isinstance(item, Mapping) else None
+def id_of(item: Mapping[str, Any]) -> str | None:
+    item_id = item.get("id")
     return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_ID else None
 
 
-def region_id(item: Any) -> str | None:
-    """The id without the suffix '#...' that the editor adds to its own copies."""
+def region_id(item: Mapping[str, Any]) -> str | None:
+    """Return the id without the suffix '#...' that the editor adds to its own copies."""
     return (id_of(item) or "").partition("#")[0] or None

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from backend.answers.placement import alike, not_empty, unnamed_terms, vocabulary
+from backend.answers.placement import Labelling, alike, not_empty, vocabulary
 from backend.datasets.items import Item
 from backend.datasets.run_state import REDUCED, Row, Unchanged
 from backend.images.content_hash import image_hash
@@ -50,23 +50,25 @@ class Annotator:
         image = load(item)
         if item.content and item.content == image_hash(image):
             raise Unchanged
-        words = vocabulary(self.config.of(item.data), self.settings)
-        return image, prefetch_answers(image, self.settings.detection.options, words)
+        options = self.settings.detection.options
+        words = vocabulary(self.config.of(item.data), options)
+        return image, prefetch_answers(image, options, words)
 
     def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
         """What the server would find in a task of this data."""
-        config, settings = self.config.of(item.data), self.settings
-        words = vocabulary(config, settings)
+        config, answers = self.config.of(item.data), self.settings.answers
+        words = vocabulary(config, self.settings.detection.options)
         detections, reduced = with_less_memory(
             model, lambda model: model.annotate(image, vocabulary=words, remote_answers=said)
         )
         detections = not_empty(detections)
-        names: dict[str, str] = {}
-        if unnamed := unnamed_terms(detections, config, settings):
+        labelling = Labelling(config, answers.leftover)
+        if unnamed := labelling.unnamed(detections, answers.similarity):
             names, _ = with_less_memory(
-                model, lambda model: alike(model, unnamed, config.names, settings.answers.similarity)
+                model, lambda model: alike(model, unnamed, config.names, answers.similarity)
             )
-        return Found(detections, config, names, settings.answers.leftover, reduced)
+            labelling = Labelling(config, answers.leftover, names)
+        return Found(detections, labelling, reduced)
 
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
         """What the summary needs, and what DEST needs; of the keys in `sampled` also a picture, as text."""

@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from backend.answers.placement import annotation, explained, label_of, prediction
+from backend.answers.placement import Labelling, annotation, explained, prediction
 from backend.datasets.coco_file import Coco, polygons, run_lengths
 from backend.datasets.items import Loader, SourceError, need
 from backend.datasets.objects import Files, Finished, Object, Objects
@@ -16,7 +16,6 @@ from backend.datasets.run_state import DONE, Row, write
 from backend.datasets.yolo_folder import Yolo
 from backend.images.content_hash import image_hash
 from backend.labelstudio import results
-from backend.labelstudio.labeling_config import LabelConfig
 from model.types import Detection, Image
 
 
@@ -25,13 +24,11 @@ class Found:
     """The detections of one image, and what their labels depend on."""
 
     detections: list[Detection]
-    config: LabelConfig  # with the labels in the item's data
-    names: Mapping[str, str]  # labels by term, for those that embeddings matched
-    leftover: str  # VLSAM_LEFTOVER
+    labelling: Labelling  # with the labels in the item's data
     reduced: bool = False  # annotated in half its size, after memory ran out
 
     def labelled(self) -> list[tuple[Detection, str | None]]:
-        return [(d, label_of(d.term, self.config, self.names, self.leftover)) for d in self.detections]
+        return [(d, self.labelling.label_of(d.term)) for d in self.detections]
 
 
 class Destination(Protocol):
@@ -81,15 +78,9 @@ class ImportList:
 
     def describe(self, image: Image, found: Found) -> Row:
         content = image_hash(image)
-        regions, unmatched = annotation(
-            found.detections,
-            found.config,
-            content,
-            self._version,
-            names=found.names,
-            leftover=found.leftover,
-        )
-        explanation = explained(regions, found.detections, unmatched, found.config, content, self._version)
+        regions, unmatched = annotation(found.detections, found.labelling, content, self._version)
+        terms = list(dict.fromkeys(detection.term for detection in found.detections))
+        explanation = explained(regions, terms, unmatched, found.labelling.config, content, self._version)
         return {"prediction": prediction(regions, self._version, explanation)}
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:

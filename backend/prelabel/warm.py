@@ -58,7 +58,7 @@ def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse
     for task in tqdm(tasks, "warm", total, unit="image", file=sys.stderr, disable=None):
         number = task.get("id")
         try:
-            image = images.load(config.source(task), client.server, task=number)
+            image = images.load(config.source(task.get("data")), client.server, task=number)
             key = embedding_key(identity, image_hash(image))
             kept = disk.read(key)
             embedding = kept or with_less_memory(segmenter, methodcaller("encode", image))[0]

@@ -1,4 +1,4 @@
-"""The routes that Label Studio calls. What they do is in ml_backend.py; here is only HTTP."""
+"""Serve the routes that Label Studio calls: HTTP only. `ml_backend.answer` decides."""
 
 import hmac
 import logging
@@ -13,15 +13,16 @@ from cachetools import LRUCache
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from backend.answers.ml_backend import VLSAMBackend
+from backend.answers import ml_backend
 from backend.answers.resources import PROCESS, Resources
-from backend.answers.task_image import UNEXPECTED
+from backend.answers.task_image import UNEXPECTED, Access
 from backend.answers.unmatched_terms import UnknownProject
 from backend.doctor.watch import Watch
 from backend.images.studio_urls import Server
 from backend.labelstudio import bounded_json, labeling_config
 from backend.labelstudio.bounded_json import TooLarge
 from backend.labelstudio.labeling_config import ConfigError
+from backend.labelstudio.request import BadRequest, parse_body
 from backend.runtime.job_queue import Unavailable
 from backend.settings import Settings
 from backend.telemetry import logs
@@ -31,31 +32,27 @@ from backend.web.openapi import DESCRIPTION
 log = logging.getLogger(f"vlsam.{__name__}")
 
 MAX_PROJECTS = 1000
-MAX_TASKS = 10_000  # of a request
 RETRY_SECONDS = "5"
 WITHOUT_PASSWORD = ("health", "ready", "webhook")
 
 Answer = tuple[Response, int]
 
 
-class BadRequest(Exception):
-    """A request cannot be read. The message is one sentence for the client: HTTP 400."""
-
-
 class Projects:
-    """The address and token of each project's Label Studio, as /setup said them together. Thread-safe."""
+    """The Label Studio of each project, as /setup named it, or `default`. Thread-safe."""
 
-    def __init__(self) -> None:
-        self._servers: LRUCache[str, Server] = LRUCache(MAX_PROJECTS)
+    def __init__(self, default: Server | None = None) -> None:
+        self._default = default
+        self._servers: LRUCache[str, Server | None] = LRUCache(MAX_PROJECTS)
         self._lock = threading.Lock()
 
-    def remember(self, project: str, server: Server) -> None:
+    def remember(self, project: str, server: Server | None) -> None:
         with self._lock:
             self._servers[project] = server
 
-    def server(self, project: str) -> Server:
+    def server(self, project: str) -> Server | None:
         with self._lock:
-            return self._servers.get(project, Server(""))
+            return self._servers.get(project, self._default)
 
 
 def create_app(settings: Settings | None = None, resources: Resources | None = None) -> Flask:
@@ -73,7 +70,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    projects = Projects()
+    projects = Projects(Server.choose(settings.label_studio, "", ""))
     watch = Watch(resources.images)
 
     @app.before_request
@@ -103,7 +100,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
     def _health() -> Response:
         return jsonify(
             status="UP",
-            model_class=VLSAMBackend.__name__,
+            model_class=ml_backend.VLSAMBackend.__name__,
             model_version=resources.version,
             model=resources.queue.state,
         )
@@ -119,7 +116,8 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
     def _setup() -> Response:
         body = _body()
         project = _project(body)
-        server = Server(_optional_text(body, "hostname"), _optional_text(body, "access_token"), _caller())
+        hostname, token = _optional_text(body, "hostname"), _optional_text(body, "access_token")
+        server = Server.choose(settings.label_studio, hostname, token, _caller())
         projects.remember(project, server)
         schema = body.get("schema")
         if isinstance(schema, str) and schema.strip():
@@ -131,15 +129,8 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
                     log.warning("Project %s has no label %r for VLSAM_LEFTOVER: it drops.", project, other)
             except ConfigError as error:
                 log.warning("Project %s cannot be annotated: %s", project, error)
-        backend = VLSAMBackend(
-            resources=resources,
-            project=project,
-            hostname=server.url,
-            access_token=server.token or "",
-            caller=server.caller,
-        )
-        if backend.server is not None:
-            watch.begin(project, backend.server)  # not here: Label Studio waits for this answer
+        if server is not None:
+            watch.begin(project, server)  # not here: Label Studio waits for this answer
         return jsonify(model_version=resources.version)
 
     @app.get("/versions", endpoint="versions")
@@ -177,34 +168,9 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
     @app.post("/predict", endpoint="predict")
     def _predict() -> Response:
         body = _body()
-        tasks = body.get("tasks")
-        if not isinstance(tasks, list):
-            raise BadRequest("tasks must be a list.")
-        if len(tasks) > MAX_TASKS:
-            raise BadRequest(f"tasks must hold at most {MAX_TASKS} tasks.")
-        config = body.get("label_config")
-        if not isinstance(config, str):
-            raise BadRequest("label_config must be a text.")
-        params = body.get("params", {})
-        if not isinstance(params, dict):
-            raise BadRequest("params must be an object.")
-        context = params.get("context")
-        if context is not None and not isinstance(context, dict):
-            raise BadRequest("params.context must be an object or null.")
-        if context is not None and context.get("event") is None and not tasks:
-            raise BadRequest("tasks must hold the task of params.context.")
-        project = _project(body)
-        server = projects.server(project)
-        backend = VLSAMBackend(
-            config,
-            resources=resources,
-            project=project,
-            hostname=server.url,
-            access_token=server.token or "",
-            caller=server.caller,
-            gone=partial(_hung_up, request.environ.get("gunicorn.socket")),
-        )
-        return jsonify(results=backend.predict(tasks, context=context))
+        project, gone = _project(body), partial(_hung_up, request.environ.get("gunicorn.socket"))
+        access = Access(resources, projects.server(project), project, gone)
+        return jsonify(results=ml_backend.answer(parse_body(body), access))
 
     @app.errorhandler(BadRequest)
     @app.errorhandler(ConfigError)

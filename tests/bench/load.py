@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from backend.images.content_hash import image_hash
-from backend.labelstudio import labeling_config, results
+from backend.labelstudio import labeling_config, region_reading, results
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM
 from model.profiles import choose
@@ -117,7 +117,7 @@ def draw(model: VLSAM, folder: Path, count: int) -> list[Picture]:
 
 def is_answer(region: dict[str, Any], picture: Picture, spot: int) -> bool:
     """Whether a region is what the models say of this spot of this picture."""
-    mask = results.decode(region, (HEIGHT, WIDTH))
+    mask = region_reading.decode(region, (HEIGHT, WIDTH))
     labelled = region["value"]["brushlabels"] == [NAMES[spot]]
     return labelled and mask is not None and iou(mask, picture.masks[spot]) >= ALIKE
 
@@ -212,7 +212,7 @@ class Expected:
             return False
         if self.masks is None:
             return True
-        found = [results.decode(region, (HEIGHT, WIDTH)) for region in regions]
+        found = [region_reading.decode(region, (HEIGHT, WIDTH)) for region in regions]
         return terms == [term for term, _ in self.masks] and all(
             mask is not None and iou(mask, own) >= ALIKE
             for mask, (_, own) in zip(found, self.masks, strict=True)

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 
 from backend.commands.cli import main
 from backend.demo.studio import Studio
-from backend.labelstudio import geometry, labeling_config, results
+from backend.labelstudio import geometry, labeling_config, region_reading, results
 from backend.labelstudio.recommended_configs import KINDS, Kind, LabelTag, label_config, tags_of
 from backend.labelstudio_api.client import StudioError
 from model.segmentation.non_maximum_suppression import iou
@@ -233,7 +233,7 @@ def test_json_holds_what_was_submitted(exported: Exported) -> None:
         found = [result for result in regions if result["from_name"] == control.name]
         assert len(found) == 2
         for result, mask in zip(found, exported.masks.values(), strict=True):
-            decoded = results.decode(result, (HEIGHT, WIDTH))
+            decoded = region_reading.decode(result, (HEIGHT, WIDTH))
             assert decoded is not None
             if exported.kind == "boxes":
                 assert box_of(decoded) == box_of(mask)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio import labeling_config, region_meta, results
+from backend.labelstudio import labeling_config, region_meta, region_reading, results
 from backend.runtime.embedding_files import EmbeddingFiles
 from backend.telemetry.metrics import Metrics
 from model import decode
@@ -51,7 +51,7 @@ GEOMETRY = st.fixed_dictionaries(
 @given(kind=st.sampled_from(KINDS), value=GEOMETRY | strategies.junk)
 def test_any_geometry_is_a_mask_or_none(kind: str, value: Any) -> None:
     counted("geometry")
-    mask = results.decode({"type": kind, "value": value}, SHAPE)
+    mask = region_reading.decode({"type": kind, "value": value}, SHAPE)
     assert mask is None or (mask.shape == SHAPE and mask.dtype == bool and mask.any())
 
 
@@ -61,7 +61,7 @@ def test_any_mask_is_geometry_or_none(mask: Mask, shape: str, compact: bool) -> 
     counted("masks")
     value = results.encode(mask, shape, compact=compact)
     assert mask.any() or value is None
-    again = None if value is None else results.decode({"type": shape, "value": value}, SHAPE)
+    again = None if value is None else region_reading.decode({"type": shape, "value": value}, SHAPE)
     if shape in ("brush", "bitmask") and mask.any():
         assert again is not None
         assert np.array_equal(again, mask)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image as Pillow
 
-from backend.answers.placement import annotation, describe
-from backend.labelstudio import labeling_config, results
+from backend.answers.placement import Labelling, Place, annotation, describe
+from backend.labelstudio import labeling_config, region_reading, results
 from model.builtin.scenes import draw_scene
 from model.types import Mask
 from tests.support.detections import detection, disc
@@ -138,8 +138,8 @@ def odd_pngs(draw: st.DrawFn) -> bytes:
 
 pngs = masks.map(_png_of).flatmap(damaged) | odd_pngs()
 data_urls = st.one_of(
-    pngs.map(lambda data: results.PNG + base64.b64encode(data).decode()),
-    texts.map(lambda text: results.PNG + text),
+    pngs.map(lambda data: region_reading.PNG + base64.b64encode(data).decode()),
+    texts.map(lambda text: region_reading.PNG + text),
     texts,
 )
 
@@ -308,9 +308,9 @@ def _regions() -> list[dict[str, Any]]:
     """What this server would answer for two objects, in every control there is."""
     config = labeling_config.parse(EVERY_CONTROL).of({"kinds": ["Cat", "Dog"]})
     found = [detection("cat", disc(20, 30, 12)), detection("dog", disc(60, 30, 9))]
-    made, _ = annotation(found, config, "image", "v1")
+    made, _ = annotation(found, Labelling(config), "image", "v1")
     brush = config.outputs[0]
-    return made + describe(found[0], control=brush, labels=["Cat"], region_id="clicked", compact=True)
+    return made + describe(found[0], Place(brush, ("Cat",), "clicked"), compact=True)
 
 
 def _rich_body() -> dict[str, Any]:

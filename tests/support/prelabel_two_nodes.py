@@ -23,6 +23,7 @@ import psutil
 import torch
 from ray.cluster_utils import Cluster
 
+from backend.answers.placement import Labelling
 from backend.commands.cli import main
 from backend.datasets.items import Item
 from backend.datasets.run_state import Row
@@ -45,7 +46,7 @@ class Fragile(Annotator):
     def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
         if item.key == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
-        return Found([], self.config, {}, "drop")
+        return Found([], Labelling(self.config))
 
 
 def prelabel(folder: Path, to: str, *more: str) -> float:

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from backend.answers import click_target
 from backend.answers.click_target import Correction, Unanswerable
-from backend.labelstudio import region_meta, results
+from backend.labelstudio import click_gestures, region_meta, region_reading, results
 from backend.labelstudio.labeling_config import LabelConfig, parse
-from backend.labelstudio.reading_budget import UNITS, OutOfTime, Reading, TooMuch
+from backend.labelstudio.region_reading import UNITS, OutOfTime, ReadingBudget, TooMuch
+from backend.labelstudio.request import Interaction
+from backend.labelstudio.tasks import Task
 from model.deadline import Deadline
 from model.types import Mask, Prompt
 from tests.support.detections import detection, disc
@@ -46,8 +48,20 @@ def mask_of_box(x0: int, y0: int, x1: int, y1: int) -> Mask:
     return mask
 
 
+def interaction(context: Any, task: Any, config: LabelConfig) -> Interaction:
+    return Interaction.parse(Task.parse(task), context, config)
+
+
+def read(context: Any, task: Any, config: LabelConfig, shape: tuple[int, int], **more: Any) -> Correction:
+    return click_target.read(interaction(context, task, config), shape, **more)
+
+
+def bare_prompt(context: Any, config: LabelConfig, shape: tuple[int, int]) -> Prompt | None:
+    return click_target.bare(interaction(context, {}, config), shape)
+
+
 def ask(*items: Any, **task: Any) -> Correction:
-    return click_target.read({"result": list(items)}, {"id": 1, **task}, parse(SPLIT), SHAPE)
+    return read({"result": list(items)}, {"id": 1, **task}, parse(SPLIT), SHAPE)
 
 
 def drafts(*regions: Any, at: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
@@ -249,7 +263,7 @@ def test_rectangles_come_last_wherever_they_stand_in_the_config() -> None:
 
     def clicked(x: float, y: float) -> str | None:
         context = {"result": [click(x, y)]}
-        return click_target.read(context, {"annotations": [on_top]}, config, SHAPE).region_id
+        return read(context, {"annotations": [on_top]}, config, SHAPE).region_id
 
     assert clicked(20, 20) == "brushed"
     assert clicked(60, 50) == "boxed"
@@ -491,11 +505,11 @@ def test_a_click_without_a_label_is_about_the_last_drawn_region_that_holds_it(
     context = {"result": [nameless(x, y)]}
     task = {"annotations": [drafts(*(item for items in drawn for item in items))]}
     if holding:
-        asked = click_target.read(context, task, BRUSHES, SHAPE)
+        asked = read(context, task, BRUSHES, SHAPE)
         assert (asked.region_id, asked.labels) == (str(holding[-1]), (discs[holding[-1]][3],))
     else:
         with pytest.raises(Unanswerable, match=MISSING):
-            click_target.read(context, task, BRUSHES, SHAPE)
+            read(context, task, BRUSHES, SHAPE)
 
 
 def test_a_rectangle_is_meant_where_nothing_else_is_below_a_click() -> None:
@@ -533,10 +547,10 @@ def test_outside_all_regions_a_click_needs_a_label_where_there_are_several() -> 
 def test_outside_all_regions_a_click_has_the_only_label() -> None:
     config = parse(SPLIT.replace('<Label value="Dog"/>', ""))
     task = {"annotations": [drafts(CAT)]}
-    asked = click_target.read({"result": [nameless(60, 30)]}, task, config, SHAPE)
+    asked = read({"result": [nameless(60, 30)]}, task, config, SHAPE)
     settled = click_target.settle(asked, disc(60, 30, 5))
     assert (settled.target, settled.control.name, settled.labels) == (None, "brush", ("Cat",))
-    assert click_target.read({"result": [nameless(20, 30)]}, task, config, SHAPE).region_id == "cat"
+    assert read({"result": [nameless(20, 30)]}, task, config, SHAPE).region_id == "cat"
 
 
 def test_the_only_label_may_be_that_of_the_tasks_data() -> None:
@@ -545,17 +559,17 @@ def test_the_only_label_may_be_that_of_the_tasks_data() -> None:
       <KeyPointLabels name="kp" toName="image" smart="true" value="$names"/></View>"""
     context = {"result": [nameless(20, 30)]}
     config = parse(xml)
-    asked = click_target.read(context, {}, config.of({"names": ["Newt"]}), SHAPE)
+    asked = read(context, {}, config.of({"names": ["Newt"]}), SHAPE)
     assert asked.labels == ("Newt",)
     with pytest.raises(Unanswerable, match=r"choose a label first: Newt, Eft\."):
-        click_target.read(context, {}, config.of({"names": ["Newt", "Eft"]}), SHAPE)
+        read(context, {}, config.of({"names": ["Newt", "Eft"]}), SHAPE)
 
 
 def test_regions_that_are_named_in_words_need_no_label() -> None:
     config = parse("""<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>
       <TextArea name="words" toName="image" perRegion="true"/>
       <KeyPoint name="kp" toName="image" smart="true"/></View>""")
-    asked = click_target.read({"result": [nameless(20, 30)]}, {}, config, SHAPE)
+    asked = read({"result": [nameless(20, 30)]}, {}, config, SHAPE)
     assert (asked.control.name, asked.labels, asked.target) == ("brush", (), None)
 
 
@@ -611,13 +625,13 @@ def test_recorded_click_of_a_labels_config_without_its_label(capture: Callable[.
     found = disc(305, 253, 40, width=800, height=600)
     made = results.region(found, control=config.outputs[0], labels=["Dog"], region_id="a", score=0.5)
     task = {**body["tasks"][0], "predictions": [drafts(*made)]}
-    asked = click_target.read({"result": [item]}, task, config, (600, 800), labels_in_place=True)
+    asked = read({"result": [item]}, task, config, (600, 800), labels_in_place=True)
     assert (asked.region_id, asked.labels) == ("a", ("Dog",))
     # Both results have the label: the region's, and that of its <Labels>.
     answer = results.region(found, control=asked.control, labels=asked.labels, region_id="a", score=0.5)
     assert [result["value"].get("labels") for result in answer] == [None, ["Dog"]]
     with pytest.raises(Unanswerable, match=MISSING):
-        click_target.read({"result": [item]}, body["tasks"][0], config, (600, 800))
+        read({"result": [item]}, body["tasks"][0], config, (600, 800))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -643,9 +657,9 @@ def bombs(count: int, **more: Any) -> dict[str, Any]:
 
 
 def spent(*items: Any, **task: Any) -> float:
-    reading = Reading()
-    click_target.read({"result": list(items)}, task, parse(SPLIT), SHAPE, reading=reading)
-    return UNITS - reading.units
+    budget = ReadingBudget()
+    read({"result": list(items)}, task, parse(SPLIT), SHAPE, budget=budget)
+    return UNITS - budget.units
 
 
 def test_only_regions_that_the_clicks_may_be_about_are_painted() -> None:
@@ -656,26 +670,29 @@ def test_only_regions_that_the_clicks_may_be_about_are_painted() -> None:
 
 
 def test_a_rival_is_painted_only_where_it_may_be_the_same_object() -> None:
-    reading = Reading()
+    budget = ReadingBudget()
     task = {"drafts": [bombs(5)]}
-    asked = click_target.read({"result": [click(10, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
+    asked = read({"result": [click(10, 30)]}, task, parse(SPLIT), SHAPE, budget=budget)
     assert len(asked.rivals) == 5
-    before = reading.units
+    before = budget.units
     assert click_target.settle(asked, disc(10, 30, 9)).target is None
-    assert reading.units == before
+    assert budget.units == before
     assert click_target.settle(asked, mask_of_box(40, 0, 80, 60)).target is None
-    assert reading.units < before
+    assert budget.units < before
 
 
 def test_too_many_regions_and_a_deadline_are_told() -> None:
-    for reading, error in ((Reading(units=1e6), TooMuch), (Reading(deadline=Deadline(0)), OutOfTime)):
+    for budget, error in (
+        (ReadingBudget(units=1e6), TooMuch),
+        (ReadingBudget(deadline=Deadline(0)), OutOfTime),
+    ):
         task = {"drafts": [bombs(1000)]}
         with pytest.raises(error, match="regions"):
-            click_target.read({"result": [click(70, 30)]}, task, parse(SPLIT), SHAPE, reading=reading)
+            read({"result": [click(70, 30)]}, task, parse(SPLIT), SHAPE, budget=budget)
 
 
 def test_of_a_context_the_newest_items_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(click_target, "MAX_ITEMS", 2)
+    monkeypatch.setattr(click_gestures, "MAX_ITEMS", 2)
     assert ask(click(10, 20), click(30, 20), click(50, 20)).prompt.points.round(3).tolist() == [
         [30, 20],
         [50, 20],
@@ -689,14 +706,14 @@ def test_not_every_box_of_a_draft_is_compared_with_every_click(monkeypatch: pyte
         compared.append(len(points))
         return False
 
-    monkeypatch.setattr(click_target, "_holds", count)
+    monkeypatch.setattr(click_gestures, "holds", count)
     clicks = [click(n % 80, 20, id=f"p{n}") for n in range(1500)]
     boxes = [box(0, 0, 80, 60, id=f"b{n}") for n in range(1500)]
     config = parse(CONFIG)
-    click_target.read({"result": clicks}, {"drafts": [drafts(*boxes)]}, config, SHAPE)
+    read({"result": clicks}, {"drafts": [drafts(*boxes)]}, config, SHAPE)
     assert 0 < sum(compared) <= 2 * 1000
     compared.clear()
-    click_target.read({"result": boxes[:1]}, {"drafts": [drafts(*clicks)]}, config, SHAPE)
+    read({"result": boxes[:1]}, {"drafts": [drafts(*clicks)]}, config, SHAPE)
     assert 0 < sum(compared) <= 1000
 
 
@@ -705,16 +722,16 @@ def test_not_every_box_of_a_draft_is_compared_with_every_click(monkeypatch: pyte
 )
 def test_a_region_that_cannot_be_read_hides_no_other(bad: dict[str, Any]) -> None:
     broken = {**region(disc(20, 30, 12), "broken"), "value": {**bad, "brushlabels": ["Cat"]}}
-    reading = Reading()
-    asked = click_target.read(
+    budget = ReadingBudget()
+    asked = read(
         {"result": [click(20, 30)]},
         {"drafts": [drafts(region(disc(20, 30, 12), "whole"), broken)]},
         parse(SPLIT),
         SHAPE,
-        reading=reading,
+        budget=budget,
     )
     assert asked.region_id == "whole"
-    assert len(reading.unread) == 1
+    assert len(budget.unread) == 1
 
 
 # Clicks and boxes together, from the draft
@@ -726,7 +743,7 @@ def prompts(*items: Any, **more: Any) -> dict[str, Any]:
 
 def drafted(*items: Any, draft: list[dict[str, Any]]) -> Correction:
     config = parse(CONFIG)  # its rectangles only prompt
-    return click_target.read({"result": list(items)}, prompts(*draft), config, SHAPE)
+    return read({"result": list(items)}, prompts(*draft), config, SHAPE)
 
 
 BOX = box(10, 20, 40, 35, id="box")
@@ -776,9 +793,7 @@ def test_a_rectangle_that_is_a_region_is_no_prompt() -> None:
     asked = ask(click(20, 25), **prompts(BOX))  # here rectangles are an output
     assert asked.prompt.box is not None
     assert asked.target is not None
-    assert (
-        click_target.read({"result": [click(70, 50)]}, prompts(BOX), parse(SPLIT), SHAPE).prompt.box is None
-    )
+    assert read({"result": [click(70, 50)]}, prompts(BOX), parse(SPLIT), SHAPE).prompt.box is None
 
 
 def test_a_click_on_another_image_of_the_config_is_not_ours() -> None:
@@ -841,7 +856,7 @@ def test_where_a_region_may_be_selected_it_is_replaced_only_where_that_is_wanted
     """A selected region lends the <KeyPoint> its label, and keeps clicks inside from placing points."""
     config, task = of_labels(disc(20, 30, 12))
     clicks = [free_click(x, 30, "Cat")]
-    asked = click_target.read({"result": clicks}, task, config, SHAPE, labels_in_place=wanted)
+    asked = read({"result": clicks}, task, config, SHAPE, labels_in_place=wanted)
     asked = click_target.settle(asked, disc(22, 30, 14)) if asked.rivals else asked
     assert asked.target is not None
     assert (asked.term, len(asked.prompt.points)) == ("tabby", 2)
@@ -853,24 +868,24 @@ def test_the_newest_click_tells_whether_a_region_may_be_selected() -> None:
     config, task = of_labels(disc(20, 30, 12))
     inside, outside = free_click(22, 30, "Cat"), free_click(40, 30, "Cat", id="q")
     for clicks, region_id in ([outside, inside], "a"), ([inside, outside], None):
-        assert click_target.read({"result": clicks}, task, config, SHAPE).region_id == region_id
+        assert read({"result": clicks}, task, config, SHAPE).region_id == region_id
 
 
 def test_a_click_without_a_label_says_that_no_region_is_selected() -> None:
     config, task = of_labels(disc(20, 30, 12))
-    asked = click_target.read({"result": [free_click(40, 30, None)]}, task, config, SHAPE)
+    asked = read({"result": [free_click(40, 30, None)]}, task, config, SHAPE)
     assert click_target.settle(asked, disc(22, 30, 14)).region_id == "a"
 
 
 def test_a_tool_with_labels_of_its_own_works_only_where_no_region_is_selected() -> None:
     config, task = of_labels(disc(20, 30, 12))
-    asked = click_target.read({"result": [click(40, 30, id="p")]}, task, config, SHAPE)
+    asked = read({"result": [click(40, 30, id="p")]}, task, config, SHAPE)
     assert click_target.settle(asked, disc(22, 30, 14)).region_id == "a"
 
 
 def test_a_click_with_another_label_is_about_no_region_below_it() -> None:
     config, task = of_labels(disc(20, 30, 12))
-    assert click_target.read({"result": [free_click(22, 30, "Dog")]}, task, config, SHAPE).target is None
+    assert read({"result": [free_click(22, 30, "Dog")]}, task, config, SHAPE).target is None
 
 
 def test_with_a_labels_config_too_a_region_keeps_all_its_labels() -> None:
@@ -880,7 +895,7 @@ def test_with_a_labels_config_too_a_region_keeps_all_its_labels() -> None:
     made = results.region(found, control=brush, labels=["Cat", "Dog"], region_id="a", score=0.5)
     assert [item["value"].get("labels") for item in made] == [None, ["Cat", "Dog"]]
     context = {"result": [click(22, 30, label="Dog", id="p")]}
-    asked = click_target.read(context, {"drafts": [drafts(*made)]}, config, SHAPE, labels_in_place=True)
+    asked = read(context, {"drafts": [drafts(*made)]}, config, SHAPE, labels_in_place=True)
     assert (asked.region_id, asked.labels) == ("a", ("Cat", "Dog"))
 
 
@@ -893,7 +908,7 @@ def test_recorded_labels_config_joins_the_box_around_a_click(capture: Callable[.
     clicked = copy.deepcopy(click_body["params"]["context"]["result"])
     for item in clicked:
         item["value"] |= {"x": prompt[0]["value"]["x"] + 1, "y": prompt[0]["value"]["y"] + 1}
-    asked = click_target.read({"result": clicked}, task, config, (600, 800))
+    asked = read({"result": clicked}, task, config, (600, 800))
     assert asked.labels == ("Cat",)
     assert asked.prompt.box is not None
     assert len(asked.prompt.points) == 1
@@ -914,13 +929,13 @@ def test_recorded_ghost_of_an_accepted_region_is_neither_region_nor_prompt(
     brush, ghost = json.loads((CAPTURES / "ui_20_accept_with_kp_label_active.json").read_text("utf-8"))
     assert ghost["id"] == brush["id"]
     shape = (brush["original_height"], brush["original_width"])
-    mask = results.decode(brush, shape)
+    mask = region_reading.decode(brush, shape)
     assert mask is not None
     y, x = np.argwhere(mask)[0].tolist()
     at = {"x": 100 * (x + 0.5) / shape[1], "y": 100 * (y + 0.5) / shape[0], "keypointlabels": ["Cat"]}
     item = {"value": at, "type": "keypointlabels", "from_name": "kp", "id": "new", "is_positive": True}
     task = {"drafts": [{"result": [brush, ghost], "updated_at": "2026"}]}
-    asked = click_target.read({"result": [item]}, task, parse(CONFIG), shape)
+    asked = read({"result": [item]}, task, parse(CONFIG), shape)
     assert asked.region_id == brush["id"]
     assert asked.target is not None
     assert asked.target.control.name == "brush"
@@ -943,7 +958,7 @@ def recorded(capture: Callable[..., Any], name: str) -> tuple[Correction, dict[s
     context = body["params"]["context"]
     first = context["result"][0]
     shape = (first["original_height"], first["original_width"])
-    return click_target.read(context, task, parse(body["label_config"]), shape), task
+    return read(context, task, parse(body["label_config"]), shape), task
 
 
 def test_recorded_first_click(capture: Callable[..., Any]) -> None:
@@ -988,14 +1003,14 @@ def test_recorded_exif_image(capture: Callable[..., Any]) -> None:
 
 def test_recorded_labels_config_counts_each_prompt_once(capture: Callable[..., Any]) -> None:
     body = capture("ui_42_labels_config")
-    asked = click_target.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
+    asked = read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
     assert asked.labels == ("Cat",)
     assert asked.prompt.points.round().tolist() == [[305, 253]]
 
 
 def test_recorded_labels_config_takes_the_label_from_either_result(capture: Callable[..., Any]) -> None:
     body = capture("ui_47_labels_rect", 1)
-    asked = click_target.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
+    asked = read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
     assert asked.labels == ("Cat",)
     assert asked.prompt.box is not None
 
@@ -1004,7 +1019,7 @@ def test_recorded_labels_config_takes_the_label_from_either_result(capture: Call
 def test_recorded_text_has_nothing_to_segment(capture: Callable[..., Any], name: str) -> None:
     body = capture(name)
     with pytest.raises(Unanswerable, match="no click and no rectangle"):
-        click_target.read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
+        read(body["params"]["context"], body["tasks"][0], parse(CONFIG), (600, 800))
 
 
 # The next protocol's prompts have neither id nor label
@@ -1015,25 +1030,25 @@ def test_prompts_without_id_and_label_ask_for_a_mask_alone(config: LabelConfig) 
         {"type": "keypointlabels", "value": {"x": 25, "y": 50, "positive": True}},
         {"type": "keypointlabels", "value": {"x": 75, "y": 50, "positive": False}},
     ]
-    prompt = click_target.bare({"result": bare}, config, SHAPE)
+    prompt = bare_prompt({"result": bare}, config, SHAPE)
     assert prompt is not None
     assert prompt.points.tolist() == [[20, 30], [60, 30]]
     assert prompt.labels.tolist() == [1, 0]
     rectangle = {"type": "rectanglelabels", "value": {"x": 25, "y": 50, "width": 25, "height": 25}}
-    prompt = click_target.bare({"result": [rectangle]}, config, SHAPE)
+    prompt = bare_prompt({"result": [rectangle]}, config, SHAPE)
     assert prompt is not None
     assert prompt.box == pytest.approx((20, 30, 40, 45))
     with pytest.raises(Unanswerable, match="negative clicks only"):
-        click_target.bare({"result": bare[1:]}, config, SHAPE)
+        bare_prompt({"result": bare[1:]}, config, SHAPE)
 
 
 def test_todays_prompts_are_not_bare(config: LabelConfig) -> None:
-    assert click_target.bare({"result": [click(20, 30)]}, config, SHAPE) is None
+    assert bare_prompt({"result": [click(20, 30)]}, config, SHAPE) is None
     for drawn in (click(20, 30), box(10, 20, 40, 35)):
         del drawn["from_name"]  # as scripts send them: the label is all that says where the region goes
-        assert click_target.bare({"result": [drawn]}, config, SHAPE) is None
+        assert bare_prompt({"result": [drawn]}, config, SHAPE) is None
         assert ask(drawn).control.name == "brush"
-    assert click_target.bare({"result": []}, config, SHAPE) is None
+    assert bare_prompt({"result": []}, config, SHAPE) is None
 
 
 # What cannot be answered
@@ -1052,7 +1067,7 @@ def test_todays_prompts_are_not_bare(config: LabelConfig) -> None:
 )
 def test_contexts_without_a_prompt(context: dict[str, Any], config: LabelConfig) -> None:
     with pytest.raises(Unanswerable, match="no click and no rectangle"):
-        click_target.read(context, {}, config, SHAPE)
+        read(context, {}, config, SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -1101,7 +1116,7 @@ def test_f18_odd_contexts_and_tasks_are_answered_or_refused(item: Any, regions: 
         odd["value"] |= {key: value for key, value in item.items() if key != "labels"}
     for context in ({"result": item}, {"result": [item, odd]}, {"result": [odd], "event": item}):
         try:
-            asked = click_target.read(context, task, parse(SPLIT), SHAPE)
+            asked = read(context, task, parse(SPLIT), SHAPE)
         except Unanswerable:
             continue
         assert np.isfinite(asked.prompt.points).all()

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from backend.answers import existing_regions
 from backend.answers.ml_backend import VLSAMBackend
-from backend.answers.placement import annotation
+from backend.answers.placement import Labelling, annotation
 from backend.answers.resources import Resources
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import SHAPES, parse
+from backend.labelstudio.tasks import Task
 from model.types import Mask
 from tests.support.detections import detection, disc
 from tests.support.images import data_url
@@ -77,11 +77,11 @@ def test_regions_of_every_control_count(shape: str, shared: bool) -> None:
     )
     config = parse(f'<View><Image name="i" value="$i"/>{drawn}</View>')
     found = [detection("cat", disc(20, 30, 12) | disc(30, 30, 12)), detection("dog", DOG)]
-    everything, _ = annotation(found, config, "image", "v1")
+    everything, _ = annotation(found, Labelling(config), "image", "v1")
     cats = [r for r in everything if r["id"] == everything[0]["id"]]
     made = [{"result": [{**each, "id": "made"} for each in cats]}]
-    known = existing_regions.made({"annotations": made}, config)
-    left, _ = annotation(found, config, "image", "v1", made=known)
+    known = Task.parse({"annotations": made}).made(config)
+    left, _ = annotation(found, Labelling(config), "image", "v1", made=known)
     assert left == everything[len(cats) :]
     assert left
 
@@ -92,14 +92,14 @@ def test_a_rectangle_is_compared_with_the_masks_own() -> None:
         "</RectangleLabels></View>"
     )
     thin = [detection("cat", disc(15, 15, 6) | disc(60, 45, 6))]  # a tenth of its box
-    everything, _ = annotation(thin, config, "image", "v1")
+    everything, _ = annotation(thin, Labelling(config), "image", "v1")
     assert (
         annotation(
             thin,
-            config,
+            Labelling(config),
             "image",
             "v1",
-            made=existing_regions.made({"drafts": [{"result": everything}]}, config),
+            made=Task.parse({"drafts": [{"result": everything}]}).made(config),
         )[0]
         == []
     )
@@ -108,9 +108,9 @@ def test_a_rectangle_is_compared_with_the_masks_own() -> None:
 def test_an_object_that_was_kept_without_a_label_may_have_got_any() -> None:
     config = parse(CONFIG)
     found = [detection("zebra", CAT)]
-    assert len(annotation(found, config, "image", "v1", leftover="keep")[0]) == 1
-    known = existing_regions.made({"annotations": [{"result": region(CAT, labels=["Dog"])}]}, config)
-    assert annotation(found, config, "image", "v1", leftover="keep", made=known)[0] == []
+    assert len(annotation(found, Labelling(config, "keep"), "image", "v1")[0]) == 1
+    known = Task.parse({"annotations": [{"result": region(CAT, labels=["Dog"])}]}).made(config)
+    assert annotation(found, Labelling(config, "keep"), "image", "v1", made=known)[0] == []
 
 
 def test_the_ids_of_others_stay_as_they_are(make_resources: Make, stand_in: StandIn) -> None:

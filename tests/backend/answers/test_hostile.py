@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from backend.answers import task_image
 from backend.answers.resources import Resources
-from backend.labelstudio.reading_budget import Reading
+from backend.labelstudio.region_reading import ReadingBudget
 from backend.web.app import create_app
 from model.deadline import Deadline
 from tests.support.detections import detection, disc
@@ -178,7 +178,7 @@ def test_f18_regions_that_are_too_much_to_read_leave_a_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A click is not answered beside the point; a batch goes on without them."""
-    monkeypatch.setattr(task_image, "Reading", partial(Reading, units=1000.0))
+    monkeypatch.setattr(task_image, "ReadingBudget", partial(ReadingBudget, units=1000.0))
     stand_in.found = [detection("cat", disc(20, 30, 9))]
     ring = {"points": [[n % 100, n % 99] for n in range(100)], "polygonlabels": ["Cat"]}
     polygon = {"id": "r2", "from_name": "poly", "to_name": "image", "type": "polygonlabels", "value": ring}
@@ -197,12 +197,12 @@ def test_f18_the_deadline_holds_for_the_reading_of_regions(
     """Here the clock jumps with each region that is read."""
     jumps = itertools.count(1)
 
-    class Late(Reading):
+    class Late(ReadingBudget):
         def spend(self, units: float) -> None:
             self.deadline = Deadline(self.deadline.at - 10 * next(jumps))
             super().spend(units)
 
-    monkeypatch.setattr(task_image, "Reading", Late)
+    monkeypatch.setattr(task_image, "ReadingBudget", Late)
     client = create_app(resources=make_resources(deadline=60)).test_client()
     square = {"x": 1, "y": 1, "width": 5, "height": 5, "polygonlabels": ["Cat"]}
     ring = {**square, "points": [[1, 1], [5, 1], [5, 5]]}

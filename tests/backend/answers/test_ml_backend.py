@@ -20,8 +20,10 @@ from backend.answers.interactive import click_of
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.resources import Resources
 from backend.answers.task_image import Access
-from backend.labelstudio import region_meta
-from backend.labelstudio.results import decode
+from backend.labelstudio import labeling_config, region_meta
+from backend.labelstudio.region_reading import decode
+from backend.labelstudio.request import Interaction
+from backend.labelstudio.tasks import Task
 from backend.runtime.job_queue import CLICK
 from backend.telemetry import logs
 from model.builtin.scenes import NAMES, draw_scene
@@ -1075,7 +1077,8 @@ def test_a_click_that_a_newer_one_makes_pointless_is_an_empty_answer(
 
 def test_what_a_click_is_about_tells_projects_apart(make_resources: Make) -> None:
     resources = make_resources()
-    one, other = (click_of(Access(resources, None, project), task(), sent("a")) for project in "12")
+    clicked = Interaction.parse(Task.parse(task()), sent("a"), labeling_config.parse(CONFIG))
+    one, other = (click_of(Access(resources, None, project), clicked) for project in "12")
     assert one is not None
     assert other is not None
     assert one.place != other.place
@@ -1086,15 +1089,15 @@ def test_what_a_click_is_about_tells_projects_apart(make_resources: Make) -> Non
 
 def test_the_way_to_label_studio(make_resources: Make) -> None:
     from_setup = {"hostname": "http://localhost:8080/", "access_token": "theirs"}
-    server = backend(make_resources(), **from_setup).server
+    server = backend(make_resources(), **from_setup).access.server
     assert server is not None
     assert (server.url, server.token) == ("http://localhost:8080", "theirs")
-    assert backend(make_resources()).server is None
+    assert backend(make_resources()).access.server is None
 
 
 def test_f16_the_settings_go_before_what_setup_said(make_resources: Make) -> None:
     resources = make_resources(label_studio_url="http://studio:8080", label_studio_api_key="ours")
-    server = backend(resources, hostname="http://localhost:8080", access_token="theirs").server
+    server = backend(resources, hostname="http://localhost:8080", access_token="theirs").access.server
     assert server is not None
     assert (server.url, server.token) == ("http://studio:8080", "ours")
     assert server.name == "http://localhost:8080"  # by which tasks may know it
@@ -1103,13 +1106,13 @@ def test_f16_the_settings_go_before_what_setup_said(make_resources: Make) -> Non
 def test_f16_a_token_from_setup_goes_to_the_address_that_came_with_it_alone(make_resources: Make) -> None:
     resources = make_resources(label_studio_url="http://studio:8080")
     for hostname, token in (("http://localhost:8080", None), ("http://Studio:8080/", "theirs")):
-        server = backend(resources, hostname=hostname, access_token="theirs").server
+        server = backend(resources, hostname=hostname, access_token="theirs").access.server
         assert server is not None
         assert (server.url, server.token) == ("http://studio:8080", token)
 
 
 def test_f16_our_key_is_not_sent_to_an_address_from_setup(make_resources: Make) -> None:
-    server = backend(make_resources(label_studio_api_key="ours"), hostname="http://anybody").server
+    server = backend(make_resources(label_studio_api_key="ours"), hostname="http://anybody").access.server
     assert server is not None
     assert server.token is None
 

@@ -10,9 +10,11 @@ import pytest
 
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.resources import Resources
-from backend.labelstudio import labeling_config, prompt_controls
+from backend.labelstudio import labeling_config, prompt_controls, tasks
 from backend.labelstudio.prompt_controls import Wishes
-from backend.labelstudio.results import decode
+from backend.labelstudio.region_reading import decode
+from backend.labelstudio.request import Interaction
+from backend.labelstudio.tasks import Task
 from backend.settings import Settings
 from model.builtin.scenes import draw_scene
 from model.pipeline import VLSAM
@@ -58,6 +60,10 @@ def context(*items: Any) -> dict[str, Any]:
     return {"result": list(items)}
 
 
+def wishes(context: Any, task: Any) -> Wishes:
+    return Interaction.parse(Task.parse(task), context, PARSED).wishes
+
+
 def draft(*items: Any, **more: Any) -> dict[str, Any]:
     return {"id": 1, "result": list(items), "updated_at": "2026-01-01", **more}
 
@@ -86,20 +92,23 @@ def test_text_controls_are_prompts_by_name_or_where_they_say_so() -> None:
 
 def test_a_text_without_end_is_read_as_far_as_it_may_be_a_phrase() -> None:
     """It is looked through for words, each of which is an object of its own."""
-    typed = prompt_controls.typed(context(text("  " + "cat " * 1_000_000)), PARSED)
+    typed = prompt_controls.typed(tasks.entries([text("  " + "cat " * 1_000_000)]), PARSED)
     assert typed is not None
     assert typed.startswith("cat cat")
     assert MAX_PHRASE < len(typed) <= 10_000
 
 
 def test_the_text_submitted_last_counts() -> None:
-    assert prompt_controls.typed(context(text("dog", "the cat")), PARSED) == "the cat"
-    assert prompt_controls.typed(context(text("dog"), score(0.5), text("cat", name="asked")), PARSED) == "cat"
+    assert prompt_controls.typed(tasks.entries([text("dog", "the cat")]), PARSED) == "the cat"
+    assert (
+        prompt_controls.typed(tasks.entries([text("dog"), score(0.5), text("cat", name="asked")]), PARSED)
+        == "cat"
+    )
 
 
 @pytest.mark.parametrize("name", ["caption", "vlsam_status", "of_region", "nowhere", [], {}, None])
 def test_other_texts_are_no_prompts(make_resources: Make, name: Any) -> None:
-    assert prompt_controls.typed(context(text("dog", name=name)), PARSED) is None
+    assert prompt_controls.typed(tasks.entries([text("dog", name=name)]), PARSED) is None
     answer = ask(backend(make_resources()), text("dog", name=name))
     assert answer["result"] == []
     assert "no text for the model" in answer["reason"]
@@ -107,7 +116,7 @@ def test_other_texts_are_no_prompts(make_resources: Make, name: Any) -> None:
 
 @pytest.mark.parametrize("value", [None, 3, [], [None], [""], [" \n"], [{"text": "dog"}], ""])
 def test_what_is_no_text_is_none(value: Any) -> None:
-    assert prompt_controls.typed(context({**text(), "value": {"text": value}}), PARSED) is None
+    assert prompt_controls.typed(tasks.entries([{**text(), "value": {"text": value}}]), PARSED) is None
 
 
 def test_the_status_says_what_was_not_found(make_resources: Make) -> None:
@@ -136,23 +145,23 @@ def test_the_status_says_what_was_not_found(make_resources: Make) -> None:
     ],
 )
 def test_level_and_score_come_from_controls_of_these_names(items: tuple[Any, ...], found: Wishes) -> None:
-    assert prompt_controls.wishes(context(click(1, 1)), task(drafts=[draft(*items)]), PARSED) == found
-    assert prompt_controls.wishes(context(text("dog"), *items), task(), PARSED) == found
+    assert wishes(context(click(1, 1)), task(drafts=[draft(*items)])) == found
+    assert wishes(context(text("dog"), *items), task()) == found
 
 
 def test_which_draft_or_annotation_level_and_score_come_from() -> None:
     newest = draft(level("whole"), updated_at="2026-01-02")
     saved = [{"id": 5, "result": [level("part"), score(0.5)]}]
 
-    def wishes(*items: Any, **more: Any) -> Wishes:
-        return prompt_controls.wishes(context(*items), task(**more), PARSED)
+    def of(*items: Any, **more: Any) -> Wishes:
+        return wishes(context(*items), task(**more))
 
-    assert wishes(drafts=[draft(level("part")), newest]).level == "whole"
-    assert wishes(annotations=saved) == Wishes("part", 0.5)
-    assert wishes(annotations=saved, drafts=[draft()]) == Wishes()  # cleared since
-    assert wishes(annotations=saved * 2) == Wishes()  # whose is whose, nobody knows
+    assert of(drafts=[draft(level("part")), newest]).level == "whole"
+    assert of(annotations=saved) == Wishes("part", 0.5)
+    assert of(annotations=saved, drafts=[draft()]) == Wishes()  # cleared since
+    assert of(annotations=saved * 2) == Wishes()  # whose is whose, nobody knows
     # All of them come with a text, so what is not there was cleared.
-    assert wishes(text("dog"), drafts=[newest]) == Wishes()
+    assert of(text("dog"), drafts=[newest]) == Wishes()
 
 
 def test_clicks_take_level_and_score_from_the_draft(make_resources: Make, stand_in: StandIn) -> None:
@@ -196,13 +205,13 @@ def test_the_recorded_request_of_a_text(
 ) -> None:
     """Recorded with a TextArea named "prompt", before there was a convention."""
     body = capture("ui_65_text_after_globals")
-    given = body["params"]["context"]
-    assert [item["type"] for item in given["result"]] == ["number", "choices", "textarea"]
+    given = body["params"]["context"]["result"]
+    assert [item["type"] for item in given] == ["number", "choices", "textarea"]
     config = labeling_config.parse(
         body["label_config"].replace('name="prompt"', 'name="prompt" smart="true"')
     )
     assert prompt_controls.typed(given, config) == "red circle"
-    assert prompt_controls.label_of("red circle", "circle", given, config) is None
+    assert prompt_controls.label_of("red circle", "circle", (), config) is None
 
 
 def test_what_is_not_found_is_an_empty_answer_with_a_reason(
@@ -234,17 +243,18 @@ def test_a_region_below_the_score_is_not_answered(make_resources: Make) -> None:
     ],
 )
 def test_the_label_of_a_phrase(phrase: str, term: str, more: tuple[Any, ...], label: str | None) -> None:
-    assert prompt_controls.label_of(phrase, term, context(text(phrase), *more), PARSED) == label
+    selected = Interaction.parse(Task.parse(task()), context(text(phrase), *more), PARSED).selected
+    assert prompt_controls.label_of(phrase, term, selected, PARSED) == label
 
 
 def test_a_label_of_the_whole_phrase_comes_first_and_the_only_label_last() -> None:
     brush = '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i">{}</BrushLabels></View>'
     cars = labeling_config.parse(brush.format('<Label value="Car"/><Label value="Red car"/>'))
-    assert prompt_controls.label_of("the red car", "car", context(), cars) == "Red car"
-    assert prompt_controls.label_of("the blue car", "car", context(), cars) == "Car"
+    assert prompt_controls.label_of("the red car", "car", (), cars) == "Red car"
+    assert prompt_controls.label_of("the blue car", "car", (), cars) == "Car"
     assert (
         prompt_controls.label_of(
-            "zebra", "zebra", context(), labeling_config.parse(brush.format('<Label value="X"/>'))
+            "zebra", "zebra", (), labeling_config.parse(brush.format('<Label value="X"/>'))
         )
         == "X"
     )

@@ -17,7 +17,7 @@ from backend.answers.recent_answers import Answer, RecentAnswers
 from backend.answers.resources import Resources
 from backend.labelstudio import region_meta
 from backend.labelstudio.geometry import Patch
-from backend.labelstudio.results import decode
+from backend.labelstudio.region_reading import decode
 from backend.web.app import create_app
 from model.types import Mask
 from tests.support.clock import Clock

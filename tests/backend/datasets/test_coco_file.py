@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Pillow
 from pycocotools.coco import COCO
 
-from backend.labelstudio.results import decode
+from backend.labelstudio.region_reading import decode
 from model.segmentation.non_maximum_suppression import iou
 from tests.support.colour_model import Model
 from tests.support.detections import detection, disc

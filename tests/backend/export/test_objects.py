@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from backend.datasets.objects import Object
 from backend.export import objects
 from backend.labelstudio import geometry, labeling_config, recommended_configs, results
-from backend.labelstudio.reading_budget import Reading, TooMuch
+from backend.labelstudio.region_reading import ReadingBudget, TooMuch
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.support.detections import disc
@@ -21,7 +21,9 @@ from tests.support.saved_annotations import CAT, CONFIG, DOG, FREE, HEIGHT, WIDT
 
 def read(items: list[Any], xml: str = CONFIG, **options: Any) -> tuple[list[Object], Counter[str]]:
     left_out = Counter[str]()
-    found = objects.read(items, labeling_config.parse(xml), (HEIGHT, WIDTH), Reading(), left_out, **options)
+    found = objects.read(
+        items, labeling_config.parse(xml), (HEIGHT, WIDTH), ReadingBudget(), left_out, **options
+    )
     return list(found), left_out
 
 
@@ -186,12 +188,18 @@ def test_what_cannot_be_read_is_counted_and_takes_nothing_along() -> None:
 def test_a_task_may_not_take_for_ever() -> None:
     items = [each for n in range(3) for each in region(DOG, "brush", "Dog", number=f"n{n}")]
     with pytest.raises(TooMuch):
-        list(objects.read(items, labeling_config.parse(CONFIG), (HEIGHT, WIDTH), Reading(200_000), Counter()))
+        list(
+            objects.read(
+                items, labeling_config.parse(CONFIG), (HEIGHT, WIDTH), ReadingBudget(200_000), Counter()
+            )
+        )
     (own,) = region(CAT, "poly", "Dog")
     own["value"]["polygonlabels"] = [f"label {number}" for number in range(500)]
     with pytest.raises(TooMuch):
         list(
-            objects.read([own], labeling_config.parse(CONFIG), (HEIGHT, WIDTH), Reading(2_000_000), Counter())
+            objects.read(
+                [own], labeling_config.parse(CONFIG), (HEIGHT, WIDTH), ReadingBudget(2_000_000), Counter()
+            )
         )
 
 
@@ -255,6 +263,8 @@ def test_any_mask_comes_back_from_a_brush_to_the_pixel(mask: Mask) -> None:
     items = region(mask, "brush", "Dog")
     left_out = Counter[str]()
     height, width = mask.shape
-    found = list(objects.read(items, labeling_config.parse(CONFIG), (height, width), Reading(), left_out))
+    found = list(
+        objects.read(items, labeling_config.parse(CONFIG), (height, width), ReadingBudget(), left_out)
+    )
     assert len(found) == int(mask.any())
     assert all(same(each.mask, mask) for each in found)

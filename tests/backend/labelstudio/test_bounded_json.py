@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backend.labelstudio import bounded_json, brush_rle
 from backend.labelstudio.bounded_json import MAX_REST, MAX_VALUES, TooLarge
 from backend.labelstudio.brush_rle import Text
-from backend.labelstudio.reading_budget import Reading
+from backend.labelstudio.region_reading import ReadingBudget
 
 LONG = [1, 20, 255] * 100
 
@@ -23,7 +23,7 @@ def plain(found: Any) -> Any:
     """With lists in place of the texts of run lengths."""
     if isinstance(found, Text):
         try:
-            return brush_rle.numbers(found, Reading()).tolist()
+            return ReadingBudget().pay(brush_rle.numbers(found)).tolist()
         except ValueError as error:
             raise RunLengthsError from error
     if isinstance(found, dict):

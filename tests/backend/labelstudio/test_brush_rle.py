@@ -11,7 +11,7 @@ from label_studio_sdk.converter.brush import decode_rle, encode_rle
 
 from backend.labelstudio import brush_rle, results
 from backend.labelstudio.brush_rle import Text
-from backend.labelstudio.reading_budget import Reading, TooMuch
+from backend.labelstudio.region_reading import ReadingBudget, TooMuch
 from model.types import Mask
 from tests.support.detections import disc
 
@@ -19,10 +19,10 @@ SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 alphas = st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255)
 
 
-def painted(stream: list[int], shape: tuple[int, int], reading: Reading | None = None) -> Mask:
+def painted(stream: list[int], shape: tuple[int, int], budget: ReadingBudget | None = None) -> Mask:
     mask: Mask = np.zeros(shape[0] * shape[1], bool)
     last = 0
-    spans = brush_rle.spans(np.array(stream, np.uint8), shape, reading or Reading())
+    spans = (budget or ReadingBudget()).pay(brush_rle.spans(np.array(stream, np.uint8), shape))
     for begin, end in spans.edges.reshape(-1, 2):
         assert last <= begin < end
         mask[begin:end] = True
@@ -106,9 +106,9 @@ def test_values_beyond_the_image_do_not_count() -> None:
 @pytest.mark.parametrize("shape", [(59, 80), (61, 80), (3000, 4000), (1, 1)])
 def test_run_lengths_of_another_size_are_refused_before_any_work(shape: tuple[int, int]) -> None:
     """Without this check a smaller image's mask would be read as the upper part of a larger one's."""
-    reading = Reading(units=0)
+    budget = ReadingBudget(units=0)
     with pytest.raises(ValueError, match="another size"):
-        painted(results.rle(disc(40, 30, 20)), shape, reading)
+        painted(results.rle(disc(40, 30, 20)), shape, budget)
 
 
 @pytest.mark.parametrize(
@@ -142,17 +142,17 @@ def test_any_stream_is_a_mask_or_refused(tail: list[int], usual: bool) -> None:
 def test_f18_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
     """Four megabytes of codes for an image that could use them all."""
     stream = [*written(total=4 * 10**7)[:6], *[byte] * 4_000_000]
-    reading = Reading(units=30_000_000)
+    budget = ReadingBudget(units=30_000_000)
     with pytest.raises((TooMuch, ValueError)):
-        painted(stream, (1000, 10_000), reading)
-    assert reading.units >= 0
+        painted(stream, (1000, 10_000), budget)
+    assert budget.units >= 0
 
 
 # As text
 
 
 def read(text: bytes) -> list[int]:
-    return [int(number) for number in brush_rle.numbers(Text(memoryview(text)), Reading())]
+    return [int(number) for number in ReadingBudget().pay(brush_rle.numbers(Text(memoryview(text))))]
 
 
 @given(

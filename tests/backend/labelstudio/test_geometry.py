@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
-from backend.labelstudio import geometry
+from backend.labelstudio import geometry, outlines
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.support.detections import disc
@@ -17,10 +17,10 @@ masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))).f
 
 
 def back(mask: Mask) -> Mask:
-    return geometry.fill(geometry.ring_of(mask), (mask.shape[0], mask.shape[1]))
+    return geometry.fill(outlines.ring_of(mask), (mask.shape[0], mask.shape[1]))
 
 
-def crossed(ring: geometry.Ring, shape: tuple[int, int]) -> Mask:
+def crossed(ring: outlines.Ring, shape: tuple[int, int]) -> Mask:
     """The even-odd rule itself, edge by edge: what is left of a centre is crossed once more by each."""
     mask = np.zeros(shape, bool)
     rows, columns = np.arange(shape[0])[:, None] + 0.5, np.arange(shape[1])[None] + 0.5
@@ -31,7 +31,7 @@ def crossed(ring: geometry.Ring, shape: tuple[int, int]) -> Mask:
     return mask
 
 
-def winding(ring: geometry.Ring, x: float, y: float) -> int:
+def winding(ring: outlines.Ring, x: float, y: float) -> int:
     """How often a ring runs around a point: what is not 0 is inside by the nonzero rule."""
     (xa, ya), (xb, yb) = ring.T, np.roll(ring, -1, axis=0).T
     side = (xb - xa) * (y - ya) - (yb - ya) * (x - xa)
@@ -43,8 +43,8 @@ def winding(ring: geometry.Ring, x: float, y: float) -> int:
 @example(np.ones((1, 1), bool))
 @example(np.eye(9, dtype=bool))
 def test_any_mask_has_a_ring_within_the_image(mask: Mask) -> None:
-    ring = geometry.ring_of(mask)
-    assert 3 <= len(ring) <= geometry.MAX_POINTS
+    ring = outlines.ring_of(mask)
+    assert 3 <= len(ring) <= outlines.MAX_POINTS
     assert (ring >= 0).all()
     assert (ring <= (mask.shape[1], mask.shape[0])).all()
 
@@ -63,12 +63,12 @@ def test_no_pixel_farther_from_the_outline_than_the_tolerance_changes_sides() ->
         for side in (mask, ~mask)
     )
     # Of a pixel beside the outline the centre is half a pixel away, and its distance is 1.
-    assert (inside + outside)[changed].max() <= geometry.TOLERANCE + 1
+    assert (inside + outside)[changed].max() <= outlines.TOLERANCE + 1
     assert iou(back(mask), mask) > 0.99
-    assert len(geometry.ring_of(mask)) < 80
+    assert len(outlines.ring_of(mask)) < 80
 
 
-def painted(rings: list[geometry.Ring], shape: tuple[int, int]) -> Mask:
+def painted(rings: list[outlines.Ring], shape: tuple[int, int]) -> Mask:
     """What COCO's own code makes of rings: the pixels of all of them."""
     coded = coco.frPyObjects([ring.ravel().tolist() for ring in rings], *shape)
     return np.asarray(coco.decode(coco.merge(coded)), bool)
@@ -78,7 +78,7 @@ def painted(rings: list[geometry.Ring], shape: tuple[int, int]) -> Mask:
 @example(np.ones((1, 1), bool))
 @example(np.eye(9, dtype=bool))
 def test_any_mask_has_rings_that_coco_takes(mask: Mask) -> None:
-    rings = geometry.rings_of(mask)
+    rings = outlines.rings_of(mask)
     assert rings
     assert all(len(ring) >= 3 for ring in rings)
     height, width = mask.shape
@@ -90,7 +90,7 @@ def test_any_mask_has_rings_that_coco_takes(mask: Mask) -> None:
 @example(np.eye(9, dtype=bool))
 @example(disc(40, 30, 25) & ~disc(40, 30, 20) | disc(40, 30, 12) & ~disc(36, 30, 3))
 def test_exact_rings_hold_any_mask_to_the_pixel_with_every_hole_and_part(mask: Mask) -> None:
-    rings = geometry.exact_rings_of(mask)
+    rings = outlines.exact_rings_of(mask)
     assert rings is not None
     height, width = mask.shape
     assert (painted(rings, (height, width)) == mask).all()  # as pycocotools does it
@@ -102,14 +102,14 @@ def test_exact_rings_hold_any_mask_to_the_pixel_with_every_hole_and_part(mask: M
 def test_masks_full_of_holes_have_no_exact_rings() -> None:
     holes = np.ones((100, 100), bool)
     holes[1::3, 1::3] = False
-    assert geometry.exact_rings_of(holes) is None
-    assert geometry.exact_rings_of(~holes) is not None
+    assert outlines.exact_rings_of(holes) is None
+    assert outlines.exact_rings_of(~holes) is not None
 
 
 @pytest.mark.slow
 def test_long_outlines_are_joined_to_their_holes() -> None:
     ring = disc(1500, 1500, 1400, width=3000, height=3000) & ~disc(1500, 1500, 900, width=3000, height=3000)
-    (exact,) = geometry.exact_rings_of(ring) or []
+    (exact,) = outlines.exact_rings_of(ring) or []
     assert len(exact) > 3000  # of which not every pair of points is compared
     assert (painted([exact], (3000, 3000)) == ring).all()
 
@@ -121,17 +121,17 @@ def test_many_ragged_holes_are_joined_with_few_comparisons(monkeypatch: pytest.M
         for x in range(5, 185, 20):
             holes[y, x : x + 15] = holes[y : y + 9, x : x + 15 : 2] = False  # a comb
     compared: list[int] = []
-    nearest = geometry._nearest
+    nearest = outlines.nearest_points
 
     def counted(
-        one: geometry.Ring, other: geometry.Ring, pairs: int
+        one: outlines.Ring, other: outlines.Ring, pairs: int
     ) -> tuple[float, tuple[float, float], int]:
         compared.append(min(pairs, len(one) * len(other)))
         return nearest(one, other, pairs)
 
-    monkeypatch.setattr(geometry, "_nearest", counted)
-    monkeypatch.setattr(geometry, "MAX_PAIRS", 5_000)
-    rings = geometry.exact_rings_of(holes)
+    monkeypatch.setattr(outlines, "nearest_points", counted)
+    monkeypatch.setattr(outlines, "MAX_PAIRS", 5_000)
+    rings = outlines.exact_rings_of(holes)
     assert rings is not None
     assert sum(compared) <= 81 * 5_000
     assert (painted(rings, (200, 200)) == holes).all()
@@ -140,7 +140,7 @@ def test_many_ragged_holes_are_joined_with_few_comparisons(monkeypatch: pytest.M
 def test_rings_keep_parts_apart_and_leave_holes_out() -> None:
     ring = disc(60, 60, 40, width=300, height=120) & ~disc(60, 60, 20, width=300, height=120)
     beside, within = disc(200, 60, 15, width=300, height=120), disc(60, 60, 10, width=300, height=120)
-    rings = geometry.rings_of(ring | beside | within)
+    rings = outlines.rings_of(ring | beside | within)
     for one, part in zip(rings, (ring, beside, within), strict=True):
         assert iou(painted([one], (120, 300)), part) > 0.9
     whole = painted(rings, (120, 300))
@@ -152,7 +152,7 @@ def test_a_square_is_exact() -> None:
     mask = np.zeros((60, 80), bool)
     mask[10:30, 20:50] = True
     assert (back(mask) == mask).all()
-    assert len(geometry.ring_of(mask)) == 4
+    assert len(outlines.ring_of(mask)) == 4
 
 
 @pytest.mark.parametrize("rule", ["even-odd", "nonzero"])
@@ -160,7 +160,7 @@ def test_parts_and_holes_are_in_the_ring_by_either_rule(rule: str) -> None:
     ring_and_islands = (disc(25, 30, 20) & ~disc(25, 30, 10)) | disc(25, 30, 4) | disc(65, 40, 8)
     mask = ring_and_islands | (disc(65, 10, 9) & ~disc(65, 10, 4))
     mask[15, 19:32] = False  # so thin a hole that what is left of it is a line
-    ring = geometry.ring_of(mask)
+    ring = outlines.ring_of(mask)
     if rule == "even-odd":
         filled = geometry.fill(ring, (60, 80))
     else:
@@ -172,15 +172,15 @@ def test_parts_and_holes_are_in_the_ring_by_either_rule(rule: str) -> None:
 
 def test_specks_and_pinholes_are_left_out() -> None:
     mask = disc(40, 30, 28)
-    clean = geometry.ring_of(mask)
+    clean = outlines.ring_of(mask)
     mask[30, 40] = False
     mask[2, 2] = True
-    assert np.array_equal(geometry.ring_of(mask), clean)
+    assert np.array_equal(outlines.ring_of(mask), clean)
 
 
 def test_a_ring_of_noise_has_no_more_points_than_an_editor_can_show() -> None:
     noise = np.random.default_rng(0).random((600, 800)) < 0.3
-    assert len(geometry.ring_of(noise)) <= geometry.MAX_POINTS
+    assert len(outlines.ring_of(noise)) <= outlines.MAX_POINTS
 
 
 def test_a_ring_that_crosses_itself_is_filled_even_odd() -> None:
@@ -200,7 +200,7 @@ coordinates = st.integers(-8, 100).map(lambda number: number / 8) | st.floats(-5
     st.sampled_from([1, 40, 1 << 18]),
 )
 def test_a_ring_is_filled_by_the_even_odd_rule_however_many_rows_at_a_time(
-    ring: geometry.Ring, block: int
+    ring: outlines.Ring, block: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(geometry, "BLOCK", block)
@@ -219,7 +219,7 @@ def test_edges_and_rows_are_counted_as_often_as_they_meet() -> None:
 
 
 @given(arrays.arrays(float, st.tuples(st.integers(3, 8), st.just(2)), elements=st.floats(-1e5, 1e5)))
-def test_a_ring_may_lie_anywhere(ring: geometry.Ring) -> None:
+def test_a_ring_may_lie_anywhere(ring: outlines.Ring) -> None:
     assert geometry.fill(ring, (6, 8)).shape == (6, 8)
 
 

@@ -3,28 +3,29 @@ import math
 import numpy as np
 import pytest
 
-from backend.labelstudio.reading_budget import OutOfTime, Reading, RegionCache, TooMuch
+from backend.labelstudio.brush_rle import Spans
+from backend.labelstudio.region_reading import OutOfTime, ReadingBudget, RegionCache, TooMuch
 from model.deadline import Deadline
 
 
 def test_work_is_spent_until_there_is_none_left() -> None:
-    reading = Reading(units=10)
-    reading.spend(4)
+    budget = ReadingBudget(units=10)
+    budget.spend(4)
     with pytest.raises(TooMuch, match="simplify or delete"):
-        reading.spend(7)
-    reading.spend(6)
-    assert reading.units == 0
+        budget.spend(7)
+    budget.spend(6)
+    assert budget.units == 0
 
 
 def test_f18_nothing_is_read_after_the_deadline() -> None:
-    Reading(deadline=Deadline(60, clock=lambda: 59)).spend(1)
+    ReadingBudget(deadline=Deadline(60, clock=lambda: 59)).spend(1)
     with pytest.raises(OutOfTime, match="in time"):
-        Reading(units=math.inf, deadline=Deadline(60, clock=lambda: 60)).spend(0)
+        ReadingBudget(units=math.inf, deadline=Deadline(60, clock=lambda: 60)).spend(0)
 
 
 def test_what_is_longest_unused_is_forgotten_first() -> None:
     kept = RegionCache(capacity=3 * (800 + 500))
-    spans = {name: np.full((100, 2), number, np.int32) for number, name in enumerate("abcd")}
+    spans = {name: Spans(1, np.full(200, number, np.int32)) for number, name in enumerate("abcd")}
     for name in "abc":
         kept.put(name, spans[name])
     assert kept.get("a") is spans["a"]
@@ -35,7 +36,7 @@ def test_what_is_longest_unused_is_forgotten_first() -> None:
 
 def test_what_is_larger_than_all_room_is_not_kept() -> None:
     kept = RegionCache(capacity=1000)
-    kept.put("small", np.zeros((1, 2), np.int32))
-    kept.put("large", np.zeros((1000, 2), np.int32))
+    kept.put("small", Spans(1, np.zeros(2, np.int32)))
+    kept.put("large", Spans(1, np.zeros(2000, np.int32)))
     assert kept.get("large") is None
     assert kept.get("small") is not None

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio import geometry, region_meta, results
+from backend.labelstudio import geometry, region_meta, region_reading, results
 from backend.labelstudio.labeling_config import Control, Label
 from model.types import Detection, Prompt
 from tests.support.detections import detection, disc
@@ -40,7 +40,7 @@ def test_a_prompt_comes_back_to_a_hundredth_of_a_pixel() -> None:
 @pytest.mark.parametrize("tag", ["BrushLabels", "PolygonLabels", "RectangleLabels"])
 def test_the_hash_is_of_the_mask_that_a_reader_decodes(tag: str) -> None:
     result = result_of(cat(), tag)
-    mask = results.decode(result, SHAPE)
+    mask = region_reading.decode(result, SHAPE)
     assert mask is not None
     assert result["meta"]["vlsam"]["mask"] == results.mask_hash(mask)
 

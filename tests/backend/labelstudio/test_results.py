@@ -14,9 +14,9 @@ from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
-from backend.labelstudio import brush_rle, geometry, labeling_config, results
+from backend.labelstudio import brush_rle, geometry, labeling_config, region_reading, results
 from backend.labelstudio.geometry import Patch
-from backend.labelstudio.reading_budget import UNITS, OutOfTime, Reading, RegionCache, TooMuch
+from backend.labelstudio.region_reading import UNITS, OutOfTime, ReadingBudget, RegionCache, TooMuch
 from model.deadline import Deadline
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
@@ -29,7 +29,7 @@ EXACT = ("brush", "bitmask")
 
 def there_and_back(mask: Mask, shape: str, *, compact: bool = False) -> Mask:
     value = json.loads(json.dumps(results.encode(mask, shape, compact=compact)))
-    decoded = results.decode({"type": shape, "value": value}, (mask.shape[0], mask.shape[1]))
+    decoded = region_reading.decode({"type": shape, "value": value}, (mask.shape[0], mask.shape[1]))
     assert decoded is not None
     return decoded
 
@@ -114,7 +114,7 @@ def test_an_ellipse_that_does_not_fit_is_for_clicks_only() -> None:
 def test_a_keypoint_is_the_deepest_pixel_and_reads_as_no_mask() -> None:
     value = results.encode(disc(30.5, 20.5, 9), "keypoint")
     assert value == {"x": pytest.approx(100 * 30.5 / 80), "y": pytest.approx(100 * 20.5 / 60), "width": 0.75}
-    assert results.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
+    assert region_reading.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
 
 
 @pytest.mark.parametrize("shape", labeling_config.SHAPES)
@@ -155,7 +155,7 @@ def test_f23_a_score_is_a_plain_number_from_0_to_1(score: float) -> None:
 
 def test_a_rectangle_may_be_turned() -> None:
     value = {"x": 50, "y": 20, "width": 20, "height": 20, "rotation": 90}
-    mask = results.decode({"type": "rectanglelabels", "value": value}, (100, 100))
+    mask = region_reading.decode({"type": "rectanglelabels", "value": value}, (100, 100))
     assert mask is not None
     rows, columns = np.nonzero(mask)
     # About its first corner, clockwise: now it lies left of x = 50.
@@ -203,12 +203,12 @@ def test_a_rectangle_may_be_turned() -> None:
     ],
 )
 def test_what_is_no_mask_of_this_image_decodes_to_nothing(result: dict[str, Any]) -> None:
-    assert results.decode(result, (6, 8)) is None
+    assert region_reading.decode(result, (6, 8)) is None
 
 
 def test_a_brush_of_another_size_decodes_to_nothing() -> None:
     value = results.encode(disc(40, 30, 9), "brush")
-    assert results.decode({"type": "brushlabels", "value": value}, (60, 79)) is None
+    assert region_reading.decode({"type": "brushlabels", "value": value}, (60, 79)) is None
 
 
 def png(picture: Image.Image) -> str:
@@ -221,7 +221,7 @@ def png(picture: Image.Image) -> str:
 def test_pngs_of_other_programs(mode: str) -> None:
     mask = disc(40, 30, 9)
     black = Image.merge("LA", [Image.new("L", (80, 60)), Image.fromarray(mask.astype(np.uint8) * 255)])
-    decoded = results.decode(
+    decoded = region_reading.decode(
         {"type": "bitmask", "value": {"imageDataURL": png(black.convert(mode))}}, (60, 80)
     )
     assert decoded is not None
@@ -230,7 +230,7 @@ def test_pngs_of_other_programs(mode: str) -> None:
 
 def test_a_png_without_transparency_paints_everything_as_in_the_editor() -> None:
     value = {"imageDataURL": png(Image.new("L", (80, 60)))}
-    decoded = results.decode({"type": "bitmasklabels", "value": value}, (60, 80))
+    decoded = region_reading.decode({"type": "bitmasklabels", "value": value}, (60, 80))
     assert decoded is not None
     assert decoded.all()
 
@@ -238,10 +238,10 @@ def test_a_png_without_transparency_paints_everything_as_in_the_editor() -> None
 def test_a_smaller_png_is_scaled_and_a_larger_one_refused() -> None:
     value = results.encode(disc(40, 30, 20), "bitmask")
     bitmask = {"type": "bitmask", "value": value}
-    decoded = results.decode(bitmask, (120, 160))
+    decoded = region_reading.decode(bitmask, (120, 160))
     assert decoded is not None
     assert iou(decoded, disc(80, 60, 40, width=160, height=120)) > 0.95
-    assert results.decode(bitmask, (30, 40)) is None
+    assert region_reading.decode(bitmask, (30, 40)) is None
 
 
 def touch(kind: str, *points: float, width: float = 25.0) -> dict[str, Any]:
@@ -253,20 +253,20 @@ def test_a_draft_is_its_mask_with_the_strokes_on_top_in_their_order() -> None:
         "maskDataURL": results.png(disc(20, 30, 10)),
         "touches": [touch("add", 75, 50, 75, 50), touch("eraser", 25, 0, 25, 100, width=10)],
     }
-    decoded = results.decode({"type": "brushlabels", "value": value}, (60, 80))
+    decoded = region_reading.decode({"type": "brushlabels", "value": value}, (60, 80))
     assert decoded is not None
     assert decoded[30, [12, 20, 28, 60]].tolist() == [True, False, True, True]
     # The width is percent of the width: a dot of 20 pixels.
     assert 260 < decoded[:, 40:].sum() < 360
     swapped = {**value, "touches": [*value["touches"][::-1], touch("add", 25, 50, 25, 50)]}
-    decoded = results.decode({"type": "brush", "value": swapped}, (60, 80))
+    decoded = region_reading.decode({"type": "brush", "value": swapped}, (60, 80))
     assert decoded is not None
     assert decoded[30, 20]
 
 
 def test_the_editor_paints_the_png_of_a_draft_and_not_its_run_lengths() -> None:
     value = {"rle": results.rle(disc(20, 30, 9)), "maskDataURL": results.png(disc(60, 30, 9))}
-    decoded = results.decode({"type": "brush", "value": value}, (60, 80))
+    decoded = region_reading.decode({"type": "brush", "value": value}, (60, 80))
     assert decoded is not None
     assert (decoded == disc(60, 30, 9)).all()
 
@@ -274,7 +274,7 @@ def test_the_editor_paints_the_png_of_a_draft_and_not_its_run_lengths() -> None:
 def test_a_ghost_is_no_region() -> None:
     """Accepting makes one of each selected label: a prompt's type, with the mask's run lengths."""
     value = {**(results.encode(disc(40, 30, 9), "brush") or {}), "keypointlabels": ["Cat"]}
-    assert results.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
+    assert region_reading.decode({"type": "keypointlabels", "value": value}, (60, 80)) is None
 
 
 BIG = (3000, 4000)
@@ -285,7 +285,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def png_of(*chunks: bytes) -> str:
-    return results.PNG + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+    return region_reading.PNG + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
 
 
 def head(width: int, height: int, *kind: int) -> bytes:
@@ -332,10 +332,10 @@ ZEROS = zlib.compress(bytes(10**6))
     ],
 )
 def test_what_cannot_be_read_is_told_and_takes_nothing_along(value: dict[str, Any], why: str) -> None:
-    reading = Reading()
-    drawn = results.read({"type": "brushlabels", "id": "a\nb", "value": value}, (6, 8), reading)
+    budget = ReadingBudget()
+    drawn = region_reading.read({"type": "brushlabels", "id": "a\nb", "value": value}, (6, 8), budget)
     assert drawn is None
-    (told,) = reading.unread
+    (told,) = budget.unread
     assert told.startswith("brushlabels 'a\\nb': ")
     assert why in told
     assert len(told) < 200
@@ -351,7 +351,7 @@ def test_texts_and_profiles_of_a_png_are_not_unpacked() -> None:
     value = {"maskDataURL": png_of(head(8, 6), PALETTE, *bombs * 100, PIXELS, END)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("PIL.PngImagePlugin._safe_zlib_decompress", None)  # who unpacks them has an error
-        decoded = results.decode({"type": "brush", "value": value}, (6, 8))
+        decoded = region_reading.decode({"type": "brush", "value": value}, (6, 8))
     assert decoded is not None
     assert decoded.all()
 
@@ -390,12 +390,12 @@ WORK: list[tuple[dict[str, Any], tuple[int, int], float]] = [
 @pytest.mark.parametrize(("result", "shape", "work"), WORK)
 def test_f18_reading_a_region_is_counted(result: dict[str, Any], shape: tuple[int, int], work: float) -> None:
     """In nanoseconds, about: so however many regions a body holds, no request takes longer than its bound."""
-    reading = Reading()
-    assert results.decode(result, shape, reading) is not None
-    assert work / 4 < UNITS - reading.units < 4 * work
-    few = Reading(units=(UNITS - reading.units) / 2)
+    budget = ReadingBudget()
+    assert region_reading.decode(result, shape, budget) is not None
+    assert work / 4 < UNITS - budget.units < 4 * work
+    few = ReadingBudget(units=(UNITS - budget.units) / 2)
     with pytest.raises(TooMuch):
-        results.decode(result, shape, few)
+        region_reading.decode(result, shape, few)
 
 
 SMALL: dict[str, tuple[dict[str, Any], float]] = {
@@ -412,9 +412,9 @@ SMALL: dict[str, tuple[dict[str, Any], float]] = {
 def test_f18_however_small_a_region_is_it_takes_its_time(kind: str) -> None:
     """A body of 10 MB holds 70 000 of them."""
     value, work = SMALL[kind]
-    reading = Reading()
-    assert results.decode({"type": kind, "value": value}, (60, 80), reading) is not None
-    assert work / 1.5 < UNITS - reading.units < 1.5 * work
+    budget = ReadingBudget()
+    assert region_reading.decode({"type": kind, "value": value}, (60, 80), budget) is not None
+    assert work / 1.5 < UNITS - budget.units < 1.5 * work
 
 
 def test_f18_a_png_of_16_bits_takes_twice_the_time() -> None:
@@ -422,41 +422,41 @@ def test_f18_a_png_of_16_bits_takes_twice_the_time() -> None:
     for bits in (8, 16):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", 800, 600, bits, 6, 0, 0, 0))
         pixels = chunk(b"IDAT", zlib.compress((b"\0" + b"\xff" * (800 * bits // 2)) * 600))
-        reading = Reading()
+        budget = ReadingBudget()
         value = {"maskDataURL": png_of(header, pixels, END)}
-        assert results.decode({"type": "brush", "value": value}, (600, 800), reading) is not None
-        spent.append(UNITS - reading.units)
+        assert region_reading.decode({"type": "brush", "value": value}, (600, 800), budget) is not None
+        spent.append(UNITS - budget.units)
     assert spent[1] - spent[0] >= 20 * 800 * 600
 
 
 @pytest.mark.parametrize("result", [zigzag(100), strokes(10), noise(), *(case for case, _, _ in WORK[5:])])
 def test_after_the_deadline_nothing_is_read(result: dict[str, Any]) -> None:
-    late = Reading(deadline=Deadline(0))
+    late = ReadingBudget(deadline=Deadline(0))
     with pytest.raises(OutOfTime):
-        results.decode(result, (300, 400), late)
+        region_reading.decode(result, (300, 400), late)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("points", [4, 100])
 def test_a_region_is_painted_only_where_somebody_looks_at_it(points: int) -> None:
-    reading = Reading()
-    drawn = results.read(zigzag(points), BIG, reading)
+    budget = ReadingBudget()
+    drawn = region_reading.read(zigzag(points), BIG, budget)
     assert drawn is not None
-    before = reading.units
+    before = budget.units
     left, top, right, bottom = drawn.window
     assert not drawn.holds(np.array([[left - 1, top], [right, bottom], [right + 5.0, top]]))
     assert not drawn.may_be(Patch.of(disc(3985, 2900, 12, width=4000, height=3000)), 0.1)
-    assert reading.units == before
+    assert budget.units == before
     assert drawn.holds(np.array([[1000.0, y] for y in range(3000)]))
-    assert reading.units < before - 4e7
+    assert budget.units < before - 4e7
 
 
 def test_run_lengths_are_looked_at_without_being_painted() -> None:
     mask = np.random.default_rng(2).random((60, 80)) < 0.5
-    reading = Reading()
-    drawn = results.read({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), reading)
+    budget = ReadingBudget()
+    drawn = region_reading.read({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), budget)
     assert drawn is not None
-    before = reading.units
+    before = budget.units
     assert drawn.holds(np.argwhere(mask)[:1, ::-1] + 0.5)
     assert not drawn.holds(np.argwhere(~mask)[:, ::-1] + 0.5)
     assert drawn.may_be(Patch.of(mask), 1.0)
@@ -464,31 +464,33 @@ def test_run_lengths_are_looked_at_without_being_painted() -> None:
     third = mask & (np.arange(60) < 20)[:, None]
     assert drawn.may_be(Patch.of(third), 0.25)
     assert not drawn.may_be(Patch.of(third), 0.25, 0.5)
-    assert reading.units == before
+    assert budget.units == before
 
 
 def test_comparing_masks_counts_as_work() -> None:
-    reading = Reading()
-    drawn = results.read(zigzag(4), BIG, reading)
+    budget = ReadingBudget()
+    drawn = region_reading.read(zigzag(4), BIG, budget)
     assert drawn is not None
     whole = Patch.of(np.ones(BIG, bool))
     assert drawn.patch.area
-    before = reading.units
+    before = budget.units
     assert drawn.iou(whole) == pytest.approx(0.25)
-    assert before - reading.units == 3001 * 3000  # the pixels that both may have
+    assert before - budget.units == 3001 * 3000  # the pixels that both may have
 
 
 def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
     kept = RegionCache()
     mask = np.random.default_rng(1).random((60, 80)) < 0.5
     for spent_before in (False, True):
-        reading = Reading(cache=kept)
-        decoded = results.decode({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), reading)
+        budget = ReadingBudget(cache=kept)
+        decoded = region_reading.decode(
+            {"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), budget
+        )
         assert np.array_equal(decoded, mask)  # type: ignore[arg-type]
-        assert (UNITS - reading.units < 200_000) == spent_before
+        assert (UNITS - budget.units < 200_000) == spent_before
     # In an image of another size they are another mask.
-    other = results.decode(
-        {"type": "brush", "value": {"rle": results.rle(mask)}}, (80, 60), Reading(cache=kept)
+    other = region_reading.decode(
+        {"type": "brush", "value": {"rle": results.rle(mask)}}, (80, 60), ReadingBudget(cache=kept)
     )
     assert np.array_equal(other, mask.reshape(80, 60))  # type: ignore[arg-type]
 
@@ -497,8 +499,8 @@ def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
 def test_run_lengths_are_painted_in_their_window(mask: Mask, as_text: bool) -> None:
     stream = results.rle(mask)
     given = brush_rle.Text(memoryview(json.dumps(stream)[1:-1].encode())) if as_text else stream
-    drawn = results.read(
-        {"type": "brush", "value": {"rle": given}}, (mask.shape[0], mask.shape[1]), Reading()
+    drawn = region_reading.read(
+        {"type": "brush", "value": {"rle": given}}, (mask.shape[0], mask.shape[1]), ReadingBudget()
     )
     assert drawn is not None
     assert (drawn.patch.mask == mask).all()
@@ -527,21 +529,21 @@ def test_strokes_are_those_of_a_canvas_as_large_as_the_image(
     for each in touches:
         points = np.clip(np.reshape(each["relativePoints"], (-1, 2)) * (0.8, 0.6), -320, 320)
         geometry.stroke(canvas, points, each["relativeStrokeWidth"] * 0.8, add=each["type"] == "add")
-    decoded = results.decode({"type": "brush", "value": value}, (60, 80))
+    decoded = region_reading.decode({"type": "brush", "value": value}, (60, 80))
     assert (canvas == (decoded if decoded is not None else 0)).all()
 
 
 @given(st.lists(st.integers(0, 255), max_size=60))
 def test_hostile_rle_never_raises(tail: list[int]) -> None:
     rle = [0, 0, 0, 192, *tail]  # of 6 x 8 pixels
-    mask = results.decode({"type": "brushlabels", "value": {"rle": rle}}, (6, 8))
+    mask = region_reading.decode({"type": "brushlabels", "value": {"rle": rle}}, (6, 8))
     assert mask is None or mask.shape == (6, 8)
 
 
 @given(st.lists(st.tuples(*[st.floats(-1e9, 1e9)] * 2), min_size=3, max_size=8))
 def test_hostile_rings_never_raise(points: list[tuple[float, float]]) -> None:
     value = {"points": [list(point) for point in points]}
-    mask = results.decode({"type": "polygonlabels", "value": value}, (6, 8))
+    mask = region_reading.decode({"type": "polygonlabels", "value": value}, (6, 8))
     assert mask is None or mask.shape == (6, 8)
 
 

@@ -13,11 +13,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.answers.placement import annotation, prediction
+from backend.answers.placement import Labelling, annotation, prediction
 from backend.datasets.run_state import State
 from backend.images.content_hash import image_hash
 from backend.labelstudio import labeling_config
-from backend.labelstudio.results import decode
+from backend.labelstudio.region_reading import decode
 from backend.prelabel import sources
 from backend.settings import Settings
 from model.types import Detection, Image
@@ -86,7 +86,9 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     source = sources.choose(str(photos / "c.png"), settings, image_key="image", prefix=None)
     pixels = source.loader.load(*source.items())
     found_in_it = Model().annotate(pixels)
-    regions, unmatched = annotation(found_in_it, labeling_config.parse(CONFIG), image_hash(pixels), version)
+    regions, unmatched = annotation(
+        found_in_it, Labelling(labeling_config.parse(CONFIG)), image_hash(pixels), version
+    )
     assert found[2]["predictions"] == json.loads(json.dumps([prediction(regions, version)]))
     assert unmatched == {"<b>mouse</b>": 1}
     summary = json.loads((tmp_path / "out.json.state" / "summary.json").read_text())

@@ -454,14 +454,15 @@ def test_address_and_token_of_projects_are_never_mixed() -> None:
     assert projects.server("2.2") == Server("http://two", "")
     projects.remember("1.1", Server("http://three", ""))
     assert projects.server("1.1") == Server("http://three", "")
-    assert projects.server("9.9") == Server("")
+    assert projects.server("9.9") is None
+    assert Projects(Server("http://ours")).server("9.9") == Server("http://ours")
 
 
 def test_only_so_many_projects_are_remembered() -> None:
     projects = Projects()
     for number in range(MAX_PROJECTS + 5):
         projects.remember(str(number), Server(f"http://{number}"))
-    assert projects.server("4") == Server("")
+    assert projects.server("4") is None
     assert projects.server("5") == Server("http://5")
 
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image as Pillow
 from safetensors.torch import save_file
 
-from backend.labelstudio import results
+from backend.labelstudio import region_reading
 from model.builtin.scenes import draw_scene
 from model.segmentation import click_refinement
 from model.segmentation.sam_families.segment_anything_sam import build_sam
@@ -119,7 +119,7 @@ def test_f1_2000_clicks_on_50_images_by_8_annotators(
             (answer,) = call(f"{server}/predict", body, timeout=60)["results"]
             (region,) = answer["result"]
             assert region["value"]["brushlabels"] == [LABELS[spot]]
-            mask = results.decode(region, (HEIGHT, WIDTH))
+            mask = region_reading.decode(region, (HEIGHT, WIDTH))
             assert mask is not None
             assert np.array_equal(mask, masks[number][spot]), f"image {number}, spot {spot}"
 

@@ -3,7 +3,7 @@ import re
 from flask import Flask
 from flask.testing import FlaskClient
 
-from backend.web.app import MAX_TASKS
+from backend.labelstudio.request import MAX_TASKS
 from backend.web.openapi import DESCRIPTION
 
 

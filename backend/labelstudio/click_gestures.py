@@ -1,0 +1,195 @@
+"""Parse the clicks and rectangles that a person drew with Label Studio's smart tools.
+
+A click with `Alt` is negative: Label Studio 1.23.2 sends it with `is_positive` 0. Whatever else a list of
+results holds is skipped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.labelstudio import geometry, tasks
+from backend.labelstudio.labeling_config import LabelConfig
+from backend.labelstudio.tasks import Entry
+from model.types import Box, Prompt
+
+MAX_CLICKS = 1000
+MAX_ITEMS = 20_000  # of a context or a draft that are looked through, the newest
+
+Spot = tuple[float | bool, ...]  # the place of a gesture and what it says
+
+
+@dataclass(frozen=True)
+class Gesture:
+    """A click or a rectangle, in percent of the image."""
+
+    labels: tuple[str, ...]
+    point: tuple[float, float] | None = None
+    positive: bool = True
+    rectangle: tuple[float, float, float, float, float] | None = None  # x, y, width, height, rotation
+    prompt_id: str | None = None
+    bound: bool = True  # to a control of the config
+    has_list: bool = True  # its tool has a list of labels of its own, as KeyPointLabels has
+    image: str | None = None  # the name of the <Image> that it was drawn on, if the browser says it
+
+    @property
+    def spot(self) -> Spot:
+        return (*(self.point or ()), self.positive, *(self.rectangle or ()))
+
+
+def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]:
+    """Return the clicks and rectangles on an image in drawing order; the last one counts for each id.
+
+    Args:
+        items: the results of a context, untrusted.
+        image: the name of the <Image> that is labelled.
+    """
+    items = tasks.latest(items, MAX_ITEMS, "items of a context or draft")
+    # A point of a tool without a list brings the chosen label in a result of that label's list.
+    lent = {tasks.id_of(item): labels for item in items if (labels := tasks.labels_of(item))}
+    merged: dict[Any, Gesture] = {}
+    for number, item in enumerate(items):
+        gesture = _gesture(item)
+        if gesture is None or gesture.image not in (None, image):
+            continue
+        # With <Labels> each prompt comes as two results of one id, and the label may be in either.
+        key = gesture.prompt_id or number
+        merged.pop(key, None)
+        if not gesture.labels and gesture.prompt_id is not None:
+            gesture = replace(gesture, labels=lent.get(gesture.prompt_id, ()))
+        merged[key] = gesture
+    return list(merged.values())
+
+
+def drafted_gestures(draft: Entry, config: LabelConfig) -> list[Gesture]:
+    """Return the clicks and rectangles of a draft, which holds regions too.
+
+    A prompt is a keypoint that says whether it is positive, or a rectangle of a prompt tool.
+    """
+    items = tasks.latest(draft.items, MAX_ITEMS, "items of a context or draft")
+    ids = {
+        tasks.id_of(item)
+        for item in items
+        if "is_positive" in item or tasks.control_of(item) in config.prompt_boxes
+    }
+    prompts = [item for item in items if (item_id := tasks.id_of(item)) is not None and item_id in ids]
+    return gestures_of(prompts, config.image_name)
+
+
+def other_image(items: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the name of the first <Image> that a gesture was drawn on."""
+    gestures = (_gesture(item) for item in tasks.latest(items, tasks.MAX_ENTRIES, "items of a context"))
+    return next((gesture.image for gesture in gestures if gesture is not None and gesture.image), None)
+
+
+def click_with(labels: Sequence[str]) -> str:
+    """Return a click's name for the log."""
+    return f"click with {' and '.join(labels)[:80] or 'no label'}"
+
+
+def _gesture(item: Mapping[str, Any]) -> Gesture | None:
+    value = tasks.value_of(item)
+    x, y, width, height = (_number(value.get(key)) for key in ("x", "y", "width", "height"))
+    if x is None or y is None:
+        return None
+    kind, to_name = str(item.get("type")).lower(), item.get("to_name")
+    labels, prompt_id = tasks.labels_of(item), tasks.id_of(item)
+    gesture = Gesture(
+        labels,
+        prompt_id=prompt_id,
+        # Label Studio's next protocol sends prompts that belong to no control; the label is the browser's.
+        bound=prompt_id is not None or "from_name" in item or bool(labels),
+        has_list=kind in ("keypointlabels", "rectanglelabels"),
+        image=to_name if isinstance(to_name, str) else None,
+    )
+    if kind in ("keypoint", "keypointlabels") or (kind == "labels" and (width is None or height is None)):
+        positive = item.get("is_positive", value.get("positive", True))
+        return replace(gesture, point=(x, y), positive=positive is not False and positive != 0)
+    if kind in ("rectangle", "rectanglelabels", "labels") and width is not None and height is not None:
+        rotation = _number(value.get("rotation")) or 0.0
+        return replace(gesture, rectangle=(x, y, width, height, rotation))
+    return None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and abs(value) <= 1e6 else None
+
+
+def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | None:
+    """Return the prompt of clicks and of the last rectangle, None if that is empty and there are no clicks.
+
+    Of clicks on the same spot the last one counts: a click is sent again with each later one.
+    """
+    clicks = [gesture for gesture in gestures if gesture.point is not None][-MAX_CLICKS:]
+    rectangles = [gesture.rectangle for gesture in gestures if gesture.rectangle is not None]
+    box = _box(rectangles[-1], shape) if rectangles else None
+    if box is None and not clicks:
+        return None
+    points = pixels_of(clicks, shape)
+    kept = newest_of_spots(points)
+    labels = np.array([int(click.positive) for click in clicks], np.int64)
+    return Prompt(points=points[kept], labels=labels[kept], box=box)
+
+
+def newest_of_spots(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which points (n, 2) are the last on their spot, a tenth of a pixel wide."""
+    spots = [(round(float(x), 1), round(float(y), 1)) for x, y in points]
+    last = {spot: index for index, spot in enumerate(spots)}
+    return np.isin(np.arange(len(points)), list(last.values()))
+
+
+def pixels_of(clicks: Sequence[Gesture], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return (n, 2) xy pixels of clicks on an image (height, width) = `shape`."""
+    height, width = shape
+    points = np.array([click.point for click in clicks], float).reshape(-1, 2)
+    points = (points * np.array([width / 100, height / 100])).astype(np.float32)
+    # 100 % is the far edge of the last pixel, and a click there is meant for that pixel.
+    last = np.nextafter(np.array([width, height], np.float32), np.float32(0))
+    return np.asarray(np.clip(points, 0, last))
+
+
+def _box(rectangle: tuple[float, float, float, float, float], shape: tuple[int, int]) -> Box | None:
+    """Return the upright box in pixels around a rectangle, None for less than a pixel."""
+    height, width = shape
+    corners = geometry.corners(*rectangle, shape)
+    (x0, y0), (x1, y1) = (np.clip(edge(axis=0), 0, (width, height)) for edge in (corners.min, corners.max))
+    return (float(x0), float(y0), float(x1), float(y1)) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
+
+
+def with_drafted(
+    gestures: Sequence[Gesture], drafted: Sequence[Gesture], shape: tuple[int, int]
+) -> list[Gesture]:
+    """Return the context's clicks with the draft's box around them, or its boxes with the clicks inside.
+
+    Of its own kind the context holds every prompt there is. If a draft shows others of this kind and none of
+    these, it is older than the last accept, and its prompts are gone.
+    """
+    clicks = [gesture for gesture in gestures if gesture.point is not None]
+    if 0 < len(clicks) < len(gestures):
+        return [*gestures]
+    own = {gesture.prompt_id for gesture in gestures}
+    same_kind = {g.prompt_id for g in drafted if (g.point is None) == (not clicks)}
+    if same_kind and not own & same_kind:
+        return [*gestures]
+    drafted = drafted[-MAX_CLICKS:]
+    if clicks:
+        positive = pixels_of([click for click in clicks if click.positive] or clicks, shape)
+        extremes = np.stack([positive.min(axis=0), positive.max(axis=0)])
+        around = [
+            gesture
+            for gesture in drafted
+            if gesture.rectangle and (box := _box(gesture.rectangle, shape)) and holds(box, extremes)
+        ]
+        return [*around[-1:], *gestures]
+    rectangle = gestures[-1].rectangle
+    box = _box(rectangle, shape) if rectangle else None
+    inside = [g for g in drafted if g.point and box and holds(box, pixels_of([g], shape))]
+    return [*inside, *gestures]
+
+
+def holds(box: Box, points: NDArray[np.float32]) -> bool:
+    """Return whether all points (n, 2) are in a box."""
+    return bool((points >= box[:2]).all() and (points <= box[2:]).all())

@@ -1,0 +1,171 @@
+"""Turn masks into rings around them, in pixels of the image."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.labelstudio.geometry import tight_window
+from model.types import Mask
+
+Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
+
+TOLERANCE = 1.0  # pixels between a mask's outline and its ring; less where the mask is below 20 x 20
+SPECK = 0.002  # of the largest part: what is smaller is left out of a ring, and so is a smaller hole
+MAX_POINTS = 1000  # of a ring that is made: editors draw a handle for each
+MAX_PARTS = 100
+MAX_HOLES, MAX_CORNERS = 300, 200_000  # of a mask whose rings are exact
+MAX_PAIRS = 1_000_000  # of points that are compared each time a ring is joined to the others
+
+
+def ring_of(mask: Mask) -> Ring:
+    """One ring (n, 2), n >= 3, around all of a mask that is not empty.
+
+    Parts and holes are joined to the largest part by bridges of no width, there and back on one line, so the
+    ring covers what the mask does by the even-odd rule and by the nonzero one: holes run the other way round.
+    Where `MAX_POINTS` do not suffice the tolerance doubles until they do.
+    """
+    return _bridged([ring for part in _outlines(mask) for ring in part])
+
+
+def rings_of(mask: Mask) -> list[Ring]:
+    """A ring (n, 2), n >= 3, for each part of a mask that is not empty, the largest part first.
+
+    As `ring_of`, but only the holes of a part are joined to it: COCO's polygons have no other way to leave
+    them out, since all pixels of all rings count.
+    """
+    return [_bridged(part) for part in _outlines(mask)]
+
+
+def exact_rings_of(mask: Mask) -> list[Ring] | None:
+    """A ring (n, 2), n >= 4, along the edges of its pixels for each part of a mask that is not empty.
+
+    Holes are joined to their part as in `rings_of`, and every speck is there: `fill` and pycocotools make the
+    same mask of them again. None where it has more than MAX_HOLES holes or MAX_CORNERS corners.
+    """
+    left, top, right, bottom = tight_window(mask)
+    part = mask[top:bottom, left:right]
+    rows, columns = _row_edges(part), _row_edges(part.T)[:, ::-1, ::-1]
+    if len(rows) + len(columns) > MAX_CORNERS:
+        return None
+    _, number = cv2.connectedComponents(part.astype(np.uint8), connectivity=4)
+    parts: dict[int, list[Ring]] = {}
+    for ring in _followed(rows, columns):
+        (x, y), (towards, _) = ring[:2].astype(int).tolist()
+        inside = number[y, x] if towards > x else number[y - 1, x - 1]
+        parts.setdefault(int(inside), []).append(np.add(ring, (left, top)))
+    if sum(map(len, parts.values())) - len(parts) > MAX_HOLES:
+        return None
+    # Only the outline runs clockwise.
+    return [_bridged(sorted(rings, key=_area, reverse=True)) for rings in parts.values()]
+
+
+def _followed(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[Ring]:
+    """The rings (n, 2) that lines along rows and along columns make, each (n, 2, 2): from and to, as xy.
+
+    Each ring begins with a line along a row. Pixels that share a corner alone are in different rings.
+    """
+    lines = np.concatenate([rows, columns])
+    ends = lines[:, 1].tolist()
+    ways = np.sign(lines[:, 1] - lines[:, 0]).tolist()
+    starts = zip(lines[:, 0].tolist(), ways, strict=True)
+    beginning = {(*start, *way): number for number, (start, way) in enumerate(starts)}
+    left = dict.fromkeys(range(len(rows)))
+    while left:
+        ring = [number := next(iter(left))]
+        while True:
+            left.pop(number, None)
+            (x, y), (dx, dy) = ends[number], ways[number]
+            # Where two lines begin, the one to the right goes around the same pixel.
+            turned = beginning.get((x, y, -dy, dx))
+            number = beginning[x, y, dy, -dx] if turned is None else turned
+            if number == ring[0]:
+                break
+            ring.append(number)
+        yield lines[ring, 0].astype(np.float64)
+
+
+def _row_edges(mask: Mask) -> NDArray[np.int64]:
+    """(n, 2, 2): the lines between rows of pixels with the mask on one side, from and to, as xy.
+
+    The mask lies to the right of where a line goes.
+    """
+    # 1 where the mask is below, and -1 where it is above.
+    below = np.pad(np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0), ((0, 0), (1, 1)))
+    y, x = np.nonzero(np.diff(below, axis=1))
+    side = below[y, x + 1]
+    (first,) = np.nonzero(side)
+    lines = np.stack([np.stack([x[first], y[first]], 1), np.stack([x[first + 1], y[first]], 1)], 1)
+    lines[side[first] < 0] = lines[side[first] < 0, ::-1]
+    return lines
+
+
+def _outlines(mask: Mask) -> list[list[Ring]]:
+    """Of each part, the largest first, its outline and then those of its holes, which run the other way."""
+    left, top, right, bottom = tight_window(mask)
+    part = mask[top:bottom, left:right].astype(np.uint8)
+    # cv2 walks through the centres of border pixels. Doubled, these lie a quarter pixel inside the true
+    # outline, and a part one pixel wide still has two sides.
+    doubled = part.repeat(2, axis=0).repeat(2, axis=1)
+    outlines, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    sizes = [cv2.contourArea(outline) for outline in outlines]
+    kept = [i for i in np.argsort(sizes)[::-1][:MAX_PARTS] if sizes[i] >= SPECK * max(sizes)]
+    tolerance = min(2 * TOLERANCE, math.sqrt(max(sizes)) / 20)
+    rings = [_simplified(outlines[i], tolerance) for i in kept]
+    while sum(len(ring) + 2 for ring in rings) > MAX_POINTS:
+        tolerance *= 2
+        rings = [_simplified(outlines[i], tolerance) for i in kept]
+    parts: dict[int, list[Ring]] = {}
+    for i, ring in zip(kept, rings, strict=True):
+        around = tree[0, i, 3]  # of a hole the part that it is in, which is larger and so came before it
+        placed = np.clip((ring + 0.5) / 2 + (left, top), (left, top), (right, bottom))
+        parts.setdefault(int(i if around < 0 else around), []).append(placed)
+    return list(parts.values())
+
+
+def _simplified(outline: NDArray[np.int32], tolerance: float) -> Ring:
+    """The outline with fewer points, which runs round the same way."""
+    simple = cv2.approxPolyDP(outline, tolerance, True)[:, 0, :].astype(float)
+    if len(simple) >= 3:
+        return np.asarray(simple)
+    # All of it is about one line.
+    box = np.asarray(cv2.boxPoints(cv2.minAreaRect(outline)), np.float64)
+    same = (_area(box) > 0) == (_area(outline) > 0)
+    return box if same else box[::-1]
+
+
+def _area(ring: NDArray[Any]) -> float:
+    return float(cv2.contourArea(ring.astype(np.float32), oriented=True))
+
+
+def _bridged(rings: Sequence[Ring]) -> Ring:
+    """All rings as one: next is the nearest to those joined, entered and left at its nearest point."""
+    joined, left = rings[0], list(rings[1:])
+    pairs = MAX_PAIRS // len(rings)
+    near = [nearest_points(joined, ring, pairs) for ring in left]
+    while left:
+        number = min(range(len(left)), key=lambda i: near[i][0])
+        ring, (_, (x, y), there) = left.pop(number), near.pop(number)
+        here = int(np.argmax((joined == (x, y)).all(axis=1)))
+        round_trip = np.concatenate([ring[there:], ring[: there + 1]])
+        joined = np.concatenate([joined[: here + 1], round_trip, joined[here:]])
+        near = [
+            min(old, nearest_points(ring, other, pairs), key=lambda n: n[0])
+            for old, other in zip(near, left, strict=True)
+        ]
+    return joined
+
+
+def nearest_points(one: Ring, other: Ring, pairs: int) -> tuple[float, tuple[float, float], int]:
+    """The least squared distance of two rings' points, the point of `one`, and the number of `other`'s.
+
+    No more than so many pairs are compared: of long rings not every point is looked at.
+    """
+    step = math.ceil(math.sqrt(len(one) * len(other) / pairs))
+    squared = ((one[::step, None] - other[None, ::step]) ** 2).sum(axis=2)
+    here, there = divmod(int(squared.argmin()), squared.shape[1])
+    x, y = one[here * step].tolist()
+    return float(squared[here, there]), (x, y), there * step

@@ -1,0 +1,52 @@
+"""Find the region that shows the object of a mask, or that a box is about."""
+
+from collections.abc import Sequence
+
+from backend.labelstudio.geometry import Patch, area, common
+from backend.labelstudio.region_reading import Drawn
+from model.types import Box, Mask
+
+# A mask and a region are of one object by this IoU,
+SAME_OBJECT = 0.5
+# and the mask of a click beside a region where it holds this share of the region
+HELD = 0.5
+# and overlaps it by this IoU: less is a background, or a group of objects.
+LEAST_SHARE = 0.25
+
+
+def most_alike(regions: Sequence[Drawn], mask: Mask) -> int | None:
+    """Return the number of the region whose object a click's mask shows, the first of equals.
+
+    Raises TooMuch.
+    """
+    patch = Patch.of(mask)
+    best, most = None, 0.0
+    for number, region in enumerate(regions):
+        if not region.may_be(patch, LEAST_SHARE, HELD):
+            continue
+        overlap = region.iou(patch)
+        if overlap < LEAST_SHARE or overlap <= most:
+            continue
+        # From the IoU of two areas what they share.
+        shared = overlap * (region.patch.area + patch.area) / (1 + overlap)
+        if round(shared) >= HELD * region.patch.area:
+            best, most = number, overlap
+    return best
+
+
+def about_box(regions: Sequence[Drawn], box: Box) -> int | None:
+    """Return the number of the region whose own box has the largest IoU with a box, from SAME_OBJECT on.
+
+    Else of the first region that the box is in. Raises TooMuch.
+    """
+    left, top, right, bottom = (round(side) for side in box)
+    window = (left, top, max(right, left + 1), max(bottom, top + 1))
+    best, most, holder = None, SAME_OBJECT, None
+    for number, region in enumerate(regions):
+        shared = area(common(region.window, window))
+        overlap = shared / (area(region.window) + area(window) - shared)
+        if overlap > most or (best is None and overlap == most):
+            best, most = number, overlap
+        if holder is None and 2 * shared >= area(window) and 2 * region.count(window) >= area(window):
+            holder = number
+    return holder if best is None else best

@@ -1,0 +1,413 @@
+"""Read regions of Label Studio's results into pixels, within a budget. Results are untrusted.
+
+Coordinates are percent of the image, 0 to 100, origin at its upper left corner.
+"""
+
+import base64
+import hashlib
+import io
+import logging
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from backend.labelstudio import brush_rle, geometry
+from backend.labelstudio.brush_rle import Spans, Steps
+from backend.labelstudio.geometry import Patch, Window
+from model.deadline import NEVER, Deadline
+from model.types import Mask
+
+log = logging.getLogger(f"vlsam.{__name__}")
+
+T = TypeVar("T")
+
+MAX_RING = 10_000  # points of a ring, or of strokes together, that are read
+MAX_PERCENT = 1e6  # of a coordinate
+# Units of work for a region however small it is, measured: to read it, its run lengths besides, to paint it.
+READ, RUN_LENGTHS = 25_000, 80_000
+PAINT, PAINT_RING = 60_000, 130_000
+PNG = "data:image/png;base64,"
+# Of one request. A unit is about a nanosecond; 100 masks of 12 megapixels with ragged outlines take a third.
+UNITS = 3_000_000_000
+CACHE_BYTES = 64_000_000
+
+
+class TooMuch(Exception):
+    """Nothing more is read for this request. The message is one sentence."""
+
+
+class OutOfTime(TooMuch):
+    """The deadline of the request passed."""
+
+
+class RegionCache:
+    """Keep decoded run lengths, since each click brings all regions of its task again. Thread-safe.
+
+    The key is a digest of the run lengths and the size of the image. The least recently used go first.
+    """
+
+    def __init__(self, capacity: int = CACHE_BYTES) -> None:
+        # 500 bytes for the entry itself.
+        self._spans: LRUCache[Hashable, Spans] = LRUCache(capacity, lambda spans: spans.nbytes + 500)
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Spans | None:
+        with self._lock:
+            return self._spans.get(key)
+
+    def put(self, key: Hashable, spans: Spans) -> None:
+        with self._lock, suppress(ValueError):  # larger than the cache
+            self._spans[key] = spans
+
+
+@dataclass
+class ReadingBudget:
+    """What reading the regions of one request may still cost.
+
+    Code that reads calls `spend` or `pay` before the work.
+    """
+
+    units: float = UNITS  # that are left
+    deadline: Deadline = NEVER
+    cache: RegionCache = field(default_factory=RegionCache)
+    unread: list[str] = field(default_factory=list)  # a sentence for each region that cannot be read
+
+    def spend(self, units: float) -> None:
+        """Take units from the budget.
+
+        Raises TooMuch if fewer are left.
+        Raises OutOfTime after the deadline.
+        """
+        if self.deadline.passed:
+            raise OutOfTime("The regions of the task could not be read in time.")
+        if units > self.units:
+            raise TooMuch(
+                "The task's regions are too much to read in one request: simplify or delete the largest."
+            )
+        self.units -= units
+
+    def log_unread(self, task: str, consequence: str) -> None:
+        """Log how many regions of a task could not be read, and forget them."""
+        if self.unread:
+            count, first = len(self.unread), self.unread[0]
+            log.warning(
+                "Task %s: %d regions cannot be read, so %s; the first is %s", task, count, consequence, first
+            )
+            self.unread.clear()
+
+    def pay(self, steps: Steps[T]) -> T:
+        """Run steps that yield their cost before the work, and return their result. Raises TooMuch."""
+        while True:
+            try:
+                units = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            self.spend(units)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A region as it was read. Its pixels are painted when somebody asks for them, for most never are."""
+
+    shape: tuple[int, int]  # of the image
+    window: Window  # outside of which it has no pixels
+    _paint: Callable[[], Mask]
+    budget: ReadingBudget
+    spans: Spans | None = None  # of run lengths, which need not be painted to be looked at
+
+    @cached_property
+    def patch(self) -> Patch:
+        """Its pixels. Raises TooMuch."""
+        return Patch(self.shape, self.window[:2], self._paint())
+
+    def holds(self, points: NDArray[Any]) -> bool:
+        """Whether any of points (n, 2), xy pixels, is on one of its pixels. Raises TooMuch."""
+        left, top, right, bottom = self.window
+        inside = (points >= (left, top)).all(axis=1) & (points < (right, bottom)).all(axis=1)
+        if not inside.any():
+            return False
+        return self.spans.hold(points[inside]) if self.spans else self.patch.holds(points[inside])
+
+    def count(self, window: Window) -> int:
+        """How many of its pixels are in a part of the image. Raises TooMuch."""
+        self.budget.spend(geometry.area(geometry.common(self.window, window)))
+        return self.patch.count(window)
+
+    def may_be(self, patch: Patch, share: float, held: float = 0.0) -> bool:
+        """Whether its IoU with a mask can be `share` or more, and the mask hold `held` of it; not painted."""
+        least, most = (self.spans.area,) * 2 if self.spans else (0, geometry.area(self.window))
+        if min(most, patch.area, geometry.area(geometry.common(self.window, patch.window))) == 0:
+            return False
+        common = min(most, patch.count(self.window))
+        return common >= max(share * max(least, patch.area), held * least)
+
+    def iou(self, patch: Patch) -> float:
+        """Intersection over union with a mask of the same image. Raises TooMuch."""
+        self.budget.spend(geometry.area(geometry.common(self.window, patch.window)))
+        return self.patch.iou(patch)
+
+
+def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
+    """The region of an image (height, width) = `shape` that a result shows, or None where it has no pixels.
+
+    `result` came from outside. Types without pixels are a keypoint (even one that holds RLE, which Label
+    Studio 1.23.2 makes of accepted regions), a choice, and the labels of a region, whose geometry is in
+    another result. A mask of another image's size, and values of wrong types, cannot be read, which
+    `budget.unread` tells. Rings and ellipses have the pixels whose centres are inside; a vector's curves
+    count as straight; masks those whose alpha is 128 or more, and a draft's strokes go on top of them.
+
+    Raises TooMuch.
+    """
+    value, kind = result.get("value"), result.get("type")
+    if not isinstance(value, Mapping) or not isinstance(kind, str):
+        return None
+    try:
+        budget.spend(READ)
+        drawn = _read(kind.removesuffix("labels"), value, shape, budget)
+    except TooMuch:
+        raise
+    except Exception as error:  # a decoder may fail in any way on values from outside
+        said = str(error) if isinstance(error, ValueError) else type(error).__name__
+        budget.unread.append(
+            f"{ascii(kind)[1:-1][:40]} {ascii(result.get('id'))[:40]}: {ascii(said)[1:-1][:100]}"
+        )
+        return None
+    left, top, right, bottom = drawn.window if drawn else (0, 0, 0, 0)
+    return drawn if left < right and top < bottom else None
+
+
+def decode(
+    result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget | None = None
+) -> Mask | None:
+    """The mask (height, width) = `shape` of a result that came from outside, or None where `read` finds none.
+
+    Raises TooMuch where a `budget` is given; without one there is None for what is too much to read.
+    """
+    try:
+        drawn = read(result, shape, budget or ReadingBudget())
+        mask = drawn.patch.mask if drawn else None
+    except TooMuch:
+        if budget:
+            raise
+        return None
+    return mask if mask is not None and mask.any() else None
+
+
+def _read(
+    shape_name: str, value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget
+) -> Drawn | None:
+    """Raises whatever may go wrong with values of wrong types."""
+    match shape_name:
+        case "brush":
+            return _read_brush(value, shape, budget)
+        case "bitmask":
+            return painted(_from_png(value["imageDataURL"], shape, budget))
+        case "polygon":
+            return _filled(_ring(value["points"], shape, budget), shape, budget)
+        case "vector" if value.get("closed") is True:
+            corners_of = [(vertex["x"], vertex["y"]) for vertex in value["vertices"][: MAX_RING + 1]]
+            return _filled(_ring(corners_of, shape, budget), shape, budget)
+        case "rectangle":
+            x, y, width, height = (_percentage(value[key]) for key in ("x", "y", "width", "height"))
+            turned = _percentage(value.get("rotation") or 0)
+            return _filled(geometry.corners(x, y, width, height, turned, shape), shape, budget)
+        case "ellipse":
+            return _read_ellipse(value, shape, budget)
+    return None
+
+
+def painted(patch: Patch) -> Drawn:
+    """A region that is painted already."""
+    return Drawn(patch.shape, patch.window, lambda: patch.pixels, ReadingBudget())
+
+
+def _filled(ring: NDArray[np.float64], shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
+    window = geometry.window_of(ring, shape)
+
+    def paint() -> Mask:
+        budget.spend(PAINT_RING + 10 * geometry.crossings(ring, window) + 5 * geometry.area(window))
+        return geometry.fill_window(ring, window)
+
+    return Drawn(shape, window, paint, budget)
+
+
+def _ring(points: Any, shape: tuple[int, int], budget: ReadingBudget) -> NDArray[np.float64]:
+    if not isinstance(points, list) or not 3 <= len(points) <= MAX_RING:
+        raise ValueError(f"a ring has 3 to {MAX_RING} points")
+    return geometry.pixels_of(_percentages(points, budget), shape)
+
+
+def _percentages(points: list[Any], budget: ReadingBudget) -> NDArray[np.float64]:
+    """Points (n, 2)."""
+    budget.spend(500 * len(points))
+    found = np.array(points, np.float64)
+    if found.shape != (len(points), 2):
+        raise ValueError("points that are no pairs of numbers")
+    if not (np.abs(found) <= MAX_PERCENT).all():  # nor NaN
+        raise ValueError("a coordinate is far outside the image")
+    return found
+
+
+def _percentage(value: Any) -> float:
+    number = float(value)
+    if not abs(number) <= MAX_PERCENT:  # nor NaN
+        raise ValueError("a coordinate is far outside the image")
+    return number
+
+
+def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
+    x, y, radius_x, radius_y = (_percentage(value[key]) for key in ("x", "y", "radiusX", "radiusY"))
+    ((x, y), (radius_x, radius_y)) = geometry.pixels_of(np.array([[x, y], [radius_x, radius_y]]), shape)
+    ellipse = (x, y, radius_x, radius_y, _percentage(value.get("rotation") or 0))
+    window = geometry.ellipse_window(ellipse, shape)
+
+    def paint() -> Mask:
+        budget.spend(20_000 + 6 * geometry.area(window))
+        return geometry.fill_ellipse_window(ellipse, window)
+
+    return Drawn(shape, window, paint, budget)
+
+
+def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
+    """What the editor paints: the PNG or else the RLE, and over it the strokes of a draft, in their order."""
+    below = None
+    if value.get("maskDataURL"):
+        below = painted(_from_png(value["maskDataURL"], shape, budget))
+    elif value.get("rle"):
+        below = _from_rle(value["rle"], shape, budget)
+    strokes = _strokes(value.get("touches") or [], shape, budget)
+    if not strokes:
+        return below
+    windows = [stroke.window for stroke in strokes] + [below.window for _ in range(1) if below]
+    sides = np.array([window for window in windows if geometry.area(window)] or [(0, 0, 0, 0)])
+    left, top, right, bottom = window = (
+        *sides[:, :2].min(axis=0).tolist(),
+        *sides[:, 2:].max(axis=0).tolist(),
+    )
+
+    def paint() -> Mask:
+        budget.spend(2 * geometry.area(window))
+        canvas = np.zeros((bottom - top, right - left), np.uint8)
+        if below is not None and geometry.area(below.window):
+            x, y, _, _ = below.window
+            pixels = below.patch.pixels
+            canvas[y - top : y - top + len(pixels), x - left : x - left + pixels.shape[1]] = pixels
+        for stroke in strokes:
+            budget.spend(stroke.work)
+            geometry.stroke(canvas, stroke.points - (left, top), stroke.width, add=stroke.add)
+        return canvas.astype(bool)
+
+    return Drawn(shape, window, paint, budget)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stroke:
+    points: NDArray[np.float64]  # (n, 2) xy pixels
+    width: float  # pixels
+    add: bool
+    window: Window
+    work: float
+
+
+def _strokes(touches: Any, shape: tuple[int, int], budget: ReadingBudget) -> list[_Stroke]:
+    if not isinstance(touches, list) or len(touches) > MAX_RING:
+        raise ValueError(f"a region has at most {MAX_RING} strokes")
+    if sum(len(touch["relativePoints"]) for touch in touches) > 2 * MAX_RING:
+        raise ValueError(f"a region's strokes have at most {MAX_RING} points")
+    width = shape[1]
+    found = []
+    for touch in touches:
+        numbers = touch["relativePoints"]
+        budget.spend(20_000)
+        if len(numbers):
+            percent = _percentages([numbers[at : at + 2] for at in range(0, len(numbers), 2)], budget)
+            # Of the width also where the brush goes up and down. Four images wide paints everything.
+            thick = min(400.0, _percentage(touch["relativeStrokeWidth"])) / 100 * width
+            points = np.clip(geometry.pixels_of(percent, shape), -4 * max(shape), 4 * max(shape))
+            window = geometry.window_of(points, shape, max(0.0, thick) / 2 + 4)
+            lengths = np.hypot(*np.diff(points, axis=0, append=points[-1:]).T)
+            each = np.minimum(geometry.area(window), (lengths + thick + 4) * (abs(thick) + 4))
+            work = 20_000 + 1000 * len(points) + float(each.sum())
+            found.append(_Stroke(points, thick, touch.get("type") != "eraser", window, work))
+    return found
+
+
+def _from_rle(given: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
+    """Raises ValueError."""
+    if isinstance(given, brush_rle.Text):
+        source: memoryview | bytes = given.characters
+    elif isinstance(given, list) and set(map(type, given)) <= {int}:
+        budget.spend(10 * len(given))
+        source = bytes(given)
+    else:
+        raise ValueError("run lengths that are no list of whole numbers")
+    budget.spend(2 * len(source))
+    key = (hashlib.sha256(source).digest(), type(source), shape)
+    spans = budget.cache.get(key)
+    if spans is None:
+        budget.spend(RUN_LENGTHS)
+        text = isinstance(given, brush_rle.Text)
+        stream = budget.pay(brush_rle.numbers(given)) if text else np.frombuffer(source, np.uint8)
+        spans = budget.pay(brush_rle.spans(stream, shape))
+        budget.cache.put(key, spans)
+
+    def paint(spans: Spans = spans) -> Mask:
+        budget.spend(PAINT + 5 * len(spans.edges) + 2 * geometry.area(spans.window))
+        return spans.paint()
+
+    return Drawn(shape, spans.window, paint, budget, spans)
+
+
+def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
+    """Where a PNG is opaque, scaled to the image as the editor does it. Raises what its decoder raises."""
+    if not isinstance(url, str) or not url.startswith(PNG):
+        raise ValueError("no PNG")
+    budget.spend(2 * len(url))
+    data = _plain(base64.b64decode(url[len(PNG) :], validate=True), shape, budget)
+    height, width = shape
+    with PILImage.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        budget.spend((40 if data[24] == 16 else 20) * picture.width * picture.height)  # bits of a value
+        clear = picture.info.get("transparency")
+        if picture.mode == "P" and isinstance(clear, bytes):  # as ours: a third of the time of RGBA
+            alpha = np.frombuffer(clear.ljust(256, b"\xff"), np.uint8)[np.asarray(picture)]
+        elif "A" in picture.getbands():
+            alpha = np.asarray(picture.getchannel("A"))
+        else:
+            alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
+    if alpha.shape != shape:
+        budget.spend(3 * height * width)
+        alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    budget.spend(2 * height * width)
+    return Patch.of(np.asarray(alpha >= 128))
+
+
+def _plain(data: bytes, shape: tuple[int, int], budget: ReadingBudget) -> bytes:
+    """The PNG with nothing but its pixels: no texts, profiles or films. Raises ValueError.
+
+    What it says of its size is checked here, once, so that no later part of it says otherwise.
+    """
+    parts = [data[:8]]
+    at, names = 8, list[bytes]()
+    while not names or names[-1] != b"IEND":
+        budget.spend(1000)
+        size, name = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        if at + 12 + size > len(data) or (name == b"IHDR") != (not names):
+            raise ValueError("a broken PNG")
+        names.append(name)
+        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            parts.append(data[at : at + 12 + size])
+        at += 12 + size
+    width, height = (int.from_bytes(data[start : start + 4]) for start in (16, 20))
+    if not (1 <= width <= shape[1] and 1 <= height <= shape[0]):  # no mask needs more pixels than its image
+        raise ValueError("a PNG larger than the image")
+    return b"".join(parts)

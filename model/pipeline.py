@@ -62,7 +62,7 @@ class VLSAM:
         classifier: Classifier | None = None,
         reduced: bool = False,
     ) -> None:
-        self.vlm, self._segmenter = vlm, segmenter
+        self.vlm, self.segmenter = vlm, segmenter
         self._options = options or Options()
         self._localizer = Localizer(vlm, self._options, classifier)
         self.version = version
@@ -108,11 +108,11 @@ class VLSAM:
     @property
     def device(self) -> torch.device:
         """Where embeddings are made and decoded."""
-        return self._segmenter.device
+        return self.segmenter.device
 
     def encode(self, image: ImageLike) -> Embedding:
         """An image, uint8 (H, W, 3), as the segmenter sees it; good for any number of `refine`."""
-        return self._segmenter.encode(read_image(image))
+        return self.segmenter.encode(read_image(image))
 
     def annotate(
         self,
@@ -158,7 +158,7 @@ class VLSAM:
         self, embedding: Embedding, seen: Sequence[TermMap], boxed: Sequence[NamedBox]
     ) -> list[Detection]:
         options = self._options
-        search = InstanceSearch(self._segmenter, embedding, options)
+        search = InstanceSearch(self.segmenter, embedding, options)
         find = search.from_phrases if options.localizer == "concept" else search.from_maps
         found = [
             self._detection(term_map.term, term_map.question, instance) for term_map, instance in find(seen)
@@ -263,7 +263,7 @@ class VLSAM:
         score 0. Raises PromptError.
         """
         embedding = embedding if isinstance(embedding, Embedding) else self.encode(embedding)
-        answer = refine_by_clicks(self._segmenter, embedding, prompt, level)
+        answer = refine_by_clicks(self.segmenter, embedding, prompt, level)
         scores = {"predicted_iou": answer.predicted_iou}
         detection = self._detection(
             "", "", Instance(answer.mask, replace(answer.prompt, logits=None), scores)
@@ -273,14 +273,14 @@ class VLSAM:
     def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:
         """One mask for each named box in pixels, in one pass."""
         boxed = [NamedBox(name, box, 0, 0) for name, box in named]
-        found = InstanceSearch(self._segmenter, self.encode(image), self._options).from_boxes(boxed)
+        found = InstanceSearch(self.segmenter, self.encode(image), self._options).from_boxes(boxed)
         return [self._detection(b.name, "", instance) for b, instance in zip(boxed, found, strict=True)]
 
     def with_options(self, options: Options) -> "VLSAM":
         """The same models with other settings, to compare; the version stays as it is."""
         return VLSAM(
             self.vlm,
-            self._segmenter,
+            self.segmenter,
             version=self.version,
             options=options,
             classifier=self._localizer.classifier,
@@ -291,7 +291,7 @@ class VLSAM:
         """The same models, which take less memory at a time and see less; the version stays as it is."""
         return VLSAM(
             self.vlm.smaller(),
-            self._segmenter.smaller(),
+            self.segmenter.smaller(),
             version=self.version,
             options=self._options,
             classifier=self._localizer.classifier,

@@ -68,7 +68,7 @@ class World(loopback.Site):
         }
 
 
-class _Handler(loopback._Handler):
+class _Handler(loopback.Handler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.asked.append((self.path, "", ""))

@@ -115,7 +115,7 @@ def _own_time(model: VLSAM) -> Iterator[list[float]]:
     with contextlib.ExitStack() as stack:
         parts: tuple[tuple[Any, tuple[str, ...]], ...] = (
             (model.vlm, ("answer", "attention_maps", "background_map", "presence", "boxes")),
-            (model._segmenter, ("encode", "decode")),
+            (model.segmenter, ("encode", "decode")),
         )
         for part, names in parts:
             for name in names:

@@ -32,5 +32,5 @@ def said() -> Said:
 @pytest.fixture(scope="session")
 def door(said: Said, builtin: VLSAM) -> Iterator[Door]:
     """A server with the segmenter that ships, and what a VLM says given."""
-    yield Door(VLSAM(cast(VLM, said), builtin._segmenter, version="v1"))
+    yield Door(VLSAM(cast(VLM, said), builtin.segmenter, version="v1"))
     PROCESS.install(None)

@@ -214,7 +214,7 @@ def test_terms_that_are_no_class_of_the_classifier_have_no_map(vlsam: VLSAM, sce
         ViTImageProcessor(size=size),
     )
     options = Options(recipe=RECIPES["vit-rollout"])
-    rollout = VLSAM(vlsam.vlm, vlsam._segmenter, version="test", options=options, classifier=classifier)
+    rollout = VLSAM(vlsam.vlm, vlsam.segmenter, version="test", options=options, classifier=classifier)
     looks = rollout.maps(scene.image)
     assert [look.term for look in looks] == [name]
     assert looks[0].attention.shape == (4, 4)

@@ -1,13 +1,9 @@
-"""Send clicks to a backend."""
+"""Tasks, and clicks on them."""
 
 from typing import Any
 
 from backend.answers.ml_backend import VLSAMBackend
-
-
-def click(x: float, y: float, label: str = "Cat") -> dict[str, Any]:
-    value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": [label]}
-    return {"result": [{"value": value, "type": "keypointlabels", "id": "p", "is_positive": True}]}
+from tests.support.editor_gestures import click, context
 
 
 def task(source: str, number: int = 1) -> dict[str, Any]:
@@ -15,5 +11,6 @@ def task(source: str, number: int = 1) -> dict[str, Any]:
 
 
 def regions(ours: VLSAMBackend, source: str, number: int = 1) -> list[Any]:
-    (answer,) = ours.predict([task(source, number)], context=click(20, 30))
+    """Return the regions that answer a click on a task."""
+    (answer,) = ours.predict([task(source, number)], context=context(click(20, 30)))
     return list(answer["result"])

@@ -24,7 +24,7 @@ class Site(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}  # by path
         self.repositories: dict[str, dict[str, bytes]] = {}  # hub id -> files, at COMMIT, which is main
         self.commits: dict[tuple[str, str], dict[str, bytes]] = {}  # hub id and another commit -> files
@@ -69,7 +69,7 @@ def running(site: Site | None = None) -> Iterator[Site]:
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: Site
     protocol_version = "HTTP/1.1"
 

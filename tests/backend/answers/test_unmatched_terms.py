@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import pytest
 
 from backend.answers import unmatched_terms
@@ -59,24 +57,33 @@ def test_a_term_leaves_the_report_when_it_gets_a_label() -> None:
     assert seen.report() == ("7.1", [("cup", 1)])
 
 
-@pytest.mark.parametrize(
-    ("limit", "fill"),
-    [
-        ("MAX_PROJECTS", lambda seen, n: seen.add(f"{n}.1", CATS_AND_DOGS, "image", ["cone"])),
-        ("MAX_TERMS", lambda seen, n: seen.add("1.1", CATS_AND_DOGS, "image", [f"thing {n}"])),
-        ("MAX_SIGHTINGS", lambda seen, n: seen.add("1.1", CATS_AND_DOGS, f"image {n}", ["cone"])),
-    ],
-)
-def test_memory_is_bounded(
-    monkeypatch: pytest.MonkeyPatch, limit: str, fill: Callable[[UnmatchedTerms, int], None]
-) -> None:
-    monkeypatch.setattr(unmatched_terms, limit, 5)
+def test_no_more_projects_are_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unmatched_terms, "MAX_PROJECTS", 5)
     seen = UnmatchedTerms()
     for number in range(20):
-        fill(seen, number)
-    assert len(seen._projects) <= 5
-    assert all(len(project.images) <= 5 for project in seen._projects.values())
-    assert limit != "MAX_SIGHTINGS" or len(seen._sightings) == 5
+        seen.add(f"{number}.1", CATS_AND_DOGS, "image", ["cone"])
+    assert [seen.report(f"{number}")[1] for number in range(15, 20)] == [[("cone", 1)]] * 5
+    with pytest.raises(UnknownProject):
+        seen.report("14")
+
+
+def test_no_more_terms_are_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unmatched_terms, "MAX_TERMS", 5)
+    seen = UnmatchedTerms()
+    for number in range(20):
+        seen.add("1.1", CATS_AND_DOGS, "image", [f"thing {number}"])
+    assert len(seen.report()[1]) == 5
+
+
+def test_an_image_whose_sighting_was_forgotten_counts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unmatched_terms, "MAX_SIGHTINGS", 5)
+    seen = UnmatchedTerms()
+    for image in ("a", "b", "c", "d", "e", "a", "b"):
+        seen.add("1.1", CATS_AND_DOGS, image, ["cone"])
+    assert seen.report()[1] == [("cone", 5)]
+    for image in ("f", "b", "c"):  # f drives out c, which is the oldest
+        seen.add("1.1", CATS_AND_DOGS, image, ["cone"])
+    assert seen.report()[1] == [("cone", 7)]
 
 
 def test_the_rarest_term_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""The attention flow of a VLM, as maps over the image."""
+"""From a VLM's attention to maps over the image, and from maps to point prompts."""

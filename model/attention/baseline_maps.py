@@ -1,4 +1,4 @@
-"""Maps that come from vision alone, to compare the VLM's with: its tower's own, and a classifier's."""
+"""Baseline maps from vision alone: the vision tower's own attention, and a ViT classifier's rollout."""
 
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from model.weights.out_of_memory import out_of_memory
 
 
 def tower_map(model: Any, inputs: Any, capture: Capture, grid: Grid) -> NDArray[np.float32]:
-    """Attention that each token's patches get in the vision tower's last layer: (rows, columns).
+    """Return the attention that each token's patches receive in the vision tower's last layer.
 
-    Towers with a class token say it by that token's row, the others by the mean of all rows. Raises
-    AttentionError for a family whose patches do not fill one plane of the grid.
+    float32 (rows, columns), from the class token's row or else from the mean of all rows.
+
+    Raises AttentionError for a family whose patches do not fill one plane of the grid.
     """
     plane = grid.planes[0].tokens
     rows, columns = plane.shape
@@ -39,7 +40,7 @@ def tower_map(model: Any, inputs: Any, capture: Capture, grid: Grid) -> NDArray[
             f"{rows} x {columns} tokens, so its own attention cannot be shown; choose another recipe"
         )
     if model.config.model_type == "qwen2_5_vl":
-        # This tower orders its tokens by window.
+        # This tower orders tokens by window: restore the order of the image.
         order, _ = get_vision_window_index(
             inputs["image_grid_thw"],
             spatial_merge_size=merge,
@@ -47,9 +48,9 @@ def tower_map(model: Any, inputs: Any, capture: Capture, grid: Grid) -> NDArray[
             patch_size=vision.patch_size,
         )
         values = values[torch.argsort(order.to(values.device))]
-    seen = np.zeros((1, inputs["input_ids"].shape[1]), np.float32)
-    seen[0, plane.ravel()] = values.float().cpu().numpy()
-    return np.asarray(grid.spread(seen)[0])
+    attention = np.zeros((1, inputs["input_ids"].shape[1]), np.float32)
+    attention[0, plane.ravel()] = values.float().cpu().numpy()
+    return np.asarray(grid.spread(attention)[0])
 
 
 class Classifier:
@@ -82,15 +83,17 @@ class Classifier:
         return cls(model.to(device), processor)
 
     def class_of(self, name: str) -> int | None:
-        """The class that has this name, in whatever case; None where there is none."""
+        """Return the index of the class with this name, ignoring case; None without."""
         return self._classes.get(name.strip().lower())
 
-    def rollout(self, image: Image, chosen: int) -> NDArray[np.float32]:
-        """Where a ViT looked for a class, over the image: (rows, columns), 0 and up.
+    def rollout(self, image: Image, class_index: int) -> NDArray[np.float32]:
+        """Return the class token's row of the gradient-weighted rollout: float32 (rows, columns), at least 0.
 
-        Attention of each layer times its gradient for the class, positive parts, mean over heads, rolled
-        out: R <- R + A R; the class token's row (Chefer et al., arXiv 2103.15679, section 3). Raises
-        AttentionError for a classifier without a square of patches behind its class token, ImageRefused.
+        R <- R + A R over layers, where A is attention times its gradient for the class, positive part, mean
+        over heads (Chefer et al., arXiv 2103.15679, section 3).
+
+        Raises ImageRefused, and AttentionError for a classifier without a class token before a square of
+        patches.
         """
         try:
             inputs = self._processor(images=PILImage.fromarray(image), return_tensors="pt")
@@ -109,7 +112,7 @@ class Classifier:
                     f"{self._model.config.model_type!r} classifiers have no class token before a square of "
                     "patches, which attention rollout needs; use a ViT such as google/vit-large-patch32-384"
                 )
-            gradients = torch.autograd.grad(output.logits[0, chosen], layers)
+            gradients = torch.autograd.grad(output.logits[0, class_index], layers)
         rolled = torch.eye(count, device=layers[0].device)
         for weights, gradient in zip(layers, gradients, strict=True):
             rolled = rolled + (weights[0].detach() * gradient[0]).clamp(min=0).mean(0) @ rolled

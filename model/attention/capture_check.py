@@ -1,4 +1,4 @@
-"""What was captured while a model generated, against what it read: maps are true where both are the same."""
+"""Checks that a capture made token by token holds what one plain forward pass computes."""
 
 from typing import Any
 
@@ -7,35 +7,34 @@ import torch
 from model.attention.capture import Capture
 from model.types import AttentionError
 
-# Relative, of queries and keys in the first layer. Quantised layers round one token otherwise than many: 2 %.
+# Relative difference of queries and keys in the first layer. Quantised layers reach 2 % by rounding.
 TOLERANCE = 0.1
 
 
 def longer(inputs: Any, tokens: list[int]) -> dict[str, Any]:
-    """The processor's tensors of a prompt with more tokens of text at its end."""
+    """Return the processor's tensors of a prompt with `tokens` appended."""
     ids = inputs["input_ids"]
     more = dict(inputs)
     for name, value in inputs.items():
-        if (
-            getattr(value, "shape", None) == ids.shape
-        ):  # what kind of token each is: the last one is text, too
+        if getattr(value, "shape", None) == ids.shape:  # the kind of each token, of which the last is text
             more[name] = torch.cat([value, value[:, -1:].expand(-1, len(tokens))], 1)
     more["input_ids"] = torch.cat([ids, ids.new_tensor([tokens])], 1)
     return more
 
 
 def shorter(inputs: Any, count: int) -> dict[str, Any]:
-    """The processor's tensors of a prompt as far as its first `count` tokens, its image among them."""
+    """Return the processor's tensors of a prompt's first `count` tokens, which include its image."""
     shape = inputs["input_ids"].shape
     return {k: v[:, :count] if getattr(v, "shape", None) == shape else v for k, v in inputs.items()}
 
 
 def check(capture: Capture, plain: Capture, layers: int, first: int, count: int) -> None:
-    """Compare the capture of an answer with that of a plain pass over the same `count` tokens.
+    """Compare the capture of an answer with that of a plain forward pass over the same `count` tokens.
 
-    `first` of them are the prompt. Values are compared in the first layer alone, which nothing but token
-    and position decides: in later ones rounding adds up, and a prompt may be read both ways. Raises
-    AttentionError with what differs.
+    `first` of the tokens are the prompt. Values are compared in the first layer alone, where only token and
+    position decide them; later layers add up rounding.
+
+    Raises AttentionError with what differs.
     """
     if len(capture.layers) < layers:
         raise AttentionError(
@@ -53,15 +52,15 @@ def check(capture: Capture, plain: Capture, layers: int, first: int, count: int)
     one, other = (min(each.layers.items())[1] for each in (capture, plain))
     for ours, theirs in ((one.queries, other.queries), (one.keys, other.keys)):
         mine, wanted = torch.cat(ours, 1).float(), torch.cat(theirs, 1).float()
-        # Not a number is no less than anything.
+        # NaN fails every comparison, so it is refused.
         if not (mine - wanted).norm() <= TOLERANCE * wanted.norm():
             raise AttentionError("word by word it reads otherwise than at once; use another VLM")
 
 
 def one_way(capture: Capture, first: int, image: int) -> bool:
-    """Whether no token of a prompt of `first` tokens sees the text after it; `image` is the image's last one.
+    """Whether no token of a prompt sees text after itself. Image tokens may see each other.
 
-    The tokens of an image may see each other.
+    `first` is the prompt's length, `image` the position of the last image token.
     """
     allowed = torch.arange(first).clamp(min=image) + 1
     return all(

@@ -1,4 +1,4 @@
-"""Attention maps among each other: contrast, sinks, smoothing. All pure, float32 (terms, rows, columns)."""
+"""Contrast, sinks and smoothing of attention maps, float32 (terms, rows, columns). Pure functions."""
 
 import cv2
 import numpy as np
@@ -6,23 +6,23 @@ from numpy.typing import NDArray
 
 Maps = NDArray[np.float32]
 
-SINK = 3.0  # a sink stands out of its neighbours by this factor, in every map
+SINK = 3.0  # factor by which a sink exceeds the mean of its neighbours, in every map
 
 
 def normalised(maps: Maps) -> Maps:
-    """Each map from 0 to 1; all zero where it is flat."""
+    """Scale each map to 0..1; a flat one becomes zero."""
     low, high = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
     spread = np.where(high > low, high - low, 1)
     return np.asarray((maps - low) / spread, np.float32)
 
 
 def against(maps: Maps, background: Maps) -> Maps:
-    """What each map has beyond a background map (rows, columns), both from 0 to 1: DecAF's contrast."""
+    """Subtract a background map (rows, columns) from each, both scaled to 0..1 (DecAF's contrast)."""
     return (normalised(maps) - normalised(background)).clip(0).astype(np.float32)
 
 
 def against_each_other(maps: Maps) -> Maps:
-    """What each map has beyond the mean of the others; a single map stays as it is."""
+    """Subtract the mean of the other maps from each, all scaled to 0..1. Returns a single map unchanged."""
     if len(maps) < 2:
         return maps
     each = normalised(maps)
@@ -31,10 +31,10 @@ def against_each_other(maps: Maps) -> Maps:
 
 
 def level_sinks(maps: Maps) -> Maps:
-    """Level the lone cells that stand high above their neighbours in every map, to the neighbours' mean.
+    """Replace attention sinks by the mean of their neighbours.
 
-    Such tokens draw attention whatever is asked (RefAM, arXiv 2509.22650). One map alone cannot tell a sink
-    from its object, so it stays as it is.
+    A sink is a lone cell that stands out in every map: it draws attention whatever is asked (RefAM, arXiv
+    2509.22650). Returns a single map unchanged, since it cannot tell a sink from its object.
     """
     if len(maps) < 2 or min(maps.shape[1:]) < 2:
         return maps
@@ -47,12 +47,12 @@ def level_sinks(maps: Maps) -> Maps:
 
 
 def smoothed(maps: Maps, sigma: float) -> Maps:
-    """Each map under a Gaussian of `sigma` cells; 0 leaves it as it is."""
+    """Blur each map with a Gaussian of `sigma` cells; 0 does nothing."""
     if sigma <= 0:
         return maps
     return np.stack([cv2.GaussianBlur(m, (0, 0), sigma) for m in maps])
 
 
 def product(maps: Maps, others: Maps) -> Maps:
-    """Two maps of each term multiplied, each from 0 to 1 before."""
+    """Multiply two maps of each term, both scaled to 0..1."""
     return (normalised(maps) * normalised(others)).astype(np.float32)

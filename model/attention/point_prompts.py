@@ -1,4 +1,4 @@
-"""Attention map -> what SAM is asked for. VL-SAM section 3.3, and more points than its pair."""
+"""Chooses SAM's point prompts from an attention map: VL-SAM section 3.3, and other methods."""
 
 import logging
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from model.types import Box, Mask
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
-MOST = 3  # positive points of "maxima" and "kmeans"
-APART = 2.0  # cells between two maxima, at least
+MOST = 3  # positive points of "maxima" and "kmeans" at most
+APART = 2.0  # least distance of two maxima, in cells
 
 Map = NDArray[np.float32]
 Cell = tuple[int, int]
@@ -20,24 +20,24 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True)
 class Aim:
-    """A prompt in shares of the view (0..1), and how strong the map is there."""
+    """A prompt in shares of the view (0..1), with the map's strength there."""
 
     points: tuple[tuple[float, float, int], ...]  # x, y, 1 inside or 0 outside
     box: Box
-    peak: float  # of the map, which has its maximum at 1 before anything is masked out
+    peak: float  # the map's maximum in the area; 1 at the first, before masks are taken out
 
 
 def aims(attention: Map, method: str, *, threshold: float, components: int = 1) -> list[Aim]:
-    """Prompts from a map (rows, columns) of 0..1, largest area first; none where nothing is left.
+    """Return prompts from a map (rows, columns) of 0..1, largest area first; none from an empty map.
 
-    Weak activations below `threshold` x maximum are dropped; the largest 8-connected areas of the rest are
-    positive, all else is negative. Positive points of an area, by method:
+    Drops activations below `threshold` x maximum. The `components` largest 8-connected areas of the rest
+    are positive, all else is negative. Positive points of an area, by method:
 
     - "peak" and "pair": its strongest cell (the paper's; "peak" has no negative point)
     - "maxima": its local maxima, strongest first, none nearer than APART to a stronger one
-    - "kmeans": its cells in up to MOST clusters, of each the cell nearest to the centre
+    - "kmeans": the cell nearest to the centre of each of up to MOST clusters
 
-    The negative point is the weakest cell of everything that is negative (the paper's).
+    The negative point is the weakest negative cell (the paper's).
     """
     peak = float(attention.max(initial=0))
     if peak <= 0:
@@ -72,7 +72,7 @@ def _positives(attention: Map, area: Mask, method: str) -> list[Cell]:
         try:
             return _centres(attention, area)
         except (ValueError, cv2.error) as error:
-            log.info("K-means found no clusters (%s): the strongest point is taken alone.", error)
+            log.info("K-means found no clusters (%s): using the strongest point alone.", error)
     return [strongest]
 
 
@@ -94,7 +94,7 @@ def _centres(attention: Map, area: Mask) -> list[Cell]:
     count = min(MOST, len(cells) // 2)
     if count < 2:
         raise ValueError(f"{len(cells)} cells are too few")
-    # Starting from slices along the longer side makes the outcome the same every time.
+    # Start from slices along the longer side, so that the outcome is deterministic.
     along = cells[:, int(np.ptp(cells[:, 1]) > np.ptp(cells[:, 0]))]
     slices = (np.argsort(np.argsort(along, kind="stable")) * count // len(cells)).astype(np.int32)
     stop = (cv2.TERM_CRITERIA_MAX_ITER + cv2.TERM_CRITERIA_EPS, 20, 0.01)
@@ -120,18 +120,19 @@ def _middle(cell: Cell, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def mask_out(attention: Map, mask: Mask) -> Map:
-    """The map without what a mask (of the same view, any size) explains. VL-SAM section 3.4."""
+    """Set the map to 0 where a mask of the same view, of any size, explains it (VL-SAM section 3.4)."""
     rows, columns = attention.shape
     share = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-    # A token's attention spreads over its neighbours: they are explained as well.
+    # A token's attention spreads to its neighbours, so the mask explains these as well.
     near = cv2.dilate((share > 0.1).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return np.where(near, np.float32(0), attention)
 
 
 def consistency(attention: Map, mask: Mask) -> float:
-    """How much of the map's activation above its mean lies on a mask, less what it misses: 0..1.
+    """Return the attention-consistency score of DecAF (arXiv 2510.19592), 0..1.
 
-    The attention-consistency score of DecAF (arXiv 2510.19592): what is below the mean counts against.
+    That is the share of the activation above the map's mean that lies on the mask, less a penalty for cells
+    of the mask below the mean.
     """
     rows, columns = attention.shape
     share = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)

@@ -1,7 +1,7 @@
-"""Which input token stands for which rectangle of the image, per model family.
+"""Maps each image token of a VLM's input to its rectangle of the image, per model family.
 
-A family's layout is what its processor and its model in transformers agree on. The function that knows it
-reads every size from the model's config and the processor, and says so where the tokens do not fit.
+A family's layout is what its processor and its model in transformers agree on. Its function reads every size
+from the config and the processor, and raises AttentionError where the tokens do not fit.
 """
 
 import math
@@ -20,7 +20,7 @@ from transformers.models.got_ocr2 import image_processing_got_ocr2 as got_ocr2
 from model.types import AttentionError, Box, ModelLoadError
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-SLIVER = 1e-6  # of a cell: less cover than this is rounding, not sight
+SLIVER = 1e-6  # share of a cell below which its cover is a rounding error
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,24 +28,24 @@ class Plane:
     """Tokens that divide one rectangle of the image equally."""
 
     tokens: NDArray[np.int64]  # (rows, columns) positions in the input sequence
-    box: Box  # in shares of the image's width and height; beyond 0..1 where the processor padded
+    box: Box  # in shares of the image's width and height, beyond 0..1 where the processor pads
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """All image tokens of one input: several planes where a model is shown an image in several views."""
+    """All image tokens of one input: several planes where the processor makes several views of the image."""
 
     planes: tuple[Plane, ...]
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """Positions of the planes' tokens in the input sequence: (k,), ascending, each once."""
+        """Return the unique positions of all tokens in the input sequence, ascending: (k,)."""
         every: NDArray[np.int64] = np.concatenate([plane.tokens.ravel() for plane in self.planes])
         return np.unique(every)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the maps: those of the finest plane, carried on over the whole image."""
+        """Return rows and columns of the maps: the finest plane's, extended to the whole image."""
 
         def density(plane: Plane) -> tuple[float, float]:
             (rows, columns), (x0, y0, x1, y1) = plane.tokens.shape, plane.box
@@ -55,10 +55,10 @@ class Grid:
         return max(round(rows), 1), max(round(columns), 1)
 
     def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values per token of the sequence, (n, N), as maps over the image: float32 (n, rows, columns).
+        """Spread values per token, (n, N), over the image: float32 (n, rows, columns).
 
-        A cell of the map is the mean of the tokens that lie on it, whatever their plane, weighted by how
-        much of the cell each covers; 0 where none does.
+        A cell is the mean of the tokens on it, of all planes, weighted by how much of the cell each covers;
+        0 without any.
         """
         rows, columns = self.shape
         total = np.zeros((len(values), rows, columns))
@@ -74,7 +74,7 @@ class Grid:
 
 
 def _overlap(cells: int, start: float, stop: float, parts: int) -> NDArray[np.float64]:
-    """(cells, parts): the share of each equal cell of 0..1 that each equal part of start..stop covers."""
+    """Return the share of each of `cells` of 0..1 that each part of start..stop covers: (cells, parts)."""
     ours, theirs = np.linspace(0.0, 1.0, cells + 1), np.linspace(start, stop, parts + 1)
     low = np.maximum(ours[:-1, None], theirs[None, :-1])
     high = np.minimum(ours[1:, None], theirs[None, 1:])
@@ -96,10 +96,10 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Square:
-    """What a square vision tower makes of a square picture, in pixels of the picture."""
+    """The cells of a square vision tower's picture, in pixels."""
 
-    cells: int  # per side, after any merging of patches
-    cell: int
+    cells: int  # per side, after patches are merged
+    cell: int  # side of a cell
     side: int  # not always cells * cell: 27 patches of 14 leave 6 of 384 pixels unseen
 
     @classmethod
@@ -109,13 +109,13 @@ class _Square:
         return cls(int(side // patch // merge), int(patch * merge), side)
 
     def plane(self, tokens: NDArray[np.int64], box: Box = WHOLE) -> Plane:
-        """The tokens of a picture of `box`."""
+        """Return the tokens of a picture that shows `box`."""
         (x0, y0, x1, y1), share = box, self.cells * self.cell / self.side
         inner = (x0, y0, x0 + (x1 - x0) * share, y0 + (y1 - y0) * share)
         return Plane(_filled(tokens, self.cells, self.cells), inner)
 
     def pictures(self, tokens: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Tokens of several pictures, (cells * cells,) each."""
+        """Split the tokens by picture: (cells * cells,) each."""
         return list(_filled(tokens, max(len(tokens) // self.cells**2, 1), self.cells**2))
 
 
@@ -132,21 +132,21 @@ def _misfit(tokens: NDArray[np.int64], what: str) -> AttentionError:
 
 
 def _merged_patches(image: _Input) -> Iterator[Plane]:
-    """The image stretched to whole patches, which are merged n x n."""
+    """Stretch the image to whole patches, merged n x n."""
     merge = image.config.vision_config.spatial_merge_size
     _, rows, columns = (int(n) // merge for n in image.inputs["image_grid_thw"][0])
     yield Plane(_filled(image.tokens, rows, columns), WHOLE)
 
 
 def _broken_rows(image: _Input) -> Iterator[Plane]:
-    """The same, each row followed by a break, which is no image token."""
+    """As `_merged_patches`, with a break after each row, which is no image token."""
     cell = int(np.max(image.config.vision_config.patch_size)) * getattr(image.config, "spatial_merge_size", 1)
     rows, columns = (int(n) // cell for n in image.inputs["image_sizes"][0])
     yield Plane(_filled(image.tokens, rows, columns), WHOLE)
 
 
 def _one_square(image: _Input) -> Iterator[Plane]:
-    """The image stretched or padded to a square, or cut to its middle, as its processor says."""
+    """Stretch or pad the image to a square, or cut out its middle, as the processor says."""
     if "image_sizes" in image.inputs:  # LLaVA with Pixtral's vision tower
         yield from _broken_rows(image)
         return
@@ -171,7 +171,7 @@ def _one_square(image: _Input) -> Iterator[Plane]:
 
 
 def _tiles(square: _Square, tokens: list[NDArray[np.int64]], rows: int, columns: int) -> Iterator[Plane]:
-    """Pictures that divide the image, row by row; the last shows the whole of it."""
+    """Divide the image into pictures, row by row; the last picture shows all of it."""
     *tiles, whole = tokens
     if len(tiles) != rows * columns:
         raise _misfit(np.concatenate(tokens), f"{rows} x {columns} tiles and the whole image")
@@ -183,12 +183,12 @@ def _tiles(square: _Square, tokens: list[NDArray[np.int64]], rows: int, columns:
 
 
 def _canvas_tiles(image: _Input) -> Iterator[Plane]:
-    """The tiles of a canvas that the image is stretched to, then the whole; only the whole of a small one."""
+    """Stretch the image to a canvas of tiles, then the whole; of a small image the whole alone."""
     config, images = image.config, image.processor.image_processor
     merge = getattr(config, "downsample_factor", None) or 1 / config.downsample_ratio
     square = _Square.of(config, merge)
     tokens = square.pictures(image.tokens)
-    # The processor keeps to itself which canvas it chose; the two kinds have a rule of one name.
+    # The processor does not tell the canvas it chose: compute it by its own rule.
     rule = cohere2_vision if config.model_type == "cohere2_vision" else got_ocr2
     size, tile = (image.height, image.width), (images.size.height, images.size.width)
     columns, rows = rule.get_optimal_tiled_canvas(size, tile, images.min_patches, images.max_patches)
@@ -196,7 +196,7 @@ def _canvas_tiles(image: _Input) -> Iterator[Plane]:
 
 
 def _tagged_tiles(image: _Input) -> Iterator[Plane]:
-    """The tiles of the image stretched to whole ones, each announced by its row and column; the whole."""
+    """Stretch the image to whole tiles, each after a tag with its row and column; then the whole."""
     square = _Square.of(image.config, image.config.scale_factor)
     tokens = square.pictures(image.tokens)
     ids = image.inputs["input_ids"][0, : image.tokens.max() + 1]
@@ -206,10 +206,10 @@ def _tagged_tiles(image: _Input) -> Iterator[Plane]:
 
 
 def _any_resolution(image: _Input) -> Iterator[Plane]:
-    """The image stretched to a square, then its tiles on a canvas that keeps its proportions.
+    """Stretch the image to a square, then fit it into a canvas of tiles that keeps its proportions.
 
-    Tokens that see nothing but padding are left out, and every row ends in one newline token. Above a
-    limit the rows and columns left are resampled to fewer, as if the tiles joined without gaps.
+    Drops tokens of padding, and ends every row with a newline token. Above a limit, rows and columns are
+    resampled to fewer, as if the tiles joined without gaps.
     """
     config, square = image.config, _Square.of(image.config)
     base, fine = np.split(image.tokens, [square.cells**2])
@@ -225,7 +225,7 @@ def _any_resolution(image: _Input) -> Iterator[Plane]:
     last = cells - first
 
     def edges(axis: int, start: int, stop: int) -> tuple[float, float]:
-        """From where to where on the image the cells [start, stop) of the canvas lie."""
+        """Return the interval of the image, as shares, that the cells [start, stop) of the canvas show."""
         pixels = [n // square.cells * square.side + n % square.cells * square.cell for n in (start, stop - 1)]
         low, high = ((n - margin[axis]) / shown[axis] for n in (pixels[0], pixels[1] + square.cell))
         return float(low), float(high)
@@ -266,7 +266,7 @@ LAYOUTS: dict[str, Callable[[_Input], Iterator[Plane]]] = {
     "smolvlm": _tagged_tiles,
     "mistral3": _broken_rows,
 }
-# Model types whose code is not part of transformers, and is not run.
+# Model types that need code outside transformers, which is never run.
 REMOTE = {
     "phi3_v": "Phi-3-Vision needs remote code: use Qwen2.5-VL-3B instead, or Gemma 3 (its own successor, "
     "Phi-4-multimodal, is not among transformers' image-text-to-text models)",
@@ -293,23 +293,24 @@ def check_family(kind: str) -> None:
 
 
 def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
-    """What a family's processor divides the sides of an image of `size` by because it is too large for it.
+    """Return the factor by which a family's processor shrinks the sides of an image of `size` (W, H).
 
-    1 where it takes the image as it is, and for families that see any image in one size.
+    1 for an image that is small enough, and for families that see any image in one size.
     """
     width, height = size
-    most = getattr(processor.image_processor.size, "longest_edge", None)
-    if not most:
+    limit = getattr(processor.image_processor.size, "longest_edge", None)
+    if not limit:
         return 1.0
     if LAYOUTS[kind] is _merged_patches:  # to them it is a number of pixels
-        return max(1.0, math.sqrt(width * height / most))
-    return max(1.0, max(width, height) / most) if LAYOUTS[kind] is _broken_rows else 1.0
+        return max(1.0, math.sqrt(width * height / limit))
+    return max(1.0, max(width, height) / limit) if LAYOUTS[kind] is _broken_rows else 1.0
 
 
 def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]) -> Grid:
-    """The grid of the one image, of (height, width) pixels, in a processor's output for one question.
+    """Return the grid of the one image in a processor's output.
 
-    Raises AttentionError where the number of image tokens does not fit.
+    `image_size` is (height, width) as the processor got it. Raises AttentionError where the number of image
+    tokens does not fit.
     """
     tokens = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten().cpu().numpy()
     height, width = image_size

@@ -1,8 +1,8 @@
-"""Greedy generation with a plain cache, whatever a checkpoint would rather do.
+"""Greedy generation with a plain cache, whatever settings a checkpoint brings.
 
-A checkpoint brings settings of its own. Some break the capture of attention (no cache, beams, a static or
-quantised cache), some change the words (sampling, penalties, forced or suppressed tokens). None of them count
-here, but for the tokens that end an answer and that pad.
+Some settings break the capture of attention (no cache, beams, a static or quantised cache), others change the
+words (sampling, penalties, forced or suppressed tokens). Only the tokens that end an answer and that pad are
+taken from a checkpoint.
 """
 
 import json
@@ -18,18 +18,17 @@ from model.types import ModelLoadError
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """What a model said, one token after the other."""
+    """Generated tokens."""
 
-    tokens: list[int]  # the last one was never an input
+    tokens: list[int]  # the last one was no input of the model
     cut: bool  # the limit came before the answer's end
-    hidden: tuple[Any, ...]  # for each step the hidden states after each layer, if kept
+    hidden: tuple[Any, ...]  # per step the hidden states after each layer, if kept
 
 
 def settings_of(folder: Path, config: Any) -> GenerationConfig:
-    """The tokens of a checkpoint that end an answer and that pad, and none of its other settings.
+    """Return a checkpoint's tokens that end an answer and that pad, and none of its other settings.
 
-    They are read as plain JSON: transformers refuses files with settings that it does not know, which have
-    no say here.
+    Reads plain JSON, since transformers refuses files with unknown settings, which do not matter here.
     """
     try:
         own = json.loads((folder / "generation_config.json").read_text("utf-8"))
@@ -38,17 +37,17 @@ def settings_of(folder: Path, config: Any) -> GenerationConfig:
     own = own if isinstance(own, dict) else {}
     text = config.get_text_config(decoder=True)
 
-    def said(name: str) -> list[int]:
-        given = (own.get(name), getattr(config, name, None), getattr(text, name, None))
-        return next((ids for each in given if (ids := _ids(each, text.vocab_size))), [])
+    def token_ids(name: str) -> list[int]:
+        candidates = (own.get(name), getattr(config, name, None), getattr(text, name, None))
+        return next((ids for value in candidates if (ids := _ids(value, text.vocab_size))), [])
 
     return GenerationConfig(
-        eos_token_id=said("eos_token_id"), pad_token_id=next(iter(said("pad_token_id")), None)
+        eos_token_id=token_ids("eos_token_id"), pad_token_id=next(iter(token_ids("pad_token_id")), None)
     )
 
 
 def plain(config: Any) -> None:
-    """Switch off, in place, what a model's configuration (and its parts') says of caches and outputs."""
+    """Reset, in place, a configuration's and its parts' settings of caches and outputs."""
     for part in (config, *(getattr(config, name) for name in config.sub_configs)):
         if part is not None:
             part.use_cache, part.return_dict = True, True
@@ -56,13 +55,13 @@ def plain(config: Any) -> None:
 
 
 class Greedy:
-    """Generates with one model, always in the same way."""
+    """Greedy generation with one model."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        """Take over a model's generation settings. Raises ModelLoadError where no token ends an answer."""
+        """Replace the model's generation settings. Raises ModelLoadError if no token ends an answer."""
         plain(model.config)
         own, size = model.generation_config, model.config.get_text_config(decoder=True).vocab_size
-        # Trained further, a checkpoint often names the end of a text alone, its tokenizer that of an answer.
+        # A fine-tuned checkpoint often names only the end of a text, and its tokenizer that of an answer.
         self.ends = tuple(dict.fromkeys([*_ids(own.eos_token_id, size), *_ids(tokenizer.eos_token_id, size)]))
         if not self.ends:
             raise ModelLoadError(
@@ -70,14 +69,14 @@ class Greedy:
             )
         pads = [*_ids(own.pad_token_id, size), *_ids(tokenizer.pad_token_id, size), *self.ends]
         self._model, self._pad = model, pads[0]
-        model.generation_config = GenerationConfig()  # where `generate` looks for what is not given
+        model.generation_config = GenerationConfig()  # `generate` fills missing settings from it
 
     def __call__(
         self, inputs: Any, limit: int, script: Sequence[int] | None = None, *, hidden: bool = False
     ) -> Generated:
-        """At most `limit` tokens after a prompt, the processor's tensors of one row.
+        """Generate at most `limit` tokens after a prompt, given as the processor's tensors of one row.
 
-        With a `script` these are its tokens and one more, and nothing is cut.
+        `script` is for teacher forcing: the tokens are those of the script and one more, and never cut.
         """
         first = inputs["input_ids"].shape[1]
         forced: dict[str, Any] = {}
@@ -93,7 +92,7 @@ class Greedy:
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
-                # A script may hold a token that else would end it.
+                # A script may hold a token that would end it.
                 eos_token_id=None if forced else list(self.ends),
                 pad_token_id=self._pad,
                 output_hidden_states=hidden,
@@ -106,6 +105,6 @@ class Greedy:
 
 
 def _ids(given: Any, size: int) -> list[int]:
-    """Token ids out of what a file says: a number, a list of them, or nothing of use."""
-    several = given if isinstance(given, list) else [given]
-    return [each for each in several if type(each) is int and 0 <= each < size]
+    """Return the valid token ids in a value of a file, which may be a number, a list or anything else."""
+    values = given if isinstance(given, list) else [given]
+    return [value for value in values if type(value) is int and 0 <= value < size]

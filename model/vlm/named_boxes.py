@@ -1,7 +1,7 @@
-"""Answer text -> named boxes: the second opinion of a VLM that was trained to say where things are.
+"""Parses the boxes in a VLM's answer, for families that were trained to write them.
 
-Families differ in the question that makes them answer with boxes, in how they write one, and in what its
-numbers count. All three are in BOX_FORMATS; the text is the model's, so it is read as hostile.
+BOX_FORMATS holds per family the question, the notation, and the unit of the numbers. The text is a model's,
+so it is treated as hostile.
 """
 
 import json
@@ -14,29 +14,31 @@ from model.types import Box, GroundingError
 
 MAX_BOXES = 100
 MAX_NAME = 60  # characters; longer ones are no names
-MAX_ANSWER = 50_000  # characters that are read
+MAX_ANSWER = 50_000  # characters of an answer that are read
 
 
 @dataclass(frozen=True)
 class NamedBox:
+    """A box with the name that the VLM gave it."""
+
     name: str  # lower case, as a term's text
     box: Box  # inside the image, at least a pixel wide and high
     start: int  # characters [start, end) of the answer spell the name
     end: int
 
 
-_Found = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 as they were written
+_Match = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 as written
 
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """How models of one family are asked for boxes, and how they write them."""
+    """How one family is asked for boxes, and how it writes them."""
 
-    read: Callable[[str], Iterator[_Found]]
-    full: float | None  # a coordinate at the far edge of the image; None: pixels of the model's input
-    every: str | None = None  # asks for all objects
-    these: str | None = None  # asks for {terms}; None: only all objects can be asked for
-    joint: str = ", "
+    read: Callable[[str], Iterator[_Match]]
+    full: float | None  # coordinate of the far edge; None: pixels of the model's input
+    every: str | None = None  # question for all objects
+    these: str | None = None  # question for {terms}; None: there is none
+    joint: str = ", "  # between terms
 
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -55,8 +57,8 @@ def _numbers(text: str) -> list[float]:
     return [float(number) for number in _NUMBER.findall(text)]
 
 
-def _json(answer: str) -> Iterator[_Found]:
-    """[{"bbox_2d": [x0, y0, x1, y1], "label": "dog"}, ...]: every complete item, whatever stands around."""
+def _json(answer: str) -> Iterator[_Match]:
+    """Read [{"bbox_2d": [x0, y0, x1, y1], "label": "dog"}, ...]: every complete item, amid any text."""
     for item in _OBJECT.finditer(answer):
         label, boxes = _LABEL.search(item[0]), _BOXES.search(item[0])
         if label and boxes:
@@ -64,10 +66,10 @@ def _json(answer: str) -> Iterator[_Found]:
             yield from ((start, end, _numbers(box)) for box in _LIST.findall(boxes[1]))
 
 
-def _named_first(answer: str) -> Iterator[_Found]:
-    """A name, then its boxes: <ref>dog</ref><box>(x0,y0),(x1,y1)</box>, dog<loc_1><loc_2><loc_3><loc_4>.
+def _named_first(answer: str) -> Iterator[_Match]:
+    """Read names before boxes: <ref>dog</ref><box>(x0,y0),(x1,y1)</box>, dog<loc_1><loc_2><loc_3><loc_4>.
 
-    Decoding may have left out the marks, which are special tokens: then the words before a box name it.
+    Decoding may drop the marks, which are special tokens: then the words before a box are its name.
     """
     span, done = (0, 0), 0
     for box in _CORNERS.finditer(answer):
@@ -78,13 +80,13 @@ def _named_first(answer: str) -> Iterator[_Found]:
         done = box.end()
 
 
-def _bins(answer: str) -> Iterator[_Found]:
-    """Florence-2's 1000 bins a side; a bin means its centre."""
+def _bins(answer: str) -> Iterator[_Match]:
+    """Read Florence-2's 1000 bins a side; a bin stands for its centre."""
     return ((start, end, [n + 0.5 for n in numbers]) for start, end, numbers in _named_first(answer))
 
 
-def _boxed_first(answer: str) -> Iterator[_Found]:
-    """Boxes before their names, y before x: <loc0001><loc0002><loc0003><loc0004> dog ; ..."""
+def _boxed_first(answer: str) -> Iterator[_Match]:
+    """Read boxes before names, y before x: <loc0001><loc0002><loc0003><loc0004> dog ; ..."""
     for found in _LOCATED.finditer(answer):
         y0, x0, y1, x1 = _numbers(found[1])
         yield *found.span(2), [x0, y0, x1, y1]
@@ -132,10 +134,11 @@ BOX_FORMATS = {
 
 
 def question_for(kind: str, terms: Sequence[str] = ()) -> str:
-    """What to ask a model of this type (transformers' `model_type`) for boxes of terms, or of all objects.
+    """Return the question for boxes of `terms`, or of all objects, to a model of type `kind`.
 
-    Some families know one question only, for all objects: they are asked that one, whatever the terms.
-    Raises GroundingError where the family cannot answer with boxes, or needs terms and has none.
+    `kind` is transformers' `model_type`. Families that know one question only, for all objects, get that.
+
+    Raises GroundingError where the family cannot answer with boxes, or needs terms and gets none.
     """
     family = _family(kind)
     names = family.joint.join(filter(None, map(_plain, terms)))
@@ -154,14 +157,19 @@ def parse(
     *,
     cut: bool = False,
 ) -> list[NamedBox]:
-    """The boxes in an answer of a model of this type, in their order, each once, at most MAX_BOXES.
+    """Return the unique boxes in an answer, in order, at most MAX_BOXES, clipped to the image.
 
-    `size` is the image's (height, width). `input_size` is that of the image as the model saw it, in pixels
-    (grid_thw's rows and columns times the patch size): families whose boxes are counted in these need it.
-    Corners may be swapped; what hangs over the image is cut off. A box without a name, thinner than a
-    pixel, not finite, or further outside than the image is large, is left out; so is the last one of an
-    answer that was cut, unless something follows on its name.
-    Raises GroundingError where the family cannot answer with boxes, or input_size is needed and missing.
+    Corners may be swapped. Drops boxes without a name, thinner than a pixel, not finite, or further outside
+    than the image is large; and the last one of a cut answer, unless something follows its name.
+
+    Args:
+        answer: the VLM's text.
+        kind: transformers' `model_type`.
+        size: (height, width) of the image.
+        input_size: (height, width) of the model's input in pixels, for families that count boxes in these.
+        cut: whether the answer was cut at a limit.
+
+    Raises GroundingError where the family cannot answer with boxes, or lacks an `input_size` that it needs.
     """
     family = _family(kind)
     if family.full is not None:
@@ -171,16 +179,16 @@ def parse(
     else:
         raise GroundingError(f"boxes of {kind!r} models count pixels of the resized input: give input_size")
     answer = answer[:MAX_ANSWER]
-    found: dict[tuple[str, Box], NamedBox] = {}
+    boxes: dict[tuple[str, Box], NamedBox] = {}
     for begin, stop, numbers in family.read(answer):
         start, end = _trimmed(answer, begin, stop)
         name, box = _name(answer[start:end]), _in_pixels(numbers, full, size)
         whole = not cut or answer[stop:].strip()
         if name and box and whole:
-            found.setdefault((name, box), NamedBox(name, box, start, end))
-        if len(found) == MAX_BOXES:
+            boxes.setdefault((name, box), NamedBox(name, box, start, end))
+        if len(boxes) == MAX_BOXES:
             break
-    return list(found.values())
+    return list(boxes.values())
 
 
 def _family(kind: str) -> BoxFormat:
@@ -193,19 +201,19 @@ def _family(kind: str) -> BoxFormat:
 
 
 def _plain(term: str) -> str:
-    """A term without what would be a mark, a quote or a separator in a question."""
+    """Remove marks, quotes and separators from a term for a question."""
     return " ".join(re.sub(r'[<>|;"\[\]{}]', " ", term).split())[:MAX_NAME]
 
 
 def _trimmed(answer: str, start: int, end: int) -> tuple[int, int]:
-    """A name's characters without space, list marks and articles around it."""
+    """Return [start, end) of a name without surrounding space, list marks and articles."""
     lead = _LEAD.match(answer, start, end)
     start = lead.end() if lead else start
     return start, start + len(answer[start:end].rstrip(" \t\r\n*'`"))
 
 
 def _name(text: str) -> str:
-    """A name as it would be a term; "" where it is none."""
+    """Return a name as a term; "" if it is none."""
     if len(text) > MAX_NAME:
         return ""
     if "\\" in text:
@@ -213,13 +221,13 @@ def _name(text: str) -> str:
             text = json.loads(f'"{text}"', strict=False)
         except ValueError:
             return ""
-    # Nothing downstream could write down a control character (Cc) or half a surrogate pair (Cs).
+    # Control characters (Cc) and lone surrogates (Cs) cannot be encoded downstream.
     text = " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).split())
     return text.lower() if any(c.isalpha() for c in text) else ""
 
 
 def _in_pixels(numbers: Sequence[float], full: tuple[float, float], size: tuple[int, int]) -> Box | None:
-    """Numbers x0, y0, x1, y1 out of `full` (x, y) as a box in an image of size (height, width)."""
+    """Convert x0, y0, x1, y1, shares of `full` (x, y), to pixels of an image of size (height, width)."""
     if len(numbers) != 4:
         return None
     shares = [number / whole for number, whole in zip(numbers, (*full, *full), strict=True)]

@@ -1,8 +1,8 @@
-"""How many pixels of an image a VLM is shown: a bound for its tokens, whatever the family.
+"""Bounds the pixels of an image that a VLM sees, and so its tokens, for every family.
 
-Tokens cost memory, and so does the attention flow. A family's number of tokens follows either the image's
-size, or how often its processor cuts it into tiles, or neither. What counts are the pixels of all views that
-the vision tower sees together. A tower that takes one square of a fixed size is shown that square.
+Tokens cost memory, also in the attention flow. Their number depends on the image's size, on the number of
+tiles, or on neither, by family. The bound counts the pixels of all views together. A tower that takes one
+square of a fixed size sees that square.
 """
 
 import copy
@@ -19,29 +19,28 @@ AREA = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"}
 TILES = {"internvl", "aya_vision", "cohere2_vision"}
 SPLIT = {"idefics3", "smolvlm"}
 CANVAS = {"llava_next", "llava_onevision"}
-SIDE = 4096  # pixels of an image for a tower that takes one square: some processors pad images to squares
-RATIO = 400  # of sides: some processors enlarge a line of pixels until it fills their square
+SIDE = 4096  # longest side for a tower that takes one square: some processors pad images to squares
+RATIO = 400  # largest ratio of sides: some processors enlarge a line of pixels until it fills their square
 
 
 def bounded(processor: Any, config: Any, pixels: int) -> Any:
-    """A processor that shows a model of this config at most `pixels` pixels, as far as settings can.
-
-    The given one stays as it is.
-    """
+    """Return a copy of a processor that makes at most `pixels` pixels of an image, as far as settings can."""
     kind, limited = config.model_type, copy.copy(processor)
     limited.image_processor = images = copy.deepcopy(processor.image_processor)
     if kind in AREA:
-        frames = images.temporal_patch_size if kind == "glm4v" else 1  # it counts a picture as so many frames
+        frames = (
+            images.temporal_patch_size if kind == "glm4v" else 1
+        )  # GLM counts a picture as several frames
         most = min(images.size.longest_edge, pixels * frames)
         least = min(images.size.shortest_edge, most)
         images.size = replace(images.size, longest_edge=most, shortest_edge=least)
     elif kind in TILES:
-        # The tiles, and the whole image as one more.
+        # The tiles, and one more for the whole image.
         count = pixels // (images.size.height * images.size.width) - 1
         images.max_patches = max(1, min(images.max_patches, count))
         images.min_patches = min(images.min_patches, images.max_patches)
     elif kind in SPLIT:
-        # Any image is brought to the longest edge, and cut into squares.
+        # Any image is resized to the longest edge and cut into squares.
         tile = images.max_image_size["longest_edge"]
         rows = math.isqrt(max(1, pixels // tile**2 - 1))
         images.size = replace(images.size, longest_edge=min(images.size.longest_edge, rows * tile))
@@ -49,7 +48,7 @@ def bounded(processor: Any, config: Any, pixels: int) -> Any:
 
 
 def takes(processor: Any, size: tuple[int, ...]) -> bool:
-    """Whether a processor of one square can be given an image: 1 x 40 000 pixels cost CLIP's 40 GB."""
+    """Whether a processor can take an image of this size: 1 x 40 000 pixels cost CLIP's processor 40 GB."""
     images = processor.image_processor
     filled = getattr(images, "do_center_crop", None) and getattr(images.size, "shortest_edge", None)
     padded = getattr(images, "do_pad", None)
@@ -57,7 +56,7 @@ def takes(processor: Any, size: tuple[int, ...]) -> bool:
 
 
 def fitted(config: Any, size: Size, pixels: int) -> Size:
-    """The size to which an image is brought before the processor sees it; never larger than it is."""
+    """Return the size to resize an image to before the processor sees it; never larger than `size`."""
     kind, (height, width) = config.model_type, size
     scale = 1.0
     if kind in CANVAS:
@@ -68,7 +67,7 @@ def fitted(config: Any, size: Size, pixels: int) -> Size:
         scale = min(canvas[0] / height, canvas[1] / width)
     elif kind == "mistral3" or getattr(config.vision_config, "model_type", "") == "pixtral":
         cell = int(np.max(config.vision_config.patch_size)) * getattr(config, "spatial_merge_size", 1)
-        # Sides are filled up to whole cells: the larger root of (h s + cell)(w s + cell) = pixels.
+        # Sides are padded to whole cells: the larger root of (h s + cell)(w s + cell) = pixels.
         area, sides, rest = height * width, cell * (height + width), cell**2 - pixels
         scale = (math.sqrt(max(0, sides**2 - 4 * area * rest)) - sides) / (2 * area)
     elif kind not in AREA | TILES | SPLIT:

@@ -1,7 +1,7 @@
-"""How likely "yes" is against "no" as the first word of an answer.
+"""The probability of "yes" and of "no" as the first word of an answer.
 
-The tokens of an image are many and those of a question few, so the image is read once for all questions about
-it, and each goes on from there.
+An image has many tokens and a question few, so the image is read once, and each question continues from
+there.
 """
 
 import copy
@@ -18,38 +18,40 @@ Tokens = tuple[int, ...]
 
 
 def first_words(tokenizer: Any) -> tuple[set[Tokens], set[Tokens]]:
-    """The shortest beginnings that tell a yes from a no, as tokens after other text.
+    """Return the shortest token prefixes that tell a yes from a no, after other text.
 
-    One token each, as a rule. Where both words begin with the same token, such as the mark of a space, the
-    next one tells them apart. Raises AttentionError where the tokenizer cannot spell both words.
+    Usually one token each. Where both words begin with the same token, such as the mark of a space, the
+    next token is included.
+
+    Raises AttentionError where the tokenizer cannot spell both words.
     """
     yes, no = ([_following(tokenizer, form) for form in forms] for forms in (YES, NO))
-    found = _telling(yes, no), _telling(no, yes)
-    if not all(found):
+    prefixes = _distinct_prefixes(yes, no), _distinct_prefixes(no, yes)
+    if not all(prefixes):
         raise AttentionError(
             'the VLM has no words "yes" and "no", so it cannot check presence: switch the check off'
         )
-    return found
+    return prefixes
 
 
 def _following(tokenizer: Any, text: str) -> Tokens:
-    """The tokens that spell a text after another; () where they cannot be told or are unknown.
+    """Return the tokens that spell a text after another one; () if they are unknown or merge with it.
 
-    At the very beginning many a tokenizer puts a space before a text, in a token of its own if need be.
+    Not at the very beginning, where some tokenizers put a space before a text.
     """
     before, whole = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in ("\n", "\n" + text))
     tokens = tuple(whole[len(before) :])
     return () if whole[: len(before)] != before or tokenizer.unk_token_id in tokens else tokens
 
 
-def _telling(some: Sequence[Tokens], others: Sequence[Tokens]) -> set[Tokens]:
-    """The shortest beginning of each sequence that none of the others has, if it has one."""
+def _distinct_prefixes(some: Sequence[Tokens], others: Sequence[Tokens]) -> set[Tokens]:
+    """Return each sequence's shortest prefix that no sequence of `others` has, where there is one."""
     lengths = [1 + max(shared(tokens, other) for other in others) for tokens in some]
     return {tokens[:n] for tokens, n in zip(some, lengths, strict=True) if n <= len(tokens)}
 
 
 def shared(some: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many items two sequences of a kind begin with alike."""
+    """Return the length of the common prefix of two sequences of one type."""
     most = min(len(some), len(other))
     if some[:most] == other[:most]:
         return most
@@ -57,25 +59,27 @@ def shared(some: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 class Reading:
-    """A model that has read a prompt, and may go on reading in several ways: it stays as it is."""
+    """A model after a prompt. Immutable: `then` continues in several ways from the same prompt."""
 
     def __init__(self, model: Any, inputs: Any, cache: Any = None) -> None:
-        """Let a model read the processor's tensors of one row, after what `cache` holds if one is given."""
-        # The cache grows where it is. Of a prompt with an image only the last logits are wanted.
-        said = model(
+        """Read the processor's tensors of one row, after the tokens in `cache` if given."""
+        # The model extends a cache in place. Of a prompt with an image only the last logits are needed.
+        output = model(
             **inputs, cache=copy.deepcopy(cache), use_cache=True, logits_to_keep=0 if cache is not None else 1
         )
-        self._model, self._cache = model, said.cache
-        self._chances = said.logits[0].float().softmax(-1)  # (n, vocabulary): of what comes after each token
+        self._model, self._cache = model, output.cache
+        self._chances = (
+            output.logits[0].float().softmax(-1)
+        )  # (n, vocabulary): of what comes after each token
 
     def then(self, tokens: Tokens) -> "Reading":
-        """The same with more tokens."""
+        """Return the reading after more tokens."""
         return Reading(
             self._model, {"input_ids": torch.tensor([tokens], device=self._model.device)}, self._cache
         )
 
     def chance(self, words: set[Tokens]) -> float:
-        """How likely it is that one of these comes next; none of them begins with another."""
+        """Return the probability that one of `words` comes next; none of them is a prefix of another."""
         total = 0.0
         longer = {word[:-1]: self.then(word[:-1]) for word in words if len(word) > 1}
         for word in words:

@@ -1,6 +1,6 @@
-"""Another VLM's answer to a question about an image, by an OpenAI-compatible endpoint such as vLLM's.
+"""Asks a remote VLM about an image, by an OpenAI-compatible endpoint such as vLLM's.
 
-Only its words count: where the objects are says the attention of the VLM at hand, which is made to say them.
+Its words are forced on the local VLM (teacher forcing), whose attention locates the objects.
 """
 
 import base64
@@ -19,29 +19,30 @@ from model.deadline import NEVER, Deadline
 from model.types import Image, RemoteVLMError
 from model.vlm.terms import without_cut_name, without_thoughts
 
-MAX_TOKENS = 256  # of an answer, as of the own VLM's
+MAX_TOKENS = 256  # of an answer, as of the local VLM's
 MAX_TEXT = 4000  # characters: an endpoint may not heed MAX_TOKENS
-MAX_BYTES = 1_000_000  # of an answer as it comes
+MAX_BYTES = 1_000_000  # of a response body
 TIMEOUT = 60.0  # seconds for an answer, in all
 CONNECT = 5.0  # seconds
 QUALITY = 95  # of the JPEG that is sent
-MAX_SIDE = 65_500  # pixels of it that libjpeg writes
+MAX_SIDE = 65_500  # pixels: libjpeg's limit
 _NO_THOUGHTS = "use a model that does not think first, or switch its thinking off"
 
 
 @dataclass(frozen=True)
 class RemoteVLM:
-    """Who lists. Two with equal `repr` list the same: the model counts, not where it is nor the key to it."""
+    """A remote VLM. Its `repr` goes into the model version, without url and key, which change no result."""
 
     model: str
     url: str = field(repr=False)  # up to and with /v1, as a rule
     key: str | None = field(default=None, repr=False)  # sent to `url` and nowhere else
 
     def answer(self, image: Image, question: str, deadline: Deadline = NEVER) -> str:
-        """What it says about an image (H, W, 3), at most MAX_TEXT characters; greedy, as the own VLM.
+        """Return the answer about an image, uint8 (H, W, 3), at most MAX_TEXT characters. Greedy.
 
-        Thoughts are left out, and so is a name that was cut at a limit. Waits TIMEOUT seconds, or until
-        `deadline` if that is sooner. Raises RemoteVLMError.
+        Drops thoughts, and a name that was cut at a limit. Waits TIMEOUT seconds, or until `deadline`.
+
+        Raises RemoteVLMError.
         """
         try:
             return _text(self._ask(image, question, deadline.within(TIMEOUT)))
@@ -49,7 +50,7 @@ class RemoteVLM:
             raise RemoteVLMError(f"the listing endpoint {self.url} {error}") from None
 
     def _ask(self, image: Image, question: str, deadline: Deadline) -> bytes:
-        """The bytes of the answer. Raises RemoteVLMError without its first words."""
+        """Return the response body. Raises RemoteVLMError, whose message `answer` completes."""
         body = {
             "model": self.model,
             "messages": [
@@ -87,13 +88,13 @@ class RemoteVLM:
             raise RemoteVLMError("cannot be reached: is it running, and the address right?") from None
 
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """As requests' `auth`: in its place a password for this host in ~/.netrc would be sent."""
+        """Set the key as requests' `auth`; without one, requests would send a password of ~/.netrc."""
         if self.key:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
     def _refusal(self, status: int) -> str:
-        """What a status means. What the endpoint writes beside it is not told: it may hold the key."""
+        """Explain a status. The response body is not quoted, since it may hold the key."""
         if status in (401, 403):
             return f"refuses the key ({status}): give it one that is valid there"
         if status == 404:
@@ -115,7 +116,7 @@ def _data_url(image: Image) -> str:
 
 def _read(response: requests.Response, deadline: Deadline) -> bytes:
     content = b""
-    # read1 returns what is there, so one that sends a byte a second meets the deadline, too.
+    # read1 returns what has arrived, so the deadline also stops a server that sends a byte a second.
     while piece := response.raw.read1(1 << 16, decode_content=True):
         content += piece
         if len(content) > MAX_BYTES:
@@ -134,7 +135,7 @@ def _text(content: bytes) -> str:
         ) from None
     if not isinstance(text, str) or not text.strip():
         raise RemoteVLMError(f"gave no text within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
-    # Blanks in their place would be read by the own VLM, a token each.
+    # Blank lines in place of thoughts would cost the local VLM a token each.
     said = re.sub(r"\n{3,}", "\n\n", without_thoughts(text)).strip("\n")
     if not said.strip():
         raise RemoteVLMError(f"gave nothing but thoughts within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")

@@ -1,6 +1,6 @@
-"""Answer text -> terms: the things that a VLM named, with the characters that spell them.
+"""Parses the terms in a VLM's answer: the things that it names, with the characters that spell them.
 
-Sentences are read in English (model/vlm/english.py); other languages are read as lists.
+Sentences are parsed in English (model/vlm/english.py); other languages are parsed as lists.
 """
 
 import json
@@ -19,7 +19,7 @@ MAX_HAN = 12  # characters of a term in Chinese or Japanese script; longer is a 
 
 
 _STOPS = frozenset(".!?;。！？；…")
-# Heads that name no thing, that measure what follows their "of", or whose "of" leads to no thing.
+# Head nouns that name no thing, that measure what follows "of", or whose "of" leads to no thing.
 _EMPTY = word_set(
     """object item thing image picture photo photograph close-up scene view background foreground side
     center centre middle top bottom front back corner edge part area section distance list answer name
@@ -30,12 +30,12 @@ _EMPTY = word_set(
 )
 _MEASURES = word_set("bunch slice row stack pile crowd herd flock sheet line bit body lot family")
 _MADE = word_set("made full sense feeling touch")
-# What stands before a colon: things of a kind, listed after it, or a property, told after it.
+# Words before a colon: groups, whose members follow, and properties, whose value follows.
 _GROUPS = word_set("animals vehicles people plants furniture food clothing accessories decor")
 _PROPERTIES = word_set("color colour size shape position location material action condition count number")
 _NAME = frozenset({"noun", "material", "adjective", "determiner"})  # the kinds of word in a mere name
 _KEYS = ("name", "label", "object", "item", "category", "class")
-# Keys that tell of an object how often it is there, or of what is there how it is.
+# Keys of counts, of places, and of other figures of an object.
 _COUNTS = word_set("count number quantity amount total present presence visible detected exist found")
 _PLACES = word_set("bbox box bounding-box coordinate point polygon segmentation mask position location")
 _FIGURES = word_set("confidence score probability id index width height area size x y w h x1 y1 x2 y2 age")
@@ -48,9 +48,9 @@ _TOKEN = re.compile(
 )
 _OPEN = "".join(map(chr, range(0xAC00, 0xD7A4, 28)))  # Korean syllables without a final consonant
 _HAN, _KATAKANA = "\u3400-\u9fff", "\u30a0-\u30ff"
-# What is no part of a name: tags, remarks in brackets, questions; in scripts without spaces "the picture
-# shows", "there is", where a thing is, its count with the measure word, its colour, what precedes 的, and
-# "and" unless it may belong to a name (和服, 사과).
+# Text that is no part of a name: tags, remarks in brackets, questions; in scripts without spaces "the
+# picture shows", "there is", places, counts with their measure word, colours, modifiers before 的, and "and"
+# unless it may belong to a name (和服, 사과).
 _ASIDE = re.compile(
     rf"""<[^<>\n]{{0,80}}> | (?<=\S)[ ]?[(（][^()（）\n]{{0,200}}[)）]
     | (?:^|(?<=[.!?]\s))[^.!?\n]{{1,200}}[?？]
@@ -74,9 +74,9 @@ _JSON_TOKEN = re.compile(
     | (?P<open>["'])""",
     re.VERBOSE,
 )
-# Also escapes that were escaped once more, as by a model that quotes JSON in JSON.
+# Also escapes that are escaped twice, as in JSON quoted in JSON.
 _ESCAPE = re.compile(r"\\{1,2}u[dD][89abAB]\w\w\\{1,2}u[dD][c-fC-F]\w\w|\\{1,2}u\w{4}|\\.|.", re.DOTALL)
-# A mark that opens a model's thoughts, or closes them.
+# Marks around a model's thoughts.
 _THOUGHTS = re.compile(
     r"""[<\[◁][|｜]?(?P<end>/|end_(?:of_)?)?(?:\w{1,20}:|(?:begin|start)_(?:of_)?)?
       (?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)(?:\s[\w="' -]{0,40}(?=>))?[|｜]?[>\]▷]
@@ -84,7 +84,7 @@ _THOUGHTS = re.compile(
     | <\|channel\|>(?:analysis|(?P<final>final))(?:<\|message\|>)?""",
     re.VERBOSE | re.IGNORECASE,
 )
-# "Not there", where it is the answer about a name.
+# Words and signs that deny the name before them.
 _ABSENT = (
     r"(?:(?:0+(?:\.0+)?(?![.\d]*\d)|zero\b)(?:[ ]?%|[ ](?!in\b)[^\W\d_]{1,20}\b)?|\[\s?\]|\{\s?\}|[❌✗✘]|"
     r"(?:false|null|nil|n/a|absent|missing|nein|non|нет)\b|"
@@ -95,11 +95,11 @@ _THERE = re.compile(
     r"\s*(?:yes|true|present|visible|detected|found|[1-9]\d{0,5}|ja|oui|sí|да|有|是|はい|あり|있음|예)[\s.!]*",
     re.IGNORECASE,
 )
-_FENCE = re.compile(r"```[ \t]{0,9}[\w+-]{1,20}[ \t]{0,9}$", re.MULTILINE)  # names a language, no thing
+_FENCE = re.compile(r"```[ \t]{0,9}[\w+-]{1,20}[ \t]{0,9}$", re.MULTILINE)  # its word is a language
 _NUMBER = r"[(（]?(?:\d{1,3}|[一二三四五六七八九十]{1,3})[.):、．）：](?!\d)"
 _BULLET = r"[-+•·▪◦●○■□–—・‣⁃►▶◆◇★☆※✓✔☑✅→➤]|\*(?=\s)"
-# A name of which the answer says so: "cat: 0", "cats (0)", "| cat | no |", "❌ cat", or which stands under
-# "Not visible:". Also the head of a table, which names no thing.
+# A denied name: "cat: 0", "cats (0)", "| cat | no |", "❌ cat", or under "Not visible:". Also the head of a
+# table.
 _DENIED = re.compile(
     rf"""(?:^|(?<=[\n,;|:，；：、]))[^\n,;|:，；：、()（）]{{1,80}}
     (?:[:：=|(（]|\s[-–—x×]\s?|\s(?=[0❌✗✘]|없음|なし))[\s*_`"']{{0,8}}{_ABSENT}
@@ -112,7 +112,7 @@ _DENIED = re.compile(
     | ^[^\n|]{{0,80}}\|[^\n]{{1,300}}\n(?=[ \t]*\|?[ \t]*:?-{{2,}}:?[ \t]*\|)""",
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
-# What begins an item of a list also amid a line: numbers in circles and the like (① ⑴ ❶ ㈠ Ⅰ 1️⃣), and 二、.
+# Marks that begin a list item even amid a line: circled numbers and the like (① ⑴ ❶ ㈠ Ⅰ 1️⃣), and 二、.
 _NUMBERED = re.compile(
     "[\u2460-\u24ff\u2776-\u2793\u3220-\u3229\u3280-\u3289\u2160-\u217f]|\\d\ufe0f?\u20e3"
     "|[ \t\u3000](?=[一二三四五六七八九十]{1,3}、)"
@@ -123,57 +123,59 @@ _LINE_END = re.compile(
     r"|[;；](?=\s{0,4}[^\W\d_][\w \t]{0,30}[:：]\s)"  # "Kitchen: stove; bedroom: bed"
 )
 _ITEM = re.compile(rf"([ \t　]*+)(?:[#*_>]\s?){{0,6}}(?:{_BULLET}|{_NUMBER}|{_LETTER})(?=[\s*_]*\w)")
-_COMMAS = frozenset(",，;；،")  # not "、", which stands between what is denied together
-_INSTEAD = word_set("but however only just instead")  # what is not denied comes after them
+_COMMAS = frozenset(",，;；،")  # not "、", which joins names that are denied together
+_INSTEAD = word_set("but however only just instead")  # end a denial
 _NUMBERS = word_set("a an one two three four five six seven eight nine ten several some many")
 _OR = word_set("or nor oder ou или 或 或者 または")
 _COLON = re.compile(r":(?=[\s*_]|$)(?!\s*\d)|：")
 _DASH = re.compile(r"(?<=[\s*])[-–—]+\s|—")
 
-# After a name: a sign that ends it, or a whole word that it does not go on with.
+# A sign or a whole word after a name, which show that the name is complete.
 _ENDED = re.compile(r"""[,;.!?\n…、，；。！？"|)\]}>]|\w\W""")
 
 
 @dataclass(frozen=True)
 class Term:
+    """A thing that an answer names."""
+
     text: str  # lower case, singular
-    start: int  # characters [start, end) of the answer: the name as first said
+    start: int  # characters [start, end) of the answer spell the name's first mention
     end: int
 
 
 def parse(answer: str) -> list[Term]:
-    """The things that an answer names, in its order, each once: at most MAX_TERMS of MAX_LENGTH characters.
+    """Return the unique terms of an answer, in order, at most MAX_TERMS of MAX_LENGTH characters.
 
-    Reads sentences, lists, JSON and grounding markup; what is denied or refused names nothing.
+    Reads sentences, lists, JSON and grounding markup. Ignores denials and refusals.
     """
-    found: dict[str, Term] = {}
+    terms: dict[str, Term] = {}
     for term in _mentions(answer):
-        # A name reads as itself where it stands alone; nothing else is one.
-        if term.text not in found and [alone.text for alone in _mentions(term.text)] == [term.text]:
-            found[term.text] = term
-        if len(found) == MAX_TERMS:
+        # Text that does not parse as itself when it stands alone is no name.
+        if term.text not in terms and [alone.text for alone in _mentions(term.text)] == [term.text]:
+            terms[term.text] = term
+        if len(terms) == MAX_TERMS:
             break
-    return list(found.values())
+    return list(terms.values())
 
 
 def bare(phrase: str) -> str:
-    """A person's phrase without what leads it in or ends it: "The red car!" -> "red car"."""
+    """Strip the article and punctuation from a person's phrase: "The red car!" -> "red car"."""
     return " ".join(re.sub(r"(?i)^\s*(?:the|an?)\s+", "", phrase).strip(" .,;:!?\t\r\n").split())
 
 
 def named(phrase: str) -> list[Term]:
-    """What a person's phrase asks for: of "man with a hat" only the man, of "dog, cat" both.
+    """Return the terms of a person's phrase: of "man with a hat" the man, of "dog, cat" both.
 
-    A phrase without a name is one, whole.
+    A phrase without a term becomes one as a whole.
     """
     text = _ASIDE.sub(lambda match: "|" * len(match[0]), phrase)
     return _label(text, 0, len(text)) or [Term(phrase.lower(), 0, len(phrase))]
 
 
 def without_thoughts(answer: str) -> str:
-    """Put line ends in place of what a model thought before it answered; the length stays.
+    """Replace a model's thoughts before its answer by line ends of the same length.
 
-    Thoughts end at their mark, else with the answer. Where only the end is marked, all before it is thought.
+    Thoughts end at their mark, else with the answer. If only the end is marked, they begin with the answer.
     """
     begin: int | None = None
     for mark in _THOUGHTS.finditer(answer):
@@ -186,9 +188,9 @@ def without_thoughts(answer: str) -> str:
 
 
 def without_cut_name(answer: str) -> str:
-    """Leave out the name at the end of an answer that stopped at a limit, for it may lack its own end.
+    """Drop the last name of an answer that was cut, unless something after it shows that it is complete.
 
-    It stays where something after it shows that it is whole: "police" may be of "police officer".
+    "police" may be the start of "police officer".
     """
     cuts = [term.start for term in _mentions(answer) if not _ENDED.search(answer, term.end)]
     if begin := _JSON.search(answer):
@@ -199,7 +201,7 @@ def without_cut_name(answer: str) -> str:
 
 
 def _open_key(answer: str, start: int) -> list[int]:
-    """Where the last pair of an object begins, if its value is missing or may be cut, as "fa" of "false"."""
+    """Return where an object's last pair begins, if its value is missing or may be cut ("fa" of "false")."""
     opened: list[str] = []
     pair: list[re.Match[str]] = []
     for token in _JSON_TOKEN.finditer(answer, start):
@@ -223,7 +225,7 @@ def _blanked(text: str, start: int, end: int, sign: str = "|") -> str:
 
 
 def _mentions(answer: str) -> Iterator[Term]:
-    """Every name in an answer as often as it is said; a model's thoughts are left out."""
+    """Return every mention of a name in an answer, except in thoughts."""
     text = without_thoughts(answer)
     if references := [match.span(1) for match in _REFERENCE.finditer(text)]:
         text = _without_asides(text)
@@ -242,7 +244,7 @@ def _without_asides(text: str) -> str:
 
 
 def _label(text: str, start: int, end: int) -> list[Term]:
-    """The names in a string that was marked as one: of "man with a hat" only the man."""
+    """Return the terms in a string that is marked as a name: of "man with a hat" only the man."""
     names = [*_names(text, start, end)]
     return names if "," in text[start:end] else names[:1]
 
@@ -276,10 +278,10 @@ def _named_in(string: _String) -> list[Term]:
 
 
 def _json(text: str) -> list[_String] | None:
-    """The labels of a JSON answer, in their order; None where the answer is none.
+    """Return the labels of a JSON answer, in order; None for other answers.
 
-    Also fenced, cut short, in Python's quotes, or one object a line. The standard library's reader takes none
-    of these and tells no positions; it is what escapes are read with.
+    Takes fenced and cut JSON, Python's quotes, and an object per line. The standard library's parser takes
+    none of these and gives no positions; it only reads the escapes.
     """
     root, at = _Container(), 0
     while begin := _JSON.search(text, at):
@@ -293,7 +295,7 @@ def _json(text: str) -> list[_String] | None:
 
 
 def _json_value(text: str, start: int) -> tuple[_Container, int]:
-    """The list or object that begins at `start`, and where it ends, or breaks off."""
+    """Return the list or object that begins at `start`, and where it ends or is cut."""
     opened: list[_Container] = []
     key: _String | None = None
     for token in _JSON_TOKEN.finditer(text, start):
@@ -337,7 +339,7 @@ def _scalar(token: re.Match[str]) -> _String | str:
 
 
 def _unescaped(part: re.Match[str]) -> str:
-    """One character that a character or an escape stands for; what no escape of JSON is, as it is."""
+    """Return the character of an escape. An invalid escape stands for its last character."""
     try:
         escape = part[0].replace("\\\\u", "\\u")
         character: str = json.loads(f'"{escape}"') if escape.startswith("\\") else escape
@@ -356,9 +358,9 @@ def _every(node: _Node) -> Iterator[_Node]:
 
 
 def _sort(node: _Container, key: str, found: dict[str, list[_String]], *, counting: bool) -> None:
-    """Sort the strings of a container by what they are: values of _KEYS, listed, counted, or told ("").
+    """Sort a container's strings into `found`: values of _KEYS, "listed", "counted", or other values ("").
 
-    `key` is the nearest one above. With `counting` the names of objects may be keys themselves.
+    `key` is the nearest key above. With `counting`, keys may be names of objects.
     """
     keys = [_key(name) if name else key for name, _ in node.items]
     counts = zip(keys, node.items, strict=True)
@@ -382,13 +384,13 @@ def _sort(node: _Container, key: str, found: dict[str, list[_String]], *, counti
 
 
 def _key(name: _String) -> str:
-    """What a key is about: "bbox_2d" -> "bbox", "object_1" -> "object", "is_present" -> "present"."""
+    """Normalise a key: "bbox_2d" -> "bbox", "object_1" -> "object", "is_present" -> "present"."""
     told = _counted(name).value
     return singular(re.sub(r"[_\d]+d?$", "", told.lower()).rpartition("_")[2])
 
 
 def _counted(name: _String) -> _String:
-    """The part of a key that names the object: "dog" of "num_dogs" and of "dog_count"."""
+    """Return the part of a key that names the object: "dog" of "num_dogs" and of "dog_count"."""
     match = re.fullmatch(r"(?i)(?:(?:num|number|count)_(?:of_)?)?(.*?)(?:_(?:count|number|num))?", name.value)
     return name[slice(*match.span(1))] if match else name
 
@@ -398,10 +400,10 @@ def _is_named(name: _String) -> bool:
 
 
 def _is_absent(value: _Node) -> bool:
-    """Whether a value says that what its key names is not there: 0, false, null, [], {}, "No", count: 0."""
+    """Whether a value denies its key: 0, false, null, [], {}, "No", count: 0."""
     if isinstance(value, _Container):
         told = [(_key(key), item) for key, item in value.items if key is not None]
-        # An object may be named "box" or "mask", so places count only where nothing else is told.
+        # An object may be named "box" or "mask", so places count only among counts and figures.
         telling = _COUNTS if {name for name, _ in told} - _COUNTS - _PLACES - _FIGURES else _COUNTS | _PLACES
         return not value.items or any(name in telling and _is_absent(item) for name, item in told)
     text = value if isinstance(value, str) else value.value
@@ -409,26 +411,26 @@ def _is_absent(value: _Node) -> bool:
 
 
 def _denies(key: str) -> bool:
-    """Whether what stands under a key is not there."""
+    """Whether a key denies the values under it."""
     return re.search(r"(?i)(?:^|[\W_])(?:not|no|absent|missing|without|excluded)(?:$|[\W_])", key) is not None
 
 
 def _counts(name: str, value: _Node) -> bool:
-    """Whether a value says that what its key names is there: a number, true, "yes", boxes, properties."""
+    """Whether a value confirms its key: a number, true, "yes", boxes, properties."""
     if isinstance(value, str):
         return name not in _COUNTS
     if isinstance(value, _String):
         return name not in _COUNTS and _THERE.fullmatch(value.value) is not None
     if any(isinstance(item, _String) for key, item in value.items if key is None) or name in _PLACES:
         return False
-    # An object of counts is a place or a kind, and its keys are what is there.
+    # An object of counts is a place or a kind, and its keys are the things.
     told = [(key, item) for key, item in value.items if key is not None]
     things = [item for key, item in told if _key(key) not in _COUNTS | _PLACES | _FIGURES | _PROPERTIES]
     return not (things and all(isinstance(item, str) for item in things))
 
 
 def _lines(text: str) -> Iterator[Term]:
-    """The names line by line: of "Dog: brown, on the grass" the dog, of "Animals: dog, cat" those two."""
+    """Return the terms line by line: of "Dog: brown" the dog, of "Animals: dog, cat" those two."""
     cuts = [0, *(at for match in _LINE_END.finditer(text) for at in match.span()), len(text)]
     lines = []
     for start, end in zip(cuts[::2], cuts[1::2], strict=True):
@@ -474,13 +476,14 @@ def _read(text: str, start: int, end: int) -> tuple[list[str], set[str]]:
 
 
 def _names(text: str, start: int, end: int) -> Iterator[Term]:
-    """The names in some sentences: runs of nouns, without what is told of them or denied."""
+    """Return the names in sentences: runs of nouns, without their attributes and without denials."""
     tokens = [*_TOKEN.finditer(text, start, end)]
     words = [*(token[0].lower() for token in tokens), "."]
     run: list[int] = []
-    made = False  # the run is a material so far
-    definite = False  # an article or adjective stands before it
-    named = told = part = denied = False  # a thing was named, is told of, consists of, or is denied
+    made = False  # the run is only a material so far
+    definite = False  # an article or adjective precedes the run
+    # A thing was named; an attribute of it follows; a part or content of it follows; a denial is open.
+    named = told = part = denied = False
     for i, word in enumerate(words):
         kind = kind_of(words, i, words[run[-1]] if run and not made else "", told)
         noun = kind in ("noun", "material")
@@ -506,7 +509,7 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
         denied = denied or kind == "negation"
         denied = denied and word not in _INSTEAD and _goes_on(words, i)
         if kind in ("function", "is", "sign", "verb"):
-            # What a cup is of, or a thing made of, is no other thing; neither is what a thing is.
+            # The content of a cup, a material, and an attribute are no further things.
             part = word == "without" or (word == "of" and (bool(term) or words[i - 1] in _MADE))
             told = kind == "is" and named and words[i - 1] not in ("there", "here")
             denied = denied and word not in _STOPS
@@ -516,9 +519,9 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
 
 
 def _goes_on(words: list[str], i: int) -> bool:
-    """Whether a denial goes on after words[i]: it ends at a comma, and at "and" before a number.
+    """Whether a denial continues after words[i]. It ends at a comma, and at "and" before a number.
 
-    Where the list ends with "or", all of it is denied, as in "no people, animals, or cars".
+    A list that ends with "or" is denied as a whole, as in "no people, animals, or cars".
     """
     if words[i] == "and":
         return not words[i + 1].isdigit() and words[i + 1] not in _NUMBERS
@@ -533,7 +536,7 @@ def _goes_on(words: list[str], i: int) -> bool:
 
 
 def _tells(words: list[str], run: list[int], definite: bool) -> bool:
-    """Whether the last word of a run, right before an article, is a verb: it agrees with the one before."""
+    """Whether the last word of a run, right before an article, is a verb: it agrees with the word before."""
     last, before = words[run[-1]], words[run[-1] - 1]
     base = singular(last) == last
     if len(run) > 1:
@@ -542,7 +545,7 @@ def _tells(words: list[str], run: list[int], definite: bool) -> bool:
 
 
 def _term(run: list[re.Match[str]], after: str) -> Term | None:
-    """What a run of nouns names; None where it is too long or its head is no thing, or measures one."""
+    """Return the term of a run of nouns; None if it is too long, or its head noun names no thing."""
     if not 0 < len(run) <= MAX_WORDS:
         return None
     name = singular(" ".join(token[0].lower() for token in run))

@@ -81,7 +81,6 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from backend.export.job import main
+    from backend.export.request import Request
 
-    if args.model_version is not None and args.what != "predictions":
-        raise ValueError("--model-version goes with --what predictions")
-    return main(args)
+    return main(Request.parse(args))

@@ -125,12 +125,9 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from backend.prelabel.job import main
+    from backend.prelabel.request import Request
 
-    if args.limit is not None and args.limit < 1:
-        raise ValueError("--limit must be 1 or more")
-    if args.workers is not None and (args.workers < 1 or not args.ray):
-        raise ValueError("--workers must be 1 or more, and goes with --ray")
-    return main(args)
+    return main(Request.parse(args))
 
 
 def _failures(text: str) -> tuple[float, bool]:

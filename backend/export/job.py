@@ -1,21 +1,18 @@
-"""What `vlsam export` does: the tasks of a project, what is taken of each, and a destination."""
+"""Jobs of `vlsam export`: the tasks of a project, one entry of each, and a destination."""
 
-import argparse
 import json
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from backend.datasets.batch_command import FETCHERS, failed, prefetch, progress
 from backend.datasets.coco_file import Coco, exact_polygons, images_of, run_lengths
 from backend.datasets.image_copies import size_text
-from backend.datasets.items import Item, SourceError, need
-from backend.datasets.objects import Files, Finished, Object, Objects, done, written
+from backend.datasets.items import Item, Loader, SourceError, need
+from backend.datasets.objects import Object, Objects
 from backend.datasets.parquet_file import Parquet
 from backend.datasets.project_tasks import ProjectTasks
 from backend.datasets.run_state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
@@ -23,121 +20,65 @@ from backend.datasets.summary import Summary
 from backend.datasets.yolo_folder import Yolo
 from backend.export import objects
 from backend.export.masks import Masks
+from backend.export.request import Request
+from backend.export.selection import Selection
+from backend.export.task_list import TaskList
 from backend.labelstudio import bounded_json, labeling_config, tasks
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.labelstudio.region_reading import UNITS, ReadingBudget, TooMuch
-from backend.labelstudio_api.client import StudioClient, StudioError
+from backend.labelstudio_api.client import StudioClient
 from backend.settings import Settings
 from backend.telemetry.logs import printable, unsigned
 
 SUMMARY = "summary.json"
-TASK_UNITS = 20 * UNITS  # of work to read one task's regions: about a minute
-
-
-def main(args: argparse.Namespace) -> int:
-    settings = Settings.from_env()
-    return _run(args, settings, StudioClient.connect(settings.images, settings.label_studio))
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is taken of each task."""
-
-    client: StudioClient
-    what: str  # annotations, drafts or predictions
-    version: str | None = None  # of predictions; None for the newest
-
-    @classmethod
-    def of(
-        cls, client: StudioClient, settings: Mapping[str, Any], what: str, version: str | None
-    ) -> "Wanted":
-        """For a project with these settings in Label Studio; `version` where one was asked for."""
-        if what == "predictions" and version is None and (shown := settings.get("model_version")):
-            # A project that shows what a backend answers has its title in place of a version.
-            titles = [backend.get("title") for backend in client.backends(int(settings["id"]))]
-            version = None if shown in titles else str(shown)
-        return cls(client, what, version)
-
-    def read(self, item: Item) -> bytes | None:
-        """All there is of a task's annotations, drafts or predictions; None where the task is gone."""
-        try:
-            match self.what:
-                case "annotations":
-                    return self.client.read(f"/api/tasks/{item.task}/annotations/").body
-                case "drafts":  # a list of tasks has those of the token's owner alone
-                    return self.client.read(f"/api/tasks/{item.task}/drafts").body
-            return self.client.read("/api/predictions/", task=item.task).body
-        except StudioError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def mark(self, task: Mapping[str, Any]) -> str:
-        """Changes when what is taken of a task may have."""
-        if self.what == "drafts":  # of which a task says nothing
-            return str(time.time_ns())
-        counts = ("updated_at", "total_annotations", "cancelled_annotations", "total_predictions")
-        return " ".join([str(self.version), *(str(task.get(name, "")) for name in counts)])
-
-    def choose(self, given: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, str, int]:
-        """The entry to take, else why there is none, and of how many it was chosen."""
-        why = f"without {'an annotation' if self.what == 'annotations' else f'a {self.what[:-1]}'}"
-        if self.what == "annotations":  # Label Studio 1.23.2 lists none of these
-            given = [entry for entry in given if entry.get("was_cancelled") is not True]
-        if self.version is not None:
-            why += f" of {self.version}"
-            given = [entry for entry in given if entry.get("model_version") == self.version]
-        return max(given, key=_rank, default=None), why, len(given)
-
-
-def _rank(entry: Mapping[str, Any]) -> tuple[bool, str, int]:
-    number = entry.get("id")
-    return entry.get("ground_truth") is True, tasks.changed(entry), number if type(number) is int else 0
-
-
-class TaskList:
-    """A list of tasks as Label Studio imports it, each with what was taken of it."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path, self._key = path, key
-
-    def keep(self, entry: Mapping[str, Any]) -> Row:
-        names = ("result", "ground_truth", "lead_time", "score", "model_version")
-        return {"taken": {name: entry[name] for name in names if entry.get(name) is not None}}
-
-    def write(self, rows: Finished, names: Sequence[str]) -> Files:
-        def fill(file: BinaryIO) -> None:
-            file.write(b"[")
-            written(file, ({"data": item.data, self._key: [row["taken"]]} for item, row in done(rows)))
-            file.write(b"\n]\n")
-
-        write(self._path, fill)
-        return Counter()
+TASK_UNITS = 20 * UNITS  # work for the regions of one task: about a minute
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a command means."""
+    """A request with all that it needs, ready to run."""
 
-    settings: Settings
+    request: Request
+    max_pixels: int
     config: LabelConfig
-    wanted: Wanted
+    selection: Selection
     source: ProjectTasks
     destination: Objects | TaskList
-    target: Path
+
+    @classmethod
+    def of(cls, request: Request, settings: Settings, client: StudioClient) -> "Job":
+        """Read the project's settings. Raises SourceError, ConfigError and StudioError."""
+        project = client.project(request.project)
+        xml = str(project.get("label_config") or "")
+        config = labeling_config.parse(xml)
+        selection = Selection.of(client, project, request.what, request.model_version)
+        source = ProjectTasks(
+            client,
+            request.project,
+            settings,
+            config,
+            without=None,
+            mark=lambda task: f"{selection.mark(task)} {xml}",
+        )
+        destination = _destination(request, source.loader)
+        return cls(request, settings.images.max_image_pixels, config, selection, source, destination)
 
     def row(self, item: Item, body: bytes | None) -> Row:
-        """The row of a task. Raises what may go wrong with what Label Studio says of it."""
+        """Return the row of a task from the JSON of its entries.
+
+        Raises TaskError, ImageError and other errors, which become the reason of a failure.
+        """
         if body is None:
             return {"key": item.key, "status": SKIPPED, "reason": "deleted since the tasks were listed"}
-        given = self._parsed(body)
-        entry, why, of = self.wanted.choose([each for each in given if isinstance(each, Mapping)])
+        entries = [entry for entry in self._entries(body) if isinstance(entry, Mapping)]
+        entry, reason, candidates = self.selection.choose(entries)
+        is_annotation = self.request.what == "annotations"
         if entry is None:
-            if self.wanted.what == "annotations" and item.task in self.source.cancelled:
-                why = "skipped by the annotator"
-            return {"key": item.key, "status": SKIPPED, "reason": why}
-        row: Row = {"key": item.key, "status": DONE, "several": self.wanted.what == "annotations" and of > 1}
-        if self.wanted.what == "predictions":
+            if is_annotation and item.task in self.source.cancelled:
+                reason = "skipped by the annotator"
+            return {"key": item.key, "status": SKIPPED, "reason": reason}
+        row: Row = {"key": item.key, "status": DONE, "several": is_annotation and candidates > 1}
+        if self.request.what == "predictions":
             row["model_version"] = str(entry.get("model_version") or "")
         result = tasks.result_of(entry)
         if isinstance(self.destination, TaskList):
@@ -145,106 +86,88 @@ class Job:
             return {**row, "found": [[name, name, None] for name in names], **self.destination.keep(entry)}
         return {**row, **self._objects(item, result, self.destination)}
 
-    def _seen(self, item: Item) -> tuple[int, int]:
-        height, width, _ = self.source.loader.load(item).shape
-        return height, width
-
-    def _parsed(self, body: bytes) -> list[Any]:
+    def _entries(self, body: bytes) -> list[Any]:
         loads = json.loads if isinstance(self.destination, TaskList) else bounded_json.loads
         try:
-            given = loads(body)
+            entries = loads(body)
         except bounded_json.TooLarge as error:
             raise TaskError(str(error)) from None
         except (ValueError, RecursionError):
             raise TaskError("What Label Studio says of the task is no JSON.") from None
-        return given if isinstance(given, list) else []
+        return entries if isinstance(entries, list) else []
 
     def _objects(self, item: Item, result: list[Any], destination: Objects) -> Row:
-        # Where no region says how large the image is, it must be seen.
-        height, width = shape = objects.size(result, self.config) or self._seen(item)
-        most = self.settings.images.max_image_pixels
-        if height * width > most:
+        # If no region contains the image's size, the image is loaded.
+        size = objects.size(result, self.config) or self.source.loader.load(item).shape[:2]
+        height, width = size
+        if height * width > self.max_pixels:
             raise TaskError(
-                f"The image has more than {most} pixels (VLSAM_MAX_IMAGE_PIXELS): {width} x {height}."
+                f"The image has more than {self.max_pixels} pixels (VLSAM_MAX_IMAGE_PIXELS): "
+                f"{width} x {height}."
             )
-        left_out, found = Counter[str](), list[list[Any]]()
+        left_out, labelled = Counter[str](), list[list[Any]]()
 
-        def objects_of() -> Iterator[Object]:
-            scored = self.wanted.what == "predictions"
+        def labelled_objects() -> Iterator[Object]:
+            scored = self.request.what == "predictions"
             budget = ReadingBudget(TASK_UNITS)
-            for each in objects.read(result, self.config, shape, budget, left_out, scored=scored):
-                found.append([each.term, each.label, each.score])
-                yield each
+            for object_ in objects.read(
+                result, self.config, (height, width), budget, left_out, scored=scored
+            ):
+                labelled.append([object_.term, object_.label, object_.score])
+                yield object_
 
         try:
-            kept = destination.keep(objects_of())
+            kept = destination.keep(labelled_objects())
         except TooMuch as error:
             raise TaskError(str(error)) from None
-        size = {"width": width, "height": height, "content": size_text(shape)}
-        return {**size, "found": found, "left_out": dict(left_out), **kept}
+        row = {"width": width, "height": height, "content": size_text((height, width))}
+        return {**row, "found": labelled, "left_out": dict(left_out), **kept}
 
 
-def _job(args: argparse.Namespace, settings: Settings, client: StudioClient) -> Job:
-    """What `args` mean. Raises SourceError, ConfigError and StudioError."""
-    target, name = Path(args.to), Path(args.to).name.lower()
-    if args.coco_rle and not name.endswith(".coco.json"):
-        raise SourceError("--coco-rle goes with --to NAME.coco.json")
-    if args.copy_images and (name.endswith(".parquet") or (name.endswith(".json") and ".coco." not in name)):
-        raise SourceError("--copy-images goes with .coco.json, .yolo and a folder of masks")
-    if args.to.startswith("labelstudio://"):
-        raise SourceError(
-            f"--to {args.to}: export writes files; write a .json, and import that into a project"
-        )
-    if not name.strip("."):
-        raise SourceError(f"--to {args.to}: give the name of a file or a folder")
-    shown = client.project(args.project)
-    xml = str(shown.get("label_config") or "")
-    config = labeling_config.parse(xml)
-    wanted = Wanted.of(client, shown, args.what, args.model_version)
-    source = ProjectTasks(
-        client, args.project, settings, config, without=None, mark=lambda task: f"{wanted.mark(task)} {xml}"
-    )
-    loader = source.loader
-    copies = loader if args.copy_images else None
-    destination: Objects | TaskList
+def _destination(request: Request, loader: Loader) -> Objects | TaskList:
+    """Return the destination for the suffix of DEST. Raises SourceError."""
+    target, name, copies = request.target, request.name, loader if request.copy_images else None
     if name.endswith(".coco.json"):
-        info = {"description": f"{args.what.capitalize()} of project {args.project} in Label Studio"}
-        destination = Coco(target, info, run_lengths if args.coco_rle else exact_polygons, copies)
-    elif name.endswith(".json"):
-        destination = TaskList(target, "predictions" if args.what == "predictions" else "annotations")
-    elif name.endswith(".yolo"):
-        destination = Yolo(target, loader, copy=args.copy_images)
-    elif name.endswith(".parquet"):
-        need("pyarrow.parquet", "parquet files")  # now, not after the work
-        destination = Parquet(target, None)
-    elif not target.suffix or args.to.endswith("/"):
-        destination = Masks(target, copies)
-    else:
-        raise SourceError(
-            f"--to {args.to}: the name must end in .coco.json, .yolo (a folder), .parquet or .json (Label "
-            "Studio), or be that of a folder for masks, as masks/"
-        )
-    return Job(settings, config, wanted, source, destination, target)
+        info = {"description": f"{request.what.capitalize()} of project {request.project} in Label Studio"}
+        return Coco(target, info, run_lengths if request.coco_rle else exact_polygons, copies)
+    if name.endswith(".json"):
+        return TaskList(target, "predictions" if request.what == "predictions" else "annotations")
+    if name.endswith(".yolo"):
+        return Yolo(target, loader, copy=request.copy_images)
+    if name.endswith(".parquet"):
+        need("pyarrow.parquet", "parquet files")  # before the work, not after
+        return Parquet(target, None)
+    if not target.suffix or request.to.endswith("/"):
+        return Masks(target, copies)
+    raise SourceError(
+        f"--to {request.to}: the name must end in .coco.json, .yolo (a folder), .parquet or .json (Label "
+        "Studio), or be that of a folder for masks, as masks/"
+    )
 
 
-def _run(args: argparse.Namespace, settings: Settings, client: StudioClient) -> int:
-    job = _job(args, settings, client)
-    state = State(state_of(job.target))
+def main(request: Request) -> int:
+    """Export a project. Return 1 if every task failed.
+
+    Raises SourceError, ConfigError, StateError, StudioError and OSError.
+    """
+    settings = Settings.from_env()
+    job = Job.of(request, settings, StudioClient.connect(settings.images, settings.label_studio))
+    target, state = request.target, State(state_of(request.target))
     known = (state.folder / "run.json").exists()
-    check_target(job.target, is_folder=isinstance(job.destination, Yolo | Masks), known=known)
-    if args.copy_images and isinstance(job.destination, Coco):
+    check_target(target, is_folder=isinstance(job.destination, Yolo | Masks), known=known)
+    if request.copy_images and isinstance(job.destination, Coco):
         copied = known and (state.folder / "images").is_dir()
-        check_target(images_of(job.target), is_folder=True, known=copied)
-    if job.target.is_file() and not known and not args.restart:
-        raise StateError(f"{job.target} is there already; move it, or overwrite it with --restart")
+        check_target(images_of(target), is_folder=True, known=copied)
+    if target.is_file() and not known and not request.restart:
+        raise StateError(f"{target} is there already; move it, or overwrite it with --restart")
     identity = {
-        "export of project": args.project,
-        "to": str(job.target),
-        "what": args.what,
-        "model version": args.model_version,
+        "export of project": request.project,
+        "to": str(target),
+        "what": request.what,
+        "model version": request.model_version,
         "Label Studio": unsigned(settings.label_studio.url or ""),
     }
-    with state.open(identity, restart=args.restart):
+    with state.open(identity, restart=request.restart):
         total, read, _ = state.plan(job.source.items(), shard=(1, 1), limit=None, samples=0)
         if read:
             print(f"vlsam: {read} of {total} tasks are read already", file=sys.stderr)
@@ -252,9 +175,10 @@ def _run(args: argparse.Namespace, settings: Settings, client: StudioClient) -> 
             _read(job, state, bar.update)
         summary = _finish(job, state)
     if not summary.images:
-        others = [what for what in ("annotations", "drafts", "predictions") if what != args.what]
+        others = [what for what in ("annotations", "drafts", "predictions") if what != request.what]
         print(
-            f"vlsam: project {args.project} has no {args.what} to write (--what {' or '.join(others)}?)",
+            f"vlsam: project {request.project} has no {request.what} to write "
+            f"(--what {' or '.join(others)}?)",
             file=sys.stderr,
         )
     if summary.failed and summary.failed == summary.images:
@@ -264,10 +188,10 @@ def _run(args: argparse.Namespace, settings: Settings, client: StudioClient) -> 
 
 
 def _read(job: Job, state: State, update: Callable[[], object]) -> None:
-    """Put a row of every task that is pending into the state. Raises StudioError."""
+    """Save a row of every pending task. Raises StudioError."""
     with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
         try:
-            for item, fetched in prefetch(state.pending(), job.wanted.read, fetchers):
+            for item, fetched in prefetch(state.pending(), job.selection.read, fetchers):
                 body = fetched.result()
                 try:
                     row = job.row(item, body)
@@ -287,12 +211,12 @@ def _finish(job: Job, state: State) -> Summary:
 
     summary = Summary.of((item, row) for _, item, row in state.rows())
     controls = (*job.config.predicted, *job.config.outputs)
-    known = [label.value for control in controls for label in control.labels]
-    # Others are from the data of tasks, of an earlier config, or are words.
-    names = list(dict.fromkeys([*known, *sorted(summary.labels)]))
+    configured = [label.value for control in controls for label in control.labels]
+    # Other labels come from the data of tasks, from an earlier config, or are terms.
+    names = list(dict.fromkeys([*configured, *sorted(summary.labels)]))
     summary.files = job.destination.write(rows, names)
-    told = json.dumps(summary.as_json(), indent=1).encode("utf-8", "replace")
-    write(state.folder / SUMMARY, lambda file: file.write(told))
+    text = json.dumps(summary.as_json(), indent=1).encode("utf-8", "replace")
+    write(state.folder / SUMMARY, lambda file: file.write(text))
     print(summary.as_text(), file=sys.stderr)
-    print(printable(f"written: {job.target}"), file=sys.stderr)
+    print(printable(f"written: {job.request.target}"), file=sys.stderr)
     return summary

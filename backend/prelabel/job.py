@@ -1,6 +1,5 @@
-"""What `vlsam prelabel` does: a source, the models and a destination, and the state between them."""
+"""Jobs of `vlsam prelabel`: a source, the models, a destination, and the state of the run."""
 
-import argparse
 import base64
 import heapq
 import json
@@ -14,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from backend.datasets.batch_command import progress
-from backend.datasets.items import Item, Source, SourceError
+from backend.datasets.items import Item, Source
 from backend.datasets.project_tasks import ProjectTasks
 from backend.datasets.run_state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.datasets.summary import Summary
 from backend.labelstudio import labeling_config
+from backend.labelstudio.labeling_config import LabelConfig
 from backend.labelstudio.recommended_configs import label_config
-from backend.labelstudio_api.client import StudioClient, project_number
+from backend.labelstudio_api.client import StudioClient
 from backend.prelabel import cluster, contact_sheet, destinations, sources
 from backend.prelabel.annotator import PICTURE, Annotator
+from backend.prelabel.destinations import Destination, ImportList
 from backend.prelabel.project_import import Importer, show_predictions
+from backend.prelabel.request import Request
 from backend.prelabel.run import run
 from backend.prelabel.tables import scheme_of
 from backend.settings import Settings
@@ -32,155 +34,160 @@ from backend.telemetry.logs import printable, unsigned
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
 
-def main(args: argparse.Namespace) -> int:
-    settings = Settings.from_env()
-    job = Job.of(args, settings)
-    return _merge(args, job) if args.merge is not None else _run(args, job)
+def main(request: Request) -> int:
+    """Run or merge a job. Return 1 if every image failed, or more than --max-failures.
+
+    Raises SourceError, ConfigError, SettingsError, ModelLoadError, StateError, StudioError and OSError.
+    """
+    job = Job.of(request, Settings.from_env())
+    summary = _merge(job) if request.merge is not None else _run(job)
+    return _status(summary, request.max_failures)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a command means."""
+    """A request with all that it needs, ready to run."""
 
+    request: Request
+    identity: dict[str, Any]  # what must be equal for a run to go on from a state
     source: Source
     annotator: Annotator
-    identity: dict[str, Any]  # what must be the same for a state to be gone on from
-    target: Path  # DEST, or for a project a name like one
-    importer: Importer | None  # where DEST is a project
-    show: Callable[[], Iterator[str]]  # has that project show what it got, and tells about it
+    client: StudioClient | None  # for a project as SOURCE
 
     @classmethod
-    def of(cls, args: argparse.Namespace, settings: Settings) -> "Job":
-        """What `args` mean.
-
-        Raises SourceError, ConfigError, SettingsError, ModelLoadError and StudioError.
-        """
-        profile = settings.models.select(args.profile)
+    def of(cls, request: Request, settings: Settings) -> "Job":
+        """Connect to Label Studio if SOURCE is a project, and read its labeling config."""
+        profile = settings.models.select(request.profile)
         version = settings.version(profile)
-        given, wanted = project_number(args.source), project_number(args.to)
-        number = given if given is not None else wanted
-        client = None if number is None else StudioClient.connect(settings.images, settings.label_studio)
-        xml = _read(args.label_config) if args.label_config else None
-        if client is not None and number is not None and xml is None:
-            xml = client.label_config(number)
+        client, xml = None, request.label_config
+        if request.source_project is not None:
+            client = StudioClient.connect(settings.images, settings.label_studio)
+            xml = xml if xml is not None else client.label_config(request.source_project)
         config = labeling_config.OPEN if xml is None else labeling_config.parse(xml)
-        if wanted is not None and given != wanted:
-            raise SourceError(
-                f"predictions for {args.to} need its tasks as SOURCE; for images that are no tasks yet "
-                "write a .json and import it"
-            )
-        source: Source
-        if client is not None and given is not None:
-            if args.image_prefix is not None:
-                raise SourceError("--image-prefix goes with a folder or URIs; tasks have their addresses")
-            source = ProjectTasks(
-                client,
-                given,
-                settings,
-                config,
-                # What is there already is skipped where it would be doubled: a file gets all tasks.
-                without=None if args.all or wanted is None else version,
-            )
-        else:
-            source = sources.choose(
-                args.source, settings, image_key=config.image_key, prefix=args.image_prefix
-            )
-        importer, show = None, partial(iter, ())
-        if client is not None and wanted is not None:
-            importer = Importer(client, wanted, version, replace=args.all)
-            show = partial(show_predictions, client, wanted, version, anyway=args.show)
-        elif args.show:
-            raise SourceError("--show goes with --to labelstudio://N")
-        target = Path(f"labelstudio-{wanted}" if wanted is not None else args.to)
-        destination: destinations.Destination
-        if importer:  # what a project gets is what the list for an import holds
-            if args.coco_polygons or args.copy_images:
-                raise SourceError("--coco-polygons and --copy-images go with files, not with a project")
-            destination = destinations.ImportList(target, version)
-        else:
-            destination = destinations.choose(
-                target, version, source.loader, as_polygons=args.coco_polygons, copy=args.copy_images
-            )
+        source = _source(request, settings, client, config, version)
+        identity = {
+            # Without secrets, since others may read the state.
+            "source": unsigned(request.source),
+            "to": request.to,
+            "label config": xml,
+            "image prefix": unsigned(request.image_prefix) if request.image_prefix else request.image_prefix,
+            "all": request.all,
+            "Label Studio": unsigned(settings.label_studio.url or "") if client else None,
+            "model version": version,
+        }
+        destination = _destination(request, source, version)
         return cls(
-            source=source,
-            annotator=Annotator(settings, profile, version, config, destination),
-            identity={
-                # Where secrets are in these, they are no business of whoever reads the state.
-                "source": unsigned(args.source),
-                "to": args.to,
-                "label config": xml,
-                "image prefix": unsigned(args.image_prefix) if args.image_prefix else args.image_prefix,
-                "all": args.all,
-                "Label Studio": unsigned(settings.label_studio.url or "") if client else None,
-                "model version": version,
-            },
-            target=target,
-            importer=importer,
-            show=show,
+            request, identity, source, Annotator(settings, profile, version, config, destination), client
         )
+
+    @property
+    def has_file(self) -> bool:
+        """Whether DEST is a file or folder, not a project."""
+        return self.request.target_project is None
+
+    def importer(self) -> Importer | None:
+        """Return the importer of predictions into DEST, None for a file."""
+        if self.client is None or self.request.target_project is None:
+            return None
+        version = self.annotator.version
+        return Importer(self.client, self.request.target_project, version, replace=self.request.all)
+
+    def show(self) -> Iterator[str]:
+        """Have the project at DEST show its new predictions. Yield a line for each thing to report."""
+        if self.client is not None and self.request.target_project is not None:
+            yield from show_predictions(
+                self.client, self.request.target_project, self.annotator.version, anyway=self.request.show
+            )
 
     def state(self, shard: tuple[int, int] = (1, 1)) -> State:
         part = "" if shard[1] == 1 else f".{shard[0]}-of-{shard[1]}"
-        return State(state_of(self.target, part))
+        return State(state_of(self.request.target, part))
 
 
-def _run(args: argparse.Namespace, job: Job) -> int:
-    shard = args.shard or (1, 1)
-    state = job.state(shard)
+def _source(
+    request: Request, settings: Settings, client: StudioClient | None, config: LabelConfig, version: str
+) -> Source:
+    if client is None or request.source_project is None:
+        return sources.choose(
+            request.source, settings, image_key=config.image_key, prefix=request.image_prefix
+        )
+    # A project would get a second prediction of this version; a file gets all tasks.
+    replaces = request.all or request.target_project is None
+    return ProjectTasks(
+        client, request.source_project, settings, config, without=None if replaces else version
+    )
+
+
+def _destination(request: Request, source: Source, version: str) -> Destination:
+    if request.target_project is not None:  # a project gets the predictions of the list for an import
+        return ImportList(request.target, version)
+    return destinations.choose(
+        request.target,
+        version,
+        source.loader,
+        as_polygons=request.coco_polygons,
+        copy=request.copy_images,
+    )
+
+
+def _run(job: Job) -> Summary:
+    request, target = job.request, job.request.target
+    state = job.state(request.shard)
     known = (state.folder / "run.json").exists()
-    if not job.importer:
-        _check_target(args.source, job.target, known=known)
-    if not known and not args.restart and not job.importer and job.target.exists():
-        raise StateError(f"{job.target} is there already; move it, or overwrite it with --restart")
-    with state.open({**job.identity, "shard": f"{shard[0]}/{shard[1]}"}, restart=args.restart):
+    if job.has_file:
+        _check_target(request.source, target, known=known)
+        if target.exists() and not known and not request.restart:
+            raise StateError(f"{target} is there already; move it, or overwrite it with --restart")
+    number, count = request.shard
+    with state.open({**job.identity, "shard": f"{number}/{count}"}, restart=request.restart):
         total, done, sampled = state.plan(
             job.source.items(),
-            shard=shard,
-            limit=args.limit,
+            shard=request.shard,
+            limit=request.limit,
             samples=contact_sheet.SAMPLES,
             skipped=job.source.skipped,
         )
-        if total == args.limit:
+        if total == request.limit:
             print(f"vlsam: the first {total} images alone (--limit)", file=sys.stderr)
         if done:
             print(f"vlsam: {done} of {total} images are done already", file=sys.stderr)
+        importer = job.importer()
         if done < total:
             if job.annotator.profile.demo:
                 print(
                     "vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr
                 )
-            with cluster.workers(args.ray, args.workers) if args.ray else nullcontext() as workers:
-                label(job, state, workers, total=total, done=done, sampled=sampled)
-        if job.importer:
-            job.importer.finish(state)
-        summary = finish(job, [state], write_destination=shard == (1, 1) and not job.importer)
+            with progress("prelabel", "image", total=total, done=done) as bar:
+                _label(job, state, importer, sampled, bar.update)
+        if importer:
+            importer.finish(state)
+        summary = _finish(job, [state], write_destination=count == 1 and job.has_file)
         for line in job.show():
             print(f"vlsam: {printable(line)}", file=sys.stderr)
-    return _status(summary, args.max_failures)
+    return summary
 
 
 def _check_target(source: str, target: Path, *, known: bool) -> None:
-    """Raise StateError where writing `target` would take away images, the list, or somebody's folder.
+    """Raise StateError if writing `target` would replace SOURCE, or a folder that is from no run.
 
-    `known`: there is a state beside it, so what is there comes from a run.
+    `known`: `target` has a state, so what is there comes from a run.
     """
-    place = Path(os.path.realpath(target))
     path = source[len("file://") :] if source.lower().startswith("file://") else source
-    if scheme_of(path) is None and Path(os.path.realpath(path)).is_relative_to(place):
+    if scheme_of(path) is None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(target)):
         raise StateError(f"{target} holds SOURCE, which it would replace; give another --to")
     check_target(target, is_folder=target.name.lower().endswith(".yolo"), known=known)
 
 
 def _status(summary: Summary, allowed: tuple[float, bool] | None) -> int:
-    """1 where all images failed, or more than are allowed: so many, or such a share in percent."""
+    """Return 1 if all images failed, or more than `allowed`: a number, and whether it is a percentage."""
     failed, images = summary.failed, summary.images
     if failed and failed == images:
         print("vlsam: every image failed", file=sys.stderr)
         return 1
     if allowed is not None:
-        most, is_share = allowed
-        if failed > (most * images / 100 if is_share else most):
-            limit = f"{most:g}%" if is_share else f"{most:g}"
+        most, is_percentage = allowed
+        if failed > (most * images / 100 if is_percentage else most):
+            limit = f"{most:g}%" if is_percentage else f"{most:g}"
             print(
                 f"vlsam: {failed} of {images} images failed, more than --max-failures {limit}",
                 file=sys.stderr,
@@ -189,27 +196,30 @@ def _status(summary: Summary, allowed: tuple[float, bool] | None) -> int:
     return 0
 
 
-def label(
-    job: Job, state: State, workers: cluster.Workers | None, *, total: int, done: int, sampled: frozenset[str]
+def _label(
+    job: Job,
+    state: State,
+    importer: Importer | None,
+    sampled: frozenset[str],
+    update: Callable[[], object],
 ) -> None:
-    """Annotate all that is pending in a state, by this process or a cluster's, with a bar on stderr."""
-    annotator, loader = job.annotator, job.source.loader
-    with progress("prelabel", "image", total=total, done=done) as bar:
+    """Annotate all pending items of a state, in this process or on a cluster."""
+    annotator, loader, ray = job.annotator, job.source.loader, job.request.ray
 
-        def save(item: Item, row: Row) -> None:
-            if picture := row.pop(PICTURE, None):
-                write(state.sample(item.key), lambda file: file.write(base64.b64decode(picture)))
-            if row["status"] == SAME:
-                state.renew(item)
-                bar.update()
-                return
+    def save(item: Item, row: Row) -> None:
+        if picture := row.pop(PICTURE, None):
+            write(state.sample(item.key), lambda file: file.write(base64.b64decode(picture)))
+        if row["status"] == SAME:
+            state.renew(item)
+        else:
             state.save({**row, "stamp": item.stamp})
-            if job.importer:
-                job.importer.add(item, row, state)
-            bar.update()
+            if importer:
+                importer.add(item, row, state)
+        update()
 
-        if job.importer:
-            job.importer.resume(state)
+    with cluster.workers(ray, job.request.workers) if ray else nullcontext() as workers:
+        if importer:
+            importer.resume(state)
         if workers:
             workers.run(state.pending(), annotator=annotator, loader=loader, sampled=sampled, save=save)
         else:
@@ -222,25 +232,27 @@ def label(
             )
 
 
-def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Summary:
-    """Write DEST, the summary, the sheet and, without a config, one with all labels."""
+def _finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Summary:
+    """Write DEST, the summary, the contact sheet and, without a labeling config, one with all labels."""
 
     def rows() -> Iterator[tuple[Item, Row]]:
-        merged = heapq.merge(*(state.rows() for state in states), key=lambda each: each[0])
+        merged = heapq.merge(*(state.rows() for state in states), key=lambda entry: entry[0])
         return ((item, row) for _, item, row in merged)
 
-    # Each shard lists the whole source, and leaves out the same.
+    # Each shard lists the whole source, and skips the same files.
     summary = Summary.of(rows(), states[0].skipped)
     folder = job.state().folder if len(states) > 1 else states[0].folder
     folder.mkdir(parents=True, exist_ok=True)
     is_open = any(control.open for control in job.annotator.config.predicted)
     if write_destination:
-        known = [each.value for control in job.annotator.config.predicted for each in control.labels]
-        # Further ones are from the data of tasks, or are terms.
-        names = list(dict.fromkeys([*known, *sorted(summary.labels)]))
+        configured = [label.value for control in job.annotator.config.predicted for label in control.labels]
+        # Other labels come from the data of tasks, or are terms.
+        names = list(dict.fromkeys([*configured, *sorted(summary.labels)]))
         summary.files = job.annotator.destination.write(rows, names)
     _save(folder / SUMMARY, json.dumps(summary.as_json(), indent=1))
-    _save(folder / SHEET, contact_sheet.page(f"Samples of {job.target.name}", summary, _samples(states)))
+    _save(
+        folder / SHEET, contact_sheet.page(f"Samples of {job.request.target.name}", summary, _samples(states))
+    )
     if is_open:
         _save(folder / LABELS, label_config([label for label, _ in summary.labels.most_common()]))
     print(summary.as_text(), file=sys.stderr)
@@ -248,27 +260,27 @@ def finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Sum
     if is_open:
         print(printable(f"a labeling config with these labels: {folder / LABELS}"), file=sys.stderr)
     if write_destination:
-        print(printable(f"written: {job.target}"), file=sys.stderr)
+        print(printable(f"written: {job.request.target}"), file=sys.stderr)
     return summary
 
 
 def _samples(states: Iterable[State]) -> Iterator[tuple[str, Path]]:
-    found = [
+    samples = [
         (index, item.key, row, state.sample(item.key))
         for state in states
         for index, item, row in state.rows()
         if state.sample(item.key).exists()
     ]
-    for _, key, row, path in sorted(found, key=lambda each: each[0])[: contact_sheet.SAMPLES]:
+    for _, key, row, path in sorted(samples, key=lambda sample: sample[0])[: contact_sheet.SAMPLES]:
         terms = ", ".join(
             f"{label or f'({term})'} {score:.2f}" for term, label, score in row.get("found", ())
         )
         yield f"{key}: {terms or 'nothing found'}", path
 
 
-def _merge(args: argparse.Namespace, job: Job) -> int:
-    count = args.merge
-    if job.importer:
+def _merge(job: Job) -> Summary:
+    count = job.request.merge or 0
+    if not job.has_file:
         raise StateError("shards that go to a project have nothing to merge: each imports its own")
     if not 1 < count <= 100_000:
         raise ValueError("--merge must be the number of shards, 2 or more")
@@ -279,18 +291,10 @@ def _merge(args: argparse.Namespace, job: Job) -> int:
     with ExitStack() as stack:
         for number, state in enumerate(states, 1):
             stack.enter_context(state.open({**job.identity, "shard": f"{number}/{count}"}))
-        if open_ones := [state.folder.name for state in states if not state.complete]:
-            raise StateError(f"these shards are not done yet: {', '.join(open_ones[:5])}")
-        summary = finish(job, states, write_destination=True)
-    return _status(summary, args.max_failures)
+        if incomplete := [state.folder.name for state in states if not state.complete]:
+            raise StateError(f"these shards are not done yet: {', '.join(incomplete[:5])}")
+        return _finish(job, states, write_destination=True)
 
 
 def _save(path: Path, text: str) -> None:
     write(path, lambda file: file.write(text.encode("utf-8", "replace")))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--label-config {path} cannot be read: {error}") from None

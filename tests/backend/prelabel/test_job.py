@@ -435,7 +435,7 @@ def test_a_shard_that_was_stopped_is_not_merged(
         (["{photos}", "--to", "out.json", "--limit", "0"], "--limit must be 1"),
         (["{photos}", "--to", "taken.json"], "is there already"),
         (["{photos}", "--to", "out.json", "--label-config", "ui.xml"], "ui.xml cannot be read"),
-        (["{photos}", "--to", "labelstudio://7"], "needs LABEL_STUDIO_URL"),
+        (["labelstudio://7", "--to", "labelstudio://7"], "needs LABEL_STUDIO_URL"),
         (["labelstudio://seven", "--to", "out.json"], "named by its number"),
         (["list.csv", "--to", "out.json", "--image-prefix", "x"], "--image-prefix goes with a folder"),
         (["{photos}", "--to", "taken.json/out.json"], "Not a directory"),

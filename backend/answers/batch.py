@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from backend.answers import placement, task_image
 from backend.answers.placement import Labelling, Prediction, prediction
 from backend.answers.resources import Resources
-from backend.answers.task_image import UNEXPECTED, Access
-from backend.images.image_cache import cache_key
+from backend.answers.task_image import UNEXPECTED, Access, TaskImage
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.labelstudio.region_reading import ReadingBudget
 from backend.labelstudio.request import Batch, Trial
@@ -18,7 +17,7 @@ from backend.runtime.oom_retry import RetryingModel
 from backend.telemetry import logs
 from model.deadline import Deadline
 from model.pipeline import VLSAM, prefetch_answers
-from model.types import Detection, Image, ImageError, VLSAMError
+from model.types import Detection, ImageError, VLSAMError
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
@@ -72,23 +71,19 @@ def prewarm(access: Access, task: Task, config: LabelConfig, deadline: Deadline)
 
     def encode() -> None:
         try:
-            image = task_image.find(access, task, config, deadline)
+            image = task_image.load(access, task, config, deadline, pixels=False)
             access.resources.queue.run(image.embedding, priority=AHEAD, deadline=deadline)
         except Late:
             log.warning("Task %s: its image could not be encoded ahead in time.", task.name)
-        except (ImageError, VLSAMError, Unavailable) as error:
+        except (TaskError, ImageError, VLSAMError, Unavailable) as error:
             access.count(type(error).__name__)
             log.warning("Task %s: its image is not encoded ahead: %s", task.name, error)
         except Exception:
             access.count(UNEXPECTED)
             log.exception("Task %s: its image is not encoded ahead.", task.name)
 
-    try:
-        key = cache_key(access.server, access.project, task.id, config.source(task.data))
-    except TaskError as error:
-        log.warning("Task %s: %s", task.name, error)
-    else:
-        access.resources.background.start(key or object(), encode)
+    known = access.project and task.id is not None
+    access.resources.background.start((access.project, task.id) if known else object(), encode)
 
 
 def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
@@ -123,9 +118,10 @@ def annotate(
     """
     resources, config = access.resources, project_config.of(task.data)
     settings, version = resources.settings.answers, resources.version
-    pixels, image = task_image.load(access, task, config, deadline)
+    image = task_image.load(access, task, config, deadline)
+    content = image.cached.content
     vocabulary = placement.vocabulary(config, resources.settings.detection.options)
-    detections = placement.not_empty(_detect(resources, pixels, image.content, vocabulary, deadline))
+    detections = placement.not_empty(_detect(resources, image, vocabulary, deadline))
     labelling = Labelling(config, settings.leftover)
     if unnamed := labelling.unnamed(detections, settings.similarity):
         likenesses = resources.queue.run(
@@ -138,13 +134,13 @@ def annotate(
         labelling = Labelling(config, settings.leftover, likenesses)
     with resources.metrics.stage("results"):
         regions, unmatched = placement.annotation(
-            detections, labelling, image.content, version, made=task.made(config), budget=budget
+            detections, labelling, content, version, made=task.made(config), budget=budget
         )
     budget.log_unread(task.name, "they may be predicted again")
     dropped = unmatched.total() if settings.leftover == "drop" else 0
     resources.metrics.terms.labels("dropped").inc(dropped)
     resources.metrics.terms.labels("labelled").inc(len(detections) - unmatched.total())
-    resources.unmatched_terms.add(access.project, project_config, image.content, unmatched)
+    resources.unmatched_terms.add(access.project, project_config, content, unmatched)
     log.info(
         "Task %s: %d detections, %d regions, %d terms without a label%s",
         task.name,
@@ -154,36 +150,36 @@ def annotate(
         f": {', '.join(repr(term[:40]) for term in list(unmatched)[:10])}" if unmatched else "",
     )
     terms = list(dict.fromkeys(detection.term for detection in detections))
-    told = placement.explained(regions, terms, unmatched, config, image.content, version)
+    told = placement.explained(regions, terms, unmatched, config, content, version)
     return Annotated(prediction(regions, version, told), terms, unmatched)
 
 
 def _detect(
-    resources: Resources, image: Image, content: str, vocabulary: tuple[str, ...], deadline: Deadline
+    resources: Resources, image: TaskImage, vocabulary: tuple[str, ...], deadline: Deadline
 ) -> list[Detection]:
     """Return what the models find, once for concurrent callers: Label Studio opens a task with two requests.
 
     The result depends on pixels and vocabulary alone, and every caller has shown both. The embedding of the
     whole image is cached for the clicks to come, also if nothing is found. Raises Late.
     """
-    handle = resources.embeddings.handle(content)
+    pixels = image.pixels
 
     def find() -> list[Detection]:
         # Before the job's turn: clicks must not wait for another machine.
-        answers = prefetch_answers(image, resources.settings.detection.options, vocabulary, deadline)
+        answers = prefetch_answers(pixels, resources.settings.detection.options, vocabulary, deadline)
 
         def work(model: RetryingModel[VLSAM]) -> list[Detection]:
-            embedding = handle.get(model, image)
+            embedding = image.embedding(model)
             return model.run(
                 "annotate",
                 lambda vlsam: vlsam.annotate(
-                    image, embedding=embedding, vocabulary=vocabulary, remote_answers=answers
+                    pixels, embedding=embedding, vocabulary=vocabulary, remote_answers=answers
                 ),
             )
 
         return resources.queue.run(work, priority=BATCH, deadline=deadline)
 
     try:
-        return resources.annotating.flight((content, vocabulary)).run(find, deadline)
+        return resources.annotating.flight((image.cached.content, vocabulary)).run(find, deadline)
     except TimeoutError:
         raise Late from None

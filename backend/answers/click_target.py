@@ -22,7 +22,6 @@ from backend.labelstudio.region_reading import Drawn, ReadingBudget
 from backend.labelstudio.request import Interaction
 from backend.labelstudio.results import Result
 from backend.labelstudio.tasks import Entry, Region, Task
-from backend.telemetry.logs import printable
 from model.types import Detection, Mask, Prompt, box_of
 
 
@@ -99,7 +98,7 @@ class Correction:
     editor: Editor
     # Without a target yet: the mask of the prompt decides whether one of these is it. See `settle`.
     rivals: tuple[Target, ...] = ()
-    missing: str = ""  # why there is no answer without a target
+    unlabelled: Interaction | None = None  # whose prompts have no label, so that they need a target
     target: Target | None = None
     region_id: str | None = None  # None for a new one
     notes: tuple[str, ...] = ()  # for `meta.text`
@@ -150,29 +149,24 @@ def read(
     task, config = interaction.task, interaction.config
     if not interaction.gestures:
         raise Unanswerable(_nothing(interaction))
+    answers = [answer for answer in answers if answer.patch.shape == shape and not _arrived(answer, task)]
     newest = interaction.gestures[-1]
-    control = config.control_of(newest.labels)
-    nameless, missing = control is None, ""
+    control = config.control_for(newest.labels)
+    nameless, needs_target = control is None, False
     if control is None:
         if newest.labels:
             raise Unanswerable(f"No output control has the label {' or '.join(newest.labels)[:80]!r}.")
         only = config.only_label
         control = config.label_control(only) or config.predicted[0]
         labels: tuple[str, ...] = () if only is None else (only,)
-        missing = "" if labels else _missing(newest, config)
+        needs_target = not labels
     else:
         # Of several labels those that the control knows: Label Studio refuses regions with others.
         labels = tuple(filter(control.knows, newest.labels)) if control.takes_labels else ()
+        answers = [answer for answer in answers if tasks.alike(answer.labels, labels)]
     gestures = [gesture for gesture in interaction.gestures if tasks.alike(gesture.labels, newest.labels)]
     drafted = [gesture for gesture in interaction.drafted if tasks.alike(gesture.labels, newest.labels)]
     gestures = click_gestures.with_drafted(gestures, drafted, shape)
-    answers = [
-        answer
-        for answer in answers
-        if (nameless or tasks.alike(answer.labels, labels))
-        and answer.patch.shape == shape
-        and not _arrived(answer, task)
-    ]
     prompts = {gesture.prompt_id: gesture.spot for gesture in gestures if gesture.prompt_id is not None}
     same = tuple(answer for answer in answers if answer.lineage.keys() & prompts.keys())
     editor = Editor(
@@ -198,7 +192,8 @@ def read(
         meant, earlier, about = _of_newest(gestures, _below(gestures, targets(None), shape))
         wanted = about.labels if about else None
     clicks = _prompt(meant, shape)
-    target, rivals = _search(targets(wanted), clicks, foreign=clicks.box is not None if missing else None)
+    foreign = clicks.box is not None if needs_target else None
+    target, rivals = _search(targets(wanted), clicks, foreign=foreign)
     before = {gesture.prompt_id for gesture in earlier}
     if target and any(answer.base == target.state and before & answer.lineage.keys() for answer in same):
         clicks = _prompt([*earlier, *meant], shape)
@@ -206,7 +201,15 @@ def read(
     if target is None and not positive:
         which = "no region" if nameless else "no region of their label"
         raise Unanswerable(f"There are negative clicks only, and {which} is below them.")
-    correction = Correction(clicks, labels, control, clicks, editor, rivals if positive else (), missing)
+    correction = Correction(
+        clicks,
+        labels,
+        control,
+        clicks,
+        editor,
+        rivals if positive else (),
+        interaction if needs_target else None,
+    )
     return correction if target is None and correction.rivals else _aimed(correction, target)
 
 
@@ -234,7 +237,7 @@ def settle(correction: Correction, mask: Mask) -> Correction:
     """
     drawn = [rival.drawn for rival in correction.rivals]
     number = region_matching.most_alike(drawn, mask)
-    if number is None and correction.missing and correction.clicks.box:
+    if number is None and correction.unlabelled and correction.clicks.box:
         number = region_matching.about_box(drawn, correction.clicks.box)
     return _aimed(correction, None if number is None else correction.rivals[number])
 
@@ -244,8 +247,8 @@ def _aimed(correction: Correction, target: Target | None) -> Correction:
 
     Raises Unanswerable if it has to be of one.
     """
-    if target is None and correction.missing:
-        raise Unanswerable(correction.missing)
+    if target is None and correction.unlabelled:
+        raise Unanswerable(_missing(correction.unlabelled))
     editor, clicks = correction.editor, correction.clicks
     prompt, boxed, state = clicks, None, ""
     if target is not None:
@@ -321,7 +324,7 @@ def done(correction: Correction, region: Result, mask: Mask) -> str:
         change = f"joined {more} pixels to" if more > 0 else f"took {-more} pixels from"
         change = f"{change if more else 'corrected'} region {ascii(target.region_id)[1:-1]}"
         change += f", now region {new}" if new != target.region_id else ""
-    return f"{printable(click_gestures.click_with(correction.labels))}: {change}"
+    return f"{click_gestures.click_with(correction.labels)}: {change}"
 
 
 def _of_this_person(answers: Sequence[Answer], editor: Editor, task: Task, now: float) -> list[Answer]:
@@ -452,11 +455,12 @@ def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:
     return prompt
 
 
-def _missing(gesture: Gesture, config: LabelConfig) -> str:
-    """Return what a prompt without a label lacks."""
-    known = list(dict.fromkeys(label.value for control in config.predicted for label in control.labels))
+def _missing(interaction: Interaction) -> str:
+    """Return what prompts without a label lack."""
+    controls, newest = interaction.config.predicted, interaction.gestures[-1]
+    known = list(dict.fromkeys(label.value for control in controls for label in control.labels))
     some = f": {', '.join(known[:5])[:200]}{' ...' if len(known) > 5 else ''}" if known else ""
-    kind = "click" if gesture.point is not None else "rectangle"
+    kind = "click" if newest.point is not None else "rectangle"
     return (
         f"The {kind} has no label and no region is below it. Click inside a region to correct it, or choose "
         f"a label first{some}."

@@ -21,13 +21,12 @@ from backend.labelstudio import next_protocol, prompt_controls, results
 from backend.labelstudio.labeling_config import TaskError
 from backend.labelstudio.next_protocol import UnknownEvent
 from backend.labelstudio.prompt_controls import Wishes
-from backend.labelstudio.region_reading import OutOfTime, TooMuch
+from backend.labelstudio.region_reading import OutOfTime, ReadingBudget, TooMuch
 from backend.labelstudio.request import Interaction
 from backend.labelstudio.results import Result
 from backend.labelstudio.tasks import NO_ENTRY, Region, Task
 from backend.runtime.job_queue import CLICK, Late, Superseded, Unavailable
 from backend.runtime.oom_retry import RetryingModel
-from backend.telemetry.logs import printable
 from model.deadline import Deadline
 from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding
@@ -60,7 +59,7 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
         if status_of is None:
             raise
         access.count(type(error).__name__)
-        log.warning("Task %s: no answer to the %s: %s", task.name, printable(interaction.kind), error)
+        log.warning("Task %s: no answer to the %s: %s", task.name, interaction.kind, error)
         answer = prediction([], access.resources.version, reason=str(error))
     # Label Studio 1.23.2 sends no prompts when a task opens after one that was submitted with a click left in
     # it: there is nothing to tell.
@@ -73,11 +72,12 @@ def _answer(access: Access, interaction: Interaction, deadline: Deadline) -> Pre
     """Return the regions for a click or a text, or why there are none. Raises Unavailable."""
     started, level = access.resources.clock(), logging.WARNING
     unexpected: Exception | None = None
+    budget = access.budget(deadline)
     try:
         if interaction.phrase is None:
-            regions, done = _correct(access, interaction, deadline)
+            regions, done = _correct(access, interaction, deadline, budget)
         else:
-            regions = _find(access, interaction, interaction.phrase, deadline)
+            regions = _find(access, interaction, deadline, budget)
             done = f"text: {len({region['id'] for region in regions})} new or renewed regions"
         log.info("Task %s: %s, %d ms", interaction.task.name, done, _taken(access, started))
         return prediction(regions, access.resources.version)
@@ -95,12 +95,14 @@ def _answer(access: Access, interaction: Interaction, deadline: Deadline) -> Pre
     except Exception as error:
         error_name, reason, level = UNEXPECTED, "The server failed; its log says why.", logging.ERROR
         unexpected = error
+    finally:
+        budget.log_unread(interaction.task.name, "the answer does not consider them")
     access.count(error_name)
     log.log(
         level,
         "Task %s: no answer to the %s: %s (%d ms)",
         interaction.task.name,
-        printable(interaction.kind),
+        interaction.kind,
         reason,
         _taken(access, started),
         exc_info=unexpected,
@@ -112,22 +114,24 @@ def _taken(access: Access, started: float) -> int:
     return round(1000 * (access.resources.clock() - started))
 
 
-def _correct(access: Access, interaction: Interaction, deadline: Deadline) -> tuple[list[Result], str]:
+def _correct(
+    access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
+) -> tuple[list[Result], str]:
     """Return the results of the region that clicks made or corrected, and one line for the log.
 
     Raises Unanswerable.
     """
     task, config, resources = interaction.task, interaction.config, access.resources
-    image = task_image.find(access, task, config, deadline)
+    recent, wishes = resources.recent_answers, interaction.wishes
+    image = task_image.load(access, task, config, deadline, pixels=False)
     run = partial(resources.queue.run, priority=CLICK, deadline=deadline, topic=click_of(access, interaction))
+    key = _answers_key(access, task, image.cached.content)
     bare = click_target.bare(interaction, image.cached.size)
     if bare is not None:
         detection = run(lambda model: _refine(model, image.embedding(model), bare))
         if not detection.mask.any():
             raise Unanswerable(NOTHING_THERE)
         return next_protocol.mask(detection.mask, detection.score), "click of no control: a mask"
-    recent, budget = resources.recent_answers, access.budget(deadline)
-    key = _answers_key(access, task, image.cached.content)
     correction = click_target.read(
         interaction,
         image.cached.size,
@@ -136,12 +140,12 @@ def _correct(access: Access, interaction: Interaction, deadline: Deadline) -> tu
         labels_in_place=resources.settings.answers.labels_in_place,
         budget=budget,
     )
-    budget.log_unread(task.name, "a click cannot be about them")
-    level = interaction.wishes.level
-    correction, detection = run(lambda model: _segment(model, image.embedding(model), correction, level))
+    correction, detection = run(
+        lambda model: _segment(model, image.embedding(model), correction, wishes.level)
+    )
     if not detection.mask.any():
         raise Unanswerable(NOTHING_THERE)
-    _good_enough([detection], interaction.wishes)
+    _good_enough([detection], wishes)
     target = correction.target
     with resources.metrics.stage("results"):
         place = Place(
@@ -156,42 +160,44 @@ def _correct(access: Access, interaction: Interaction, deadline: Deadline) -> tu
         raise Unanswerable(f"The mask is nothing that <{correction.control.tag}> can draw.")
     if key:
         recent.remember(key, click_target.remembered(correction, region[0], detection, resources.clock()))
+    done = click_target.done(correction, region[0], detection.mask)
     words = task.words_of(target.region_id, config.namings) if target else {}
     named = [
         results.naming(region[0], naming, words[naming.name])
         for naming in config.namings
         if words.get(naming.name)
     ]
-    return region + named, click_target.done(correction, region[0], detection.mask)
+    return region + named, done
 
 
-def _find(access: Access, interaction: Interaction, phrase: str, deadline: Deadline) -> list[Result]:
+def _find(
+    access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
+) -> list[Result]:
     """Return regions of what a person typed, without those that exist. Raises Unanswerable."""
     task, config, wishes = interaction.task, interaction.config, interaction.wishes
-    pixels, cached = task_image.load(access, task, config, deadline)
-    handle = access.resources.embeddings.handle(cached.content)
+    phrase = interaction.phrase or ""
+    image = task_image.load(access, task, config, deadline)
 
     def work(model: RetryingModel[VLSAM]) -> list[Detection]:
-        embedding = handle.get(model, pixels)
+        embedding = image.embedding(model)
         return model.run(
-            "find", lambda vlsam: vlsam.find(pixels, phrase, embedding=embedding, level=wishes.level)
+            "find", lambda vlsam: vlsam.find(image.pixels, phrase, embedding=embedding, level=wishes.level)
         )
 
-    click, shown_phrase = click_of(access, interaction), ascii(phrase[:80])
+    click, quoted = click_of(access, interaction), ascii(phrase[:80])
     detections = not_empty(access.resources.queue.run(work, priority=CLICK, deadline=deadline, topic=click))
     if not detections:
-        raise Unanswerable(f"The model does not find {shown_phrase} in this image.")
+        raise Unanswerable(f"The model does not find {quoted} in this image.")
     labelled = [
         (detection, prompt_controls.label_of(phrase, detection.term, interaction.selected, config))
         for detection in _good_enough(detections, wishes)
     ]
     if not any(config.label_control(label) for _, label in labelled):
-        raise Unanswerable(f"No label means {shown_phrase}: add it to the predicted_values of one.")
+        raise Unanswerable(f"No label means {quoted}: add it to the predicted_values of one.")
     own = next(iter(task.own), NO_ENTRY)
     # A prediction may be on screen or not: with its id, ours is there once in both cases.
     shown = NO_ENTRY if task.own else next(iter(task.predicted), NO_ENTRY)
     regions: list[Result] = []
-    budget = access.budget(deadline)
     for detection, label in labelled:
         control = config.label_control(label)
         if control is None or existing_regions.of(detection, label, own.regions(config), budget):
@@ -205,9 +211,8 @@ def _find(access: Access, interaction: Interaction, phrase: str, deadline: Deadl
         if old:
             place = replace(place, old_meta=old.result.get("meta"))
         regions += describe_and_name(detection, place, config, has_label=label is not None, compact=True)
-    budget.log_unread(task.name, "they may be found again")
     if not regions:
-        raise Unanswerable(f"There is a region of {shown_phrase} already.")
+        raise Unanswerable(f"There is a region of {quoted} already.")
     return regions
 
 

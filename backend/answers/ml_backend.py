@@ -1,4 +1,4 @@
-"""The ML backend class of the Label Studio ecosystem, and the answer to each kind of request."""
+"""Answer the requests of Label Studio, also as the ML backend class of its ecosystem."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from backend.answers.resources import PROCESS, Resources
 from backend.answers.task_image import Access
 from backend.images.studio_urls import Server
 from backend.labelstudio import request
-from backend.labelstudio.request import Batch, Event, Interaction, Request, Trial
+from backend.labelstudio.request import Batch, Event, Interaction, Trial
 
 try:
     from label_studio_ml.model import LabelStudioMLBase
@@ -50,16 +50,14 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
         Raises ConfigError and Unavailable.
         """
-        return answer(request.parse(tasks, context, self.label_config or ""), self.access)
+        config = self.label_config or ""
+        if context is None:
+            return answer_batch(request.parse_batch(tasks, config), self.access)
+        return answer_context(request.parse_context(tasks, context, config), self.access)
 
 
-def answer(request: Request, access: Access) -> list[Prediction]:
-    """Return one item per task in order, or one item for a click, a text or an event.
-
-    An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or was
-    not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an empty
-    result and never asks again. An empty answer to a click says why under "reason". With
-    VLSAM_ON_OPEN=prewarm a batch of one task has no item, and its image is encoded in the background.
+def answer_context(request: Event | Trial | Interaction, access: Access) -> list[Prediction]:
+    """Return one item for a click, a text or an event. An empty answer says why under "reason".
 
     Raises Unavailable.
     """
@@ -72,10 +70,23 @@ def answer(request: Request, access: Access) -> list[Prediction]:
             return [batch.trial(access, request, deadline)]
         case Interaction():
             return [interactive.interact(access, request, deadline)]
-        # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
-        case Batch([task]) if resources.settings.answers.on_open == "prewarm":
-            batch.prewarm(access, task, request.config, deadline)
-            return []
-        case Batch():
-            with resources.queue.admitted():
-                return batch.annotate_all(access, request, deadline)
+
+
+def answer_batch(request: Batch, access: Access) -> list[Prediction]:
+    """Return one item per task, in order.
+
+    An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or was
+    not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an empty
+    result and never asks again. With VLSAM_ON_OPEN=prewarm a batch of one task has no item, and its image is
+    encoded in the background.
+
+    Raises Unavailable.
+    """
+    resources = access.resources
+    deadline = resources.deadline()
+    # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
+    if len(request.tasks) == 1 and resources.settings.answers.on_open == "prewarm":
+        batch.prewarm(access, request.tasks[0], request.config, deadline)
+        return []
+    with resources.queue.admitted():
+        return batch.annotate_all(access, request, deadline)

@@ -148,9 +148,17 @@ def annotation(
     for detection, places, notes, has_label in plans:
         for control, label in places:
             key = (control.name, detection.term)
-            region_id = results.prediction_id(image, model_version, *key, numbers[key])
-            place = Place(control, () if label is None else (label,), region_id, notes)
-            region = describe_and_name(detection, place, labelling.config, has_label=has_label)
+            region = describe_and_name(
+                detection,
+                Place(
+                    control,
+                    () if label is None else (label,),
+                    results.prediction_id(image, model_version, *key, numbers[key]),
+                    notes,
+                ),
+                labelling.config,
+                has_label=has_label,
+            )
             numbers[key] += bool(region)
             if detection in fresh:
                 regions += region

@@ -43,41 +43,43 @@ class TaskImage:
 
     handle: EmbeddingHandle
     cached: CachedImage
-    pixels: Image | None = None  # uint8 (H, W, 3); None if they were not needed
+    loaded: Image | None = None  # uint8 (H, W, 3); None if the embedding is at hand
+
+    @property
+    def pixels(self) -> Image:
+        """The pixels, uint8 (H, W, 3). Raises ValueError if they were not loaded."""
+        if self.loaded is None:
+            raise ValueError("the image was loaded without its pixels")
+        return self.loaded
 
     def embedding(self, model: RetryingModel[VLSAM]) -> Embedding:
-        return self.handle.get(model, self.pixels)
+        return self.handle.get(model, self.loaded)
 
 
-def find(access: Access, task: Task, config: LabelConfig, deadline: Deadline) -> TaskImage:
-    """Return a task's image for a click. If its embedding is cached, load neither file nor pixels.
+def load(
+    access: Access, task: Task, config: LabelConfig, deadline: Deadline, *, pixels: bool = True
+) -> TaskImage:
+    """Return a task's image.
+
+    Without `pixels`, as for a click, neither file nor pixels are loaded if the embedding is cached.
 
     Raises TaskError, ImageError and Late.
     """
-    resources = access.resources
-    key = cache_key(access.server, access.project, task.id, config.source(task.data))
-    cached = resources.image_cache.find(key)
+    resources, server = access.resources, access.server
+    key = cache_key(server, access.project, task.id, config.source(task.data))
+    cached = None if pixels else resources.image_cache.find(key)
     if cached is not None:
         handle = resources.embeddings.handle(cached.content)
         if handle.ready:
             return TaskImage(handle, cached)
-    pixels, cached = load(access, task, config, deadline)
-    return TaskImage(resources.embeddings.handle(cached.content), cached, pixels)
-
-
-def load(access: Access, task: Task, config: LabelConfig, deadline: Deadline) -> tuple[Image, CachedImage]:
-    """Return a task's image as uint8 (H, W, 3), with its hash and size.
-
-    Raises TaskError, ImageError and Late.
-    """
-    resources, source = access.resources, config.source(task.data)
-    key = cache_key(access.server, access.project, task.id, source)
 
     def fetch() -> Image:
         with resources.metrics.stage("image"):
-            return resources.images.load(source, access.server, task=task.id, deadline=deadline)
+            source = config.source(task.data)
+            return resources.images.load(source, server, task=task.id, deadline=deadline)
 
     try:
-        return resources.image_cache.load(key, fetch, deadline)
+        image, cached = resources.image_cache.load(key, fetch, deadline)
     except TimeoutError:
         raise Late from None
+    return TaskImage(resources.embeddings.handle(cached.content), cached, image)

@@ -86,8 +86,9 @@ def other_image(items: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def click_with(labels: Sequence[str]) -> str:
-    """Return a click's name for the log."""
-    return f"click with {' and '.join(labels)[:80] or 'no label'}"
+    """Return a click's name for the log, with escapes for characters that would break its line."""
+    name = " and ".join(labels)[:80]
+    return f"click with {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in name) or 'no label'}"
 
 
 def _gesture(item: Mapping[str, Any]) -> Gesture | None:

@@ -215,7 +215,7 @@ class LabelConfig:
             (c for c in self.predicted if not c.takes_labels or (label is not None and c.knows(label))), None
         )
 
-    def control_of(self, labels: Collection[str]) -> Control | None:
+    def control_for(self, labels: Collection[str]) -> Control | None:
         """The first output control that knows most of the labels, or that has regions without labels."""
         best = max(self.predicted, key=lambda control: sum(map(control.knows, labels)))
         return best if any(map(best.knows, labels)) else self.label_control(None)

@@ -97,23 +97,24 @@ class Interaction:
         return [] if draft is None else click_gestures.drafted_gestures(draft, self.config)
 
 
-Request = Event | Trial | Batch | Interaction
+def parse_batch(tasks: Sequence[Any], label_config: str) -> Batch:
+    """Parse a request without a context. Raises ConfigError."""
+    return Batch([Task.parse(task) for task in tasks], labeling_config.parse(label_config))
 
 
-def parse(tasks: Sequence[Any], context: Any, label_config: str) -> Request:
-    """Parse tasks and the context of a request. Raises ConfigError."""
-    event = context.get("event") if isinstance(context, Mapping) else None
+def parse_context(
+    tasks: Sequence[Any], context: Mapping[str, Any], label_config: str
+) -> Event | Trial | Interaction:
+    """Parse a request with a context, which is about the first task. Raises ConfigError."""
+    event = context.get("event")
     if event is not None and event != TRIAL:
         return Event(event)
     config = labeling_config.parse(label_config)
-    if event is not None:
-        return Trial(Task.parse(tasks[0] if tasks else None), config)
-    if isinstance(context, Mapping):
-        return Interaction.parse(Task.parse(tasks[0] if tasks else None), context, config)
-    return Batch([Task.parse(task) for task in tasks], config)
+    task = Task.parse(tasks[0] if tasks else None)
+    return Trial(task, config) if event == TRIAL else Interaction.parse(task, context, config)
 
 
-def parse_body(body: Mapping[str, Any]) -> Request:
+def parse_body(body: Mapping[str, Any]) -> Batch | Event | Trial | Interaction:
     """Parse the body of POST /predict. Raises BadRequest and ConfigError."""
     tasks, config, params = body.get("tasks"), body.get("label_config"), body.get("params", {})
     if not isinstance(tasks, list):
@@ -129,4 +130,4 @@ def parse_body(body: Mapping[str, Any]) -> Request:
         raise BadRequest("params.context must be an object or null.")
     if context is not None and context.get("event") is None and not tasks:
         raise BadRequest("tasks must hold the task of params.context.")
-    return parse(tasks, context, config)
+    return parse_batch(tasks, config) if context is None else parse_context(tasks, context, config)

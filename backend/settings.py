@@ -225,8 +225,8 @@ class ModelSettings:
         """
         return choose(
             profile or self.profile,
-            self.vlm,
-            self.sam,
+            vlm=self.vlm,
+            sam=self.sam,
             dtype=self.dtype,
             quantization=self.quantization,
             folder=self.model_dir,

@@ -1,4 +1,7 @@
-"""VL-SAM, top down: ask for the objects, look where the model looked, prompt SAM, refine, merge."""
+"""VL-SAM from top to bottom.
+
+Ask the VLM for the objects, read its attention for each name, prompt SAM there, refine, suppress duplicates.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,8 +37,11 @@ def prefetch_answers(
 ) -> list[list[RemoteAnswer]] | None:
     """Prefetch the remote VLM's answers for each view of an image, so that the GPU does not wait for it.
 
-    Pass the result to `VLSAM.annotate(remote_answers=...)`. None if the options name no remote VLM. Raises
-    RemoteVLMError, also when `deadline` passes.
+    Returns:
+        What `VLSAM.annotate` takes as `remote_answers`; None if the options name no remote VLM.
+
+    Raises:
+        RemoteVLMError: there is no usable answer before the deadline.
     """
     endpoint = options.remote_vlm
     if endpoint is None:
@@ -50,7 +56,22 @@ def _views(image: Image, options: Options) -> tuple[Box, ...]:
 
 
 class VLSAM:
-    """Both models together. Its methods keep no state between calls."""
+    """A VLM and a segmenter, which together find, name and mask the objects of images.
+
+    Methods keep no state between calls. An `image` is a path, a Pillow image, or uint8 (H, W, 3), RGB. The
+    EXIF orientation of files and Pillow images is applied. Results are in pixels of the upright image.
+
+    Example:
+        >>> from vlsam import VLSAM, Prompt
+        >>> vlsam = VLSAM.load()
+        >>> for detection in vlsam.annotate("street.jpg"):
+        ...     print(detection.term, f"{detection.score:.2f}", detection.box, detection.mask.shape)
+        apple 0.8... (138.0, 61.0, 242.0, 183.0) (549, 427)
+        ...
+        >>> embedding = vlsam.encode("street.jpg")
+        >>> vlsam.refine(embedding, Prompt.of((120, 80, 1))).mask.shape
+        (549, 427)
+    """
 
     def __init__(
         self,
@@ -66,7 +87,7 @@ class VLSAM:
         self._options = options or Options()
         self._localizer = Localizer(vlm, self._options, classifier)
         self.version = version
-        self._reduced = reduced  # see Evidence
+        self._reduced = reduced  # see Evidence.reduced
 
     @classmethod
     def load(
@@ -77,15 +98,29 @@ class VLSAM:
         version: str | None = None,
         on_cut: Callable[[], None] = lambda: None,
     ) -> "VLSAM":
-        """Load a profile's weights. Raises ModelLoadError.
+        """Load the weights of a profile. Download those that are missing.
 
-        `version` is for what else decides the results. `on_cut` is called whenever an answer of the VLM was
-        cut, having come to its most tokens before its end.
+        Args:
+            profile: a name of `PROFILES`, or a `Profile`. The default are the small weights that ship, which
+                know 40 drawn objects only.
+            device: "auto", "cpu", "cuda", "cuda:1", "mps", or a device map of transformers.
+            options: how the models are used.
+            version: names what decides the results, in place of a name made of profile and options.
+            on_cut: is called when an answer of the VLM reaches its maximum length before its end.
+
+        Raises:
+            ModelLoadError: there is no such profile, or weights are missing, corrupt or unusable.
+
+        Example:
+            >>> from dataclasses import replace
+            >>> from vlsam import PROFILES
+            >>> VLSAM.load(replace(PROFILES["builtin"], name="mine"), device="cpu").version
+            'vlsam-mine-...'
         """
         profile = choose(profile) if isinstance(profile, str) else profile
         device = devices.choose(device)
         by_concept = options is not None and options.localizer == "concept"
-        # First, since it may refuse, and is small beside the VLM.
+        # The segmenter first: it is small beside the VLM, and loading may fail.
         segmenter = Segmenter.load(profile.sam, device=device, folder=profile.folder, concepts=by_concept)
         classifier = None
         if options and options.classifier:
@@ -107,11 +142,16 @@ class VLSAM:
 
     @property
     def device(self) -> torch.device:
-        """Where embeddings are made and decoded."""
+        """The segmenter's device."""
         return self.segmenter.device
 
     def encode(self, image: ImageLike) -> Embedding:
-        """An image, uint8 (H, W, 3), as the segmenter sees it; good for any number of `refine`."""
+        """Encode an image for any number of calls of `refine`, `annotate` and `find`.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ImageRefused: the segmenter does not take an image of this shape.
+        """
         return self.segmenter.encode(read_image(image))
 
     def annotate(
@@ -122,52 +162,71 @@ class VLSAM:
         vocabulary: Sequence[str] = (),
         remote_answers: Sequence[Sequence[RemoteAnswer]] | None = None,
     ) -> list[Detection]:
-        """Every object that the VLM names, with its mask; best first. Image: uint8 (H, W, 3).
+        """Find, name and mask every object that the VLM names.
 
-        `embedding` is the whole image's. Without it, a view is encoded if the VLM names something in it. The
-        VLM is asked for the names of `vocabulary` as `Options.vocabulary` says: with "open" it is not.
-        `remote_answers` is the result of `prefetch_answers` for this image.
+        Args:
+            image: a path, a Pillow image, or uint8 (H, W, 3), RGB.
+            embedding: of the whole image, if there is one already.
+            vocabulary: names to ask the VLM for, unless `Options.vocabulary` is "open".
+            remote_answers: the result of `prefetch_answers` for this image.
+
+        Returns:
+            The detections, best score first.
+
+        Raises:
+            ImageError: the image cannot be read.
+            ImageRefused: a model does not take an image of this shape.
+            RemoteVLMError: the remote VLM of the options gave no usable answer.
+
+        Example:
+            >>> detections = VLSAM.load().annotate("street.jpg")
+            >>> detections[0]
+            Detection('apple', score=0.8..., box=(138.0, 61.0, 242.0, 183.0), mask=549x427)
         """
         image = read_image(image)
         size = (image.shape[0], image.shape[1])
-        found: list[Detection] = []
+        detections: list[Detection] = []
         for number, view in enumerate(_views(image, self._options)):
             answers = remote_answers[number] if remote_answers is not None else None
-            part, whole = crop(image, view), embedding if number == 0 else None
-            found += [to_image(d, view, size) for d in self._in_view(part, whole, vocabulary, answers)]
-        return self._best(found)
+            part, known = crop(image, view), embedding if number == 0 else None
+            in_view = self._annotate_view(part, known, vocabulary, answers)
+            detections += [to_image(detection, view, size) for detection in in_view]
+        return self._best(detections)
 
-    def _in_view(
+    def _annotate_view(
         self,
         image: Image,
         embedding: Embedding | None,
         vocabulary: Sequence[str],
         answers: Sequence[RemoteAnswer] | None,
     ) -> list[Detection]:
-        """Terms and their maps or boxes, and of each the masks, in pixels of the view."""
-        options = self._options
-        seen = (
-            self.maps(image, vocabulary=vocabulary, answers=answers) if options.localizer != "boxes" else []
-        )
-        boxed: list[NamedBox] = []
-        if options.localizer in ("boxes", "both"):
-            boxed = self._localizer.boxes(image, [term_map.term for term_map in seen])
-        return self._masks(embedding or self.encode(image), seen, boxed) if seen or boxed else []
+        """Return the detections of a view in its own pixels. Encode it only if the VLM names something."""
+        by = self._options.localizer
+        term_maps = self.maps(image, vocabulary=vocabulary, answers=answers) if by != "boxes" else []
+        boxes = self._boxes(image, [term_map.term for term_map in term_maps])
+        if not term_maps and not boxes:
+            return []
+        return self._masks(embedding or self.encode(image), term_maps, boxes)
+
+    def _boxes(self, image: Image, names: list[str]) -> list[NamedBox]:
+        """Return the boxes that the VLM writes for names, if the options want boxes."""
+        return self._localizer.boxes(image, names) if self._options.localizer in ("boxes", "both") else []
 
     def _masks(
-        self, embedding: Embedding, seen: Sequence[TermMap], boxed: Sequence[NamedBox]
+        self, embedding: Embedding, term_maps: Sequence[TermMap], boxes: Sequence[NamedBox]
     ) -> list[Detection]:
-        options = self._options
-        search = InstanceSearch(self.segmenter, embedding, options)
-        find = search.from_phrases if options.localizer == "concept" else search.from_maps
-        found = [
-            self._detection(term_map.term, term_map.question, instance) for term_map, instance in find(seen)
+        """Return the instances of each term map and the mask of each box."""
+        search = InstanceSearch(self.segmenter, embedding, self._options)
+        instances = search.from_phrases if self._options.localizer == "concept" else search.from_maps
+        detections = [
+            self._detection(term_map.term, term_map.question, instance)
+            for term_map, instance in instances(term_maps)
         ]
-        if boxed:
+        if boxes:
             question = self.vlm.box_question()
-            for box, instance in zip(boxed, search.from_boxes(boxed), strict=True):
-                found.append(self._detection(box.name, question, instance))
-        return found
+            for box, instance in zip(boxes, search.from_boxes(boxes), strict=True):
+                detections.append(self._detection(box.name, question, instance))
+        return detections
 
     def find(
         self,
@@ -177,44 +236,57 @@ class VLSAM:
         embedding: Embedding | None = None,
         level: Level = "auto",
     ) -> list[Detection]:
-        """What a person's phrase names, such as "the red car on the left"; best first.
+        """Find and mask what a phrase names, such as "the red car on the left".
 
-        One object where the phrase says one, all that are found where it says several ("dogs"); none where
-        nothing is found. Only the whole image is looked at, for "left" means its left. `embedding` is the
-        image's; without it, the image is encoded if the VLM finds the phrase. `level` as in `refine`. Raises
-        PromptError.
+        Look at the whole image only, because "left" means its left.
+
+        Args:
+            image: a path, a Pillow image, or uint8 (H, W, 3), RGB.
+            phrase: a person's words.
+            embedding: of the image, if there is one already.
+            level: as in `refine`.
+
+        Returns:
+            One detection for a phrase in the singular, all for one in the plural ("dogs"), none if nothing
+            is found; best score first.
+
+        Raises:
+            ImageError: the image cannot be read.
+            PromptError: the phrase is empty or names nothing.
+
+        Example:
+            >>> [detection.term for detection in VLSAM.load().find("street.jpg", "the apple")]
+            ['apple']
         """
         image = read_image(image)
-        options = self._options
-        seen = self._localizer.locate_phrase(image, phrase)
-        if not seen:
+        term_maps = self._localizer.locate_phrase(image, phrase)
+        if not term_maps:
             return []
-        boxed: list[NamedBox] = []
-        if options.localizer in ("boxes", "both"):
-            boxed = self._localizer.boxes(image, [term_map.phrase for term_map in seen])
+        boxes = self._boxes(image, [term_map.phrase for term_map in term_maps])
         embedding = embedding or self.encode(image)
-        found = self._best(self._masks(embedding, [] if options.localizer == "boxes" else seen, boxed))
-        single = {term_map.term for term_map in seen if term_map.single}
+        wanted = [] if self._options.localizer == "boxes" else term_maps
+        detections = self._best(self._masks(embedding, wanted, boxes))
+        singular = {term_map.term for term_map in term_maps if term_map.single}
         first: dict[str, Detection] = {}
-        for detection in found:
+        for detection in detections:
             first.setdefault(detection.term, detection)
-        found = [d for d in found if d.term not in single or d is first[d.term]]
+        detections = [d for d in detections if d.term not in singular or d is first[d.term]]
         if level == "auto":
-            return found
-        return [d for d in (self._at_level(d, embedding, level) for d in found) if d.mask.any()]
+            return detections
+        return [d for d in (self._at_level(d, embedding, level) for d in detections) if d.mask.any()]
 
     def _at_level(self, detection: Detection, embedding: Embedding, level: Level) -> Detection:
-        """The detection's points, or else its box, answered at another level."""
-        prompt = detection.evidence.prompt
-        box = None if len(prompt.points) else prompt.box
-        answered = self.refine(embedding, Prompt(prompt.points, prompt.labels, box), level)
-        seen = detection.evidence
-        evidence = replace(answered.evidence, question=seen.question, reduced=seen.reduced)
-        return replace(answered, term=detection.term, evidence=evidence)
+        """Decode the detection's points, or its box if it has none, at another level."""
+        before = detection.evidence
+        box = None if len(before.prompt.points) else before.prompt.box
+        refined = self.refine(embedding, Prompt(before.prompt.points, before.prompt.labels, box), level)
+        evidence = replace(refined.evidence, question=before.question, reduced=before.reduced)
+        return replace(refined, term=detection.term, evidence=evidence)
 
-    def _best(self, found: Sequence[Detection]) -> list[Detection]:
+    def _best(self, detections: Sequence[Detection]) -> list[Detection]:
+        """Drop weak and empty detections and duplicates; sort the others by score."""
         options = self._options
-        kept = [d for d in found if d.score >= options.min_score and d.mask.any()]
+        kept = [d for d in detections if d.score >= options.min_score and d.mask.any()]
         return suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
     def maps(
@@ -225,59 +297,81 @@ class VLSAM:
         vocabulary: Sequence[str] = (),
         answers: Sequence[RemoteAnswer] | None = None,
     ) -> list[TermMap]:
-        """The terms of every question's answer, each with its attention map."""
+        """Return the terms of the VLM's answers, each with its attention map.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            layers: also keep the map of every layer.
+            vocabulary: as in `annotate`.
+            answers: questions with a remote VLM's answers; by default the questions of the options.
+        """
         return [
-            each
-            for question, text in (answers if answers is not None else self._asked(image, vocabulary))
-            for each in self._localizer.locate(image, question, text, layers=layers)
+            term_map
+            for question, text in (answers if answers is not None else self._questions(image, vocabulary))
+            for term_map in self._localizer.locate(image, question, text, layers=layers)
         ]
 
     def answer_text(self, image: Image, *, vocabulary: Sequence[str] = ()) -> str:
-        """The words of the VLM that lists for what it sees, an answer per line."""
-        asked = self._asked(image, vocabulary)
-        return "\n".join(self._answer(image, q) if answer is None else answer for q, answer in asked)
+        """Return the VLM's answers about an image, one per line and question."""
+        pairs = self._questions(image, vocabulary)
+        return "\n".join(self._answer(image, q) if answer is None else answer for q, answer in pairs)
 
-    def _asked(self, image: Image, vocabulary: Sequence[str]) -> list[RemoteAnswer]:
-        """The questions about an image, with an answer where another VLM gives it."""
+    def _questions(self, image: Image, vocabulary: Sequence[str]) -> list[RemoteAnswer]:
+        """Return the questions about an image, each with the remote VLM's answer or None."""
         if self._options.remote_vlm is not None:
             return ask_remote(self._options.remote_vlm, image, self._options, vocabulary)
-        asked = questions(lambda question: self._answer(image, question), self._options, vocabulary)
-        return [(question, None) for question in asked]
+        own = questions(lambda question: self._answer(image, question), self._options, vocabulary)
+        return [(question, None) for question in own]
 
     def _answer(self, image: Image, question: str) -> str:
         return self.vlm.answer(image, question).text
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
-        """How alike names are to the VLM as it reads them, before any context: (terms, names), -1 to 1.
+        """Compare terms with names by the VLM's input embeddings.
 
-        The cosine of the means of their tokens' input embeddings: knows spelling and common company, no
-        meaning in a sentence. 0 for a name without tokens.
+        Returns:
+            float32 (terms, names), the cosine of mean token embeddings, -1 to 1. It reflects spelling and
+            common company, not the meaning in a sentence. 0 for a name without tokens.
         """
-        found = self.vlm.embeddings([*terms, *names])
-        return np.asarray(found[: len(terms)] @ found[len(terms) :].T)
+        vectors = self.vlm.embeddings([*terms, *names])
+        return np.asarray(vectors[: len(terms)] @ vectors[len(terms) :].T)
 
     def refine(self, embedding: Embedding | ImageLike, prompt: Prompt, level: Level = "auto") -> Detection:
-        """One mask for a person's prompt on an encoded image, every click on its side of it.
+        """Mask one object by a person's clicks, box or mask.
 
-        `level` takes the whole, a part or a part of that where a prompt may mean each. An empty mask has the
-        score 0. Raises PromptError.
+        Args:
+            embedding: the result of `encode`; an image is encoded first.
+            prompt: in pixels of the image. Every click ends up on its side of the mask.
+            level: "whole", "part" or "subpart" of what is clicked at; "auto" takes the surest.
+
+        Returns:
+            A detection without a term. An empty mask has the score 0.
+
+        Raises:
+            PromptError: the prompt is empty, not finite or outside the image.
+
+        Example:
+            >>> vlsam = VLSAM.load()
+            >>> embedding = vlsam.encode("street.jpg")
+            >>> apple = vlsam.refine(embedding, Prompt.of((190, 120, 1)))
+            >>> less = vlsam.refine(embedding, Prompt.of((190, 120, 1), (100, 300, 0), box=apple.box))
+            >>> bool(apple.mask[120, 190]), bool(less.mask[300, 100])
+            (True, False)
         """
         embedding = embedding if isinstance(embedding, Embedding) else self.encode(embedding)
-        answer = refine_by_clicks(self.segmenter, embedding, prompt, level)
-        scores = {"predicted_iou": answer.predicted_iou}
-        detection = self._detection(
-            "", "", Instance(answer.mask, replace(answer.prompt, logits=None), scores)
-        )
-        return replace(detection, logits=answer.logits)
+        refined = refine_by_clicks(self.segmenter, embedding, prompt, level)
+        scores = {"predicted_iou": refined.predicted_iou}
+        instance = Instance(refined.mask, replace(refined.prompt, logits=None), scores)
+        return replace(self._detection("", "", instance), logits=refined.logits)
 
     def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:
-        """One mask for each named box in pixels, in one pass."""
-        boxed = [NamedBox(name, box, 0, 0) for name, box in named]
-        found = InstanceSearch(self.segmenter, self.encode(image), self._options).from_boxes(boxed)
-        return [self._detection(b.name, "", instance) for b, instance in zip(boxed, found, strict=True)]
+        """Mask the object in each named box (pixels), in one pass of the segmenter."""
+        boxes = [NamedBox(name, box, 0, 0) for name, box in named]
+        instances = InstanceSearch(self.segmenter, self.encode(image), self._options).from_boxes(boxes)
+        return [self._detection(b.name, "", instance) for b, instance in zip(boxes, instances, strict=True)]
 
     def with_options(self, options: Options) -> "VLSAM":
-        """The same models with other settings, to compare; the version stays as it is."""
+        """Return the same models with other options, for comparisons. The version does not change."""
         return VLSAM(
             self.vlm,
             self.segmenter,
@@ -288,7 +382,7 @@ class VLSAM:
         )
 
     def smaller(self) -> "VLSAM":
-        """The same models, which take less memory at a time and see less; the version stays as it is."""
+        """Return the same models with smaller batches and a smaller image for the VLM, to save memory."""
         return VLSAM(
             self.vlm.smaller(),
             self.segmenter.smaller(),
@@ -299,10 +393,11 @@ class VLSAM:
         )
 
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
+        """Add the evidence to an instance."""
         height, width = instance.mask.shape
         view: Box = (0.0, 0.0, float(width), float(height))
-        wrong = unmet_points(instance.mask, instance.prompt)
-        reduced = self._reduced and bool(question)  # the segmenter sees the same as ever
-        evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, wrong, reduced)
+        unmet = unmet_points(instance.mask, instance.prompt)
+        reduced = self._reduced and bool(question)  # the segmenter sees the image at full size
+        evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, unmet, reduced)
         score = float(np.mean(list(instance.scores.values()))) if instance.mask.any() else 0.0
         return Detection(term, instance.mask, score, evidence)

@@ -1,4 +1,4 @@
-"""What the rooms of `model` share with each other and with whoever calls them."""
+"""The types that all of `model` shares with its callers, and its errors."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -8,68 +8,70 @@ from numpy.typing import NDArray
 
 from model import coco
 
-Image = NDArray[np.uint8]  # (H, W, 3) RGB
-Mask = NDArray[np.bool_]  # (H, W), pixels of the image
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels; x1 and y1 are outside
+Image = NDArray[np.uint8]  #: (H, W, 3), RGB
+Mask = NDArray[np.bool_]  #: (H, W), pixels of the image
+Box = tuple[float, float, float, float]  #: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive
 # Which of SAM's three masks: the whole object, a part, or a part of a part; "auto": what fits the clicks.
 Level = Literal["auto", "whole", "part", "subpart"]
 LEVELS: tuple[Level, ...] = ("auto", "whole", "part", "subpart")
 
 
 class VLSAMError(Exception):
-    """Root of this package's errors. Its message is one sentence for the person who runs the model.
+    """Root of this package's errors. The message is one sentence for the person who runs the model.
 
-    VLSAMError
-     +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
-     +- AttentionError     a model did not give what the attention flow needs
-     +- GroundingError     a model was asked for boxes in a way it cannot answer
-     +- RemoteVLMError     an endpoint that was to list the objects did not
-     +- ImageError         an image cannot be fetched, read or decoded
-     +- ImageRefused       a model does not take an image, mostly for its shape
-     +- PromptError        a prompt is empty, not finite or outside the image
-     +- OutOfMemory        the device has too little memory for an image
+    ::
+
+        VLSAMError
+         +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
+         +- AttentionError     a model lacks what the attention flow needs
+         +- GroundingError     a model was asked for boxes that it cannot write
+         +- RemoteVLMError     the remote VLM gave no usable answer
+         +- ImageError         an image cannot be fetched, read or decoded
+         +- ImageRefused       a model does not take an image, mostly for its shape
+         +- PromptError        a prompt is empty, not finite or outside the image
+         +- OutOfMemory        the device has too little memory for an image
     """
 
 
 class ModelLoadError(VLSAMError):
-    pass
+    """Weights are missing, corrupt or of a kind that cannot be used."""
 
 
 class AttentionError(VLSAMError):
-    pass
+    """A model lacks what the attention flow needs."""
 
 
 class GroundingError(VLSAMError):
-    pass
+    """A model was asked for boxes that it cannot write."""
 
 
 class RemoteVLMError(VLSAMError):
-    pass
+    """The remote VLM gave no usable answer."""
 
 
 class ImageError(VLSAMError):
-    pass
+    """An image cannot be fetched, read or decoded."""
 
 
 class ImageRefused(VLSAMError):
-    pass
+    """A model does not take an image, mostly for its shape."""
 
 
 class PromptError(VLSAMError, ValueError):
-    pass
+    """A prompt is empty, not finite or outside the image."""
 
 
 class OutOfMemory(VLSAMError):
-    pass
+    """The device has too little memory for an image."""
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
+    """Return the first line of an error's message, or the error's class if it has none."""
     return next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
 
 
 def refused(model: str, image: Image, reason: str) -> ImageRefused:
-    """What to raise where a model does not take an image."""
+    """Return the error of an image that `model` does not take."""
     height, width = image.shape[:2]
     return ImageRefused(f"{model} does not take an image of {width} x {height} pixels: {reason}")
 
@@ -84,36 +86,49 @@ def _no_labels() -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What SAM is given, in pixels of the image. At least one point, or a box."""
+    """What the segmenter is given, in pixels of the image: at least one point, or a box.
 
-    points: NDArray[np.float32] = field(default_factory=_no_points)  # (n, 2) xy
-    labels: NDArray[np.int64] = field(default_factory=_no_labels)  # (n,) 1 inside, 0 outside
+    Example:
+        >>> Prompt.of((120, 80, 1), (10, 20, 0), box=(90, 50, 200, 180)).labels.tolist()
+        [1, 0]
+    """
+
+    #: float32 (n, 2), x and y of each point
+    points: NDArray[np.float32] = field(default_factory=_no_points)
+    #: int64 (n,), 1 for a point inside the object and 0 for one outside
+    labels: NDArray[np.int64] = field(default_factory=_no_labels)
+    #: x0, y0, x1, y1 around the object
     box: Box | None = None
-    mask: Mask | None = None  # (H, W): a mask to start from
-    # (h, w) float32: the same as the segmenter's own logits, from an earlier answer on this image. With both,
-    # the segmenter starts from these.
-    logits: NDArray[np.float32] | None = None
-    # So many of the points, the first ones, were found by a model. Where a person's click says otherwise, it
-    # counts and they do not.
-    found: int = 0
+    #: bool (H, W), a mask to start from
+    mask: Mask | None = field(default=None, repr=False)
+    #: float32 (h, w), the segmenter's own logits of an earlier answer on this image. They replace `mask`.
+    logits: NDArray[np.float32] | None = field(default=None, repr=False)
+    #: A model chose the first so many points. A person's click overrules them where they contradict it.
+    model_points: int = 0
 
     @classmethod
     def of(
         cls, *clicks: tuple[float, float, int], box: Box | None = None, mask: Mask | None = None
     ) -> "Prompt":
-        """A prompt from clicks (x, y, 1 inside or 0 outside), a box and a mask."""
+        """Make a prompt of clicks.
+
+        Args:
+            clicks: x and y in pixels, and 1 for a click inside the object or 0 for one outside.
+            box: x0, y0, x1, y1 in pixels.
+            mask: bool (H, W), to start from.
+        """
         xy = np.array([click[:2] for click in clicks], np.float32).reshape(-1, 2)
         return cls(xy, np.array([click[2] for click in clicks], np.int64), box, mask)
 
     def of_points(self, kept: NDArray[np.bool_]) -> "Prompt":
-        """The prompt with those of its points (n,) alone; itself where that is all of them."""
+        """Drop the points for which `kept` (n,) is False."""
         if kept.all():
             return self
-        found = int(np.count_nonzero(kept[: self.found]))
-        return replace(self, points=self.points[kept], labels=self.labels[kept], found=found)
+        model_points = int(np.count_nonzero(kept[: self.model_points]))
+        return replace(self, points=self.points[kept], labels=self.labels[kept], model_points=model_points)
 
     def pixels(self, size: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Row and column of the pixel that holds each point, the nearest where none does; size: (H, W)."""
+        """Return the row and column of each point's pixel, clipped to an image of `size` (H, W)."""
         last = np.array([size[1] - 1, size[0] - 1])
         return [(row, column) for column, row in np.clip(self.points, 0, last).astype(int).tolist()]
 
@@ -122,31 +137,49 @@ class Prompt:
 class Evidence:
     """Why a detection exists."""
 
-    question: str  # asked of the VLM; "" where a person prompted
-    view: Box  # the part of the image that was looked at
-    # Gives this mask again when decoded on this image; of a concept only about: the box of its mask.
+    #: the question to the VLM; "" for a person's prompt
+    question: str
+    #: the part of the image that the models saw
+    view: Box
+    #: Decodes to the same mask on this image. For a concept only nearly: it is the box of its mask.
     prompt: Prompt
-    scores: dict[str, float]  # see model/sam_stage.py
+    #: by name, each 0 to 1; their mean is the detection's score
+    scores: dict[str, float]
+    #: names the weights and settings that decided the result
     model_version: str
-    # Numbers, from 0, of the prompt's points that the mask has on the wrong side. Of a person's clicks only
-    # those that another one on the same pixel contradicts.
+    #: Indices of prompt points that the mask violates. Of a person's clicks, only those that another click on
+    #: the same pixel contradicts.
     unmet: tuple[int, ...] = ()
-    reduced: bool = False  # the VLM saw the image in half its size, for want of memory
+    #: whether the VLM saw the image at half its size, because memory ran out
+    reduced: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detection:
-    term: str  # "" where a person prompted
+    """An object with its mask.
+
+    `VLSAM.annotate` and `VLSAM.find` name it, `VLSAM.refine` does not.
+    """
+
+    #: the object's name in the VLM's words; "" for a person's prompt
+    term: str
+    #: bool (H, W), pixels of the image
     mask: Mask
-    score: float  # 0..1
+    #: 0 to 1
+    score: float
+    #: why it exists
     evidence: Evidence
-    # (h, w) low resolution, of the image's square: what the next click on this mask may start from. None
-    # where no person prompted.
+    #: float32 (h, w), low resolution, on the segmenter's square: where the next click on this mask may start.
+    #: None without a person's prompt.
     logits: NDArray[np.float32] | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        return f"Detection({self.term!r}, score={self.score:.3f}, box={self.box}, mask={height}x{width})"
 
     @property
     def box(self) -> Box:
-        """The tight box of the mask."""
+        """The tight box x0, y0, x1, y1 of the mask in pixels; x1 and y1 are exclusive."""
         return box_of(self.mask)
 
     def to_json(self) -> dict[str, Any]:
@@ -206,7 +239,7 @@ class Detection:
 
 
 def box_of(mask: Mask) -> Box:
-    """The tight box of a mask; (0, 0, 0, 0) where it is empty."""
+    """Return the tight box of a mask; (0, 0, 0, 0) if it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return (0.0, 0.0, 0.0, 0.0)

@@ -1,7 +1,7 @@
-"""The parts of an image that are annotated on their own, and the way back to the image's pixels.
+"""Views: the parts of an image that are annotated on their own, and the way back to its pixels.
 
-VL-SAM section 3.5, after SPHINX (arXiv 2311.07575): a VLM sees small objects better in a quarter
-of the image.
+VL-SAM section 3.5, after SPHINX (arXiv 2311.07575): a VLM sees small objects better in a
+quarter of the image.
 """
 
 from dataclasses import replace
@@ -13,9 +13,9 @@ from model.types import Box, Detection, Image, Mask, Prompt
 
 
 def corner_views(width: int, height: int) -> tuple[Box, ...]:
-    """The whole image, then its four corners of half its width and height; whole pixels, none twice.
+    """Return the whole image, then its four corners of half its width and height, without duplicates.
 
-    Halves of an odd number are rounded up, so that the corners cover the image.
+    Round half of an odd number up, so that the corners cover the image.
     """
     x, y = (width + 1) // 2, (height + 1) // 2
     boxes = [
@@ -29,15 +29,15 @@ def corner_views(width: int, height: int) -> tuple[Box, ...]:
 
 
 def crop(image: Image, view: Box) -> Image:
-    """The pixels of a view, (h, w, 3); shares the image's memory."""
+    """Return the pixels of a view, (h, w, 3), in the image's own memory."""
     return image[_window(view)]
 
 
 def to_image(detection: Detection, view: Box, size: tuple[int, int]) -> Detection:
-    """A detection in pixels of a view as one in pixels of the image of `size` (height, width).
+    """Move a detection from pixels of a view to pixels of the image of `size` (H, W).
 
-    Mask, points and boxes move with the view's corner, and the evidence says which view was looked at. A
-    prompt's logits lie on the square that the segmenter made of the view and fit no other: they are dropped.
+    Move mask, points and boxes by the view's corner, and note the view in the evidence. Drop the prompt's
+    logits: they fit only the square that the segmenter made of the view.
     """
     corner = np.array(view[:2], np.float32)
     prompt = detection.evidence.prompt

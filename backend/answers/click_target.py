@@ -291,7 +291,7 @@ def _joined(target: Target, clicks: Prompt) -> Prompt:
         box=clicks.box or box,
         mask=before.mask,
         logits=target.answer.logits if target.answer else None,
-        found=before.found,
+        model_points=before.model_points,
     )
     return prompt.of_points(click_gestures.newest_of_spots(prompt.points))
 

@@ -50,7 +50,7 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
     ]
     box = prompt.box
     # What a question found, a model placed.
-    found = len(points) if detection.evidence.question else prompt.found
+    found = len(points) if detection.evidence.question else prompt.model_points
     stored: dict[str, Any] = {
         "v": 1,
         "term": detection.term[:_WRITTEN_TEXT],
@@ -97,7 +97,7 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
     if box is not None:
         pixels = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
     labels = np.array([point[2] for point in points], np.int64)
-    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels, found=found)
+    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels, model_points=found)
     return Stored(term=str(term), prompt=prompt, mask_hash=str(digest))
 
 

@@ -101,7 +101,7 @@ def refine_by_clicks(
         if kept is not mask:
             kept = without_specks_and_holes(kept, prompt)
         wrong = np.isin(np.arange(len(prompt.points)), unmet_points(kept, prompt))
-        prompt = prompt.of_points(~(wrong & (np.arange(len(wrong)) < prompt.found)))
+        prompt = prompt.of_points(~(wrong & (np.arange(len(wrong)) < prompt.model_points)))
     final = _with_its_clicks(kept, prompt, cell)
     if ignored := unmet_points(final, prompt):
         log.warning("Of clicks on one pixel the last counts; not met: numbers %s.", ignored)
@@ -125,7 +125,7 @@ class _Wish:
 def _wishes(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, before: Mask) -> list[_Wish]:
     """The newest clicks that ask for a change, all in one call of the decoder."""
     pixels, labels = prompt.pixels(before.shape), prompt.labels.astype(bool)
-    asking = [i for i, pixel in enumerate(pixels) if i >= prompt.found and before[pixel] != labels[i]][
+    asking = [i for i, pixel in enumerate(pixels) if i >= prompt.model_points and before[pixel] != labels[i]][
         -ASKED:
     ]
     alone = [Prompt(prompt.points[i : i + 1], np.ones(1, np.int64)) for i in asking]
@@ -154,7 +154,7 @@ def _rest(before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -> Mask:
     held = [
         pixel
         for i, (pixel, label) in enumerate(zip(prompt.pixels(before.shape), prompt.labels, strict=True))
-        if label and i >= prompt.found
+        if label and i >= prompt.model_points
     ]
     rest = before
     for wish in wishes:
@@ -168,7 +168,7 @@ def _rest(before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -> Mask:
 def _without(prompt: Prompt, area: Mask) -> Prompt:
     """The prompt less the model's own positive points in an area."""
     pixels = prompt.pixels(area.shape)
-    goes = [label and i < prompt.found and area[pixels[i]] for i, label in enumerate(prompt.labels)]
+    goes = [label and i < prompt.model_points and area[pixels[i]] for i, label in enumerate(prompt.labels)]
     return prompt.of_points(~np.array(goes, bool))
 
 
@@ -180,11 +180,16 @@ def _anchored(prompt: Prompt, rest: Mask) -> Prompt:
     """
     pixels = prompt.pixels(rest.shape)
     told = any(rest[pixel] for pixel, label in zip(pixels, prompt.labels, strict=True) if label)
-    if told or len(np.unique(prompt.labels[prompt.found :])) > 1:
+    if told or len(np.unique(prompt.labels[prompt.model_points :])) > 1:
         return prompt
     (row, column), _ = innermost_pixel(rest)
     points = np.concatenate([np.array([[column + 0.5, row + 0.5]], np.float32), prompt.points])
-    return replace(prompt, points=points, labels=np.concatenate([[1], prompt.labels]), found=prompt.found + 1)
+    return replace(
+        prompt,
+        points=points,
+        labels=np.concatenate([[1], prompt.labels]),
+        model_points=prompt.model_points + 1,
+    )
 
 
 def _merged(mask: Mask, before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -> Mask:
@@ -194,7 +199,7 @@ def _merged(mask: Mask, before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -
     levels the one that agrees best with the answer: a neighbour is seldom in both. A change that holds a
     person's click of the other kind is left out, and one that would leave next to nothing.
     """
-    clicked = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.found :]
+    clicked = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.model_points :]
     result = before
     for wish in sorted(wishes, key=lambda wish: not wish.adds):
         if wish.adds:

@@ -62,12 +62,14 @@ def test_points_that_a_model_placed_are_told_from_a_persons() -> None:
     points = Prompt.of((20, 30, 1), (22, 31, 1), (24, 32, 0))
     asked = cat(points)
     predicted = replace(asked, evidence=replace(asked.evidence, question="What is there?"))
-    clicked = replace(asked, evidence=replace(asked.evidence, question="", prompt=replace(points, found=2)))
+    clicked = replace(
+        asked, evidence=replace(asked.evidence, question="", prompt=replace(points, model_points=2))
+    )
     for found, count in ((predicted, 3), (clicked, 2)):
         meta = result_of(found)["meta"]
         stored = region_meta.read(meta, SHAPE)
         assert stored is not None
-        assert stored.prompt.found == count
+        assert stored.prompt.model_points == count
         meta["vlsam"]["found"] = 4  # of three points
         assert region_meta.read(meta, SHAPE) is None
 

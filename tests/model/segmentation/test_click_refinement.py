@@ -281,11 +281,13 @@ def test_a_persons_positive_click_keeps_what_a_negative_one_points_at() -> None:
 
 def test_a_click_overrules_the_models_own_points() -> None:
     """The model found both objects, with a point in each."""
-    found = replace(Prompt.of((16.5, 24.5, 1), (40.5, 24.5, 1), (*IN_RIGHT, 0), mask=LEFT | RIGHT), found=2)
+    found = replace(
+        Prompt.of((16.5, 24.5, 1), (40.5, 24.5, 1), (*IN_RIGHT, 0), mask=LEFT | RIGHT), model_points=2
+    )
     answer, family = seen(found, [LEFT, RIGHT], LEFT)
     assert (answer.mask == LEFT).all()
     assert answer.prompt.points.tolist() == [[16.5, 24.5], list(IN_RIGHT)]
-    assert answer.prompt.found == 1
+    assert answer.prompt.model_points == 1
     assert family.asked == [[(16, 24, 1), (48, 32, 0)]]
 
 

@@ -66,8 +66,8 @@ class VLSAM:
         >>> vlsam = VLSAM.load()
         >>> for detection in vlsam.annotate("street.jpg"):
         ...     print(detection.term, f"{detection.score:.2f}", detection.box, detection.mask.shape)
-        apple 0.8... (138.0, 61.0, 242.0, 183.0) (549, 427)
-        ...
+        cup 0.7... (50.0, 347.0, 199.0, 494.0) (549, 427)
+        guitar 0... (82.0, 140.0, 220.0, 306.0) (549, 427)
         >>> embedding = vlsam.encode("street.jpg")
         >>> vlsam.refine(embedding, Prompt.of((120, 80, 1))).mask.shape
         (549, 427)
@@ -181,7 +181,7 @@ class VLSAM:
         Example:
             >>> detections = VLSAM.load().annotate("street.jpg")
             >>> detections[0]
-            Detection('apple', score=0.8..., box=(138.0, 61.0, 242.0, 183.0), mask=549x427)
+            Detection('cup', score=0.7..., box=(50.0, 347.0, 199.0, 494.0), mask=549x427)
         """
         image = read_image(image)
         size = (image.shape[0], image.shape[1])
@@ -255,8 +255,8 @@ class VLSAM:
             PromptError: the phrase is empty or names nothing.
 
         Example:
-            >>> [detection.term for detection in VLSAM.load().find("street.jpg", "the apple")]
-            ['apple']
+            >>> [detection.term for detection in VLSAM.load().find("street.jpg", "the guitar")]
+            ['guitar']
         """
         image = read_image(image)
         term_maps = self._localizer.locate_phrase(image, phrase)
@@ -353,9 +353,9 @@ class VLSAM:
         Example:
             >>> vlsam = VLSAM.load()
             >>> embedding = vlsam.encode("street.jpg")
-            >>> apple = vlsam.refine(embedding, Prompt.of((190, 120, 1)))
-            >>> less = vlsam.refine(embedding, Prompt.of((190, 120, 1), (100, 300, 0), box=apple.box))
-            >>> bool(apple.mask[120, 190]), bool(less.mask[300, 100])
+            >>> cup = vlsam.refine(embedding, Prompt.of((120, 420, 1)))
+            >>> less = vlsam.refine(embedding, Prompt.of((120, 420, 1), (60, 480, 0), box=cup.box))
+            >>> bool(less.mask[420, 120]), bool(less.mask[480, 60])
             (True, False)
         """
         embedding = embedding if isinstance(embedding, Embedding) else self.encode(embedding)

@@ -125,7 +125,7 @@ class Control:
 
     @cached_property
     def _spelled(self) -> _Index[str]:
-        return _Index(((label.value, label.names) for label in self.labels), _exact, _folded, _forms)
+        return _Index(((label.value, label.names) for label in self.labels), _exact, fold, _forms)
 
     @cached_property
     def _synonymous(self) -> _Index[str]:
@@ -159,7 +159,7 @@ class Naming:
 
     @cached_property
     def _index(self) -> _Index[tuple[str, ...]]:
-        return _Index(self.choices, _exact, _folded, _forms, _synonyms)
+        return _Index(self.choices, _exact, fold, _forms, _synonyms)
 
 
 @dataclass(frozen=True)
@@ -543,7 +543,7 @@ class _Source:
     @classmethod
     def of(cls, tag: ElementTree.Element) -> "_Source":
         field = FIELD.fullmatch(tag.get("value", "").strip())
-        labels = tuple(_labels(child for child in tag.iter() if _kind(child) == "label"))
+        labels = tuple(labels_of(child for child in tag.iter() if _kind(child) == "label"))
         if labels and field:
             log.warning(
                 "%s has labels beside those of %r: Label Studio refuses predictions with the latter "
@@ -593,7 +593,7 @@ def _paths(
         if _kind(child) != "choice":
             yield from _paths(child, above)
             continue
-        for label in _labels([child]):
+        for label in labels_of([child]):
             path = (*above, label.value)
             yield path, label.names
             yield from _paths(child, path)
@@ -613,11 +613,11 @@ def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
             for key in ("value", "alias", "predicted_values")
             if isinstance(value := attributes.get(key), str) and len(value) <= MAX_LABEL
         }
-        found += _labels([ElementTree.Element("Label", texts)])
+        found += labels_of([ElementTree.Element("Label", texts)])
     return tuple(found)
 
 
-def _labels(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
+def labels_of(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
     for tag in tags:
         value, alias = tag.get("value", "").strip(), tag.get("alias", "").strip()
         # Label Studio writes the alias into results, where there is one.
@@ -683,14 +683,14 @@ def _exact(name: str) -> set[str]:
     return {name.strip()}
 
 
-def _folded(name: str) -> set[str]:
+def fold(name: str) -> set[str]:
     return {" ".join(re.split(r"[\s_-]+", name.strip().casefold()))}
 
 
 @lru_cache(maxsize=8192)
 def _forms(name: str) -> set[str]:
     """The folded name and what it may be the plural of."""
-    (folded,) = _folded(name)
+    (folded,) = fold(name)
     return {form.strip() for form in (folded, *singulars(folded))}
 
 

@@ -316,7 +316,7 @@ def test_a_thousand_terms_among_a_thousand_labels_are_looked_up_not_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked_at, compared = Counter[str](), Counter[str]()
-    written, equal = labeling_config._folded, Control.__eq__
+    written, equal = labeling_config.fold, Control.__eq__
 
     def folded(name: str) -> set[str]:
         looked_at[name] += 1
@@ -326,10 +326,8 @@ def test_a_thousand_terms_among_a_thousand_labels_are_looked_up_not_compared(
         compared[one.name] += 1
         return equal(one, other)
 
-    monkeypatch.setattr(labeling_config, "_folded", folded)
+    monkeypatch.setattr(labeling_config, "fold", folded)
     monkeypatch.setattr(Control, "__eq__", same)
-    labeling_config._forms.cache_clear()
-    labeling_config._synonyms.cache_clear()
     config = LARGE.of({})
     for number in range(1000):
         assert [label for _, label in config.named(f"things {number}")] == []
@@ -501,7 +499,7 @@ def test_labels_that_many_images_share_are_not_read_for_each(monkeypatch: pytest
         read.append(len([*tags]))
         return [Label("Cat", ("Cat",))]
 
-    monkeypatch.setattr(labeling_config, "_labels", count)
+    monkeypatch.setattr(labeling_config, "labels_of", count)
     names = [f"i{n}" for n in range(150)]
     images = "".join(f"<Image name='{name}' value='$a'/>" for name in names)
     choices = f"<Taxonomy name='t' toName='{','.join(names)}' perRegion='true'>{'<Choice/>' * 9}</Taxonomy>"

@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from model.options import Exemplars, LocalizerKind, Options, Views, Vocabulary
-from model.profiles import DEVICE_MAPS, Dtype, Profile, Quantization, choose
+from model.profiles import DEVICE_MAPS, FOLDER, Dtype, Profile, Quantization, choose
 from model.recipes import RECIPES, Points
-from model.weights import FOLDER
 
 OnOpen = Literal["annotate", "prewarm"]
 

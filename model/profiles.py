@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.types import ModelLoadError
-from model.weights import FOLDER
 
+FOLDER = Path("~/.cache/vlsam")  # of fetched weights, unless MODEL_DIR names another one
 BUILTIN = Path(__file__).parent / "builtin"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]  #: "auto" is float32 on a CPU, else bfloat16
 Quantization = Literal["none", "4bit", "8bit"]

@@ -1,12 +1,11 @@
-"""What `vlsam bench prelabel` measures: a run of `vlsam prelabel` beside the models alone, and its memory."""
+"""Measure `vlsam prelabel` against the models alone, and the growth of its memory: `vlsam bench prelabel`."""
 
-import argparse
 import contextlib
 import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,8 +14,7 @@ import numpy as np
 from PIL import Image as Pillow
 from tqdm import tqdm
 
-import backend.prelabel.job  # noqa: F401  the command loads it, and the SDK with it, when it is first called
-from backend.commands import prelabel
+import backend.prelabel.job  # noqa: F401  imported by the command when it first runs, and not to be measured
 from backend.datasets.run_state import State
 from backend.images.load import decode
 from model.builtin.measure import paste_scene
@@ -24,13 +22,16 @@ from model.pipeline import VLSAM
 from model.profiles import choose
 
 TIMED, LEGS = 200, 10
+MAX_PIXELS = 10**8  # of an image, more than any scene has
+
+Command = Callable[[Sequence[str]], int]  # `vlsam prelabel`: its arguments to its exit status
 
 
-def measure(images: int, seed: int, device: str) -> dict[str, Any]:
-    """Figures for so many drawn scenes, as JPEG files in a folder, by the built-in models.
+def measure(images: int, seed: int, device: str, command: Command) -> dict[str, Any]:
+    """Return the figures of the built-in models for so many drawn scenes, JPEG files in a folder.
 
-    The first TIMED are done in LEGS, each time by the models alone and then by the command, which goes on
-    from its own state. The rest is for the memory: its growth over all rows but the first quarter's.
+    The first TIMED take turns in LEGS: the models alone, then the command, which continues from its own
+    state. The rest measures the memory: its growth over all rows but the first quarter.
     """
     model = VLSAM.load(choose(), device)
     with tempfile.TemporaryDirectory() as name:
@@ -40,26 +41,35 @@ def measure(images: int, seed: int, device: str) -> dict[str, Any]:
         for number in tqdm(range(images), desc="scenes"):
             Pillow.fromarray(paste_scene(rng).image).save(folder / f"{number:05}.jpg", quality=90)
         paths = sorted(folder.iterdir())
-        model.annotate(decode(paths[0].read_bytes(), max_pixels=10**8))  # the first call is never like others
+        memory: list[float] = []
+
+        def prelabel(limit: int) -> float:
+            """Run the command on the first `limit` images and return its wall time, in seconds."""
+            since = time.perf_counter()
+            arguments = [str(folder), "--to", str(target), "--limit", str(limit)]
+            with _with_model(model, memory), contextlib.redirect_stderr(io.StringIO()) as stderr:
+                status = command(arguments)
+            if status:
+                raise ValueError(f"the run failed: {stderr.getvalue()[-500:]}")
+            return time.perf_counter() - since
+
+        model.annotate(decode(paths[0].read_bytes(), max_pixels=MAX_PIXELS))  # the first call is slower
         timed = min(images, TIMED)
         wall = pipeline = own = 0.0
-        memory: list[float] = []
         legs = min(LEGS, timed)
         for leg in range(legs):
             begin, end = timed * leg // legs, timed * (leg + 1) // legs
-            pixels = [decode(path.read_bytes(), max_pixels=10**8) for path in paths[begin:end]]
+            pixels = [decode(path.read_bytes(), max_pixels=MAX_PIXELS) for path in paths[begin:end]]
             with _own_time(model) as spent:
                 since = time.perf_counter()
-                for each in pixels:
-                    model.annotate(each)
+                for image in pixels:
+                    model.annotate(image)
                 pipeline += time.perf_counter() - since
             own += spent[0]
             del pixels
-            since = time.perf_counter()
-            _prelabel(folder, target, model, end, memory)
-            wall += time.perf_counter() - since
+            wall += prelabel(end)
         if images > timed:
-            _prelabel(folder, target, model, images, memory)
+            prelabel(images)
     later = memory[len(memory) // 4 :]
     slope = float(np.polyfit(np.arange(len(later)), later, 1)[0]) if images > timed else None
     return {
@@ -72,31 +82,25 @@ def measure(images: int, seed: int, device: str) -> dict[str, Any]:
     }
 
 
-def _prelabel(folder: Path, target: Path, model: VLSAM, limit: int, memory: list[float]) -> None:
-    """The command itself, but for the loading of the models; notes the memory after each row."""
+@contextlib.contextmanager
+def _with_model(model: VLSAM, memory: list[float]) -> Iterator[None]:
+    """Have the command use a loaded model, and append the process's memory after each row."""
     save = State.save
 
-    def noting(state: State, row: Any) -> None:
+    def save_and_measure(state: State, row: Any) -> None:
         save(state, row)
         memory.append(resident_mb())
 
-    arguments = ["prelabel", str(folder), "--to", str(target), "--limit", str(limit)]
     with (
         patch.object(VLSAM, "load", lambda *args: model),
-        patch.object(State, "save", noting),
-        contextlib.redirect_stderr(io.StringIO()) as told,
+        patch.object(State, "save", save_and_measure),
     ):
-        parser = argparse.ArgumentParser()
-        prelabel.add_to(parser.add_subparsers())
-        args = parser.parse_args(arguments)
-        status = args.run(args)
-    if status:
-        raise ValueError(f"the run failed: {told.getvalue()[-500:]}")
+        yield
 
 
 @contextlib.contextmanager
 def _own_time(model: VLSAM) -> Iterator[list[float]]:
-    """The seconds inside the VLM and the segmenter, without what comes between: maps, points, merging."""
+    """Yield a list of one number: the seconds inside the VLM and the segmenter, not in the code between."""
     spent, inside = [0.0], [False]
 
     def timing(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,6 +128,6 @@ def _own_time(model: VLSAM) -> Iterator[list[float]]:
 
 
 def resident_mb() -> float:
-    """This process's memory; Linux tells."""
+    """Return the resident memory of this process, as Linux reports it."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

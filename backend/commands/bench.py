@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -256,11 +257,17 @@ def _noc(args: argparse.Namespace) -> int:
 
 def _prelabel(args: argparse.Namespace) -> int:
     from backend.bench.prelabel import measure
+    from backend.commands import prelabel
     from backend.settings import Settings
+
+    def command(arguments: Sequence[str]) -> int:
+        parser = Parser()
+        prelabel.add_to(parser.add_commands("COMMAND"))
+        return prelabel.run(parser.parse_args(["prelabel", *arguments]))
 
     if args.images < 8:
         raise ValueError("--images must be 8 or more")
-    return _print(measure(args.images, args.seed, Settings.from_env().models.device), args)
+    return _print(measure(args.images, args.seed, Settings.from_env().models.device, command), args)
 
 
 def _print(figures: dict[str, Any], args: argparse.Namespace) -> int:

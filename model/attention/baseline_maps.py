@@ -13,8 +13,9 @@ from transformers.vision_utils import get_vision_window_index
 from model.attention.capture import Capture
 from model.attention.layer_attention import received
 from model.attention.token_grids import Grid
+from model.profiles import FOLDER
 from model.types import AttentionError, Image, ModelLoadError, first_line, refused
-from model.weights import FOLDER, hub
+from model.weights import hub
 from model.weights.names import is_local
 from model.weights.out_of_memory import out_of_memory
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.profiles import DEVICE_MAPS
+from model.profiles import DEVICE_MAPS, FOLDER
 from model.segmentation import sam_families
 from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import without_specks_and_holes
@@ -28,7 +28,7 @@ from model.segmentation.sam_families.family import (
     Tokens,
 )
 from model.types import Box, Image, Mask, Prompt, PromptError, refused
-from model.weights import FOLDER, devices
+from model.weights import devices
 from model.weights.names import sam_path
 
 # A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.

@@ -20,7 +20,7 @@ from model.attention.attention_flow import flow
 from model.attention.baseline_maps import tower_map
 from model.attention.capture import Capture, capturing, implementations
 from model.attention.layer_attention import per_layer
-from model.profiles import PIXELS
+from model.profiles import FOLDER, PIXELS
 from model.recipes import Recipe
 from model.types import AttentionError, Image, ModelLoadError, first_line, refused
 from model.vlm import named_boxes, pixel_budget
@@ -28,7 +28,7 @@ from model.vlm.generation import Greedy, plain, settings_of
 from model.vlm.named_boxes import NamedBox
 from model.vlm.presence import Reading, Tokens, first_words, shared
 from model.vlm.quantization import FULL, Precision
-from model.weights import FOLDER, hub
+from model.weights import hub
 from model.weights.names import is_local
 from model.weights.out_of_memory import out_of_memory
 

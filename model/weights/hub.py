@@ -21,8 +21,8 @@ from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.utils.tqdm import tqdm
 
 from model import connections
+from model.profiles import FOLDER
 from model.types import ModelLoadError
-from model.weights import FOLDER
 from model.weights.files import digest_of, exclusive, is_intact, reason_of, response_of, sample_hash
 
 log = logging.getLogger(f"vlsam.{__name__}")

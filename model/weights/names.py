@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from model.weights import FOLDER, hub
+from model.profiles import FOLDER
+from model.weights import hub
 from model.weights.hub import Accept, accept_any, split_revision
 from model.weights.sam_checkpoints import CHECKPOINTS, fetch
 

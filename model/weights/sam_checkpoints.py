@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import requests
 
 from model import connections
+from model.profiles import FOLDER
 from model.types import ModelLoadError
-from model.weights import FOLDER
 from model.weights.files import digest_of, exclusive, is_intact, progress_bar, reason_of
 
 log = logging.getLogger(f"vlsam.{__name__}")

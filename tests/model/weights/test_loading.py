@@ -14,13 +14,12 @@ from transformers import BitsAndBytesConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
 
 from model.builtin.scenes import Scene
-from model.profiles import DEVICE_MAPS, Dtype, Quantization, choose
+from model.profiles import DEVICE_MAPS, FOLDER, Dtype, Quantization, choose
 from model.recipes import RECIPES
 from model.segmentation.segmenter import Segmenter
 from model.types import ModelLoadError
 from model.vlm.quantization import Precision
 from model.vlm.vlm import VLM
-from model.weights import FOLDER
 from model.weights.sam_checkpoints import CHECKPOINTS
 from tests.support import vlm_families
 from tests.support.loopback import running, stand_in_for_hub

@@ -1,7 +1,7 @@
-"""The JSON of a request, read within bounds: what a body of many small things takes in memory is many bodies.
+"""Parse the JSON of a request within bounds, since many small values take far more memory than their text.
 
-Brushes' run lengths are most of a large body. They stay as they are until somebody reads that region: as a
-list of Python's integers they would take six times the memory, and the time that a click has.
+The run lengths of brushes are most of a large body. They stay text until their region is read: as a list of
+Python integers they would take six times the memory, and the time that a click has.
 """
 
 import json
@@ -22,13 +22,14 @@ _BLOCK = 1 << 20
 
 
 class TooLarge(Exception):
-    """A body holds more than is read. The message is one sentence for the client."""
+    """A body exceeds a bound. The message is one sentence for the client."""
 
 
 def loads(body: bytes) -> Any:
-    """What the JSON of a body says, with a runlengths.Text for each long list of numbers under "rle".
+    """Parse a body. Each long list of numbers under "rle" becomes a `brush_rle.Text`.
 
-    Raises TooLarge before anything is made of the body, ValueError or RecursionError where it is no JSON.
+    Raises TooLarge before anything is parsed.
+    Raises ValueError or RecursionError if the body is not JSON.
     """
     rest, texts = _without_run_lengths(body)
     if len(rest) > MAX_REST:
@@ -46,7 +47,7 @@ def loads(body: bytes) -> Any:
 
 
 def values(body: bytes) -> int:
-    """How many values JSON may hold at most, by the commas and brackets in it, those in texts included."""
+    """Return a bound of the number of values in JSON: its commas and brackets, those in texts included."""
     found = 1
     for at in range(0, len(body), _BLOCK):
         block = np.frombuffer(body, np.uint8, min(_BLOCK, len(body) - at), at)
@@ -55,9 +56,9 @@ def values(body: bytes) -> int:
 
 
 def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, Text]]:
-    """The body with a name in place of each list of run lengths, and the lists by name.
+    """Return the body with a name in place of each list of run lengths, and the lists by name.
 
-    Inside a JSON text there is a backslash before each quote, so where `"rle":[` has none it is no text.
+    In a JSON text a backslash precedes each quote: `"rle":[` without one is a key.
     """
     secret = secrets.token_hex(16)  # no text of the body is one of the names
     parts, texts, done, at = list[bytes](), dict[str, Text](), 0, 0

@@ -1,9 +1,9 @@
-"""Label Studio's run lengths of a brush, read: a stream of bits that says four channels of each pixel.
+"""Decode Label Studio's run-length encoding (RLE) of a brush: a bit stream of four channels for each pixel.
 
-It begins with the number of values in 32 bits, the bits of a value less 1 in 5, and four times the bits of
-a length less 1 in 4. Then there are codes. A run is a bit 1, two bits for which of the four sizes its length
-has, the length less 1 in so many bits, and one value. A literal is the same with a bit 0, and has as many
-values as its length says. `results.rle` writes it.
+The stream begins with the number of values in 32 bits, the bits of a value minus 1 in 5, and four sizes, each
+minus 1 in 4 bits. Codes follow. A run is a bit 1, two bits that select the size of its length, the length
+minus 1 in so many bits, and one value. A literal is a bit 0 with the same fields, and has as many values as
+its length. `results.rle` encodes.
 """
 
 from collections.abc import Generator
@@ -30,13 +30,13 @@ BIT, LITERAL, CHARACTER = 6, 500, 4
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Run lengths as a request has them: the inside of a JSON array of numbers, not parsed yet."""
+    """Run lengths as a request holds them: the inside of a JSON array of numbers, not parsed yet."""
 
     characters: memoryview
 
 
 def numbers(text: Text) -> Steps[Bytes]:
-    """The numbers of a text. Raises ValueError where it is anything but 0 to 255 and commas."""
+    """Parse a text. Raises ValueError for anything but 0 to 255 and commas."""
     characters = np.frombuffer(text.characters, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
         raise ValueError("run lengths with gaps")
@@ -80,7 +80,7 @@ def _numbers(part: Bytes) -> Bytes:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """The pixels of a mask, counted row by row, as where rows of them begin and end."""
+    """The pixels of a mask, counted row by row, as spans: where runs of them begin and end."""
 
     width: int  # of the image
     # (2 n,) ascending: each span's first pixel, and the one behind its last.
@@ -92,12 +92,12 @@ class Spans:
 
     @cached_property
     def area(self) -> int:
-        """How many pixels there are."""
+        """Return the number of pixels."""
         return int((self.edges[1::2] - self.edges[::2]).sum())
 
     @cached_property
     def window(self) -> Window:
-        """The tight window of the pixels; of the image's width where spans go on in the next row."""
+        """The tight window of the pixels; as wide as the image if a span continues in the next row."""
         if not len(self.edges):
             return 0, 0, 0, 0
         first, last = self.edges[::2], self.edges[1::2] - 1
@@ -108,13 +108,13 @@ class Spans:
         return int(left.min()), top, int(right.max()) + 1, bottom
 
     def hold(self, points: NDArray[Any]) -> bool:
-        """Whether any of points (n, 2), xy pixels inside the image, is on one of the pixels."""
+        """Return whether any of points (n, 2), xy pixels inside the image, is on the mask."""
         columns, rows = np.floor(points).astype(np.int64).T
         # Behind an odd number of edges it is inside a span.
         return bool((np.searchsorted(self.edges, rows * self.width + columns, side="right") % 2).any())
 
     def paint(self) -> Mask:
-        """The pixels of the window."""
+        """Return the pixels of the window."""
         left, top, right, bottom = self.window
         if not len(self.edges):
             return np.zeros((0, 0), bool)
@@ -125,10 +125,11 @@ class Spans:
 
 
 def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
-    """The pixels of a mask (height, width) = `shape`: those whose fourth channel, alpha, is 128 or more.
+    """Decode a mask (height, width) = `shape`: the pixels whose fourth channel, alpha, is 128 or more.
 
-    Values beyond the image do not count. Raises ValueError for a stream of an image of another size, or one
-    that ends early.
+    Values beyond the image are ignored.
+
+    Raises ValueError for a stream of an image of another size, or one that ends early.
     """
     total = 4 * shape[0] * shape[1]
     # The head says how much there is to decode.
@@ -158,7 +159,7 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
 def _codes(
     raw: bytes, position: int, end: int, sizes: NDArray[np.int64]
 ) -> Steps[tuple[NDArray[np.int64], int]]:
-    """Where the codes are that begin in the next WINDOW bytes, and where the next code is, in bits."""
+    """Return where codes begin in the next WINDOW bytes, and where the next code begins, in bits."""
     first = position >> 3
     window = np.unpackbits(np.frombuffer(raw, np.uint8, min(WINDOW, len(raw) - 8 - first) + 1, first))
     yield BIT * len(window)
@@ -192,7 +193,7 @@ def _codes(
 def _values(
     raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64]
 ) -> Steps[tuple[NDArray[np.int64], Bytes]]:
-    """Where the values (n,) of codes begin and end, n + 1 numbers from 0 on, and the values themselves."""
+    """Return the bounds of the values of codes, n + 1 numbers from 0 on, and the values (n,)."""
     stream = np.frombuffer(raw, np.uint8)
     first = int(positions[0]) >> 3
     part = stream[first : (int(positions[-1]) >> 3) + 4].astype(np.uint32)

@@ -1,4 +1,4 @@
-"""Masks to and from what editors draw: rings, ellipses, points and strokes. All in pixels of the image."""
+"""Rasterise what editors draw (rings, ellipses, strokes) and measure masks, in pixels of the image."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ BLOCK = (
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A mask as its box and the pixels in it."""
+    """A mask as its tight window and the pixels in it."""
 
     shape: tuple[int, int]  # of the image
     corner: tuple[int, int]  # x, y
@@ -35,7 +35,7 @@ class Patch:
 
     @property
     def mask(self) -> Mask:
-        """(H, W) of the image, a new array."""
+        """Return the mask (H, W) of the image, a new array."""
         mask = np.zeros(self.shape, bool)
         left, top, right, bottom = self.window
         mask[top:bottom, left:right] = self.pixels
@@ -48,22 +48,22 @@ class Patch:
 
     @cached_property
     def area(self) -> int:
-        """How many pixels the mask has."""
+        """The number of pixels of the mask."""
         return int(np.count_nonzero(self.pixels))
 
     def holds(self, points: NDArray[Any]) -> bool:
-        """Whether any of points (n, 2), xy pixels, is on a pixel of the mask."""
+        """Return whether any of points (n, 2), xy pixels, is on the mask."""
         return bool(contains(self.pixels, np.asarray(points, float) - self.corner).any())
 
     def iou(self, other: "Patch") -> float:
-        """Intersection over union with a mask of the same image; 0 where both are empty."""
+        """Return the intersection over union with a mask of the same image; 0 if both are empty."""
         shared = common(self.window, other.window)
         both = int(np.count_nonzero(self._within(shared) & other._within(shared)))
         union = self.area + other.area - both
         return both / union if union else 0.0
 
     def count(self, window: Window) -> int:
-        """How many of its pixels are in a part of the image."""
+        """Return how many pixels of the mask are in a window."""
         return int(np.count_nonzero(self._within(common(self.window, window))))
 
     def _within(self, window: Window) -> NDArray[np.bool_]:
@@ -73,7 +73,7 @@ class Patch:
 
 
 def fill(ring: Ring, shape: tuple[int, int]) -> Mask:
-    """The pixels of (height, width) whose centres lie inside a ring, by the even-odd rule."""
+    """Return the mask (height, width) of the pixels whose centres are inside a ring, by the even-odd rule."""
     mask = np.zeros(shape, bool)
     window = window_of(ring, shape)
     mask[slices(window)] = fill_window(ring, window)
@@ -89,7 +89,7 @@ def tight_window(mask: Mask) -> Window:
 
 
 def window_of(points: Ring, shape: tuple[int, int], margin: float = 0.0) -> Window:
-    """The pixels of an image (height, width) that points (n, 2), n >= 1, span, and `margin` around them."""
+    """Return the window that points (n, 2), n >= 1, span in an image (height, width), with a margin."""
     low = np.floor(points.min(axis=0) - margin)
     high = np.floor(points.max(axis=0) + margin) + 1
     (x0, y0), (x1, y1) = (
@@ -99,26 +99,26 @@ def window_of(points: Ring, shape: tuple[int, int], margin: float = 0.0) -> Wind
 
 
 def slices(window: Window) -> tuple[slice, slice]:
-    """What an image's array is indexed with for the pixels of a window."""
+    """Return the index of a window in an image's array."""
     x0, y0, x1, y1 = window
     return slice(y0, y1), slice(x0, x1)
 
 
 def area(window: Window) -> int:
-    """How many pixels a window has."""
+    """Return the number of pixels of a window."""
     left, top, right, bottom = window
     return (right - left) * (bottom - top)
 
 
 def common(one: Window, other: Window) -> Window:
-    """What two windows have in common; (0, 0, 0, 0) for nothing."""
+    """Return the intersection of two windows; (0, 0, 0, 0) if they share nothing."""
     left, top = max(one[0], other[0]), max(one[1], other[1])
     right, bottom = min(one[2], other[2]), min(one[3], other[3])
     return (left, top, right, bottom) if left < right and top < bottom else (0, 0, 0, 0)
 
 
 def contains(mask: Mask, points: Any) -> Any:
-    """(n,) bool: which points (n, 2) of xy pixels lie on a pixel of the mask. Outside the image: none."""
+    """Return which of points (n, 2), xy pixels, are on a mask, as (n,) bool. None outside of the image."""
     height, width = mask.shape
     xy = np.floor(np.asarray(points, float).reshape(-1, 2)).astype(np.int64)
     on_image = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
@@ -128,14 +128,14 @@ def contains(mask: Mask, points: Any) -> Any:
 
 
 def crossings(ring: Ring, window: Window) -> int:
-    """How often edges and rows of pixels meet in a window at most: what `fill_window` takes its time for."""
+    """Return a bound of how often edges and pixel rows meet in a window, the cost of `fill_window`."""
     _, top, _, bottom = window
     y = np.clip(ring[:, 1], top, bottom)
     return int(np.abs(y - np.roll(y, -1)).sum()) + len(ring)
 
 
 def fill_window(ring: Ring, window: Window) -> Mask:
-    """What `fill` gives, of a window alone."""
+    """Return what `fill` returns, for a window alone."""
     left, top, right, bottom = window
     width, height = right - left, bottom - top
     mask = np.zeros((height, width), bool)
@@ -168,7 +168,7 @@ def fill_window(ring: Ring, window: Window) -> Mask:
 
 
 def ellipse_of(mask: Mask) -> Ellipse:
-    """The ellipse of the same centre and second moments as a mask that is not empty."""
+    """Return the ellipse with the centre and second moments of a mask that is not empty."""
     rows, columns = np.nonzero(mask)
     x, y = columns + 0.5, rows + 0.5
     centre = (float(x.mean()), float(y.mean()))
@@ -180,7 +180,7 @@ def ellipse_of(mask: Mask) -> Ellipse:
 
 
 def fill_ellipse(ellipse: Ellipse, shape: tuple[int, int]) -> Mask:
-    """The pixels of (height, width) whose centres lie inside an ellipse."""
+    """Return the mask (height, width) of the pixels whose centres are inside an ellipse."""
     mask = np.zeros(shape, bool)
     window = ellipse_window(ellipse, shape)
     mask[slices(window)] = fill_ellipse_window(ellipse, window)
@@ -188,7 +188,7 @@ def fill_ellipse(ellipse: Ellipse, shape: tuple[int, int]) -> Mask:
 
 
 def ellipse_window(ellipse: Ellipse, shape: tuple[int, int]) -> Window:
-    """The pixels of an image (height, width) outside of which an ellipse has none."""
+    """Return a window of an image (height, width) that holds all pixels of an ellipse."""
     x, y, radius_x, radius_y, _ = ellipse
     if not (radius_x > 0 and radius_y > 0):
         return 0, 0, 0, 0
@@ -196,7 +196,7 @@ def ellipse_window(ellipse: Ellipse, shape: tuple[int, int]) -> Window:
 
 
 def fill_ellipse_window(ellipse: Ellipse, window: Window) -> Mask:
-    """What `fill_ellipse` gives, of a window alone."""
+    """Return what `fill_ellipse` returns, for a window alone."""
     x, y, radius_x, radius_y, degrees = ellipse
     left, top, right, bottom = window
     mask = np.zeros((bottom - top, right - left), bool)
@@ -212,7 +212,7 @@ def fill_ellipse_window(ellipse: Ellipse, window: Window) -> Mask:
 
 
 def deepest(mask: Mask) -> tuple[float, float]:
-    """The centre x, y of the pixel of a mask, not empty, that is farthest from all that is not in it."""
+    """Return the centre x, y of the pixel of a mask, not empty, that is farthest from its edge."""
     left, top, right, bottom = tight_window(mask)
     # The edge of the image is an edge of the mask too.
     padded = np.pad(mask[top:bottom, left:right].astype(np.uint8), 1)
@@ -222,7 +222,7 @@ def deepest(mask: Mask) -> tuple[float, float]:
 
 
 def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) -> None:
-    """Draws a round brush of `width` along points (n, 2), or an eraser, into a canvas of 0 and 1."""
+    """Draw a round brush of `width` along points (n, 2) into a canvas of 0 and 1, or erase with it."""
     fine = 4  # bits below the pixel; cv2 has pixel centres on whole numbers
     path = np.round((points - 0.5) * 2**fine).astype(np.int32)
     # cv2 4.12 draws a line of even thickness one pixel wider than asked, and an odd one two.

@@ -1,4 +1,4 @@
-"""Turn masks into rings around them, in pixels of the image."""
+"""Trace masks: rings around them, in pixels of the image."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -22,29 +22,29 @@ MAX_PAIRS = 1_000_000  # of points that are compared each time a ring is joined 
 
 
 def ring_of(mask: Mask) -> Ring:
-    """One ring (n, 2), n >= 3, around all of a mask that is not empty.
+    """Return one ring (n, 2), n >= 3, around all of a mask that is not empty.
 
-    Parts and holes are joined to the largest part by bridges of no width, there and back on one line, so the
-    ring covers what the mask does by the even-odd rule and by the nonzero one: holes run the other way round.
-    Where `MAX_POINTS` do not suffice the tolerance doubles until they do.
+    Bridges of no width, there and back on one line, join parts and holes to the largest part. Holes run the
+    other way round, so the ring covers the mask by the even-odd rule and by the nonzero rule. The tolerance
+    doubles until MAX_POINTS suffice.
     """
     return _bridged([ring for part in _outlines(mask) for ring in part])
 
 
 def rings_of(mask: Mask) -> list[Ring]:
-    """A ring (n, 2), n >= 3, for each part of a mask that is not empty, the largest part first.
+    """Return a ring (n, 2), n >= 3, for each part of a mask that is not empty, the largest part first.
 
-    As `ring_of`, but only the holes of a part are joined to it: COCO's polygons have no other way to leave
-    them out, since all pixels of all rings count.
+    As `ring_of`, but only the holes of a part are joined to it. COCO's polygons have no other way to leave
+    holes out, since all pixels of all rings count.
     """
     return [_bridged(part) for part in _outlines(mask)]
 
 
 def exact_rings_of(mask: Mask) -> list[Ring] | None:
-    """A ring (n, 2), n >= 4, along the edges of its pixels for each part of a mask that is not empty.
+    """Return a ring (n, 2), n >= 4, along the pixel edges of each part of a mask that is not empty.
 
-    Holes are joined to their part as in `rings_of`, and every speck is there: `fill` and pycocotools make the
-    same mask of them again. None where it has more than MAX_HOLES holes or MAX_CORNERS corners.
+    Holes are joined to their part as in `rings_of`, and specks are kept: `fill` and pycocotools restore the
+    same mask. Return None for a mask with more than MAX_HOLES holes or MAX_CORNERS corners.
     """
     left, top, right, bottom = tight_window(mask)
     part = mask[top:bottom, left:right]
@@ -64,7 +64,7 @@ def exact_rings_of(mask: Mask) -> list[Ring] | None:
 
 
 def _followed(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[Ring]:
-    """The rings (n, 2) that lines along rows and along columns make, each (n, 2, 2): from and to, as xy.
+    """Yield the rings (n, 2) of lines along rows and along columns, each (n, 2, 2): from and to, as xy.
 
     Each ring begins with a line along a row. Pixels that share a corner alone are in different rings.
     """
@@ -89,9 +89,9 @@ def _followed(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[R
 
 
 def _row_edges(mask: Mask) -> NDArray[np.int64]:
-    """(n, 2, 2): the lines between rows of pixels with the mask on one side, from and to, as xy.
+    """Return the lines (n, 2, 2) between pixel rows with the mask on one side, from and to, as xy.
 
-    The mask lies to the right of where a line goes.
+    The mask is to the right of a line's direction.
     """
     # 1 where the mask is below, and -1 where it is above.
     below = np.pad(np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0), ((0, 0), (1, 1)))
@@ -104,7 +104,7 @@ def _row_edges(mask: Mask) -> NDArray[np.int64]:
 
 
 def _outlines(mask: Mask) -> list[list[Ring]]:
-    """Of each part, the largest first, its outline and then those of its holes, which run the other way."""
+    """Return for each part, the largest first, its outline and those of its holes, in opposite directions."""
     left, top, right, bottom = tight_window(mask)
     part = mask[top:bottom, left:right].astype(np.uint8)
     # cv2 walks through the centres of border pixels. Doubled, these lie a quarter pixel inside the true
@@ -127,7 +127,7 @@ def _outlines(mask: Mask) -> list[list[Ring]]:
 
 
 def _simplified(outline: NDArray[np.int32], tolerance: float) -> Ring:
-    """The outline with fewer points, which runs round the same way."""
+    """Return the outline with fewer points, in the same direction."""
     simple = cv2.approxPolyDP(outline, tolerance, True)[:, 0, :].astype(float)
     if len(simple) >= 3:
         return np.asarray(simple)
@@ -142,7 +142,7 @@ def _area(ring: NDArray[Any]) -> float:
 
 
 def _bridged(rings: Sequence[Ring]) -> Ring:
-    """All rings as one: next is the nearest to those joined, entered and left at its nearest point."""
+    """Join rings to one: the nearest to those joined is next, entered and left at its nearest point."""
     joined, left = rings[0], list(rings[1:])
     pairs = MAX_PAIRS // len(rings)
     near = [nearest_points(joined, ring, pairs) for ring in left]
@@ -160,9 +160,9 @@ def _bridged(rings: Sequence[Ring]) -> Ring:
 
 
 def nearest_points(one: Ring, other: Ring, pairs: int) -> tuple[float, tuple[float, float], int]:
-    """The least squared distance of two rings' points, the point of `one`, and the number of `other`'s.
+    """Return the least squared distance of two rings' points, the point of `one`, and the index of `other`'s.
 
-    No more than so many pairs are compared: of long rings not every point is looked at.
+    At most `pairs` pairs are compared: points of long rings are sampled.
     """
     step = math.ceil(math.sqrt(len(one) * len(other) / pairs))
     squared = ((one[::step, None] - other[None, ::step]) ** 2).sum(axis=2)

@@ -1,7 +1,7 @@
-"""Why a region exists, in the `meta` of its result: written small, and read back as untrusted.
+"""Write the evidence of a region into the `meta` of its result, and read it back as untrusted.
 
-Label Studio 1.23.2 keeps keys of `meta` other than `text` through drafts, annotations and predictions
-and shows them to nobody, so a later click brings its region's own prompt along and no server remembers it.
+Label Studio 1.23.2 keeps keys of `meta` other than `text` through drafts, annotations and predictions, and
+does not show them. So a later click brings its region's own prompt along, and no server remembers it.
 """
 
 import json
@@ -27,7 +27,7 @@ _WRITTEN_TEXT = 64
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What `meta` says about a region, in pixels of the image."""
+    """The evidence in `meta`, in pixels of the image."""
 
     term: str
     prompt: Prompt  # without a mask: that is the region's geometry
@@ -35,9 +35,9 @@ class Stored:
 
 
 def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, Any]:
-    """`meta` for a result of this detection; at most 2000 bytes of JSON under the key "vlsam".
+    """Return `meta` for a result of this detection: at most 2000 bytes of JSON under the key "vlsam".
 
-    Where clicks are too many, the newest are kept.
+    Of too many clicks the newest are kept.
     """
     height, width = detection.mask.shape
     prompt = detection.evidence.prompt
@@ -73,7 +73,7 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
 
 
 def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
-    """The evidence in a result's `meta`, or None: one odd value and the whole is ignored."""
+    """Return the evidence in a result's `meta`, None if it is missing or any value is invalid."""
     stored = meta.get(KEY) if isinstance(meta, Mapping) else None
     if not isinstance(stored, Mapping) or stored.get("v") != 1:
         return None
@@ -102,7 +102,7 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two results' `meta` hold the same evidence, neither of them none."""
+    """Return whether two results' `meta` hold the same evidence."""
     stored = one.get(KEY) if isinstance(one, Mapping) else None
     return stored is not None and isinstance(other, Mapping) and stored == other.get(KEY)
 
@@ -115,7 +115,7 @@ def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
 
 
 def consistent(stored: Stored, mask: Mask) -> Prompt:
-    """The stored prompt, less what contradicts a mask that was changed since: the geometry wins."""
+    """Return the stored prompt without points and box that contradict the mask: the geometry wins."""
     prompt = stored.prompt
     if stored.mask_hash == mask_hash(mask):
         return prompt

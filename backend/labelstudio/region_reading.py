@@ -42,7 +42,7 @@ CACHE_BYTES = 64_000_000
 
 
 class TooMuch(Exception):
-    """Nothing more is read for this request. The message is one sentence."""
+    """The budget of the request is spent. The message is one sentence."""
 
 
 class OutOfTime(TooMuch):
@@ -50,7 +50,7 @@ class OutOfTime(TooMuch):
 
 
 class RegionCache:
-    """Keep decoded run lengths, since each click brings all regions of its task again. Thread-safe.
+    """Cache of decoded run lengths, since each click brings all regions of its task again. Thread-safe.
 
     The key is a digest of the run lengths and the size of the image. The least recently used go first.
     """
@@ -71,10 +71,7 @@ class RegionCache:
 
 @dataclass
 class ReadingBudget:
-    """What reading the regions of one request may still cost.
-
-    Code that reads calls `spend` or `pay` before the work.
-    """
+    """What reading the regions of one request may still cost. Call `spend` or `pay` before the work."""
 
     units: float = UNITS  # that are left
     deadline: Deadline = NEVER
@@ -117,7 +114,7 @@ class ReadingBudget:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A region as it was read. Its pixels are painted when somebody asks for them, for most never are."""
+    """A region that was read. Its pixels are painted on first use, since most are never needed."""
 
     shape: tuple[int, int]  # of the image
     window: Window  # outside of which it has no pixels
@@ -127,11 +124,11 @@ class Drawn:
 
     @cached_property
     def patch(self) -> Patch:
-        """Its pixels. Raises TooMuch."""
+        """The pixels. Raises TooMuch."""
         return Patch(self.shape, self.window[:2], self._paint())
 
     def holds(self, points: NDArray[Any]) -> bool:
-        """Whether any of points (n, 2), xy pixels, is on one of its pixels. Raises TooMuch."""
+        """Return whether any of points (n, 2), xy pixels, is on the region. Raises TooMuch."""
         left, top, right, bottom = self.window
         inside = (points >= (left, top)).all(axis=1) & (points < (right, bottom)).all(axis=1)
         if not inside.any():
@@ -139,12 +136,12 @@ class Drawn:
         return self.spans.hold(points[inside]) if self.spans else self.patch.holds(points[inside])
 
     def count(self, window: Window) -> int:
-        """How many of its pixels are in a part of the image. Raises TooMuch."""
+        """Return how many pixels of the region are in a window. Raises TooMuch."""
         self.budget.spend(geometry.area(geometry.common(self.window, window)))
         return self.patch.count(window)
 
     def may_be(self, patch: Patch, share: float, held: float = 0.0) -> bool:
-        """Whether its IoU with a mask can be `share` or more, and the mask hold `held` of it; not painted."""
+        """Return whether the IoU with a mask can be `share`, and the mask can hold `held` of the region."""
         least, most = (self.spans.area,) * 2 if self.spans else (0, geometry.area(self.window))
         if min(most, patch.area, geometry.area(geometry.common(self.window, patch.window))) == 0:
             return False
@@ -152,19 +149,24 @@ class Drawn:
         return common >= max(share * max(least, patch.area), held * least)
 
     def iou(self, patch: Patch) -> float:
-        """Intersection over union with a mask of the same image. Raises TooMuch."""
+        """Return the intersection over union with a mask of the same image. Raises TooMuch."""
         self.budget.spend(geometry.area(geometry.common(self.window, patch.window)))
         return self.patch.iou(patch)
 
 
 def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
-    """The region of an image (height, width) = `shape` that a result shows, or None where it has no pixels.
+    """Return the region that a result shows on an image, None if it has no pixels.
 
-    `result` came from outside. Types without pixels are a keypoint (even one that holds RLE, which Label
-    Studio 1.23.2 makes of accepted regions), a choice, and the labels of a region, whose geometry is in
-    another result. A mask of another image's size, and values of wrong types, cannot be read, which
-    `budget.unread` tells. Rings and ellipses have the pixels whose centres are inside; a vector's curves
-    count as straight; masks those whose alpha is 128 or more, and a draft's strokes go on top of them.
+    Types without pixels are a keypoint (even one with RLE, which Label Studio 1.23.2 makes of accepted
+    regions), a choice, and the labels of a region whose geometry is in another result. A mask of another
+    image's size and values of wrong types cannot be read, which `budget.unread` tells. A ring or an ellipse
+    has the pixels whose centres are inside, and the curves of a vector count as straight. A mask has the
+    pixels with an alpha of 128 or more; the strokes of a draft are painted on top.
+
+    Args:
+        result: untrusted.
+        shape: height and width of the image.
+        budget: pays for reading and painting.
 
     Raises TooMuch.
     """
@@ -189,9 +191,9 @@ def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudge
 def decode(
     result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget | None = None
 ) -> Mask | None:
-    """The mask (height, width) = `shape` of a result that came from outside, or None where `read` finds none.
+    """Return the mask (height, width) = `shape` of an untrusted result, None if `read` returns None.
 
-    Raises TooMuch where a `budget` is given; without one there is None for what is too much to read.
+    Raises TooMuch if a `budget` is given. Without one, return None for what is too much to read.
     """
     try:
         drawn = read(result, shape, budget or ReadingBudget())
@@ -206,7 +208,7 @@ def decode(
 def _read(
     shape_name: str, value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget
 ) -> Drawn | None:
-    """Raises whatever may go wrong with values of wrong types."""
+    """Raises any exception for values of wrong types."""
     match shape_name:
         case "brush":
             return _read_brush(value, shape, budget)
@@ -227,7 +229,7 @@ def _read(
 
 
 def painted(patch: Patch) -> Drawn:
-    """A region that is painted already."""
+    """Return a region that is painted already."""
     return Drawn(patch.shape, patch.window, lambda: patch.pixels, ReadingBudget())
 
 
@@ -248,7 +250,7 @@ def _ring(points: Any, shape: tuple[int, int], budget: ReadingBudget) -> NDArray
 
 
 def _percentages(points: list[Any], budget: ReadingBudget) -> NDArray[np.float64]:
-    """Points (n, 2)."""
+    """Return points (n, 2)."""
     budget.spend(500 * len(points))
     found = np.array(points, np.float64)
     if found.shape != (len(points), 2):
@@ -279,7 +281,7 @@ def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], budget: Read
 
 
 def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
-    """What the editor paints: the PNG or else the RLE, and over it the strokes of a draft, in their order."""
+    """Return what the editor paints: the PNG or else the RLE, and the strokes of a draft on top."""
     below = None
     if value.get("maskDataURL"):
         below = painted(_from_png(value["maskDataURL"], shape, budget))
@@ -369,7 +371,7 @@ def _from_rle(given: Any, shape: tuple[int, int], budget: ReadingBudget) -> Draw
 
 
 def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
-    """Where a PNG is opaque, scaled to the image as the editor does it. Raises what its decoder raises."""
+    """Return where a PNG is opaque, scaled to the image as the editor does. Raises its decoder's errors."""
     if not isinstance(url, str) or not url.startswith(PNG):
         raise ValueError("no PNG")
     budget.spend(2 * len(url))
@@ -392,9 +394,9 @@ def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
 
 
 def _plain(data: bytes, shape: tuple[int, int], budget: ReadingBudget) -> bytes:
-    """The PNG with nothing but its pixels: no texts, profiles or films. Raises ValueError.
+    """Return the PNG without texts, profiles and animations. Raises ValueError.
 
-    What it says of its size is checked here, once, so that no later part of it says otherwise.
+    Its size is checked here, once, so that no later chunk can change it.
     """
     parts = [data[:8]]
     at, names = 8, list[bytes]()

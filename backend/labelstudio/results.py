@@ -1,7 +1,7 @@
-"""Masks to and from the result JSON of Label Studio's control tags.
+"""Encode masks as results of Label Studio's control tags.
 
-Coordinates are percent of the image, 0 to 100, origin at its upper left corner. What Label Studio 1.23.2
-needs of a result: `type` is the control's tag in lower case, `score` a float, `origin` one of its own words
+Coordinates are percent of the image, 0 to 100, origin at its upper left corner. Label Studio 1.23.2 requires
+of a result: `type` is the control's tag in lower case, `score` a float, `origin` one of its own words
 (another type or origin replaces the editor by an error box), RLE of plain ints 0..255 over four channels.
 """
 
@@ -38,11 +38,11 @@ def region(
     score: float,
     compact: bool = False,
 ) -> list[Result]:
-    """The results of one region of `control` for a mask of the whole image: none where `encode` has none.
+    """Return the results of one region for a mask (H, W) of the whole image, [] if `encode` returns None.
 
-    One result, or for a control that takes its labels from a <Labels> tag two of one id: the geometry, and
-    the labels with the geometry again, which Label Studio's validation and exports want. No `labels` give a
-    region without one: an empty list where the control has labels of its own.
+    One result, or two of one id for a control that takes its labels from a <Labels> tag: the geometry, and
+    the labels with the geometry again, which Label Studio's validation and exports need. Without `labels` the
+    region has an empty list if the control has labels of its own.
     """
     value = encode(mask, control.shape, compact=compact)
     if value is None:
@@ -71,7 +71,7 @@ def region(
 
 
 def naming(region: Result, control: Naming, words: Sequence[Any]) -> Result:
-    """What a `perRegion` control says of a region, given the region's first result."""
+    """Return the result of a `perRegion` control for a region, given the region's first result."""
     shared = {key: held for key, held in region.items() if key not in ("meta", "value")}
     return {
         **shared,
@@ -83,7 +83,7 @@ def naming(region: Result, control: Naming, words: Sequence[Any]) -> Result:
 
 
 def status(text: str, to_name: str) -> Result:
-    """What Label Studio 1.23.2 writes at once into the <TextArea> named labels.STATUS; "" empties it."""
+    """Return the result that sets the <TextArea> named STATUS in Label Studio 1.23.2; "" empties it."""
     return {
         "id": new_id(),
         "from_name": STATUS,
@@ -95,21 +95,20 @@ def status(text: str, to_name: str) -> Result:
 
 
 def unit(score: float) -> float:
-    """A score as Label Studio accepts it: a plain float from 0 to 1; 0 for NaN."""
+    """Return a score as Label Studio accepts it: a plain float from 0 to 1; 0 for NaN."""
     number = float(score)
     return min(1.0, max(0.0, number)) if math.isfinite(number) else 0.0
 
 
 def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] | None:
-    """The geometry of `value` for a shape, one of labels.SHAPES; None for an empty mask.
+    """Return the geometry of a mask for one of the SHAPES of labeling_config, None for an empty mask.
 
-    brush and bitmask hold the mask exactly. polygon and vector are one ring around all parts and holes, but
-    for specks, within outlines.TOLERANCE pixels. A rectangle is the tight box, a keypoint the
-    deepest pixel. An ellipse has the mask's centre and moments; where it is less alike than ELLIPSE_IOU, it
-    is None.
+    brush and bitmask hold the mask exactly. polygon and vector are one ring around all parts and holes but
+    specks, within outlines.TOLERANCE pixels. A rectangle is the tight box, a keypoint the deepest pixel. An
+    ellipse has the mask's centre and moments; it is None if its IoU with the mask is below ELLIPSE_IOU.
 
-    `compact` is for an answer to a click, which only the editor reads: an ellipse comes also where it does
-    not fit, for a person asked for it.
+    With `compact`, for an answer to a click, an ellipse is returned whatever its IoU, since a person asked
+    for it.
     """
     if not mask.any():
         return None
@@ -139,20 +138,20 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
 
 
 def mask_hash(mask: Mask) -> str:
-    """16 hex digits that tell whether two masks are the same."""
+    """Return 16 hex digits that are equal for equal masks."""
     digest = hashlib.blake2b(repr(mask.shape).encode(), digest_size=8)
     digest.update(np.packbits(mask).tobytes())
     return digest.hexdigest()
 
 
 def prediction_id(image: str, model_version: str, control: str, term: str, number: int) -> str:
-    """The id of a predicted region: the same for the same content, 20 characters, one per control."""
+    """Return the id of a predicted region: equal for equal content, 20 characters, one per control."""
     key = "\0".join((image, model_version, control, term, str(number)))
     return hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=10).hexdigest()
 
 
 def new_id() -> str:
-    """The id of a clicked region. Long, for Label Studio 1.23.2 replaces a region that has the same id."""
+    """Return the id of a clicked region, long since Label Studio 1.23.2 replaces a region of the same id."""
     return uuid4().hex
 
 
@@ -181,10 +180,10 @@ def _ellipse(mask: Mask) -> dict[str, Any]:
 
 
 def rle(mask: Mask) -> list[int]:
-    """Label Studio's run lengths of a mask as alpha, 0 or 255, and three more channels of the same.
+    """Return Label Studio's run lengths of a mask: alpha 0 or 255, and three more channels of the same.
 
-    As label_studio_sdk.converter.brush.mask2rle has them but for a last byte of zeros. That takes 50 ms and
-    more for 12 million pixels and goes through each run in Python.
+    As label_studio_sdk.converter.brush.mask2rle but for a last byte of zeros. That function loops in Python
+    and takes 50 ms and more for 12 million pixels.
     """
     flat = np.ascontiguousarray(mask).reshape(-1)
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
@@ -206,10 +205,10 @@ def rle(mask: Mask) -> list[int]:
 
 
 def png(mask: Mask) -> str:
-    """A data URL of white pixels where the mask is and transparent ones elsewhere, one bit each.
+    """Return a data URL of white pixels on the mask and transparent ones elsewhere, one bit each.
 
-    So every reader finds it: alpha, and brightness too. Written by hand, for Pillow takes many times as
-    long: 12 million pixels cost some 4 ms, and 12 where the mask is noise.
+    Readers of alpha and readers of brightness both find the mask. Pillow takes three times as long for 12
+    million pixels, which take 4 ms here, and 12 ms if the mask is noise.
     """
     height, width = mask.shape
     packer = zlib.compressobj(strategy=zlib.Z_RLE)  # runs are what a mask has: others take twice the time

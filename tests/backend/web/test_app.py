@@ -593,12 +593,11 @@ import json, sys
 sys.modules["label_studio_ml"] = None  # an import of it raises ImportError
 from backend.answers.resources import Resources
 from backend.settings import Settings
-from backend.runtime.job_queue import BATCH
 from backend.web.app import create_app
+from tests.support.detections import detection, disc
 from tests.support.stand_in import StandIn
-from tests.support.detections import detection
-from tests.support.detections import disc
-resources = Resources(Settings(), version="v1", load=lambda: StandIn([detection("cat", disc(20, 30, 12))]))
+stand_in = StandIn([detection("cat", disc(20, 30, 12))])
+resources = Resources.around(lambda: stand_in, Settings(), version="v1")
 client = create_app(resources=resources).test_client()
 assert client.get("/health").json["model_class"] == "VLSAMBackend"
 (item,) = client.post("/predict", json=json.load(sys.stdin)).json["results"]

@@ -1,1 +1,1 @@
-"""Data sets that prelabel and export write: items, the resumable state of a run, files and summary."""
+"""Data sets, which prelabel and export write: items, the state of a run, formats, and the summary."""

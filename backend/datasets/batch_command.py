@@ -1,4 +1,4 @@
-"""What batch commands share: prefetch, progress bar, rows of failures."""
+"""Prefetch, progress bar and rows of failures, for batch commands."""
 
 import sys
 import threading

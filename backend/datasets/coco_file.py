@@ -1,4 +1,4 @@
-"""COCO instances."""
+"""Write COCO instances."""
 
 import json
 import posixpath
@@ -67,15 +67,15 @@ class Coco(Objects):
 
         def annotations() -> Iterator[Any]:
             for place, (_, row) in enumerate(rows(), 1):
-                for each in row.get("detections", ()):
+                for detection in row.get("detections", ()):
                     annotation = coco.annotation(
-                        each["mask"],
-                        each["box"],
-                        each["score"],
+                        detection["mask"],
+                        detection["box"],
+                        detection["score"],
                         image_id=place,
-                        category_id=number[each["label"]],
+                        category_id=number[detection["label"]],
                     )
-                    yield {**annotation, "segmentation": self._segmentation(each)}
+                    yield {**annotation, "segmentation": self._segmentation(detection)}
 
         def fill(file: BinaryIO) -> None:
             # pycocotools up to 2.0.10 needs `info` to read results.

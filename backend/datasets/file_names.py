@@ -1,4 +1,4 @@
-"""What files are called: an image, from its address, and what is written beside it."""
+"""Name files: an image by its address, and the files that are written beside it."""
 
 import base64
 import posixpath
@@ -12,12 +12,11 @@ LONGEST = 200  # bytes of a stem: file systems take 255 with its suffix
 
 
 def image_name(address: str, *, local: bool) -> str:
-    """The name of the file that an address leads to, with folders where they tell one file from another.
+    """Return the name of the file at an address, with folders if they distinguish files.
 
-    `local`: an address that begins with a slash is a path of this machine, not one of Label Studio. A path is
-    its own name. A URI of a storage, and Label Studio's local files, have their path in there. An upload to
-    Label Studio and any other URL have the last part of their path. "" where an address has no name, as data:
-    addresses.
+    `local`: an address that begins with a slash is a path of this machine, not one of Label Studio. The name
+    is the path for a path, for a URI of a storage and for Label Studio's local files. It is the last part of
+    the path for an upload to Label Studio and any other URL, and "" for a data: address.
     """
     if address[:5].lower() == "data:":
         return ""
@@ -52,12 +51,12 @@ def _of_url(address: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name that leads nowhere but into the folder that it is put in: addresses of tasks are hostile."""
+    """Return a name without parts that lead out of its folder: addresses of tasks are not trusted."""
     return "/".join(part for part in re.split(r"[/\\]", name) if part not in ("", ".", ".."))
 
 
 def file_names(named: Callable[[], Iterable[tuple[str, str]]]) -> Iterator[str]:
-    """For (name, address) of images: the name, with a number where it stands for another address already."""
+    """Yield a unique name for each (name, address): a number is added if another address has the name."""
     taken = _Taken(name for name, _ in named())
     first: dict[str, str] = {}
     for name, address in named():
@@ -68,28 +67,28 @@ def file_names(named: Callable[[], Iterable[tuple[str, str]]]) -> Iterator[str]:
 
 
 def stems(names: Callable[[], Iterable[str]]) -> Iterator[str]:
-    """Names of files, without folder and suffix, for images of these names: no two are the same.
+    """Yield a unique stem, a name without folder and suffix, for each image name.
 
-    That is the stem of the image's own file. Where several images share one, their folders stand in front of
-    it, and where that is not enough a number behind it.
+    It is the stem of the image's file. If several images share it, their folders are put in front, and a
+    number is added if that is not enough.
     """
-    times = Counter(_same(_stem(posixpath.basename(name))) for name in names())
-    # What one image alone is called is not for another.
-    taken = _Taken(stem for stem, count in times.items() if count == 1)
+    counts = Counter(_same(_stem(posixpath.basename(name))) for name in names())
+    # A stem that one image alone has is not given to another.
+    taken = _Taken(stem for stem, count in counts.items() if count == 1)
     for name in names():
         stem = _stem(posixpath.basename(name))
-        yield stem if times[_same(stem)] == 1 else taken.add(_stem(name.strip("/").replace("/", "-")))
+        yield stem if counts[_same(stem)] == 1 else taken.add(_stem(name.strip("/").replace("/", "-")))
 
 
 class _Taken:
-    """Names that are in use, as file systems compare them that tell no capitals from small letters."""
+    """Names in use, compared as by file systems that ignore case."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {_same(name) for name in names}
         self._last: Counter[str] = Counter()
 
     def add(self, stem: str, suffix: str = "") -> str:
-        """`stem` and `suffix`, with a number between them where that is in use."""
+        """Return `stem` and `suffix`, with a number between them if that name is in use."""
         name = stem + suffix
         base = _same(name)
         while _same(name) in self._names:
@@ -104,7 +103,7 @@ def _same(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """A file's name without suffix, and without what the next reader might take for something else."""
+    """Return a file's name without suffix, control characters, leading dot and excess length."""
     stem = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "_", posixpath.splitext(name)[0])
-    # Patterns such as * leave out what begins with a dot. Of a long name the end is the file's own.
+    # Patterns such as * skip names with a leading dot. The end of a long name is most specific.
     return re.sub(r"^\.", "_", stem.encode()[-LONGEST:].decode(errors="ignore")) or "image"

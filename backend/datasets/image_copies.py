@@ -1,4 +1,4 @@
-"""Image files for those who train: linked or copied beside their labels, converted where that is needed."""
+"""Link or copy image files beside their labels; copies are converted if trainers would read them wrongly."""
 
 import hashlib
 import logging
@@ -18,15 +18,15 @@ from model.types import Image, ImageError
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
-# What trainers read, by Pillow's names, and the suffix that they know it by.
+# Formats that trainers read, by Pillow's names, and the suffixes that they expect.
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif"}
 ORIENTATION = 0x0112  # of EXIF
 
 
 def link(item: Item, loader: Loader, folder: Path, stem: str) -> str:
-    """Link a file of this machine into `folder`. Returns what came of it, for the summary.
+    """Link a file of this machine into `folder`. Return the result, for the summary.
 
-    One that EXIF turns is linked as well: OpenCV, which YOLO's trainers read with, turns it.
+    A file with EXIF orientation is linked, too: OpenCV, which YOLO's trainers use, applies it.
     """
     path = loader.path(item)
     if path is None:
@@ -34,7 +34,7 @@ def link(item: Item, loader: Loader, folder: Path, stem: str) -> str:
     try:
         with Pillow.open(path, formats=formats()) as opened:
             kind, why = opened.format or "", _obstacle(opened)
-    except Exception:  # a decoder may fail in any way, and the file may be another one by now
+    except Exception:  # a decoder may fail in any way, and the file may have changed
         return "not linked, since they cannot be read any more"
     if why:
         return f"not linked, since trainers do not read {why} (--copy-images converts them)"
@@ -43,25 +43,25 @@ def link(item: Item, loader: Loader, folder: Path, stem: str) -> str:
 
 
 class Copies:
-    """Copies of images. They are kept in a folder, so that a run that was stopped fetches none twice."""
+    """Copies of images, kept in a folder so that a run that was stopped fetches none twice."""
 
     def __init__(self, loader: Loader, folder: Path) -> None:
         self._loader, self._folder = loader, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._there = {path.name.partition("-")[0]: path for path in folder.glob("[!.]*")}
+        self._copies = {path.name.partition("-")[0]: path for path in folder.glob("[!.]*")}
 
     def put(self, item: Item, pixels: str, folder: Path, stem: str) -> str:
-        """Copy into `folder` the image that was labelled. Returns what was done.
+        """Copy the image that was labelled into `folder`. Return the result, for the summary.
 
-        `pixels` is what is known of that: its image_hash, or no more than its size, as size_text says it.
-
-        A copy is the file itself where every reader sees in it what was labelled. Else it is made of the
-        pixels that were labelled: JPEG of a JPEG, PNG of others. An image that cannot be had is logged.
-        Raises OSError where nothing can be written. From several threads, for different items.
+        `pixels` identifies the image: its image_hash, or its size by `size_text`. The copy is the file itself
+        if every reader decodes it to what was labelled. Otherwise the labelled pixels are written, as JPEG
+        for a JPEG and as PNG for others. An image that cannot be read is logged. Safe to call from several threads
+        for different items.
+        Raises OSError if the copy cannot be written.
         """
         wanted = f"{item.key}\0{item.address}\0{pixels}".encode("utf-8", "surrogatepass")
         name = hashlib.blake2b(wanted, digest_size=16).hexdigest()
-        path = self._there.get(name)
+        path = self._copies.get(name)
         if path is None:
             try:
                 data, why, suffix = _portable(*self._loader.read(item), pixels)
@@ -86,14 +86,14 @@ def size_text(shape: Sequence[int]) -> str:
 
 
 def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
-    """A file for every reader, why it is another one ("" where it is the same), and its suffix."""
+    """Return a file that all readers decode alike, why it was converted ("" if not), and its suffix."""
     if pixels not in (image_hash(image), size_text(image.shape)):
         raise ImageError("The image is another one than was labelled.")
     with Pillow.open(BytesIO(data), formats=formats()) as opened:
         kind, why = opened.format or "", _obstacle(opened)
         if not why and opened.getexif().get(ORIENTATION) in range(2, 9):
             why = "EXIF orientation"
-        if not why and opened.mode in ("1", "P"):  # which supervision refuses
+        if not why and opened.mode in ("1", "P"):  # supervision refuses these
             why = "a palette"
     if not why:
         return data, "", SUFFIXES[kind]
@@ -106,14 +106,14 @@ def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
 
 
 def _obstacle(image: Pillow.Image) -> str:
-    """What keeps trainers from seeing an image as it was labelled, as transparency, which is white there."""
+    """Return why trainers decode an image to other pixels than were labelled, "" if they do not."""
     if image.format not in SUFFIXES:
         return image.format or "its format"
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         return "several frames"
     if image.has_transparency_data:
         return "transparency"
-    tiles = getattr(image, "tile", [])  # which say how the values lie in the file
+    tiles = getattr(image, "tile", [])  # with the layout of values in the file
     if image.mode.startswith(("I", "F")) or (tiles and ";16" in str(tiles[0][3])):
         return "more than 8 bits"
     return "" if image.mode in ("1", "L", "P", "RGB") else f"{image.mode} colours"

@@ -1,4 +1,4 @@
-"""Items: the images of a source, and who reads them."""
+"""Items: the images of a source, and the protocols of sources and loaders."""
 
 import hashlib
 import importlib
@@ -48,14 +48,14 @@ class Loader(Protocol):
 
 
 class Source(Protocol):
-    """Where images come from."""
+    """A source of images."""
 
     @property
     def loader(self) -> Loader: ...
 
     @property
     def skipped(self) -> Counter[str]:
-        """What `items` has skipped so far, by reason."""
+        """Return counts of what `items` has skipped so far, by reason."""
         ...
 
     def items(self) -> Iterator[Item]:

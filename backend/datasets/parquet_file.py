@@ -1,4 +1,4 @@
-"""A parquet file with a row per image."""
+"""Write a parquet file with a row per image."""
 
 import json
 from collections import Counter

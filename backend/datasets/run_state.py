@@ -1,11 +1,11 @@
-"""What a run has done, as files that people can read: it goes on from them wherever it was killed.
+"""The state of a run, in text files: after a kill the run goes on from them.
 
-run.json      what was asked for: another command cannot go on from here
-lock          who runs; the kernel lets go of it when that process ends, however it ends
-items.jsonl   the images of the source, in order, listed anew by each start, and what was left out
-              (nobody else may read it, for addresses may be signed)
-rows.jsonl    a line per finished image, on the disk before the next; of two with one key the last counts
-sent.jsonl    which tasks' predictions Label Studio has taken
+run.json      the identity of the run: another command cannot go on from here
+lock          held by the running process; the kernel releases it when that ends
+items.jsonl   the images of the source, in order, listed at each start, and counts of what was skipped
+              (readable by the owner alone, since addresses may be signed)
+rows.jsonl    a line per finished image, flushed to the disk; the last line of a key counts
+sent.jsonl    the tasks whose predictions Label Studio has taken
 samples/      pictures for the contact sheet
 """
 
@@ -30,26 +30,26 @@ from backend.datasets.items import Item
 Row = dict[str, Any]
 
 DONE, FAILED = "done", "failed"
-SKIPPED = "skipped"  # an item that was looked at and is none of the images, with the reason
-REDUCED = "reduced"  # in the row of an image that was seen in half its size, for want of memory
-SAME = "same"  # on its way to the state: a row of an image whose file was replaced by the same picture
-# Rows may be megabytes; their first keys tell what a start needs to know.
+SKIPPED = "skipped"  # an item that does not count as an image, with the reason
+REDUCED = "reduced"  # key in the row of an image that was annotated in half its size, after memory ran out
+SAME = "same"  # never saved: the file was replaced by one with the same pixels
+# Rows may be megabytes; a start parses only their first keys.
 _HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "status": "(\w+)"(?:, "stamp": "(\w*)")?')
 
 
 class StateError(ValueError):
-    """A state cannot be gone on from. The message says what to do."""
+    """The run cannot go on from its state. The message contains what to do."""
 
 
 def state_of(target: Path, part: str = "") -> Path:
-    """The folder beside DEST that holds the state of its run, or of a part of that."""
+    """Return the folder beside DEST with the state of its run, or of a shard."""
     return target.with_name(f"{target.name}{part}.state")
 
 
 def check_target(target: Path, *, is_folder: bool, known: bool) -> None:
-    """Raise StateError where writing `target`, a folder or a file, would take away what is from no run.
+    """Raise StateError if writing `target`, a folder or a file, would replace what is from no run.
 
-    `known`: there is a state beside it, so what is there comes from a run.
+    `known`: `target` has a state, so what is there comes from a run.
     """
     if not target.exists():
         return
@@ -60,22 +60,22 @@ def check_target(target: Path, *, is_folder: bool, known: bool) -> None:
 
 
 class Unchanged(Exception):
-    """An item has the very pixels that were annotated under its earlier stamp."""
+    """An item has the same pixels that were annotated under its earlier stamp."""
 
 
 class State:
-    """The state of one run, or of one shard of it. `open` gives it to one process at a time."""
+    """The state of one run, or of one shard of it. One process at a time can `open` it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._offsets: dict[str, int] = {}  # of the last row of each key
         self._failed: set[str] = set()
-        self._stamps: dict[str, str] = {}  # of the items that the rows are of, where known
+        self._stamps: dict[str, str] = {}  # of the rows' items, if known
         self._file: BinaryIO | None = None
 
     @contextmanager
     def open(self, identity: Mapping[str, Any], *, restart: bool = False) -> Iterator["State"]:
-        """Hold the state of the run that `identity` describes. Raises StateError."""
+        """Lock and read the state of the run with this identity. Raises StateError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if restart:
@@ -101,7 +101,7 @@ class State:
                     f"another run is at work on {self.folder} ({lock.read(200).strip() or 'unknown'}); "
                     "wait for it, or end it"
                 ) from None
-            # What a dead process left in the file is history.
+            # Replace the line of an earlier process.
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             lock.flush()
@@ -115,16 +115,16 @@ class State:
         before = json.loads(path.read_text("utf-8"))
         changed = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
         if changed:
-            told = "; ".join(
+            changes = "; ".join(
                 f"{n} was {_brief(before.get(n))}, is {_brief(identity.get(n))}" for n in changed
             )
             raise StateError(
-                f"{self.folder} belongs to another run: {told}. Repeat that command, give another --to, "
+                f"{self.folder} belongs to another run: {changes}. Repeat that command, give another --to, "
                 "or begin again with --restart"
             )
 
     def _read(self, path: Path) -> None:
-        """Find the rows, and cut off one that a kill has torn."""
+        """Find the offsets of rows, and cut off an incomplete last line."""
         if not path.exists():
             return
         whole = 0
@@ -151,9 +151,9 @@ class State:
         samples: int,
         skipped: Mapping[str, int] = MappingProxyType({}),
     ) -> tuple[int, int, frozenset[str]]:
-        """List the items of this shard: how many, how many of them are done, and keys to make samples of.
+        """List the items of this shard. Return their number, how many are done, and the keys of samples.
 
-        `skipped` is what the source leaves out, by reason, once all items are listed.
+        `skipped` are the source's counts of skipped files by reason, complete when all items are listed.
         """
         counts = [0, 0]
         chosen: list[tuple[str, str]] = []
@@ -168,7 +168,7 @@ class State:
                 file.write(json.dumps({"index": index, **vars(item)}).encode() + b"\n")
                 counts[0] += 1
                 counts[1] += self.is_done(item.key, item.stamp)
-                # The least hashes: the same ones after a restart.
+                # The smallest hashes, which are the same after a restart.
                 chosen.append((digest, item.key))
                 if len(chosen) > 10 * samples:
                     chosen[:] = heapq.nsmallest(samples, chosen)
@@ -178,7 +178,7 @@ class State:
         return counts[0], counts[1], frozenset(key for _, key in heapq.nsmallest(samples, chosen))
 
     def is_done(self, key: str, stamp: str = "") -> bool:
-        """Whether there are results of a key, and of this stamp, where both stamps are known."""
+        """Return whether a key has results, of this stamp if both stamps are known."""
         return key in self._offsets and key not in self._failed and not self._is_stale(key, stamp)
 
     def _is_stale(self, key: str, stamp: str) -> bool:
@@ -186,9 +186,9 @@ class State:
         return bool(stamp and known and stamp != known)
 
     def pending(self) -> Iterator[Item]:
-        """The planned items that are not done: also those that failed earlier, and those of another stamp.
+        """Yield the planned items that are not done, that failed, or whose stamp has changed.
 
-        The latter come with what is known of the pixels that the results are of.
+        The last ones have in `content` the hash of the pixels that were annotated.
         """
         for _, item in self._items():
             if item.key in self._offsets and item.key not in self._failed:
@@ -206,7 +206,7 @@ class State:
 
     @property
     def skipped(self) -> Counter[str]:
-        """What the source left out when it was planned, by reason."""
+        """Return the counts of what the source skipped when it was listed, by reason."""
         last = b"{}"
         with (self.folder / "items.jsonl").open("rb") as file:
             for line in file:
@@ -214,7 +214,7 @@ class State:
         return Counter(json.loads(last).get("skipped", {}))
 
     def save(self, row: Row) -> None:
-        """Put a row of {"key", "status", ...} on the disk."""
+        """Write a row of {"key", "status", ...} to the disk."""
         if self._file is None:
             raise StateError("the state is not open")
         offset = self._file.tell()
@@ -235,7 +235,7 @@ class State:
             return row
 
     def rows(self) -> Iterator[tuple[int, Item, Row]]:
-        """(place in the source, item, row) of all that is finished, in the source's order."""
+        """Yield (place in the source, item, row) of all finished items, in the source's order."""
         with (self.folder / "rows.jsonl").open("rb") as file:
             for index, item in self._items():
                 offset = self._offsets.get(item.key)
@@ -245,7 +245,7 @@ class State:
 
     @property
     def complete(self) -> bool:
-        """Whether every planned item has a row."""
+        """Return whether every planned item has a row."""
         planned = (self.folder / "items.jsonl").exists()
         return planned and all(
             item.key in self._offsets and not self._is_stale(item.key, item.stamp)
@@ -258,10 +258,10 @@ class State:
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object], *, private: bool = False) -> None:
-    """Write a file so that it is there whole or not at all; a `private` one nobody else may read."""
+    """Write a file atomically. A `private` one is readable by its owner alone."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
-    mode = 0o600 if private else 0o666  # less what the person's umask takes
+    mode = 0o600 if private else 0o666  # reduced by the umask
     with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         fill(file)
         file.flush()

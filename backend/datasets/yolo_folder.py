@@ -1,4 +1,4 @@
-"""A folder to train YOLO with."""
+"""Write a folder to train YOLO with."""
 
 import json
 import re

@@ -40,10 +40,10 @@ def access(client: StudioClient, project: int, images: Images) -> Iterator[Findi
         check = "token"
         yield Finding(check, OK, _token(client))
         check = "project"
-        found = client.project(project)
-        yield Finding(check, OK, f"Project {project} is {found.get('title')!r}.")
+        settings = client.project(project)
+        yield Finding(check, OK, f"Project {project} is {settings.get('title')!r}.")
         check = "config"
-        xml = str(found.get("label_config") or "")
+        xml = str(settings.get("label_config") or "")
         config = _config(xml)
         yield from config_findings(config)
         yield exports_finding(config, labeling_config.data_keys(xml))
@@ -335,7 +335,7 @@ def _weights(settings: Settings) -> Finding:
 
 
 def _listing(endpoint: RemoteVLM) -> Finding:
-    """Have whoever lists look at a grey picture: does it answer, know the model, take the key and images?"""
+    """Ask the remote VLM about a grey picture, which tests its address, model, key and image input."""
     try:
         endpoint.answer(np.full((64, 64, 3), 128, np.uint8), "What is in this picture?")
     except RemoteVLMError as error:

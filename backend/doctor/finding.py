@@ -1,4 +1,4 @@
-"""What a check of `vlsam doctor` found, and how it is printed."""
+"""The finding of a check of `vlsam doctor`, and its text."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Trials: Label Studio asks the backend about some tasks, as it does for a person."""
+"""Trials of `vlsam doctor`: have Label Studio ask the backend about some tasks."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

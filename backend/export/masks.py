@@ -1,4 +1,4 @@
-"""A folder of masks: which class each pixel is of, and each object whole."""
+"""A folder of masks: the class of each pixel, and each object by itself."""
 
 import json
 from collections import Counter
@@ -35,10 +35,9 @@ MAX_CLASSES = 2**16 - 1
 class Masks(Objects):
     """A folder of PNGs, with classes.txt and index.json.
 
-    NAME.png holds the number of a class in each pixel, that of the topmost object; 0 is no object. Numbers
-    are lines of classes.txt, counted from 0. A file has 8 bits and a palette, or 16 bits for more than 255
-    classes. objects/NAME/1.png and so on are the objects of the image, from the lowest to the topmost, each
-    whole: 255 is the object.
+    NAME.png has in each pixel the class of the topmost object, 0 for none. Classes are lines of classes.txt,
+    counted from 0. A file has 8 bits and a palette, or 16 bits for more than 255 classes. objects/NAME/1.png
+    and so on are the objects of the image, from the lowest to the topmost, complete: 255 is the object.
     """
 
     def __init__(self, path: Path, copies: Loader | None = None) -> None:
@@ -81,23 +80,23 @@ class Masks(Objects):
 
 
 def _objects(folder: Path, stem: str, row: Row, number: dict[str, int]) -> Iterator[Row]:
-    """Write the masks of an image. Yields what the index says of each object."""
+    """Write the masks of an image. Yield the index entry of each object."""
     own = folder / "objects" / stem
     own.mkdir(parents=True)
     classes = np.zeros((row["height"], row["width"]), np.uint8 if len(number) < 256 else np.uint16)
-    for place, each in enumerate(row["detections"], 1):
-        mask = mask_of(each)
+    for place, detection in enumerate(row["detections"], 1):
+        mask = mask_of(detection)
         Pillow.fromarray(mask.astype(np.uint8) * 255).save(own / f"{place}.png")
-        classes[mask] = number[each["label"]]
-        x0, y0, x1, y1 = each["box"]
-        about = {
+        classes[mask] = number[detection["label"]]
+        x0, y0, x1, y1 = detection["box"]
+        entry = {
             "mask": f"objects/{stem}/{place}.png",
-            "label": each["label"],
-            "class": number[each["label"]],
+            "label": detection["label"],
+            "class": number[detection["label"]],
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "area": int(mask.sum()),
         }
-        yield about if each["score"] is None else {**about, "score": each["score"]}
+        yield entry if detection["score"] is None else {**entry, "score": detection["score"]}
     picture = Pillow.fromarray(classes)
     if classes.dtype == np.uint8:
         picture.putpalette(_palette(len(number)).tobytes())
@@ -105,5 +104,5 @@ def _objects(folder: Path, stem: str, row: Row, number: dict[str, int]) -> Itera
 
 
 def _palette(count: int) -> NDArray[np.uint8]:
-    """(count + 1, 3) RGB: black, and a colour for each class."""
+    """Return (count + 1, 3) RGB: black, and a colour for each class."""
     return np.array([(0, 0, 0), *(tuple(bytes.fromhex(c.lstrip("#"))) for c in colours(count))], np.uint8)

@@ -1,4 +1,4 @@
-"""The result list of an annotation to objects: which of its entries is a region, and what that is called."""
+"""Turn the result list of an annotation into labelled objects."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +15,15 @@ from backend.labelstudio.region_reading import ReadingBudget
 
 Entry = Mapping[str, Any]
 
-# What `value` holds of a shape. A region that was accepted with labels of several lists chosen is there once
-# for each of them, as the type of that list with the geometry of the region.
+# Keys of `value` that hold a shape's geometry. A region that was accepted with labels of several lists has
+# one entry for each list, with the list's type and the region's geometry.
 _GEOMETRY = {
     "brush": ("rle", "maskDataURL", "touches"),
     "bitmask": ("imageDataURL",),
     "polygon": ("points",),
     "vector": ("vertices",),
     "ellipse": ("radiusX",),
-    "rectangle": ("height",),  # which a keypoint has not
+    "rectangle": ("height",),  # which a keypoint lacks
 }
 _MARGIN = 1e-3  # percent of the image that a corner may be outside
 MAX_NAME = 200  # characters
@@ -32,21 +32,21 @@ MAX_SIDE = 1e6  # pixels
 
 @dataclass
 class _Region:
-    """The entries of one id."""
+    """The entries with one id."""
 
-    shape: str = ""  # "" where none has a geometry
+    shape: str = ""  # "" if no entry has a geometry
     geometry: Entry = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
 
 
 def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
-    """The (height, width) of the image that most of its results say; None where none does."""
-    said: Counter[tuple[int, int]] = Counter()
+    """Return the image's (height, width) that most results contain, None if none does."""
+    sizes: Counter[tuple[int, int]] = Counter()
     for item in _entries(items):
         height, width = (_number(item.get(f"original_{side}")) for side in ("height", "width"))
         if height >= 1 and width >= 1 and item.get("to_name") == config.image_name:
-            said[int(height), int(width)] += 1
-    return max(said, key=lambda shape: said[shape], default=None)
+            sizes[int(height), int(width)] += 1
+    return max(sizes, key=lambda shape: sizes[shape], default=None)
 
 
 def read(
@@ -58,10 +58,10 @@ def read(
     *,
     scored: bool = False,
 ) -> Iterator[Object]:
-    """The objects of an image (height, width) = `shape` in a result list, in its order: the topmost is last.
+    """Yield the objects in a result list of an image (height, width) = `shape`; the topmost is last.
 
-    Regions that are none are counted in `left_out`, by reason. With `scored` each has its result's score.
-    Raises TooMuch.
+    Regions that are no objects are counted in `left_out`, by reason. With `scored` objects have their
+    result's score. Raises TooMuch.
     """
     for region in _regions(items):
         if isinstance(region, str):
@@ -86,14 +86,14 @@ def read(
         score = results.unit(_number(entry.get("score"))) if scored else None
         for place, name in enumerate(names):
             if place:
-                budget.spend(mask.size)  # as a destination does to keep it once more
+                budget.spend(mask.size)  # a destination encodes the mask once more
             yield Object(name, mask, name, score, ring)
 
 
 def names(items: Sequence[Any], config: LabelConfig) -> list[str]:
-    """What the objects of a result list are called, as far as that is seen without looking at pixels."""
-    regions = [each for each in _regions(items) if isinstance(each, _Region)]
-    return [name for each in regions if _reason(each, config) is None for name in _names(each, config)]
+    """Return the labels of the objects in a result list, without decoding their masks."""
+    regions = [region for region in _regions(items) if isinstance(region, _Region)]
+    return [name for region in regions if _reason(region, config) is None for name in _names(region, config)]
 
 
 def _entries(items: Sequence[Any]) -> Iterator[Entry]:
@@ -101,12 +101,12 @@ def _entries(items: Sequence[Any]) -> Iterator[Entry]:
 
 
 def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
-    """Yield the regions of a result list in its order, then for each other thing drawn why it is none."""
-    found: dict[str, _Region] = {}
+    """Yield the regions of a result list in its order, and why other drawn things are none."""
+    regions: dict[str, _Region] = {}
     nameless: list[_Region] = []
     for item in _entries(items):
         number = tasks.region_id(item)
-        region = _Region() if number is None else found.setdefault(number, _Region())
+        region = _Region() if number is None else regions.setdefault(number, _Region())
         if number is None:
             nameless.append(region)
         region.entries.append(item)
@@ -115,7 +115,7 @@ def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
         value = tasks.value_of(item)
         if not region.shape and any(value.get(key) is not None for key in _GEOMETRY.get(shape, ())):
             region.shape, region.geometry = shape, item
-    for region in (*found.values(), *nameless):
+    for region in (*regions.values(), *nameless):
         if region.shape:
             yield region
             continue
@@ -128,7 +128,7 @@ def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
 
 
 def _reason(region: _Region, config: LabelConfig) -> str | None:
-    """Why a region is no object; None where it is one."""
+    """Return why a region is no object, None if it is one."""
     if region.geometry.get("to_name") != config.image_name:
         return "a region of another image of the task"
     if region.shape == "rectangle" and tasks.control_of(region.geometry) in config.prompt_boxes:
@@ -137,10 +137,10 @@ def _reason(region: _Region, config: LabelConfig) -> str | None:
 
 
 def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
-    """Its labels, or else what a `perRegion` control says.
+    """Return a region's labels, or the text of a `perRegion` control.
 
-    Those of its own list, as in Label Studio's own exports: a <Labels> list beside that says what was chosen
-    when the region was accepted, and stays so when people rename the region.
+    The labels of its own list come first, as in Label Studio's exports: a <Labels> list beside keeps what was
+    chosen when the region was accepted, also after people rename the region.
     """
     own = tasks.labels_of(region.geometry)
     others = [tasks.labels_of(entry) for entry in region.entries if entry.get("type") == "labels"]
@@ -150,22 +150,22 @@ def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
 
 
 def _words(region: _Region, config: LabelConfig) -> Iterator[str]:
-    """The first text, or the path of the first choice, that names a region: one name, or none."""
+    """Yield the first text, or the path of the first choice, that names a region; at most one."""
     for naming in config.namings:
         for entry in region.entries:
             if (entry.get("from_name"), entry.get("type")) != (naming.name, naming.type):
                 continue
-            held = tasks.value_of(entry).get(naming.key)
-            for word in held if isinstance(held, list) else [held]:
+            value = tasks.value_of(entry).get(naming.key)
+            for word in value if isinstance(value, list) else [value]:
                 path = word if isinstance(word, list) else [word]
-                texts = [each.strip() for each in path if isinstance(each, str) and each.strip()]
+                texts = [part.strip() for part in path if isinstance(part, str) and part.strip()]
                 if texts and len(texts) == len(path):
                     yield " / ".join(texts)[:MAX_NAME]
                     return
 
 
 def _ring(region: _Region, shape: tuple[int, int]) -> Ring | None:
-    """The ring that a region was drawn as, in pixels; None for others, and where it leaves the image."""
+    """Return the ring of a region that was drawn as one, in pixels; None if it leaves the image."""
     value = tasks.value_of(region.geometry)
     height, width = shape
     match region.shape:
@@ -186,4 +186,4 @@ def _ring(region: _Region, shape: tuple[int, int]) -> Ring | None:
 
 
 def _number(value: Any) -> float:
-    return float(value) if type(value) in (int, float) and abs(value) <= MAX_SIDE else 0.0  # nor NaN
+    return float(value) if type(value) in (int, float) and abs(value) <= MAX_SIDE else 0.0  # 0 for NaN, too

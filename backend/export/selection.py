@@ -1,4 +1,4 @@
-"""Which annotation, draft or prediction of each task is exported."""
+"""Select the annotation, draft or prediction of each task that is exported."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from backend.labelstudio_api.client import StudioClient, StudioError
 
 @dataclass(frozen=True)
 class Selection:
-    """Which entry of each task is exported."""
+    """Selects the entry of each task that is exported."""
 
     client: StudioClient
     what: str  # annotations, drafts or predictions

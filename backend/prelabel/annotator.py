@@ -1,4 +1,4 @@
-"""An image to its row: what of `vlsam prelabel` runs beside the models, here or on another machine."""
+"""Annotate one image of `vlsam prelabel` and make its row, in this process or on another machine."""
 
 import base64
 from collections.abc import Callable, Container
@@ -19,22 +19,22 @@ from model.types import Image, ModelLoadError
 from model.vlm.questions import RemoteAnswer
 from model.weights.out_of_memory import with_less_memory
 
-Asked = list[list[RemoteAnswer]] | None
-PICTURE = "picture"  # in a row on its way; in the state it is a file
+RemoteAnswers = list[list[RemoteAnswer]] | None
+PICTURE = "picture"  # key of a row until it is saved; the state keeps it as a file
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """What is found in an image, and what its row keeps of that. Small and picklable: no weights."""
+    """Annotates images and makes their rows. Picklable, without weights."""
 
     settings: Settings
     profile: Profile
-    version: str  # of the models that it must find wherever it is
+    version: str  # that the models must have, on every machine
     config: LabelConfig
     destination: Destination
 
     def load(self) -> VLSAM:
-        """The models. Raises ModelLoadError, also where this machine has other weights."""
+        """Load the models. Raises ModelLoadError, also if this machine has other weights."""
         here = self.settings.version(self.profile)
         if here != self.version:
             raise ModelLoadError(f"the weights differ: {here} here, {self.version} where the run began")
@@ -42,10 +42,10 @@ class Annotator:
             self.profile, self.settings.models.device, self.settings.detection.options, self.version
         )
 
-    def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, Asked]:
-        """An item's image, and what an endpoint that lists says of it: no model waits for either.
+    def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, RemoteAnswers]:
+        """Load an item's image, and prefetch the remote VLM's answers, so that no model waits for them.
 
-        Raises Unchanged where there are results of the very same pixels.
+        Raises Unchanged if there are results of the same pixels.
         """
         image = load(item)
         if item.content and item.content == image_hash(image):
@@ -54,12 +54,12 @@ class Annotator:
         words = vocabulary(self.config.of(item.data), options)
         return image, prefetch_answers(image, options, words)
 
-    def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
-        """What the server would find in a task of this data."""
+    def annotate(self, model: VLSAM, item: Item, image: Image, remote: RemoteAnswers) -> Found:
+        """Return the detections that the server would return for a task with this data."""
         config, answers = self.config.of(item.data), self.settings.answers
         words = vocabulary(config, self.settings.detection.options)
         detections, reduced = with_less_memory(
-            model, lambda model: model.annotate(image, vocabulary=words, remote_answers=said)
+            model, lambda model: model.annotate(image, vocabulary=words, remote_answers=remote)
         )
         detections = not_empty(detections)
         labelling = Labelling(config, answers.leftover)
@@ -71,7 +71,7 @@ class Annotator:
         return Found(detections, labelling, reduced)
 
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
-        """What the summary needs, and what DEST needs; of the keys in `sampled` also a picture, as text."""
+        """Return what the summary and DEST need, and for keys in `sampled` a picture in base64."""
         labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
         row = {
             "content": image_hash(image),

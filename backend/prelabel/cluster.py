@@ -1,7 +1,7 @@
-"""The stages of run.py over a Ray cluster: CPUs fetch, actors with the models annotate, this process saves.
+"""The pipeline of run.py on a Ray cluster: CPUs fetch, actors with the models annotate, this process saves.
 
-Ray Data streams blocks of a few images from stage to stage, and holds the earlier ones back while the later
-ones are busy. What is done is in the state of this process alone: workers keep nothing.
+Ray Data streams blocks of a few images from stage to stage, and slows the earlier stages down while the later
+ones are busy (backpressure). Only this process keeps state.
 """
 
 import importlib
@@ -27,14 +27,14 @@ from backend.datasets.run_state import Row
 from backend.prelabel.run import run
 from model.types import Image, ImageError, VLSAMError
 
-if TYPE_CHECKING:  # those that fetch do without torch: a twelfth of the memory
+if TYPE_CHECKING:  # processes that fetch load no torch: a twelfth of the memory
     from backend.prelabel.annotator import Annotator
 
-# Images that travel together: what a worker that dies begins again.
+# Images of a block. When a worker dies, its block is annotated again.
 BLOCK = 8
-# Images of one dataset: Ray keeps a note of each block as long as its dataset lives, and millions add up.
+# Images of a Ray dataset. Ray keeps metadata of each block as long as the dataset exists.
 ROUND = 20_000
-# So often a worker may die over a block, and then over one image.
+# How often workers may die of a block, and then of a single image.
 TRIES = 2
 DIED = VLSAMError(f"{TRIES} workers died over this image.")
 
@@ -45,7 +45,7 @@ class ClusterError(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """Actors to be, each with the models: how many, and on how much of a machine."""
+    """How many actors load the models, and with how many GPUs each."""
 
     ray: Any
     count: int
@@ -60,22 +60,23 @@ class Workers:
         sampled: Container[str],
         save: Callable[[Item, Row], None],
     ) -> None:
-        """Annotate all items; `save` gets a row of each, in any order, from this thread.
+        """Annotate all items. Call `save` with a row of each, in any order, from this thread.
 
-        What goes wrong with an image becomes its row, as in run.run, also when workers die of it. Raises
-        ClusterError where models cannot be loaded or the cluster is lost, and what `items` and `save` raise.
+        An error of one image becomes its row, as in run.run, also when workers die of it.
+        Raises ClusterError if models cannot be loaded or the cluster is lost, and what `items` and `save`
+        raise.
         """
         if self.gpus:
             models = replace(annotator.settings.models, device="cuda")
             annotator = replace(annotator, settings=replace(annotator.settings, models=models))
         items = iter(items)
-        while some := {item.key: item for item in islice(items, ROUND)}:
-            # What kills workers is tried again without neighbours, and with nothing waiting at its worker.
+        while unsaved := {item.key: item for item in islice(items, ROUND)}:
+            # Items that kill workers are tried again alone, with no other item at the same worker.
             for block in (BLOCK, 1):
-                for row in self._rows(list(some.values()), block, annotator, loader, sampled):
-                    if item := some.pop(row["key"], None):
+                for row in self._rows(list(unsaved.values()), block, annotator, loader, sampled):
+                    if item := unsaved.pop(row["key"], None):
                         save(item, row)
-            for item in some.values():
+            for item in unsaved.values():
                 save(item, failed(item, DIED))
 
     def _rows(
@@ -93,9 +94,9 @@ class Workers:
             arrow.table({"item": [json.dumps(asdict(item)) for item in items[begin : begin + block]]})
             for begin in range(0, len(items), block)
         ]
-        # Ray 2.64 will know no retries but endless ones, so pyproject.toml stops before it.
+        # Ray 2.64 will retry for ever, so pyproject.toml excludes it.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", DeprecationWarning)
-        found = (
+        rows = (
             data.from_arrow(blocks)
             .map_batches(partial(fetch, loader=loader), batch_size=block, batch_format="pyarrow")
             .map_batches(
@@ -112,14 +113,14 @@ class Workers:
             )
         )
         try:
-            for row in found.iter_rows():
+            for row in rows.iter_rows():
                 yield json.loads(row["row"])
         except self.ray.exceptions.RayError as error:
-            raise ClusterError(f"{_told(error)}; the same command goes on from here") from None
+            raise ClusterError(f"{_message(error)}; the same command goes on from here") from None
 
 
 def fetch(batch: Any, *, loader: Loader) -> Iterator[Any]:
-    """Tables of `item`, each with the pixels or the reason why there are none."""
+    """Yield tables of items, each with its pixels or the reason why there are none."""
     arrow = importlib.import_module("pyarrow")
     schema = arrow.schema(
         [
@@ -147,7 +148,7 @@ def fetch(batch: Any, *, loader: Loader) -> Iterator[Any]:
 
 
 class Actor:
-    """The models, in a process of their own."""
+    """The models, in their own process."""
 
     def __init__(self, annotator: "Annotator", sampled: Container[str]) -> None:
         self._fetch = annotator.fetch
@@ -155,7 +156,7 @@ class Actor:
         self._describe = partial(annotator.describe, sampled=sampled)
 
     def __call__(self, batch: Any) -> Any:
-        """A table of rows as JSON, for one of `fetch`."""
+        """Return a table of rows as JSON for a table of `fetch`."""
         fetched = {(item := Item(**json.loads(row["item"]))).key: (item, row) for row in batch.to_pylist()}
 
         def load(item: Item) -> Image:
@@ -177,13 +178,13 @@ class Actor:
 
 @contextmanager
 def workers(address: str, count: int | None) -> Iterator[Workers]:
-    """Workers of the cluster at an address; "local" starts one that ends with this process.
+    """Yield the workers of a cluster; the address "local" starts one that ends with this process.
 
-    Raises ClusterError where there is no such cluster, or too small a one.
+    Raises ClusterError if there is no such cluster, or it is too small.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
-        # What Ray does on macOS: the node's address, where it listens, is the loopback's.
+        # As Ray does on macOS: listen on loopback.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         ray = importlib.import_module("ray")
@@ -203,23 +204,22 @@ def workers(address: str, count: int | None) -> Iterator[Workers]:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"--ray {address}: {_told(error)}") from None
+        raise ClusterError(f"--ray {address}: {_message(error)}") from None
     try:
-        logging.getLogger("ray.data").setLevel(
-            logging.CRITICAL
-        )  # what fails is told in rows; it has own files
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are in rows, and in files of Ray
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        context.max_errored_blocks = -1  # their items have no rows afterwards, and so are found
-        context.max_consecutive_actor_init_deaths = TRIES  # as of a node that goes while models load
+        context.max_errored_blocks = -1  # items of failed blocks have no row
+        context.max_consecutive_actor_init_deaths = TRIES  # as when a node stops while models load
         yield workers_that_fit(ray, count)
     finally:
         ray.shutdown()
 
 
 def workers_that_fit(ray: Any, count: int | None) -> Workers:
-    there = ray.cluster_resources()
-    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    """Return `count` workers, or one for each GPU. Raises ClusterError if the cluster is too small."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     count = count or gpus or 1
     if gpus and count > gpus:
         raise ClusterError(f"{count} workers want a GPU each; the cluster has {gpus}")
@@ -228,7 +228,7 @@ def workers_that_fit(ray: Any, count: int | None) -> Workers:
     return Workers(ray, count, gpus=1 if gpus else 0)
 
 
-def _told(error: Exception) -> str:
-    """The last line of what Ray tells, which is at the root of it, without the error's name."""
+def _message(error: Exception) -> str:
+    """Return the last line of Ray's message, which has the cause, without the error's name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return re.sub(r"^[\w.]+Error: ", "", lines[-1] if lines else type(error).__name__)[:500]

@@ -1,4 +1,4 @@
-"""Destinations of `vlsam prelabel`: files. project_import.py has projects."""
+"""Destinations of `vlsam prelabel` that are files: an import list, COCO, YOLO and parquet."""
 
 import json
 from collections import Counter

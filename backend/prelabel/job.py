@@ -82,7 +82,7 @@ class Job:
 
     @property
     def has_file(self) -> bool:
-        """Whether DEST is a file or folder, not a project."""
+        """Return whether DEST is a file or folder, not a project."""
         return self.request.target_project is None
 
     def importer(self) -> Importer | None:

@@ -18,7 +18,7 @@ CHUNK, CHUNK_CHARACTERS = 50, 10_000_000
 
 
 class Importer:
-    """Puts predictions into a project, in chunks, each once however often the run is killed.
+    """Imports predictions into a project in chunks, each prediction once, even if the run is killed.
 
     sent.jsonl in the state lists the tasks whose predictions Label Studio has taken. After a kill or a broken
     connection Label Studio is asked which tasks have a prediction of this version. With `replace` those are

@@ -63,7 +63,7 @@ class Request:
 
     @property
     def target(self) -> Path:
-        """DEST, or for a project the name of its state."""
+        """Return DEST; for a project the path beside which its state is kept."""
         return Path(self.to if self.target_project is None else f"labelstudio-{self.target_project}")
 
 

@@ -1,7 +1,7 @@
-"""Where the images of `vlsam prelabel` come from: folders, URIs, manifests. Label Studio is in project.py.
+"""Sources of `vlsam prelabel` that are files: folders, URIs and manifests.
 
-What people type names any file system that fsspec knows. The addresses in a manifest are hostile: they lead
-to files by their path, to http(s) and data addresses by way of images/fetch.py, and to cloud storages.
+The command line may name any file system that fsspec supports. The addresses in a manifest are not trusted:
+they may be paths, http(s) and data addresses, which images/fetch.py reads, and URIs of cloud storages.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from backend.telemetry.logs import unsigned
 from model.types import Image, ImageError
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
-STORAGES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})  # that a manifest may name
+STORAGES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})  # allowed in manifests
 LONGEST_KEY = 300  # characters
 # What file systems call what tells a file from the one that it replaced.
 _FACTS = ("size", "etag", "md5hash", "generation", "sha", "mtime", "lastmodified", "updated", "created")
@@ -42,7 +42,10 @@ _CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::h
 
 
 def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Source:
-    """The source that an argument names: a manifest by its suffix, else a folder, glob or URI."""
+    """Return the source for an argument: a manifest if it has such a suffix, else a folder, glob or URI.
+
+    Raises SourceError.
+    """
     if source.lower().startswith("file://"):
         source = source[len("file://") :]
     scheme = scheme_of(source)
@@ -54,7 +57,7 @@ def choose(source: str, settings: Settings, *, image_key: str, prefix: str | Non
         files = Files(settings)
         loader = Embedded(source, image_key, files) if source.lower().endswith(".parquet") else files
         return Manifest(source, loader, image_key)
-    # What people typed is theirs to read.
+    # The command line may name any file system.
     return Folder(source, Files(settings, STORAGES | ({scheme} if scheme else set())), image_key, prefix)
 
 
@@ -68,11 +71,11 @@ class Files:
             Images(settings.images, settings.label_studio),
         )
         self.most = settings.images.max_image_bytes
-        url = settings.label_studio.url  # whose files want its token, which goes nowhere else
+        url = settings.label_studio.url  # its token is sent to its files alone
         self._server = Server(url, settings.label_studio.api_key) if url else None
 
     def __reduce__(self) -> tuple[type["Files"], tuple[Settings, frozenset[str]]]:
-        return Files, (self._settings, self._schemes)  # its locks stay here
+        return Files, (self._settings, self._schemes)  # locks cannot be pickled
 
     def load(self, item: Item) -> Image:
         return self.read(item)[1]
@@ -103,19 +106,19 @@ class Files:
             raise ImageError("There is no such file.") from None
         except SourceError as error:
             raise ImageError(str(error)) from None
-        except Exception as error:  # each file system has its own; their texts may hold secrets
+        except Exception as error:  # each file system has its own errors, with secrets in some messages
             raise ImageError(f"The file cannot be read ({type(error).__name__}).") from None
         return self.decoded(data)
 
     def decoded(self, data: bytes) -> tuple[bytes, Image]:
-        """A file with its pixels. Raises ImageError."""
+        """Return a file and its pixels. Raises ImageError."""
         if len(data) > self.most:
             raise ImageError(f"The file has more than {self.most} bytes (VLSAM_MAX_IMAGE_BYTES).")
         return data, decode(data, max_pixels=self._settings.images.max_image_pixels)
 
 
 class Folder:
-    """The images below a folder or its URI, or those that a glob names."""
+    """The images below a folder or its URI, or those that match a glob."""
 
     def __init__(self, source: str, loader: Loader, image_key: str, prefix: str | None) -> None:
         self.loader = loader
@@ -148,8 +151,8 @@ class Folder:
         for name in listing.names:
             address = listing.root + name
             if re.match(r"(?i)data:", address) or (scheme_of(self._source) is None and _is_uri(address)):
-                address = f"./{address}"  # a path, whatever its name looks like
-            # Percent signs stand for bytes, so that here nothing is lost of a name that is no UTF-8.
+                address = f"./{address}"  # a path, even if its name looks like an address
+            # Percent-encoding keeps the bytes of a name that is no UTF-8.
             shown = text(address) if self._prefix is None else self._prefix + quote(os.fsencode(name))
             yield Item(
                 keys.of(name),
@@ -161,7 +164,7 @@ class Folder:
 
 
 def _without_pictures(listing: Listing) -> Listing:
-    """A listing without what `vlsam annotate` drew beside the images."""
+    """Return a listing without the pictures that `vlsam annotate` wrote beside the images."""
     names = [name for name in listing.names if not _is_picture(listing.root + name)]
     if left_out := len(listing.names) - len(names):
         listing.skipped["picture of an earlier run"] += left_out
@@ -169,11 +172,11 @@ def _without_pictures(listing: Listing) -> Listing:
 
 
 def _is_picture(path: str) -> bool:
-    return path.lower().endswith(".png") and is_ours(Path(path))  # only these are opened
+    return path.lower().endswith(".png") and is_ours(Path(path))  # opens PNG files alone
 
 
 class _Keys:
-    """Keys from names that may be no UTF-8: text, and never that of another name."""
+    """Makes unique keys, which are text, from names that may be no UTF-8."""
 
     def __init__(self, names: list[str]) -> None:
         self._taken = set(names) if any(text(name) != name for name in names) else set()
@@ -188,7 +191,7 @@ class _Keys:
 
 
 def _remote(source: str) -> tuple[Listing, dict[str, str]]:
-    """What fsspec lists at a URI: the images, and a stamp of each from what the listing says."""
+    """List the images at a URI by fsspec, with a stamp of each from the listing's facts."""
     fs, path = _file_system(source)
     if fs.isdir(path):
         root, pattern = source.rstrip("/") + "/", None
@@ -198,9 +201,9 @@ def _remote(source: str) -> tuple[Listing, dict[str, str]]:
         found = {path: fs.info(path)} if fs.isfile(path) else {}
     else:
         root, pattern = local_files.split_pattern(source)
-        # The root is one folder deep itself for those that count so.
+        # fsspec counts the root as one level.
         found = fs.find(fs._strip_protocol(root), maxdepth=local_files.depth_of(pattern), detail=True)
-    # Listings are without a scheme; what people gave stays in front.
+    # fsspec lists names without the scheme; the given root is put in front.
     inside = len(fs._strip_protocol(root).rstrip("/")) + 1
     stamps = {name[inside:]: _stamp_from(info) for name, info in found.items()}
     return local_files.chosen(root, stamps, pattern=pattern), stamps
@@ -223,7 +226,7 @@ def _stamp_from(info: Mapping[str, Any]) -> str:
 
 
 def _stamp_of(address: str) -> str:
-    """Of a path: its file's size, and when it changed, also where the file's own time was set back."""
+    """Return a stamp of a file: its size, modification time, and inode change time, which cannot be set."""
     try:
         found = os.stat(address)
     except (OSError, ValueError):
@@ -235,7 +238,7 @@ def _stamp_of_uri(address: str) -> str:
     try:
         fs, path = _file_system(address)
         return _stamp_from(fs.info(path))
-    except Exception:  # whoever reads it will say why
+    except Exception:  # reading it reports the reason
         return ""
 
 
@@ -247,9 +250,9 @@ def _data(image_key: str, address: str) -> dict[str, Any]:
 
 
 class Manifest:
-    """A table with an image address in each row; further columns go into the task's data.
+    """A table with an image address in each row. Its other columns become the task's data.
 
-    `id`, where there is such a column, names a row; otherwise its address does. A parquet file may hold the
+    The key of a row is its `id`, if there is such a column, or its address. A parquet file may contain the
     images themselves, in a column of bytes or of Hugging Face's {"bytes", "path"}.
     """
 
@@ -287,7 +290,7 @@ class Manifest:
             address = self._absolute(given)
             if place is not None:
                 row[self._image_key] = given or key
-            if self._image_key in row:  # a table has a column "photo.url", a task has it inside of "photo"
+            if self._image_key in row:  # the column "photo.url" becomes a field of "photo"
                 row |= _data(self._image_key, row.pop(self._image_key))
             yield Item(
                 key,
@@ -299,7 +302,7 @@ class Manifest:
             )
 
     def _absolute(self, address: str) -> str:
-        """A relative path is meant from the manifest's folder."""
+        """Return an address, a relative path as below the manifest's folder."""
         if not address or address.startswith("/") or _is_uri(address):
             return address
         return posixpath.join(self._folder, address)
@@ -307,7 +310,7 @@ class Manifest:
     def _clean(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # no text, so nobody could read a file with it
+        except UnicodeEncodeError:  # no UTF-8, so no reader could parse it
             self.skipped[r"rows with bytes that are no UTF-8, which stay as \xff and the like"] += 1
             return {text(name): _as_text(value) for name, value in row.items()}
         return row
@@ -318,7 +321,7 @@ def _is_uri(address: str) -> bool:
 
 
 def _address(value: Any) -> str:
-    """The address in a cell, which may be Hugging Face's {"path": ...}."""
+    """Return the address in a cell, which may be Hugging Face's {"path": ...}."""
     if isinstance(value, Mapping):
         value = value.get("path")
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
@@ -336,7 +339,7 @@ def _as_text(value: Any) -> Any:
 
 
 class Embedded:
-    """Reads images out of a column of a parquet file; of a row without bytes by its address."""
+    """Reads images from a column of a parquet file, and from the address of a row without bytes."""
 
     def __init__(self, source: str, column: str, files: Files) -> None:
         self._source, self._column, self._files = source, column, files
@@ -364,17 +367,20 @@ def _remote_bytes(address: str, most: int) -> bytes:
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    """The file system of a URI and the path in it. Unlike fsspec's own, "::" in a name means nothing."""
+    """Return the file system of a URI and the path in it. "::" has no meaning, unlike in fsspec.
+
+    Raises SourceError.
+    """
     scheme = scheme_of(address) or "file"
     try:
         kind = fsspec.get_filesystem_class(scheme)
         return kind(**kind._get_kwargs_from_urls(address)), kind._strip_protocol(address)
-    except (ImportError, ValueError, TypeError) as error:  # a driver that is not there, no such scheme
+    except (ImportError, ValueError, TypeError) as error:  # a missing driver, an unknown scheme
         raise SourceError(f"{scheme}:// addresses: {reason(error)}; for s3:// pip install s3fs") from None
 
 
 def _short(address: str) -> str:
-    """An address as a key: a hash stands for long ones, as data: addresses are."""
+    """Return an address as a key; a long one, as a data: address, becomes a hash."""
     if len(address) <= LONGEST_KEY:
         return address
     return "hash:" + hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=16).hexdigest()

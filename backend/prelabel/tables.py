@@ -1,4 +1,4 @@
-"""The rows of a manifest: CSV, lines of JSON, parquet, which may hold the images themselves."""
+"""Read manifests: CSV, JSON Lines, and parquet, which may contain the images themselves."""
 
 import csv
 import io
@@ -36,9 +36,9 @@ def reason(error: Exception) -> str:
 
 
 def rows(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:
-    """The rows of a manifest; with its place each of one whose column `image_key` is of bytes, see Cells.
+    """Yield the rows of a manifest, each with its place if its column `image_key` has bytes: see Cells.
 
-    Counts in `skipped` what a row cannot say. Raises SourceError.
+    Counts in `skipped` what rows cannot contain. Raises SourceError.
     """
     try:
         match PurePosixPath(source.lower()).suffix:
@@ -55,7 +55,7 @@ def rows(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[R
 
 
 def _csv(source: str, skipped: Counter[str]) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)  # a cell may hold an image, as a data address
+    csv.field_size_limit(2**31 - 1)  # a cell may contain an image, as a data address
     with _opened(source) as file, _text(file, newline="") as lines:
         for row in csv.DictReader(lines, restkey="", strict=True):
             if row.pop("", None):
@@ -78,12 +78,12 @@ def _jsonl(source: str) -> Iterator[Row]:
 
 
 def _text(file: BinaryIO, newline: str | None = None) -> io.TextIOWrapper:
-    # Names of files may be no UTF-8 here, as they are in folders.
+    # As in folders, names of files may be no UTF-8.
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def _no_number(name: str) -> None:
-    """In place of NaN and infinities, which Python reads and writes, and JSON does not know."""
+    """Return None for NaN and infinities, which Python reads, but JSON does not have."""
 
 
 def _parquet(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:
@@ -100,17 +100,17 @@ def _parquet(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tup
         place = 0
         for batch in file.iter_batches(batch_size=16, columns=names, use_threads=False):
             for row in batch.to_pylist():
-                # Times and decimals are no JSON, which a task's data is.
+                # A task's data is JSON, so times and decimals become text.
                 row = json.loads(json.dumps(row, default=str), parse_constant=_no_number)
                 yield ({image_key: None, **row}, place) if embedded else (row, None)
                 place += 1
 
 
 class Cells:
-    """The bytes of a column of a parquet file, or of `bytes` in a column of Hugging Face's {"bytes", "path"}.
+    """Reads the bytes of a column of a parquet file, or `bytes` of Hugging Face's {"bytes", "path"}.
 
-    Rows that are asked for nearly in order are read once, page by page, and a few that were passed are kept:
-    a group of rows may be gigabytes. Safe to share among threads.
+    Rows that are read nearly in order are decoded once, page by page, since a row group may be gigabytes; a
+    few rows that were passed are kept. Safe to share among threads.
     """
 
     KEPT = 8
@@ -118,13 +118,13 @@ class Cells:
     def __init__(self, source: str, column: str, most: int) -> None:
         self._source, self._column, self._most = source, column, most
         self._lock = threading.Lock()
-        self._ends: list[int] = []  # of the groups of rows
+        self._ends: list[int] = []  # of the row groups
         self._reading: Iterator[tuple[int, Cell]] = iter(())
-        self._next = 0  # the place that it gives next
+        self._next = 0  # the place that it yields next
         self.passed: dict[int, Cell] = {}  # the last cells read on the way to another, by place
 
     def read(self, place: int) -> bytes | None:
-        """The bytes at a place; None where there are none. Raises ImageError."""
+        """Return the bytes at a place, None if there are none. Raises ImageError."""
         try:
             with self._lock:
                 found = self._find(place)
@@ -154,10 +154,11 @@ class Cells:
         raise IndexError(place)
 
     def _from(self, place: int) -> Iterator[tuple[int, Cell]]:
-        """Cells with their places, from the beginning of the group on that `place` is in."""
+        """Yield cells with their places, from the start of the row group that contains `place`."""
         with _parquet_file(self._source) as file:
-            about = file.metadata
-            self._ends = list(accumulate(about.row_group(n).num_rows for n in range(about.num_row_groups)))
+            metadata = file.metadata
+            counts = (metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
+            self._ends = list(accumulate(counts))
             group = bisect_right(self._ends, place)
             now = self._ends[group - 1] if group else 0
             nested = _children(file.schema_arrow.field(self._column).type)

@@ -29,7 +29,7 @@ from backend.datasets.items import Item
 from backend.datasets.run_state import Row
 from backend.labelstudio import labeling_config
 from backend.prelabel import cluster
-from backend.prelabel.annotator import Annotator, Asked
+from backend.prelabel.annotator import Annotator, RemoteAnswers
 from backend.prelabel.destinations import Found, ImportList
 from backend.prelabel.sources import Files
 from backend.settings import Settings
@@ -43,7 +43,7 @@ class Fragile(Annotator):
     def load(self) -> VLSAM:
         return None  # type: ignore[return-value]
 
-    def annotate(self, model: VLSAM, item: Item, image: Image, said: Asked) -> Found:
+    def annotate(self, model: VLSAM, item: Item, image: Image, said: RemoteAnswers) -> Found:
         if item.key == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
         return Found([], Labelling(self.config))

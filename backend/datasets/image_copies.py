@@ -55,8 +55,8 @@ class Copies:
 
         `pixels` identifies the image: its image_hash, or its size by `size_text`. The copy is the file itself
         if every reader decodes it to what was labelled. Otherwise the labelled pixels are written, as JPEG
-        for a JPEG and as PNG for others. An image that cannot be read is logged. Safe to call from several threads
-        for different items.
+        for a JPEG and as PNG for others. An image that cannot be read is logged. Safe to call from
+        several threads for different items.
         Raises OSError if the copy cannot be written.
         """
         wanted = f"{item.key}\0{item.address}\0{pixels}".encode("utf-8", "surrogatepass")

@@ -21,7 +21,7 @@ from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import unmet_points
 from model.segmentation.non_maximum_suppression import suppress
 from model.segmentation.segmenter import Segmenter
-from model.types import Box, Detection, Evidence, Image, Level, Prompt
+from model.types import LEVELS, Box, Detection, Evidence, Image, Level, Prompt, PromptError
 from model.versions import version_of
 from model.views import corner_views, crop, to_image
 from model.vlm.named_boxes import NamedBox
@@ -117,7 +117,7 @@ class VLSAM:
             >>> VLSAM.load(replace(PROFILES["builtin"], name="mine"), device="cpu").version
             'vlsam-mine-...'
         """
-        profile = choose(profile) if isinstance(profile, str) else profile
+        profile = profile if isinstance(profile, Profile) else choose(profile)
         device = devices.choose(device)
         by_concept = options is not None and options.localizer == "concept"
         # The segmenter first: it is small beside the VLM, and loading may fail.
@@ -348,7 +348,7 @@ class VLSAM:
             A detection without a term. An empty mask has the score 0.
 
         Raises:
-            PromptError: the prompt is empty, not finite or outside the image.
+            PromptError: the prompt is empty or malformed, or there is no such level.
 
         Example:
             >>> vlsam = VLSAM.load()
@@ -358,6 +358,8 @@ class VLSAM:
             >>> bool(less.mask[420, 120]), bool(less.mask[480, 60])
             (True, False)
         """
+        if level not in LEVELS:
+            raise PromptError(f"there is no level {level!r}: choose one of {', '.join(LEVELS)}")
         embedding = embedding if isinstance(embedding, Embedding) else self.encode(embedding)
         refined = refine_by_clicks(self.segmenter, embedding, prompt, level)
         scores = {"predicted_iou": refined.predicted_iou}

@@ -28,7 +28,7 @@ class VLSAMError(Exception):
          +- RemoteVLMError     the remote VLM gave no usable answer
          +- ImageError         an image cannot be fetched, read or decoded
          +- ImageRefused       a model does not take an image, mostly for its shape
-         +- PromptError        a prompt is empty, not finite or outside the image
+         +- PromptError        a prompt is empty or malformed
          +- OutOfMemory        the device has too little memory for an image
     """
 
@@ -58,7 +58,7 @@ class ImageRefused(VLSAMError):
 
 
 class PromptError(VLSAMError, ValueError):
-    """A prompt is empty, not finite or outside the image."""
+    """A prompt is empty or malformed."""
 
 
 class OutOfMemory(VLSAMError):

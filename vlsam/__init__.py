@@ -79,7 +79,7 @@ _MODULES = {
     "PROFILES": "model.profiles",
     "Embedding": "model.segmentation.embedding",
     "RemoteVLM": "model.vlm.remote_vlm",
-}  # all other names: model.types
+}  # every other name: model.types
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """An encoded image. Importing this module loads neither torch nor a SAM family."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 class Embedding:
     """All that decoding needs of an image. Immutable."""
 
-    tensors: Mapping[str, "torch.Tensor"]  # by the SAM family's names, all on one device
-    size: tuple[int, int]  # H, W of the image
-    scaled: tuple[int, int]  # H, W of the image on the encoder's square, before padding
+    #: by the SAM family's names, all on one device
+    tensors: Mapping[str, "torch.Tensor"] = field(repr=False)
+    #: H, W of the image
+    size: tuple[int, int]
+    #: H, W of the image on the encoder's square, before padding
+    scaled: tuple[int, int]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))

@@ -98,6 +98,21 @@ def test_a_detection_as_json_and_as_coco(found: list[Detection], tmp_path: Path)
     assert "id" not in found[0].to_coco(image_id=1, category_id=1)
 
 
+def test_reprs_fit_on_a_line(builtin: VLSAM, found: list[Detection]) -> None:
+    for value in (found[0], found[0].evidence.prompt, builtin.encode(STREET)):
+        assert len(repr(value)) < 200
+
+
+def test_arrays_of_any_layout(builtin: VLSAM) -> None:
+    """As OpenCV's BGR reversed, which has negative strides, or what numpy gives of a Pillow image."""
+    pixels = read_image(STREET)
+    expected = builtin.encode(pixels).tensors["image"]
+    read_only = pixels.copy()
+    read_only.setflags(write=False)
+    for image in (pixels[..., ::-1].copy()[..., ::-1], np.asfortranarray(pixels), read_only):
+        assert np.array_equal(builtin.encode(image).tensors["image"], expected)
+
+
 def test_draw_takes_whatever_annotate_takes(found: list[Detection]) -> None:
     drawn = draw(STREET, found)
     assert drawn.shape == (*found[0].mask.shape, 3)
@@ -112,6 +127,8 @@ def test_without_a_name_the_weights_that_ship_are_loaded(builtin: VLSAM) -> None
 def test_a_profile_that_there_is_not() -> None:
     with pytest.raises(ModelLoadError, match=r"no profile 'gpu-8': choose one of builtin, gpu-8g, gpu-24g"):
         VLSAM.load("gpu-8")
+    with pytest.raises(ModelLoadError, match="no profile None"):
+        VLSAM.load(None)  # type: ignore[arg-type]
 
 
 def test_every_error_has_one_root(builtin: VLSAM) -> None:
@@ -121,5 +138,7 @@ def test_every_error_has_one_root(builtin: VLSAM) -> None:
         builtin.encode(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
     with pytest.raises(PromptError):
         builtin.refine(STREET, Prompt.of())
+    with pytest.raises(PromptError, match="no level 'half': choose one of auto, whole, part, subpart"):
+        builtin.refine(STREET, Prompt.of((9, 9, 1)), level="half")  # type: ignore[arg-type]
     assert issubclass(ImageError, VLSAMError)
     assert issubclass(PromptError, VLSAMError)

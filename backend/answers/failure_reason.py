@@ -1,4 +1,4 @@
-"""Why an image failed, in one line: it takes no other image along, whatever was raised."""
+"""Describe in one line why an image failed, so that no image stops the others."""
 
 import logging
 
@@ -13,9 +13,9 @@ MAX_REASON = 500  # characters
 
 
 def why(error: Exception, image: str) -> str:
-    """What to tell of an image that failed: a sentence of ours, or the kind of a surprise and what it says.
+    """Return the message of an error of ours, or the type and message of an unexpected one.
 
-    A surprise is logged with its traceback. Secrets of addresses are left out.
+    An unexpected error is logged with its traceback. Secrets in addresses are redacted.
     """
     if isinstance(error, TaskError | VLSAMError):
         reason = str(error)

@@ -1,7 +1,7 @@
-"""Our last answers to clicks, for some seconds: what an annotator sees before Label Studio has saved it.
+"""Keep our last answers to clicks for some seconds: regions on screen that Label Studio has not saved yet.
 
-A draft reaches us up to 5 s late, and with Auto-Accept on the browser sends only the newest click. Between
-the two, nobody but us knows the region that was just drawn. All this is a hint: lost, it costs a correction.
+A draft arrives up to 5 s late, and with Auto-Accept on the browser sends only the newest click. Until then
+only we know the region that was just drawn. A lost answer costs one correction.
 """
 
 import threading
@@ -29,7 +29,7 @@ Draft = tuple[str, str]  # id and time of change
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A region that we answered a click with."""
+    """A region that answered a click."""
 
     region_id: str
     control: str
@@ -45,7 +45,7 @@ class Answer:
 
     @cached_property
     def nbytes(self) -> int:
-        """About what it takes; ids are short, and all of `meta` but a person's notes is of our own making."""
+        """About its size in memory. Ids are short, and of `meta` only the notes of a person vary."""
         arrays = self.patch.pixels.nbytes + (0 if self.logits is None else self.logits.nbytes)
         texts = sum(100 + 4 * len(text) for text in (*self.labels, *self.meta.get("text", ())))
         return arrays + 8_000 + 500 * len(self.lineage) + texts
@@ -59,13 +59,12 @@ class Answer:
         *,
         continued: bool,
     ) -> bool:
-        """Whether a request without this answer's prompts is the same person's, and the region still there.
+        """Return whether this answer belongs to the requesting person and its region may still be on screen.
 
-        Label Studio names nobody, but the drafts of a request are those of the person who made it. So: the
-        newest draft holds a prompt of this answer, or it is still the one from then. A draft saved since
-        without these prompts knows better: there the region is, or was refused. Before the first draft
-        there is another answer to these prompts that `continued` this one, or only time: two single prompts,
-        as Auto-Accept makes them, while that draft is on its way.
+        The request has none of its prompts. Label Studio names nobody, but the drafts of a request are the
+        person's own: (1) the newest draft contains one of its prompts, or (2) no draft was saved since.
+        Before any draft exists, (3) a later answer `continued` it, or (4) both have a single prompt, as with
+        Auto-Accept, and it is younger than DRAFT_SECONDS.
         """
         if self.prompts.keys() & drafted:
             return True

@@ -1,4 +1,4 @@
-"""What the model named and a project has no label for: the report behind /terms."""
+"""Report the terms of the model that a project has no label for, as /terms shows them."""
 
 import hashlib
 import threading
@@ -16,7 +16,7 @@ MAX_SIGHTINGS = 100_000  # of a term in an image, that are told from new ones
 
 
 class UnknownProject(LookupError):
-    """There is nothing to report, or several projects are meant. The message is one sentence."""
+    """No project or several match. The message is one sentence."""
 
 
 @dataclass
@@ -26,11 +26,11 @@ class _Project:
 
 
 class UnmatchedTerms:
-    """Terms without a label and in how many images each was seen, by project, since the server started.
+    """Terms without a label since the server started, with the number of images of each, by project.
 
-    An image counts once for a term however often it is annotated. All of it is bounded: the project that was
-    annotated longest ago goes first, of a project's terms the rarest, and of sightings the oldest, so that
-    an image annotated again after 100 000 others counts again. Safe to use from many threads.
+    An image counts once for a term. The memory is bounded: the project annotated longest ago is dropped
+    first, of a project the rarest term, and of sightings the oldest. So an image annotated again after 100
+    000 others counts again. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class UnmatchedTerms:
         self._lock = threading.Lock()
 
     def add(self, project: str, config: LabelConfig, image: str, terms: Iterable[str]) -> None:
-        """Record an annotated image, named by its content, and the terms in it that have no label."""
+        """Record an annotated image, by the hash of its pixels, and its terms without a label."""
         with self._lock:
             known = self._projects.setdefault(project, _Project(config))
             known.config = config
@@ -50,16 +50,18 @@ class UnmatchedTerms:
                     known.images[term] += 1
 
     def configure(self, project: str, config: LabelConfig) -> None:
-        """A known project has another labeling config now."""
+        """Replace the labeling config of a known project."""
         with self._lock:
             if project in self._projects:
                 self._projects[project].config = config
 
     def report(self, project: str = "") -> tuple[str, list[tuple[str, int]]]:
-        """A project and its (term, images), most images first, without what its config has a label for now.
+        """Return a project and its (term, images), most images first, without terms that have a label now.
 
-        `project` is as Label Studio sends it, "7.1699999999", or the number before the dot alone; "" where
-        only one is known. Raises UnknownProject.
+        `project` is Label Studio's name, "7.1699999999", or the number before the dot; "" if only one is
+        known.
+
+        Raises UnknownProject.
         """
         with self._lock:
             fits = [

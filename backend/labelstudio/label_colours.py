@@ -1,4 +1,4 @@
-"""Colours of labels that stay apart, by CIEDE2000: the difference that people see between two colours."""
+"""Choose colours of labels that people can tell apart, by their CIEDE2000 difference."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,10 +16,10 @@ _CHROMA = 25  # less is grey, which no mask is seen by
 
 
 def colours(count: int, taken: Iterable[str] = ()) -> list[str]:
-    """So many colours as "#rrggbb", each as far from those before it, and from the taken, as can be.
+    """Return `count` colours as "#rrggbb", each as far as possible from those before it and from `taken`.
 
-    More colours never change the first ones. The smallest CIEDE2000 between two is 28 among 10, 19 among 20,
-    14 among 40 and 10 among 80. `taken` are as CSS writes colours; what is none is passed over.
+    A larger count never changes the first colours. The smallest CIEDE2000 difference is 28 among 10 colours,
+    19 among 20, 14 among 40 and 10 among 80. `taken` are CSS colours; invalid ones are ignored.
     """
     return list(_far_apart(max(count, 0), tuple(taken)))
 
@@ -53,7 +53,7 @@ def _read(colours: Iterable[str]) -> Iterator[tuple[int, ...]]:
 
 
 def lab_of(rgb: NDArray[np.integer]) -> Lab:
-    """CIELAB (n, 3) of sRGB (n, 3), 0..255."""
+    """Convert sRGB (n, 3), 0..255, to CIELAB (n, 3)."""
     if not len(rgb):
         return np.zeros((0, 3))
     unit = (rgb / 255).astype(np.float32)
@@ -61,7 +61,7 @@ def lab_of(rgb: NDArray[np.integer]) -> Lab:
 
 
 def ciede2000(one: Lab, other: Lab) -> NDArray[np.float64]:
-    """The difference of colours. Sharma, Wu, Dalal: The CIEDE2000 Color-Difference Formula, 2005."""
+    """Return the difference of colours. Sharma, Wu, Dalal: The CIEDE2000 Color-Difference Formula, 2005."""
     (l1, a1, b1), (l2, a2, b2) = np.moveaxis(one, -1, 0), np.moveaxis(other, -1, 0)
     mean = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
     stretch = 1 + 0.5 * (1 - np.sqrt(mean / (mean + 25.0**7)))

@@ -1,15 +1,15 @@
-"""A project's labeling config: which controls take our regions, and which label a term means."""
+"""Parse a project's labeling config: the controls that take our regions, and their labels."""
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any
 from xml.etree import ElementTree
 
-from model.vlm.english import singulars, synonyms
+from backend.labelstudio.term_matching import NameIndex, exact, fold, singular_forms, synonym_forms
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
@@ -35,9 +35,7 @@ MAX_LABEL = 200
 STATUS = "vlsam_status"  # the TextArea that failures of clicks are written into; never a prompt
 PROMPT = "vlsam_prompt"  # the TextArea where people type what the model shall find
 
-T = TypeVar("T")
 Choice = tuple[tuple[str, ...], tuple[str, ...]]  # its path and its names
-Same = Callable[[str], set[str]]  # all that a name is written as: names that share one are the same
 FIELD = re.compile(r"\$([^\s$]{1,200})")  # of a task's data, as configs name it
 
 
@@ -46,37 +44,12 @@ class ConfigError(ValueError):
 
 
 class TaskError(Exception):
-    """A task is not as it should be. The message is the reason, for the log."""
-
-
-class _Index(Generic[T]):
-    """What is known by names. A term is looked up, not compared with each of thousands of names."""
-
-    def __init__(self, known: Iterable[tuple[T, tuple[str, ...]]], *rules: Same) -> None:
-        self._known = list(known)
-        self._rules = [(same, self._written(same)) for same in rules]
-
-    def _written(self, same: Same) -> dict[str, int]:
-        """All that names are written as, and the first of the known that has such a name."""
-        places: dict[str, int] = {}
-        for place, (_, names) in enumerate(self._known):
-            for name in names:
-                for form in same(name):
-                    places.setdefault(form, place)
-        return places
-
-    def find(self, term: str) -> T | None:
-        """The first that has a name which is the same as the term by the first rule that finds one."""
-        for same, places in self._rules:
-            found = [places[form] for form in same(term) if form in places]
-            if found:
-                return self._known[min(found)][0]
-        return None
+    """A task cannot be used. The message is the reason, for the log."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One `<Label>`: the value that results carry (its alias, where it has one) and all names it goes by."""
+    """A `<Label>`: the value that results carry (its alias, if it has one) and all names that mean it."""
 
     value: str
     names: tuple[str, ...]
@@ -84,7 +57,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Control:
-    """One control tag of the config that takes regions of an image."""
+    """A control tag that takes regions of an image."""
 
     name: str
     tag: str  # as Label Studio spells it: BrushLabels, Brush ...
@@ -96,7 +69,7 @@ class Control:
 
     @property
     def type(self) -> str:
-        """The `type` of its results; with labels of its own also their key in `value`."""
+        """The `type` of its results, and the key of its own labels in `value`."""
         return self.tag.lower()
 
     @property
@@ -112,11 +85,11 @@ class Control:
         return bool(self.labels) or self.labels_key is not None or self.open
 
     def label_of(self, term: str) -> str | None:
-        """The label that a term of the model means: the same text, else but for case, else but for number."""
+        """Return the label for a term: the same text, else ignoring case, else ignoring number."""
         return term if self.open else self._spelled.find(term)
 
     def synonym_of(self, term: str) -> str | None:
-        """The label that is another common name of the same thing."""
+        """Return the label that is a synonym of a term."""
         return self._synonymous.find(term)
 
     @cached_property
@@ -124,17 +97,17 @@ class Control:
         return frozenset(label.value for label in self.labels)
 
     @cached_property
-    def _spelled(self) -> _Index[str]:
-        return _Index(((label.value, label.names) for label in self.labels), _exact, fold, _forms)
+    def _spelled(self) -> NameIndex[str]:
+        return NameIndex(((label.value, label.names) for label in self.labels), exact, fold, singular_forms)
 
     @cached_property
-    def _synonymous(self) -> _Index[str]:
-        return _Index(((label.value, label.names) for label in self.labels), _synonyms)
+    def _synonymous(self) -> NameIndex[str]:
+        return NameIndex(((label.value, label.names) for label in self.labels), synonym_forms)
 
 
 @dataclass(frozen=True)
 class Naming:
-    """A `perRegion` TextArea or Taxonomy: a control that says in words what a region is."""
+    """A `perRegion` TextArea or Taxonomy: a control that names a region in words."""
 
     name: str
     tag: str  # TextArea or Taxonomy
@@ -147,24 +120,24 @@ class Naming:
 
     @property
     def key(self) -> str:
-        """Where in `value` its words are."""
+        """The key of its words in `value`."""
         return "text" if self.tag == "TextArea" else self.type
 
     def words(self, term: str) -> list[Any] | None:
-        """What `value` holds for a term: None where a Taxonomy has no choice for it."""
+        """Return the content of `value` for a term, None if a Taxonomy has no choice for it."""
         if self.tag == "TextArea":
             return [term]
         path = self._index.find(term)
         return None if path is None else [list(path)]
 
     @cached_property
-    def _index(self) -> _Index[tuple[str, ...]]:
-        return _Index(self.choices, _exact, fold, _forms, _synonyms)
+    def _index(self) -> NameIndex[tuple[str, ...]]:
+        return NameIndex(self.choices, exact, fold, singular_forms, synonym_forms)
 
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What a labeling config means to this server."""
+    """The parts of a labeling config that the server needs."""
 
     image_key: str  # where in task["data"] the image is, as `field_of` finds it
     image_name: str
@@ -210,27 +183,26 @@ class LabelConfig:
         return replace(self, outputs=tuple(outputs))
 
     def label_control(self, label: str | None) -> Control | None:
-        """The first output control that knows the label, or that has regions without labels."""
+        """Return the first predicted control that knows the label, or whose regions have no labels."""
         return next(
             (c for c in self.predicted if not c.takes_labels or (label is not None and c.knows(label))), None
         )
 
     def control_for(self, labels: Collection[str]) -> Control | None:
-        """The first output control that knows most of the labels, or that has regions without labels."""
+        """Return the predicted control that knows most of the labels, or whose regions have none."""
         best = max(self.predicted, key=lambda control: sum(map(control.knows, labels)))
         return best if any(map(best.knows, labels)) else self.label_control(None)
 
     @property
     def only_label(self) -> str | None:
-        """The label of all predictions where there is no other."""
+        """The label of all predictions, if there is only one."""
         known = {label.value for control in self.predicted for label in control.labels}
         return known.pop() if len(known) == 1 else None
 
     def named(self, term: str) -> list[tuple[Control, str]]:
-        """The predicted controls that have a label for a term, and that label.
+        """Return the predicted controls that have a label for a term, with that label.
 
-        By spelling, or where none has it by synonym: a car is no Automobile of one control where another
-        has Car.
+        Spelling first; synonyms only if no control matches by spelling.
         """
         for find in (Control.label_of, Control.synonym_of):
             found = [(c, label) for c in self.predicted if (label := find(c, term)) is not None]
@@ -239,7 +211,7 @@ class LabelConfig:
         return []
 
     def has(self, label: str) -> bool:
-        """Whether a control that is predicted has the label, or may get it from a task's data."""
+        """Return whether a predicted control has the label, or may get it from a task's data."""
         return any(c.labels_key is not None or c.label_of(label) is not None for c in self.predicted)
 
     @cached_property
@@ -252,7 +224,7 @@ class LabelConfig:
     def predicted(self) -> tuple[Control, ...]:
         """The outputs that predictions go to: of those that share a <Labels> the first.
 
-        A <Labels> with many tools to draw with would else get each object many times over.
+        Otherwise a <Labels> with many drawing tools would get each object many times.
         """
         first: dict[str, Control] = {}
         for control in self.outputs:
@@ -264,9 +236,9 @@ class LabelConfig:
         return None if place is None else self.outputs[place]
 
     def turn(self, control: Control) -> tuple[bool, int]:
-        """Sorts outputs by whose region a click means: as in the config, but rectangles last.
+        """Return the sort key of outputs for a click: the order of the config, but rectangles last.
 
-        A rectangle holds much that is not its object's.
+        A rectangle also holds pixels of other objects.
         """
         return control.shape == "rectangle", self._places[control.name]
 
@@ -281,18 +253,19 @@ OPEN = LabelConfig("image", "image", (Control("mask", "BrushLabels", "image", ()
 
 @lru_cache(maxsize=64)
 def parse(xml: str) -> LabelConfig:
-    """The meaning of a labeling config. Raises ConfigError.
+    """Parse a labeling config. Raises ConfigError.
 
-    The image is the one that such controls point to, wherever it stands: others are there to be looked at.
+    The image is the one that the controls point to; other images are only shown.
 
     Outputs are the controls on the image that draw one of SHAPES, with labels of their own (BrushLabels ...)
-    or those of the <Labels> of that image (Brush ...), from the config or a field of the task's data. One
-    with an explicit `smart="true"` or `smartOnly="true"` is a tool to prompt with and takes
-    no output, unless no other is there; a keypoint is a tool unless it has `smart="false"`. Where no such
-    control has labels, those without (Brush ...) are outputs if a `perRegion` TextArea or Taxonomy can say
-    what a region is. (In Label Studio 1.23.2 every control is smart by default, so the attribute only tells
-    the intention where it is written out.) A TextArea of the image, not of its regions, is for phrases where
-    it is named PROMPT or has smart="true"; STATUS never is.
+    or those of the <Labels> of that image (Brush ...), from the config or a field of the task's data. A
+    control with an explicit `smart="true"` or `smartOnly="true"` is a prompt tool and no output, unless there
+    is no other. A keypoint is a prompt tool unless it has `smart="false"`. If no such control has labels,
+    those without (Brush ...) are outputs if a `perRegion` TextArea or Taxonomy can name a region. (In Label
+    Studio 1.23.2 every control is smart by default, so only an explicit attribute shows an intention.)
+
+    A TextArea of the image, not of its regions, takes phrases if it is named PROMPT or has smart="true";
+    STATUS never does.
     """
     root = _read(xml)
     images = {
@@ -355,7 +328,7 @@ def parse(xml: str) -> LabelConfig:
 
 
 def label_tags(xml: str) -> Iterator[ElementTree.Element]:
-    """The <Label> tags of all lists for the image that is labelled. Raises ConfigError."""
+    """Yield the <Label> tags of all lists for the image that is labelled. Raises ConfigError."""
     image = parse(xml).image_name
     for tag in _read(xml).iter():
         if _kind(tag).endswith("labels") and image in _targets(tag):
@@ -363,7 +336,7 @@ def label_tags(xml: str) -> Iterator[ElementTree.Element]:
 
 
 def is_empty(xml: str) -> bool:
-    """Whether a labeling config is that of a new project: no tag but <View>."""
+    """Return whether a labeling config is that of a new project: no tag but <View>."""
     try:
         return not xml.strip() or all(tag.tag == "View" for tag in _read(xml).iter())
     except ConfigError:
@@ -371,7 +344,7 @@ def is_empty(xml: str) -> bool:
 
 
 def data_keys(xml: str) -> set[str]:
-    """All that the tags which controls point to show. Where they are several, Label Studio exports little.
+    """Return the values of all tags that controls point to. Label Studio exports little if they are several.
 
     Raises ConfigError.
     """
@@ -382,9 +355,9 @@ def data_keys(xml: str) -> set[str]:
 
 
 def field_of(data: Mapping[str, Any], path: str) -> Any:
-    """What stands in a task's data at a path such as "photo.url" or "imgs[0]".
+    """Return the value in a task's data at a path such as "photo.url" or "imgs[0]". Raises LookupError.
 
-    As Label Studio 1.23.2's editor finds it, which takes a field of that very name first. Raises LookupError.
+    As Label Studio 1.23.2's editor: a field of that very name comes first.
     """
     if path in data:
         return data[path]
@@ -400,7 +373,7 @@ def field_of(data: Mapping[str, Any], path: str) -> Any:
 
 
 def data_with(path: str, value: Any) -> dict[str, Any]:
-    """The data of a task that has a value where `field_of` finds it. Raises ValueError.
+    """Return the data of a task with a value where `field_of` finds it. Raises ValueError.
 
     Label Studio 1.23.2 imports "photo.url" as nested data only.
     """
@@ -448,7 +421,7 @@ class _About:
 def _by_image(
     root: ElementTree.Element, images: Mapping[str, ElementTree.Element]
 ) -> Iterator[tuple[ElementTree.Element, list[ElementTree.Element]]]:
-    """Each image with the named tags that point to it."""
+    """Yield each image with the named tags that point to it."""
     on: dict[str, list[ElementTree.Element]] = {name: [] for name in images}
     for tag in root.iter():
         if tag.get("name"):
@@ -463,7 +436,7 @@ def _targets(tag: ElementTree.Element) -> set[str]:
 
 
 def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
-    """Raises ConfigError where more is to be labelled than one image of a task."""
+    """Raises ConfigError if more than one image of a task is to be labelled."""
     repeated: dict[ElementTree.Element, ElementTree.Element] = {}
     for repeater in root.iter():
         if _kind(repeater) == "repeater" and repeater not in repeated:
@@ -495,7 +468,7 @@ def _shown(tag: ElementTree.Element) -> str:
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Builds the tree of a config, and stops at once where it is none that anybody needs."""
+    """Build the tree of a config, and stop at a DOCTYPE or too deep nesting."""
 
     depth = 0
 
@@ -555,7 +528,7 @@ class _Source:
 
 
 def _control(tag: ElementTree.Element, image: ElementTree.Element, shared: _Source | None) -> Control | None:
-    """The control that a tag on an image is, or None. `shared` is the <Labels> of the image."""
+    """Return the control that a tag on an image is, None for other tags. `shared` is the <Labels>."""
     kind = _kind(tag)
     shape = kind.removesuffix("labels")
     if shape not in SHAPES:
@@ -600,7 +573,7 @@ def _paths(
 
 
 def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
-    """The labels in a task's data, which is untrusted: a list of texts or of {"value": ..., "alias": ...}."""
+    """Return the labels in a task's untrusted data: a list of texts or of {"value": ..., "alias": ...}."""
     try:
         given = field_of(data, path)
     except LookupError:
@@ -677,23 +650,3 @@ def _status_of(root: ElementTree.Element) -> Iterator[str]:
             log.warning("%s is about regions, and is left out: a failed click has none.", _shown(tag))
         else:
             yield tag.get("toName", "")
-
-
-def _exact(name: str) -> set[str]:
-    return {name.strip()}
-
-
-def fold(name: str) -> set[str]:
-    return {" ".join(re.split(r"[\s_-]+", name.strip().casefold()))}
-
-
-@lru_cache(maxsize=8192)
-def _forms(name: str) -> set[str]:
-    """The folded name and what it may be the plural of."""
-    (folded,) = fold(name)
-    return {form.strip() for form in (folded, *singulars(folded))}
-
-
-@lru_cache(maxsize=8192)
-def _synonyms(name: str) -> set[str]:
-    return {synonym for form in _forms(name) for synonym in synonyms(form)}

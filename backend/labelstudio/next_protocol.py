@@ -1,7 +1,7 @@
-"""The protocol that Label Studio's development branch has and 1.23.2 has not: `context.event`.
+"""Answer the protocol of Label Studio's development branch, `context.event`, which 1.23.2 does not have.
 
-There the browser asks once what a backend can do, sends prompts without id and label, and makes regions of
-every kind out of the mask by itself.
+The browser asks once for the capabilities of a backend, sends prompts without id and label, and makes regions
+of every kind from the mask by itself.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _TARGETS = {
 
 
 def mask(pixels: Mask, score: float) -> list[Result]:
-    """The answer to prompts without id and label: white where the mask is, transparent elsewhere."""
+    """Return the result for prompts without id and label: white on the mask, transparent elsewhere."""
     if not pixels.any():
         return []
     value = {"format": "png", "imageDataURL": results.png(pixels)}
@@ -28,7 +28,7 @@ def mask(pixels: Mask, score: float) -> list[Result]:
 
 
 class UnknownEvent(Exception):
-    """There is no answer to an event. The message is the reason, one sentence."""
+    """The event is unknown. The message is one sentence."""
 
 
 def answer(event: Any, version: str) -> list[Result]:

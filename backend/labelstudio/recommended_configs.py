@@ -73,7 +73,7 @@ _DRAWN = {
 
 @dataclass(frozen=True)
 class Names:
-    """What a project calls things already: its tasks, and annotations that are there, know them by these."""
+    """The names in a project that its tasks and annotations refer to."""
 
     field: str = "image"  # of the tasks' data, where the image is
     image: str = "image"  # the <Image>
@@ -83,7 +83,7 @@ class Names:
 
 @dataclass(frozen=True)
 class LabelTag:
-    """What a <Label> says."""
+    """The attributes of a <Label>."""
 
     value: str
     alias: str = ""
@@ -92,15 +92,15 @@ class LabelTag:
 
     @property
     def name(self) -> str:
-        """What results carry."""
+        """The value that results carry."""
         return self.alias or self.value
 
 
 def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Names = Names()) -> str:
-    """The XML of a labeling config that gives regions of a kind one of these labels, ready to paste.
+    """Return the XML of a labeling config for regions of a kind with these labels.
 
-    Measured with Label Studio 1.23.2, which exports masks only from BrushLabels and polygons only from
-    PolygonLabels, and where the choice of a label chooses the tool of its list. BrushLabels can have none.
+    Measured with Label Studio 1.23.2: it exports masks only from BrushLabels and polygons only from
+    PolygonLabels, and choosing a label chooses the tool of its list. BrushLabels can have no tool.
     PolygonLabels always have one, so clicks take their label from <Labels>, and people rename regions and
     draw by hand with a second list. <Labels> and Rectangle export boxes as they are.
     """
@@ -123,7 +123,7 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
 
 
 def _named(kind: Kind, names: Names) -> dict[str, str]:
-    """The names of all tags; ours make room for those that are given."""
+    """Return the names of all tags. Ours give way to those of the project."""
     given = {"image": names.image, "drawn": names.drawn or _DRAWN[kind][1]}
     if names.label:
         given["label"] = names.label
@@ -147,7 +147,7 @@ def _label(tag: LabelTag, key: str, indent: int) -> str:
 
 
 def names_of(xml: str, kind: Kind) -> Names:
-    """What a labeling config calls the things that one of a kind has as well. Raises ConfigError."""
+    """Return the names in a labeling config that one of a kind needs as well. Raises ConfigError."""
     config = labeling_config.parse(xml)
     same = [control for control in config.outputs if control.tag == _DRAWN[kind][0]]
     drawn, label = (same[0].name, same[0].labels_name or "") if same else ("", "")
@@ -155,7 +155,7 @@ def names_of(xml: str, kind: Kind) -> Names:
 
 
 def tags_of(xml: str) -> list[LabelTag]:
-    """The labels of a labeling config for the image that is labelled, each once. Raises ConfigError."""
+    """Return the labels of a labeling config for its labelled image, each once. Raises ConfigError."""
     found: dict[str, LabelTag] = {}
     for tag in labeling_config.label_tags(xml):
         value, alias, predicted, colour = (
@@ -173,9 +173,9 @@ def tags_of(xml: str) -> list[LabelTag]:
 
 
 def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
-    """The tags with one space for each white space, the empty ones and the repeated ones left out.
+    """Yield the tags with white space collapsed, without empty and repeated ones.
 
-    Raises ValueError where Label Studio cannot have such a label.
+    Raises ValueError if Label Studio cannot have such a label.
     """
     seen: set[str] = set()
     for tag in tags:
@@ -197,7 +197,7 @@ def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
 
 
 def split(text: str) -> list[LabelTag]:
-    """The labels of a list with commas, where quotes hold those that have some. Raises ValueError."""
+    """Parse labels separated by commas; quotes protect a comma. Raises ValueError."""
     try:
         return [
             LabelTag(label) for row in csv.reader([text], skipinitialspace=True, strict=True) for label in row

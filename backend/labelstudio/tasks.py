@@ -1,6 +1,6 @@
 """Parse a task of Label Studio: its data, drafts, annotations, predictions and their regions.
 
-All of it is untrusted. Parsing never fails: what is not as Label Studio writes it is left out.
+All of it is untrusted. Parsing never fails: invalid parts are left out.
 """
 
 import logging
@@ -97,7 +97,7 @@ NO_ENTRY = Entry(None, "", None, cancelled=False, result=[])
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task as a request brings it."""
+    """A task as a request sends it."""
 
     id: int | str | None  # None if it has none, or one that Label Studio would not give
     name: str  # the id for the log, as ASCII, so that no task writes lines of its own
@@ -128,7 +128,7 @@ class Task:
 
     @cached_property
     def own(self) -> Sequence[Entry]:
-        """What the person of a request sees or has made, the newest first.
+        """The lists that the person of a request sees or has made, the newest first.
 
         Drafts are the person's own. An annotation counts if the newest draft names it, or if it is the only
         one, since others may be another annotator's.
@@ -147,7 +147,7 @@ class Task:
 
     @cached_property
     def lists(self) -> Sequence[Entry]:
-        """All that a click may be about, the newest first."""
+        """All lists of regions that a click may be about, the newest first."""
         return [*self.own, *self.predicted]
 
     @cached_property

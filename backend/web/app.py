@@ -1,4 +1,4 @@
-"""Serve the routes that Label Studio calls: HTTP only. `ml_backend.answer` decides."""
+"""Serve the routes that Label Studio calls. Only HTTP is here: `ml_backend` decides the answers."""
 
 import hmac
 import logging
@@ -56,10 +56,12 @@ class Projects:
 
 
 def create_app(settings: Settings | None = None, resources: Resources | None = None) -> Flask:
-    """The server's application; its models begin to load in the background.
+    """Return the server's application. Its models begin to load in the background.
 
-    Raises SettingsError and ModelLoadError where the settings cannot be used. Label Studio 1.23.2 waits
-    1 s for /health, 3 s for /setup and 1 s for /webhook, and /predict may hold none of them up.
+    Label Studio 1.23.2 waits 1 s for /health, 3 s for /setup and 1 s for /webhook: /predict must not delay
+    them.
+
+    Raises SettingsError and ModelLoadError.
     """
     if resources is None:
         resources = Resources.of(settings or Settings.from_env())
@@ -107,7 +109,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
 
     @app.get("/ready", endpoint="ready")
     def _ready() -> Answer:
-        """Whether a prediction that is asked for now would be made, and if not why."""
+        """Return whether a prediction can be made now, and if not, why."""
         checks = resources.problems()
         ready = checks == {"models": "ready", "device": "ok", "disk": "ok"}
         return jsonify(ready=ready, checks=checks), 200 if ready else 503
@@ -226,7 +228,7 @@ def _bytes(text: str | None) -> bytes:
 
 
 def _hung_up(connection: socket.socket | None) -> bool:
-    """Whether who asked has closed the connection; False where it is not shown, as gunicorn does."""
+    """Return whether the client has closed the connection; False for servers other than gunicorn."""
     try:
         if connection is None or not select.select([connection], [], [], 0)[0]:
             return False
@@ -236,13 +238,13 @@ def _hung_up(connection: socket.socket | None) -> bool:
 
 
 def _caller() -> str:
-    """The IP address that a request comes from; "" where a proxy says that it came through it."""
+    """Return the IP address of the client, "" if a proxy forwarded the request."""
     proxied = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"))
     return "" if proxied else request.remote_addr or ""
 
 
 def _body() -> dict[str, Any]:
-    """The JSON object of the request. Raises BadRequest; 413 and 415 are Werkzeug's."""
+    """Parse the JSON object of the request. Raises BadRequest; 413 and 415 are Werkzeug's."""
     if not request.is_json:
         request.on_json_loading_failed(None)
     try:
@@ -257,14 +259,14 @@ def _body() -> dict[str, Any]:
 
 
 def _data() -> bytes:
-    """The body of the request, in one piece where its length is known: in many it takes five times longer."""
+    """Return the body, read in one piece if its length is known: many pieces take five times longer."""
     length = request.content_length
     data = request.stream.read(length) if length else b""
     return data if length and len(data) == length else data + request.get_data(cache=False)
 
 
 def _project(body: dict[str, Any]) -> str:
-    """ "id.created" as Label Studio sends it; "" where it sends none."""
+    """Return "id.created" as Label Studio sends it, "" if it sends none."""
     project = body.get("project")
     return ascii(project).strip("'")[:100] if isinstance(project, str | int) else ""
 

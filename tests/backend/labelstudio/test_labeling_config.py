@@ -19,6 +19,7 @@ from backend.labelstudio.labeling_config import (
     field_of,
     parse,
 )
+from backend.labelstudio.term_matching import fold
 
 
 def control(*labels: Label) -> Control:
@@ -316,7 +317,7 @@ def test_a_thousand_terms_among_a_thousand_labels_are_looked_up_not_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked_at, compared = Counter[str](), Counter[str]()
-    written, equal = labeling_config.fold, Control.__eq__
+    written, equal = fold, Control.__eq__
 
     def folded(name: str) -> set[str]:
         looked_at[name] += 1

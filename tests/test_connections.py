@@ -14,7 +14,6 @@ from PIL import Image as Pillow
 from backend.commands.cli import main
 from backend.datasets.items import SourceError
 from backend.demo import processes
-from backend.demo.studio import Studio
 from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio_api import client as labelstudio_api
@@ -27,6 +26,7 @@ from model.vlm.remote_vlm import RemoteVLM
 from model.weights import hub
 from tests.support import certificates, loopback
 from tests.support.certificates import Authority, Proxy
+from tests.support.label_studio_user import Studio
 from tests.support.labeling_configs import CONFIG
 
 KEY = "a" * 40

@@ -1,13 +1,4 @@
-"""Errors of images that cannot be fetched. Each message is one sentence without secrets.
-
-model.types.ImageError
-  Refused           its address may not be fetched
-  Denied            a login is missing, or was refused
-  Missing           it does not exist
-  Busy              its server is overloaded, and still was after some tries
-  Unreachable       there is no complete answer
-    TimedOut        ... before the deadline
-"""
+"""Errors of images that cannot be had, beside model.types.ImageError: each is one, and one sentence."""
 
 from model.types import ImageError
 

@@ -36,8 +36,18 @@ from model.types import Image, ImageError
 MANIFESTS = (".csv", ".jsonl", ".parquet")
 STORAGES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})  # allowed in manifests
 LONGEST_KEY = 300  # characters
-# What file systems call what tells a file from the one that it replaced.
-_FACTS = ("size", "etag", "md5hash", "generation", "sha", "mtime", "lastmodified", "updated", "created")
+# What file systems list that changes when a file is replaced.
+_FACTS = [
+    "etag",
+    "md5hash",
+    "generation",
+    "size",
+    "lastmodified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+]
 _CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::http://...
 
 
@@ -210,19 +220,9 @@ def _remote(source: str) -> tuple[Listing, dict[str, str]]:
 
 
 def _stamp_from(info: Mapping[str, Any]) -> str:
+    """Return a stamp of a remote file from the facts that its file system lists."""
     facts = {name.lower(): value for name, value in info.items()}
-    known = (
-        "etag",
-        "md5hash",
-        "generation",
-        "size",
-        "lastmodified",
-        "last_modified",
-        "updated",
-        "mtime",
-        "created",
-    )
-    return digest(repr([facts.get(name) for name in known]).encode("utf-8", "replace"))
+    return digest(repr([facts.get(name) for name in _FACTS]).encode("utf-8", "replace"))
 
 
 def _stamp_of(address: str) -> str:

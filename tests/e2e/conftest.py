@@ -8,7 +8,7 @@ import pytest
 
 from backend.demo import processes
 from backend.demo.processes import Service
-from backend.demo.studio import Studio
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import (
     EXECUTABLE,
     OWNER,

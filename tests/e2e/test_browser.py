@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import expect, sync_playwright
 from pycocotools import mask as coco
 
-from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.support.browser_editor import FLAGS, Editor, config, iou, shared_labels_config
 from tests.support.editor_gestures import Mask, click_on_pixel, context, deepest, mask_of
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
 SIZE = (400, 300)

@@ -11,10 +11,10 @@ import pytest
 
 from backend.commands.cli import main
 from backend.demo import processes
-from backend.demo.studio import Studio
 from backend.labelstudio import recommended_configs
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import (
     OWNER,
     START_TIMEOUT_S,

@@ -16,10 +16,10 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from backend.commands.cli import main
-from backend.demo.studio import Studio
 from backend.labelstudio import geometry, labeling_config, results
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
 WIDTH, HEIGHT = 200, 150

@@ -18,12 +18,12 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from backend.commands.cli import main
-from backend.demo.studio import Studio
 from backend.labelstudio import geometry, labeling_config, region_reading, results
 from backend.labelstudio.recommended_configs import KINDS, Kind, LabelTag, label_config, tags_of
 from backend.labelstudio_api.client import StudioError
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask, box_of
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Servers
 
 PAGE = (Path(__file__).parents[2] / "docs/label-studio/configs.md").read_text()

@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, Locator, expect, sync_playwright
 
 from backend.demo import instructions
-from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import KINDS, Kind, label_config
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.support.browser_editor import ARTIFACTS, FLAGS, Editor, iou
 from tests.support.editor_gestures import Mask, deepest, mask_of
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
 SIZE = (400, 300)

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from backend.demo.processes import LOOPBACK
-from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
 from tests.support.editor_gestures import mask_of
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import MakeProject, Project, Servers, save_scene
 
 # File name: width, height as shown.

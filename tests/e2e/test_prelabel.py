@@ -8,11 +8,11 @@ import pytest
 from label_studio_sdk.converter.imports.coco import convert_coco_to_ls
 
 from backend.commands.cli import main
-from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from backend.labelstudio_api import client
 from backend.prelabel import project_import
 from model.builtin.scenes import NAMES
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_scene
 
 SCENES = 5

@@ -14,11 +14,11 @@ import requests
 from PIL import Image
 
 from backend.demo.processes import Service
-from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES, draw_scene
 from tests.support.editor_gestures import click_on_pixel, context, deepest, mask_of
 from tests.support.haproxy import start_balancer
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, START_TIMEOUT_S, Servers, start_backend
 
 SIZE = (400, 300)

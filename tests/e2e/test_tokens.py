@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from model.builtin.scenes import NAMES
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import START_TIMEOUT_S, MakeProject, Servers, save_scene, start_backend
 
 

@@ -9,11 +9,11 @@ from PIL import Image
 
 from backend.commands.cli import main
 from backend.demo.processes import Service
-from backend.demo.studio import Studio
 from backend.labelstudio.recommended_configs import label_config
 from backend.labelstudio_api import client
 from backend.runtime.embedding_files import SUFFIX
 from model.builtin.scenes import NAMES
+from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import (
     OWNER,
     START_TIMEOUT_S,

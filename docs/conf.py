@@ -26,6 +26,7 @@ html_theme = "furo"
 html_title = project
 html_show_sphinx = False
 
+napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
@@ -51,6 +52,13 @@ def _shorten(
     return short(signature), short(returned)
 
 
+def _without_type(app: Any, kind: str, name: str, documented: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from reading an attribute's text up to its first colon as a type."""
+    if kind in ("attribute", "data", "property") and lines:
+        lines[0] = f": {lines[0]}"
+
+
 def setup(app: Any) -> None:
-    """Register the hook."""
+    """Register the hooks, the second one before napoleon's own."""
     app.connect("autodoc-process-signature", _shorten)
+    app.connect("autodoc-process-docstring", _without_type, priority=400)

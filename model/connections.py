@@ -1,11 +1,10 @@
-"""Whom a connection trusts, and through which proxy it goes: one rule for every client here.
+"""Certificate authorities and proxies: one set of rules for every HTTP client here.
 
-REQUESTS_CA_BUNDLE names the certificate authorities to trust, in place of those that
-a client's library brings.
-HTTP_PROXY and HTTPS_PROXY name the proxy for addresses of that scheme, ALL_PROXY the one for both where they
-are not set. NO_PROXY names what is asked without one: hosts with all below them, addresses, networks such as
-10.0.0.0/8, or * for everything; a port may follow a host. In lower case the names count first. Loopback is
-never asked through a proxy. requests, httpx and httpx2 each read these variables in a way of their own.
+REQUESTS_CA_BUNDLE names the certificate authorities to trust, instead of those of a client's library.
+HTTP_PROXY and HTTPS_PROXY name the proxy for addresses of that scheme, ALL_PROXY the default for both.
+NO_PROXY lists exceptions: hosts with their subdomains, addresses, networks such as 10.0.0.0/8, or * for all;
+a port may follow a host. Lower-case names take precedence. Loopback never goes through a proxy. requests,
+httpx and httpx2 each read these variables differently, hence these rules.
 """
 
 import os
@@ -36,7 +35,7 @@ class ProxyError(ValueError):
 
 
 def proxy_of(url: str) -> str | None:
-    """The address of the proxy through which `url` is asked, None for none. Raises ProxyError."""
+    """Return the address of the proxy for `url`; None for none. Raises ProxyError."""
     parts = urlsplit(url)
     proxies = getproxies_environment()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
@@ -76,10 +75,10 @@ def _is_exempt(host: str, port: int, no_proxy: str) -> bool:
 
 
 def advise_other_libraries() -> None:
-    """Bring libraries that read the environment themselves as near to these rules as they go.
+    """Adapt libraries that read the environment themselves to these rules, as far as they allow.
 
-    They are fsspec's: for http and https aiohttp gets the bundle and its variables; boto reads both by
-    itself. Loopback joins this process's NO_PROXY, where it is no rule of theirs.
+    For fsspec's http and https, aiohttp gets the bundle and reads the proxy variables; boto reads both by
+    itself. Adds loopback to this process's NO_PROXY for them.
     """
     known = getproxies_environment().get("no", "")
     names = [*filter(None, known.split(",")), *(name for name in _LOOPBACK if name not in known.split(","))]
@@ -89,7 +88,7 @@ def advise_other_libraries() -> None:
 
 
 async def _aiohttp_session(**options: Any) -> Any:
-    import aiohttp  # without it fsspec knows no http
+    import aiohttp  # optional: fsspec needs it for http only
 
     bundle = trusted()
     connector = aiohttp.TCPConnector(ssl=context(bundle) if bundle else True)
@@ -97,45 +96,45 @@ async def _aiohttp_session(**options: Any) -> Any:
 
 
 def trusted() -> str | None:
-    """The file or folder that REQUESTS_CA_BUNDLE names."""
+    """Return the file or folder that REQUESTS_CA_BUNDLE names; None if it is not set."""
     return os.environ.get(BUNDLE, "").strip() or None
 
 
 def context(bundle: str) -> ssl.SSLContext:
-    """What trusts the authorities of a file or folder alone. Raises OSError where it has none."""
+    """Return a context that trusts only the authorities of a file or folder. Raises OSError without any."""
     if os.path.isdir(bundle):
         return ssl.create_default_context(capath=bundle)
     return ssl.create_default_context(cafile=bundle)
 
 
 def distrust(error: BaseException) -> str:
-    """For an error that has to do with a certificate, what its server "has" and what to do; else ""."""
+    """Explain a certificate error, as a predicate of its server, with what to do; "" for other errors."""
     for cause in _causes(error):
         # aiohttp has an error of this kind that wraps another one.
         if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_code"):
             cure = "correct the address, or renew the certificate"
             if cause.verify_code in _UNKNOWN_SIGNERS:
                 cure = f"set {BUNDLE} to a file with the certificate authority that signed it"
-            said = cause.verify_message.rstrip(".")
-            return f"has a certificate that is not trusted here ({said}): {cure}"
+            reason = cause.verify_message.rstrip(".")
+            return f"has a certificate that is not trusted here ({reason}): {cure}"
     return ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it comes from: each library packs it up in a way of its own."""
-    found, seen = [error], set[int]()
-    while found:
-        each = found.pop()
-        if id(each) in seen:
+    """Yield an error and all its causes, in every way that libraries wrap them."""
+    pending, seen = [error], set[int]()
+    while pending:
+        cause = pending.pop()
+        if id(cause) in seen:
             continue
-        seen.add(id(each))
-        yield each
-        more = (each.__cause__, each.__context__, getattr(each, "reason", None), *each.args)
-        found += [other for other in more if isinstance(other, BaseException)]
+        seen.add(id(cause))
+        yield cause
+        wrapped = (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args)
+        pending += [other for other in wrapped if isinstance(other, BaseException)]
 
 
 class Session(requests.Session):
-    """requests by these rules. Passwords of ~/.netrc are not read."""
+    """A requests session by these rules. Does not read passwords from ~/.netrc."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,16 +151,16 @@ class _Adapter(HTTPAdapter):
 
 
 def request(method: str, url: str, **options: Any) -> requests.Response:
-    """As requests.request, by these rules."""
+    """Send a request with a Session of its own, as requests.request does."""
     with Session() as session:
         return session.request(method, url, **options)
 
 
 def client(library: Any, **options: Any) -> Any:
-    """A Client by these rules of `library`: httpx, or httpx2, which is its next version."""
+    """Return a Client by these rules of `library`: httpx, or httpx2, its next version."""
 
     class Transport(library.BaseTransport):  # type: ignore[misc]
-        """Decides for each request, so also for each redirect."""
+        """Chooses proxy and bundle per request, so also per redirect."""
 
         def __init__(self) -> None:
             self._kept: dict[tuple[str | None, str | None], Any] = {}
@@ -192,5 +191,5 @@ def use_for_hub() -> None:
 
 
 def _host(url: str) -> str:
-    """A proxy's address without the password that it may have."""
+    """Return a proxy's address without a password."""
     return url.rpartition("@")[2]

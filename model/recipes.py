@@ -9,12 +9,12 @@ Source = Literal["flow", "last-layer", "decoder-mean", "vision", "cosine", "vit-
 
 @dataclass(frozen=True)
 class Recipe:
-    """Switches from attention to prompts. VL-SAM is arXiv 2410.05963, DecAF is arXiv 2510.19592."""
+    """The switches from attention to masks. VL-SAM is arXiv 2410.05963, DecAF is arXiv 2510.19592."""
 
-    # What the map is of. "flow": attention rolled out through the layers (VL-SAM equation 3).
-    # "last-layer" and "decoder-mean": mean over heads, of the last layer or of all (the naive way).
-    # "vision": what patches get in the vision tower's last layer, the same for every term.
-    # "cosine": likeness of hidden states in the layers before the middle (FSeg-LLaVA, CVPR 2026).
+    # The source of a map. "flow": attention rolled out through the layers (VL-SAM equation 3).
+    # "last-layer" and "decoder-mean": attention of the last layer, or of all layers, mean over heads.
+    # "vision": attention that patches receive in the vision tower's last layer, one map for all terms.
+    # "cosine": cosine similarity of hidden states in the layers before the middle (FSeg-LLaVA, CVPR 2026).
     # "vit-rollout": an image classifier's attention for the term's class (Chefer et al., arXiv 2103.15679).
     source: Source = "flow"
     # Weights of heads: "max" is VL-SAM's equation 1; "vmax" looks at image columns only and scales the
@@ -26,31 +26,31 @@ class Recipe:
     # "depth": (I + S' / L), one product, in which the L layers together add as much as one does in the others
     # (ours; that a layer's attention adds less than half: Kobayashi et al., arXiv 2109.07152).
     residual: Literal["paper", "half", "depth"] = "paper"
-    # Where the columns' factor against the causal collapse goes: into S' before each product, or once
-    # into the end (VL-SAM 3.2 does not say).
+    # Where the columns' factors against the causal collapse apply: to S' before each product, or once at the
+    # end (VL-SAM 3.2 does not say).
     regularise: Literal["none", "before", "end"] = "before"
-    # Whose rows are a term's: the tokens that spell it (VL-SAM), or the position that asked for them.
+    # The rows of a term: its own tokens (VL-SAM), or the position that predicts the first of them.
     row: Literal["own", "asking"] = "own"
-    # Of a name in several tokens: the mean, the strongest per cell, or the last one's (DecAF's appendix).
+    # Of several tokens: the mean, the maximum per cell, or the last token's map (DecAF's appendix).
     subtokens: Literal["mean", "max", "last"] = "mean"
-    # What is subtracted: the map of a question about the background (DecAF), or the mean of the other
+    # The map to subtract: that of a question about the background (DecAF), or the mean of the other
     # terms' maps (TAM, arXiv 2506.23270, regresses them out).
     contrast: Literal["none", "background", "terms"] = "none"
-    sinks: bool = False  # level cells that stand out of every map alike (RefAM, arXiv 2509.22650)
+    sinks: bool = False  # level cells that stand out in every map (RefAM, arXiv 2509.22650)
     cosine: bool = False  # multiply by the cosine map (FSeg-LLaVA: the product was best)
     smooth: float = 0.0  # sigma of a Gaussian over the map, in cells (DecAF: 1)
     points: Points = "pair"
-    components: int = 1  # areas of the map that are tried at once, largest first (FSeg-LLaVA)
+    components: int = 1  # areas of the map per round, largest first (FSeg-LLaVA)
     box: bool = False  # the area's box joins the points (FSeg-LLaVA: points and box were best)
     logits: bool = False  # the map as SAM's mask input (F-LMM, arXiv 2406.05821)
-    refine: bool = True  # PerSAM's cascade and further instances from what is left (VL-SAM 3.4)
+    refine: bool = True  # PerSAM's cascade, and more instances from the rest of the map (VL-SAM 3.4)
     consistency: bool = True  # agreement of mask and map counts in the score (DecAF)
 
 
 RECIPES = {
     "naive": Recipe(source="last-layer", points="peak", refine=False, consistency=False),
     "paper": Recipe(),
-    # Of what finds its thing at the depth of real models, the best on the built-in ones: docs/decisions/0008.
+    # The best on the built-in models among those that also work at real depth: docs/decisions/0008.
     "best": Recipe(residual="depth", regularise="none", smooth=0.7, logits=True),
     "decoder-mean": Recipe(source="decoder-mean"),
     "vision": Recipe(source="vision"),

@@ -26,7 +26,7 @@ from model.vlm.terms import parse
 
 
 def paste_scene(rng: np.random.Generator) -> Scene:
-    """A scene composed by Pillow: 280 to 800 px a side, 1 to 6 objects of 15 to 50 % of the short side."""
+    """Compose a scene with Pillow: 280 to 800 px a side, 1 to 6 objects of 15 to 50 % of the short side."""
     width, height = (int(n) for n in rng.integers(280, 801, 2))
     canvas = _backdrop(rng, width, height).convert("RGBA")
     placed: list[tuple[str, Mask]] = []
@@ -79,14 +79,14 @@ def _backdrop(rng: np.random.Generator, width: int, height: int) -> PILImage.Ima
 
 
 def middle(mask: Mask) -> tuple[float, float]:
-    """The pixel of the mask that is nearest to its centre of mass: xy."""
+    """Return the mask's pixel nearest to its centre of mass: xy."""
     rows, columns = np.nonzero(mask)
     nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
     return float(columns[nearest]) + 0.5, float(rows[nearest]) + 0.5
 
 
 def corrective_click(mask: Mask, truth: Mask) -> tuple[float, float, int]:
-    """The inmost pixel of the largest error (x, y), and whether the object is there (RITM's protocol)."""
+    """Return the innermost pixel of the largest error, xy, and its label 1 or 0 (RITM's protocol)."""
     missing, deep = innermost_pixel(truth & ~mask)
     excess, deeper = innermost_pixel(mask & ~truth)
     (row, column), label = (excess, 0) if deeper > deep else (missing, 1)
@@ -94,7 +94,7 @@ def corrective_click(mask: Mask, truth: Mask) -> tuple[float, float, int]:
 
 
 def clicks(vlsam: VLSAM, scene: Scene, thing: SceneObject, count: int) -> list[float]:
-    """IoU after the first click at the middle, and after each of `count` corrective ones."""
+    """Return the IoU after a first click at the middle, and after each of `count` corrective clicks."""
     made, reached = [(*middle(thing.visible), 1)], []
     prompt, embedding = Prompt.of(*made), vlsam.encode(scene.image)
     for _ in range(count + 1):
@@ -106,7 +106,7 @@ def clicks(vlsam: VLSAM, scene: Scene, thing: SceneObject, count: int) -> list[f
 
 
 def best_iou(thing: SceneObject, detections: list[Detection]) -> float | None:
-    """Of the detections with its name; None where there is none."""
+    """Return the best IoU of the detections with the object's name; None without any."""
     named = [iou(d.mask, thing.visible) for d in detections if d.term == thing.name]
     return max(named) if named else None
 

@@ -1,9 +1,9 @@
-"""Scenes of everyday objects with exact masks: what the built-in models are trained and measured on.
+"""Draws scenes of everyday objects with exact masks, to train and measure the built-in models.
 
 Sprites (Noto Color Emoji, see NOTICE) are pasted on procedural backgrounds with scale, rotation,
 flip and overlap, so names, visible masks and hidden parts are known to the pixel.
 
-The samples that ship, and the demo imports, were drawn by
+The samples that ship, which the demo imports, were drawn by
 
     python -m model.builtin.scenes model/builtin/samples
 """
@@ -52,7 +52,7 @@ class Scene:
 
 @cache
 def sprites() -> dict[str, Image8]:
-    """Name -> RGBA sprite (h, w, 4), cropped to what is not transparent."""
+    """Return the sprites by name: RGBA uint8 (h, w, 4), cropped to their opaque part."""
     sheet = np.asarray(Image.open(SHEET).convert("RGBA"))
     found = {}
     for index, name in enumerate(NAMES):
@@ -74,10 +74,10 @@ def draw_scene(
     degrade: bool = True,
     names: tuple[str, ...] = NAMES,
 ) -> Scene:
-    """A random scene of up to `count` objects (fewer only where no free place was found).
+    """Draw a random scene of `count` objects, or fewer if there is no free place.
 
     `scale` is the longer side of an object over the shorter side of the image, before rotation;
-    `min_visible` the share of every object that later ones leave uncovered.
+    `min_visible` the least share of an object that later ones leave uncovered.
     """
     image = _background(rng, width, height).astype(np.float32)
     placed: list[tuple[str, Mask, Mask]] = []
@@ -107,7 +107,7 @@ def draw_scene(
 def _place(
     rng: np.random.Generator, sprite: Image8, size: float, width: int, height: int
 ) -> tuple[NDArray[np.float32], slice, slice]:
-    """One turned sprite as float RGBA (alpha 0..1, colour multiplied by it), and where it goes."""
+    """Return a turned sprite as float RGBA with premultiplied alpha 0..1, and its place."""
     h, w = sprite.shape[:2]
     zoom = size / max(h, w)
     angle = rng.uniform(-30, 30) if rng.random() < 0.7 else rng.uniform(-180, 180)
@@ -196,7 +196,7 @@ def _checks(rng: np.random.Generator, width: int, height: int) -> NDArray[np.flo
 
 
 def _clutter(rng: np.random.Generator, base: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Discs, boxes and lines that are no objects: what must not be named."""
+    """Draw discs, boxes and lines, which are no objects and must not be named."""
     height, width = base.shape[:2]
     layer = np.ascontiguousarray(base)
     for _ in range(int(rng.integers(3, 20))):
@@ -222,7 +222,7 @@ _PAINTERS: tuple[Callable[[np.random.Generator, int, int], NDArray[np.float32]],
 
 
 def _degrade(rng: np.random.Generator, image: Image8) -> Image8:
-    """What cameras and uploads do: exposure, blur, grain, JPEG."""
+    """Degrade an image as cameras and uploads do: exposure, blur, grain, JPEG."""
     if rng.random() < 0.3:
         gain, lift = rng.uniform(0.75, 1.2), rng.uniform(-20, 20)
         image = np.clip(image * gain + lift, 0, 255).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""SAM: embeddings of images, and masks for prompts."""
+"""SAM: embeddings of images, masks for prompts, and refinement by clicks."""

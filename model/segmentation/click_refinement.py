@@ -1,4 +1,4 @@
-"""A person's prompt -> one mask that obeys it."""
+"""Refines a mask by a person's clicks: every click ends up on its side of the mask."""
 
 import logging
 import math
@@ -17,49 +17,53 @@ from model.types import LEVELS, Level, Mask, Prompt, box_of
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
-# A click is disobeyed where the mask has the other label all around it, as far as this share of the mask's
-# size. Nearer than that the answer only drew its edge a little off, and other answers were worse on average.
+# A mask disobeys a click if it has the other label all around it, as far as this share of the mask's size.
+# Nearer than that only the edge is a little off, and other answers were worse on average.
 _FAR = 0.35
-# A change to the start mask that no click asks for is undone where it is larger than this share of it.
-# Smaller ones are the edge, drawn anew.
+# A change to the start mask without a click is undone if it is larger than this share of the mask. Smaller
+# changes are a new edge.
 LARGE = 0.25
 
-# Of a mask under a negative click at least this share must be left, or the click is on the object itself.
-LEFT = 0.05
-# What a click's own mask shows lies mostly inside the region where this share of it does.
-INSIDE = 0.8
-# A negative click that took less than this share of what it points at took a speck.
+# A negative click is on the object itself, not on a part to remove, if less than this share would be left.
+MIN_LEFT = 0.05
+# A click's own mask counts as inside the region if this share of it is.
+MOSTLY_INSIDE = 0.8
+# A negative click that removed less than this share of its own mask removed a speck only.
 SPECK_OF = 0.25
-# A click that changes less than this share of the mask is about its edge, which is then drawn anew.
-PART = 0.1
-# Clicks that are looked at alone, the newest: each costs a decode, and one is the rule.
-ASKED = 8
+# A click that changes less than this share of the mask corrects its edge, which is then redrawn.
+EDGE_CHANGE = 0.1
+# The newest clicks that are decoded alone; one is the rule.
+MAX_CORRECTIONS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
+    """A refined mask, with what the next click starts from."""
+
     mask: Mask
     predicted_iou: float  # 0..1, of the segmenter's own answer
     # (h, w) low resolution, for the next click to start from: the segmenter's own where they agree with the
-    # mask, which may have been corrected.
+    # corrected mask.
     logits: NDArray[np.float32]
-    prompt: Prompt  # what it obeys: less the model's own points that clicks overrule
+    prompt: Prompt  # the obeyed prompt, without the model's points that clicks overrule
 
 
 def refine_by_clicks(
     segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Level = "auto"
 ) -> Refinement:
-    """The mask for a person's prompt, with every click on its side.
+    """Return the mask for a person's prompt, with every click on its side.
 
     The segmenter starts from the prompt's logits, else from its mask. Its first answer stands unless it
-    disobeys a click; `level` takes its largest, middle or smallest mask instead. Each click gets its way
-    within a cell of the low-resolution logits at least. Large changes to the start that no click asks for are
-    undone, so that a click on one object never moves the mask to another; holes and specks go.
+    disobeys a click; `level` takes its largest, middle or smallest mask instead. Each click is obeyed at
+    least within a cell of the low-resolution logits. Large changes to the start mask without a click are
+    undone, so that a click on one object never moves the mask to another. Holes and specks are removed.
 
-    Of clicks on one pixel that contradict each other the last counts, which is logged, and
-    `model.segmentation.mask_cleanup.unmet_points` tells. Raises PromptError.
+    Of contradicting clicks on one pixel the last counts; this is logged, and `mask_cleanup.unmet_points`
+    returns the others.
+
+    Raises PromptError.
     """
-    # A mask alone, such as a brush stroke, says where the object is and not what to correct.
+    # A mask alone, such as a brush stroke, locates an object and corrects nothing.
     corrects = len(prompt.points) > 0
     if not corrects and prompt.box is None and prompt.mask is not None and prompt.mask.any():
         (row, column), _ = innermost_pixel(prompt.mask)
@@ -71,40 +75,40 @@ def refine_by_clicks(
         before = segmenter.mask(embedding, prompt.logits)
     if not corrects or before is None or not before.any():
         before = None
-    asked, rest = prompt, before
-    wishes: list[_Wish] = []
-    if before is not None and rest is not None:
-        # An answer's own logits say what was meant before: later clicks on it are mostly about its edge.
+    decoder_prompt, remaining = prompt, before
+    corrections: list[_Correction] = []
+    if before is not None and remaining is not None:
+        # Logits of an earlier answer know the object: clicks on it mostly correct the edge.
         if prompt.logits is None:
-            wishes = _wishes(segmenter, embedding, prompt, before)
-            rest = _rest(before, prompt, wishes)
-            if rest is not before:
-                prompt = _without(prompt, before & ~rest)
-                prompt = replace(prompt, box=prompt.box and box_of(rest))
+            corrections = _corrections(segmenter, embedding, prompt, before)
+            remaining = _without_negatives(before, prompt, corrections)
+            if remaining is not before:
+                prompt = _without_model_points(prompt, before & ~remaining)
+                prompt = replace(prompt, box=prompt.box and box_of(remaining))
         if prompt.logits is None or not prompt.labels.any():
-            asked = _anchored(prompt, rest)
+            decoder_prompt = _anchored(prompt, remaining)
     mask, quality, logits = (
-        _most_obedient(segmenter, embedding, asked)
+        _best_obeying(segmenter, embedding, decoder_prompt)
         if level == "auto"
-        else _of_level(segmenter.decode(embedding, [asked], multimask=True)[0], level)
+        else _at_level(segmenter.decode(embedding, [decoder_prompt], multimask=True)[0], level)
     )
-    mask, logits = segmenter.clean(embedding, mask, logits, asked)
+    mask, logits = segmenter.clean(embedding, mask, logits, decoder_prompt)
     cell = math.ceil(max(embedding.size) / logits.shape[-1])
-    kept = mask
-    if before is not None and rest is not None:
-        merged = _merged(mask, before, asked, wishes)
-        if np.count_nonzero(merged ^ before) >= PART * np.count_nonzero(before):
-            kept = merged
+    corrected = mask
+    if before is not None and remaining is not None:
+        merged = _progressive_merge(mask, before, decoder_prompt, corrections)
+        if np.count_nonzero(merged ^ before) >= EDGE_CHANGE * np.count_nonzero(before):
+            corrected = merged
         else:
-            kept = _without_jumps(mask, before, prompt, cell)
-        kept = _taken(kept, rest, wishes)
-        if kept is not mask:
-            kept = without_specks_and_holes(kept, prompt)
-        wrong = np.isin(np.arange(len(prompt.points)), unmet_points(kept, prompt))
+            corrected = _without_jumps(mask, before, prompt, cell)
+        corrected = _without_missed_parts(corrected, remaining, corrections)
+        if corrected is not mask:
+            corrected = without_specks_and_holes(corrected, prompt)
+        wrong = np.isin(np.arange(len(prompt.points)), unmet_points(corrected, prompt))
         prompt = prompt.of_points(~(wrong & (np.arange(len(wrong)) < prompt.model_points)))
-    final = _with_its_clicks(kept, prompt, cell)
+    final = _with_its_clicks(corrected, prompt, cell)
     if ignored := unmet_points(final, prompt):
-        log.warning("Of clicks on one pixel the last counts; not met: numbers %s.", ignored)
+        log.warning("Clicks on one pixel contradict; the last counts. Ignored: %s.", ignored)
     if final is not mask:
         shown = segmenter.hint(embedding, final.astype(np.float32))
         logits = np.where((shown > 0) == (logits > 0), logits, shown)
@@ -112,77 +116,83 @@ def refine_by_clicks(
 
 
 @dataclass(frozen=True, eq=False)
-class _Wish:
-    """A click that asks for a change to a mask, and what the segmenter sees at the click alone."""
+class _Correction:
+    """A click on the wrong side of the start mask, and the segmenter's answer to that click alone."""
 
     pixel: tuple[int, int]  # row, column
-    adds: bool
+    adds: bool  # a positive click outside the mask; else a negative one inside
     levels: Masks
-    piece: Mask  # (H, W) what is there: of the best scored level the part that the click asks about
-    inside: bool  # whether this is most of that level
+    piece: Mask  # (H, W) connected part at the click of the best level, outside or inside the start mask
+    inside: bool  # whether `piece` is most of that level
 
 
-def _wishes(segmenter: Segmenter, embedding: Embedding, prompt: Prompt, before: Mask) -> list[_Wish]:
-    """The newest clicks that ask for a change, all in one call of the decoder."""
+def _corrections(
+    segmenter: Segmenter, embedding: Embedding, prompt: Prompt, before: Mask
+) -> list[_Correction]:
+    """Return the newest corrections, decoded in one call."""
     pixels, labels = prompt.pixels(before.shape), prompt.labels.astype(bool)
-    asking = [i for i, pixel in enumerate(pixels) if i >= prompt.model_points and before[pixel] != labels[i]][
-        -ASKED:
-    ]
-    alone = [Prompt(prompt.points[i : i + 1], np.ones(1, np.int64)) for i in asking]
+    correcting = [
+        i for i, pixel in enumerate(pixels) if i >= prompt.model_points and before[pixel] != labels[i]
+    ][-MAX_CORRECTIONS:]
+    alone = [Prompt(prompt.points[i : i + 1], np.ones(1, np.int64)) for i in correcting]
     found = []
-    for i, levels in zip(asking, segmenter.decode(embedding, alone, multimask=True), strict=True):
+    for i, levels in zip(correcting, segmenter.decode(embedding, alone, multimask=True), strict=True):
         best = levels.masks[int(levels.predicted_iou.argmax())]
         piece = _piece(best & (before != labels[i]), pixels[i])
-        inside = np.count_nonzero(piece) >= INSIDE * np.count_nonzero(best)
-        found.append(_Wish(pixels[i], bool(labels[i]), levels, piece, inside))
+        inside = np.count_nonzero(piece) >= MOSTLY_INSIDE * np.count_nonzero(best)
+        found.append(_Correction(pixels[i], bool(labels[i]), levels, piece, inside))
     return found
 
 
 def _piece(area: Mask, pixel: tuple[int, int]) -> Mask:
-    """The connected part of an area that holds a pixel; nothing where none does."""
+    """Return the connected part of an area that holds a pixel; empty if the pixel is outside."""
     if not area[pixel]:
         return np.zeros_like(area)
     _, pieces = cv2.connectedComponents(area.view(np.uint8), connectivity=8)
     return np.asarray(pieces == pieces[pixel])
 
 
-def _rest(before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -> Mask:
-    """The mask without what lies under its negative clicks; itself where that is the object itself.
+def _without_negatives(before: Mask, prompt: Prompt, corrections: Sequence[_Correction]) -> Mask:
+    """Remove the pieces under negative clicks from the mask, unless they are the object itself.
 
-    That is so where next to nothing is left, or where a person's positive click is in it, too.
+    They are if next to nothing would be left, or a person's positive click is in them, too.
     """
     held = [
         pixel
         for i, (pixel, label) in enumerate(zip(prompt.pixels(before.shape), prompt.labels, strict=True))
         if label and i >= prompt.model_points
     ]
-    rest = before
-    for wish in wishes:
-        if not wish.adds and wish.piece.any() and not any(wish.piece[pixel] for pixel in held):
-            left = rest & ~wish.piece
-            if np.count_nonzero(left) >= LEFT * np.count_nonzero(before):
-                rest = left
-    return rest
+    remaining = before
+    for correction in corrections:
+        if (
+            not correction.adds
+            and correction.piece.any()
+            and not any(correction.piece[pixel] for pixel in held)
+        ):
+            left = remaining & ~correction.piece
+            if np.count_nonzero(left) >= MIN_LEFT * np.count_nonzero(before):
+                remaining = left
+    return remaining
 
 
-def _without(prompt: Prompt, area: Mask) -> Prompt:
-    """The prompt less the model's own positive points in an area."""
+def _without_model_points(prompt: Prompt, area: Mask) -> Prompt:
+    """Drop the model's own positive points in an area from the prompt."""
     pixels = prompt.pixels(area.shape)
     goes = [label and i < prompt.model_points and area[pixels[i]] for i, label in enumerate(prompt.labels)]
     return prompt.of_points(~np.array(goes, bool))
 
 
-def _anchored(prompt: Prompt, rest: Mask) -> Prompt:
-    """The prompt with a positive point on what stays of the mask, where there are clicks of one kind alone.
+def _anchored(prompt: Prompt, remaining: Mask) -> Prompt:
+    """Add a positive point on the remaining mask, if a person's clicks are of one kind only.
 
-    SAM has learned to correct from a positive point or a box on: negative points alone say of no object, and
-    a positive one beside the mask says of another.
+    SAM has learned to correct from a positive point or a box on. Negative points alone mean no object, and a
+    positive one beside the mask means another object.
     """
-    pixels = prompt.pixels(rest.shape)
-    told = any(rest[pixel] for pixel, label in zip(pixels, prompt.labels, strict=True) if label)
+    pixels = prompt.pixels(remaining.shape)
+    told = any(remaining[pixel] for pixel, label in zip(pixels, prompt.labels, strict=True) if label)
     if told or len(np.unique(prompt.labels[prompt.model_points :])) > 1:
         return prompt
-    (row, column), _ = innermost_pixel(rest)
+    (row, column), _ = innermost_pixel(remaining)
     points = np.concatenate([np.array([[column + 0.5, row + 0.5]], np.float32), prompt.points])
     return replace(
         prompt,
@@ -192,62 +202,62 @@ def _anchored(prompt: Prompt, rest: Mask) -> Prompt:
     )
 
 
-def _merged(mask: Mask, before: Mask, prompt: Prompt, wishes: Sequence[_Wish]) -> Mask:
-    """The start mask with the answer's edge, and with its changes around the clicks that ask for them.
+def _progressive_merge(mask: Mask, before: Mask, prompt: Prompt, corrections: Sequence[_Correction]) -> Mask:
+    """Apply only the answer's changes at the corrections to the start mask.
 
-    FocalClick's progressive merge (arXiv 2204.02574). What is added is in the click's own mask, too, of its
-    levels the one that agrees best with the answer: a neighbour is seldom in both. A change that holds a
-    person's click of the other kind is left out, and one that would leave next to nothing.
+    FocalClick's progressive merge (arXiv 2204.02574). An addition must also lie in the click's own mask, of
+    the level that agrees best with the answer: a neighbouring object is seldom in both. Skips a change that
+    holds a person's click of the other kind, or would leave next to nothing.
     """
     clicked = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.model_points :]
     result = before
-    for wish in sorted(wishes, key=lambda wish: not wish.adds):
-        if wish.adds:
+    for correction in sorted(corrections, key=lambda correction: not correction.adds):
+        if correction.adds:
             both = before | mask
-            changed = mask & ~before & max(wish.levels.masks, key=lambda level: iou(level, both))
+            changed = mask & ~before & max(correction.levels.masks, key=lambda level: iou(level, both))
         else:
             changed = before & ~mask
-        piece = _piece(changed, wish.pixel)
-        contradicted = any(piece[pixel] and label != wish.adds for pixel, label in clicked)
+        piece = _piece(changed, correction.pixel)
+        contradicted = any(piece[pixel] and label != correction.adds for pixel, label in clicked)
         left = np.count_nonzero(result & ~piece)
-        if wish.adds and not contradicted:
+        if correction.adds and not contradicted:
             result = result | piece
-        elif not wish.adds and not contradicted and left >= LEFT * np.count_nonzero(before):
+        elif not correction.adds and not contradicted and left >= MIN_LEFT * np.count_nonzero(before):
             result = result & ~piece
     return result
 
 
-def _taken(mask: Mask, rest: Mask, wishes: Sequence[_Wish]) -> Mask:
-    """The mask without what a negative click points at, where the segmenter took next to nothing of it.
+def _without_missed_parts(mask: Mask, remaining: Mask, corrections: Sequence[_Correction]) -> Mask:
+    """Remove the piece at a negative click of which the segmenter removed next to nothing.
 
-    Not without the larger half: beside its edge a click's own mask may well be the object itself.
+    Keeps a piece that is more than half of the mask: near the edge, a click's own mask may be the object.
     """
-    for wish in wishes:
-        if wish.adds or not wish.inside or (wish.piece & rest).any():
+    for correction in corrections:
+        if correction.adds or not correction.inside or (correction.piece & remaining).any():
             continue
-        if 2 * np.count_nonzero(wish.piece & mask) > np.count_nonzero(mask):
+        if 2 * np.count_nonzero(correction.piece & mask) > np.count_nonzero(mask):
             continue
-        if np.count_nonzero(wish.piece & ~mask) < SPECK_OF * np.count_nonzero(wish.piece):
-            mask = mask & ~wish.piece
+        if np.count_nonzero(correction.piece & ~mask) < SPECK_OF * np.count_nonzero(correction.piece):
+            mask = mask & ~correction.piece
     return mask
 
 
-def _most_obedient(
+def _best_obeying(
     segmenter: Segmenter, embedding: Embedding, prompt: Prompt
 ) -> tuple[Mask, float, NDArray[np.float32]]:
-    """The first answer unless it disobeys a click.
+    """Return the first answer unless it disobeys a click, else the candidate that obeys most clicks.
 
-    Then the other levels are looked at and, since a start mask can outweigh a click, the same prompt without
-    it; the one that obeys most is taken, of equals the first.
+    Candidates are the other levels and, since a start mask can outweigh a click, the answers without it. Of
+    equals the first wins.
     """
     start = prompt.mask is not None or prompt.logits is not None
-    # One point may mean a part or the whole, so three levels are asked for; more say enough for one.
+    # One point may mean a part or the whole, so decode three levels; more points mean one.
     ambiguous = len(prompt.points) == 1 and prompt.box is None and not start
     answer = segmenter.decode(embedding, [prompt], multimask=ambiguous)[0]
     best = int(answer.predicted_iou.argmax())
     mask, quality, logits = answer.masks[best], float(answer.predicted_iou[best]), answer.logits[best]
     far = round(math.sqrt(max(1, np.count_nonzero(mask))) * _FAR)
-    obeyed = _obeyed(mask, prompt, far)
+    obeyed = _count_obeyed(mask, prompt, far)
     if obeyed == len(prompt.points):
         return mask, quality, logits
     free = replace(prompt, mask=None, logits=None)
@@ -256,21 +266,21 @@ def _most_obedient(
     for turn, (each, multimask) in enumerate(others):
         other = segmenter.decode(embedding, [each], multimask=multimask)[0]
         for m, q, low in zip(other.masks, other.predicted_iou, other.logits, strict=True):
-            its_rank = (_obeyed(m, prompt, far), -turn, float(q))
+            its_rank = (_count_obeyed(m, prompt, far), -turn, float(q))
             if its_rank > rank:
                 rank, mask, quality, logits = its_rank, m, float(q), low
     return mask, quality, logits
 
 
-def _of_level(answer: Masks, level: Level) -> tuple[Mask, float, NDArray[np.float32]]:
-    """SAM learns its three masks in no fixed order, so their size tells which is which."""
+def _at_level(answer: Masks, level: Level) -> tuple[Mask, float, NDArray[np.float32]]:
+    """Return the mask of a level. SAM learns its masks in no fixed order, so their sizes tell them apart."""
     by_size = np.argsort(-(answer.logits > 0).sum((1, 2)), kind="stable")
     index = int(by_size[LEVELS.index(level) - 1])
     return answer.masks[index], float(answer.predicted_iou[index]), answer.logits[index]
 
 
-def _obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
-    """Clicks that have a pixel of their label within `far` pixels, in a square around them."""
+def _count_obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
+    """Count the clicks with a pixel of their label in the square of `far` pixels around them."""
     count = 0
     for (row, column), label in zip(prompt.pixels(mask.shape), prompt.labels, strict=True):
         near = mask[max(0, row - far) : row + far + 1, max(0, column - far) : column + far + 1]
@@ -279,9 +289,9 @@ def _obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
 
 
 def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
-    """The mask with a disc of `cell` pixels put right around every click that it has on the wrong side.
+    """Draw a disc of `cell` pixels around every click on the wrong side of the mask.
 
-    Itself where it has none.
+    Returns the mask itself if there is none.
     """
     if not unmet_points(mask, prompt):
         return mask
@@ -296,14 +306,15 @@ def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
 
 
 def _without_jumps(mask: Mask, before: Mask, prompt: Prompt, cell: int) -> Mask:
-    """The mask, itself where it keeps to what was asked, else with the start mask's pixels where it does not.
+    """Undo large connected changes to the start mask that no click asked for.
 
-    What a connected piece adds or takes is asked for by a click of that kind in it, unless one of the other
-    kind is in it too. After FocalClick's progressive merge (arXiv 2204.02574), which undoes small ones too.
+    Keeps a change that contains a click of its own kind (positive for added, negative for removed) and none
+    of the other kind. After FocalClick's progressive merge (arXiv 2204.02574), which also undoes small ones.
+    Returns `mask` itself if nothing is undone.
     """
     pixels, labels = prompt.pixels(mask.shape), prompt.labels.astype(bool)
     asking = np.array([before[pixel] for pixel in pixels]) != labels
-    # Its disc joins a click to the piece that it asked for where that misses it by a little.
+    # A click's disc joins it to a piece that misses it by a little.
     new = _with_its_clicks(mask, Prompt(prompt.points[asking], prompt.labels[asking]), cell)
     most, result = LARGE * np.count_nonzero(before), new
     for kind, changed in ((True, new & ~before), (False, before & ~new)):

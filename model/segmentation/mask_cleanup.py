@@ -1,24 +1,23 @@
-"""What masks are asked and done to, whatever made them."""
+"""Removes specks and holes from masks, and checks masks against points."""
 
 import cv2
 import numpy as np
 
 from model.types import Mask, Prompt, box_of
 
-# Holes and specks smaller than this share of the mask are no part of it.
+# Holes and specks are smaller than this share of the mask.
 SPECK = 0.01
 
 
 def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
-    """The mask without specks, then without holes, of less than SPECK of its area; itself where it has none.
+    """Remove specks, then holes, of less than SPECK of the mask's area. Returns the mask itself without any.
 
-    One that holds a point of the prompt stays. What is larger stays too: an object may be hidden in part and
-    seen in several pieces.
+    Keeps those that hold a point of the prompt, and larger ones: a partly hidden object has several pieces.
     """
     x0, y0, x1, y1 = (int(n) for n in box_of(mask))
     if x0 == x1:
         return mask
-    area = np.pad(mask[y0:y1, x0:x1], 1).view(np.uint8)  # so that all that is outside is one piece
+    area = np.pad(mask[y0:y1, x0:x1], 1).view(np.uint8)  # joins all of the outside
     least = SPECK * np.count_nonzero(area)
     held = [(r - y0 + 1, c - x0 + 1) for r, c in prompt.pixels(mask.shape) if y0 <= r < y1 and x0 <= c < x1]
     changed = False
@@ -29,7 +28,7 @@ def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
         goes = stats[:, cv2.CC_STAT_AREA] < least
         goes[[0, pieces[0, 0], *(pieces[pixel] for pixel in held)]] = False
         if kind:
-            goes[1 + stats[1:, cv2.CC_STAT_AREA].argmax()] = False  # of dust alone something stays
+            goes[1 + stats[1:, cv2.CC_STAT_AREA].argmax()] = False  # of specks alone the largest stays
         if goes.any():
             changed = True
             area[goes[pieces]] = 1 - kind
@@ -41,13 +40,13 @@ def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
 
 
 def innermost_pixel(area: Mask) -> tuple[tuple[int, int], float]:
-    """Row and column of the pixel that is farthest from the area's edge, and how far, in pixels."""
+    """Return row and column of the pixel farthest from the area's edge, and its distance in pixels."""
     depth = cv2.distanceTransform(np.pad(area, 1).view(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return (int(row), int(column)), float(depth[row, column])
 
 
 def unmet_points(mask: Mask, prompt: Prompt) -> tuple[int, ...]:
-    """The numbers, from 0, of the prompt's points that the mask has on the wrong side."""
+    """Return the indices of the prompt's points on the wrong side of the mask."""
     pairs = zip(prompt.pixels(mask.shape), prompt.labels, strict=True)
     return tuple(number for number, (pixel, label) in enumerate(pairs) if mask[pixel] != bool(label))

@@ -1,8 +1,7 @@
-"""Segment anything: encode an image once, decode prompts into masks. Stateless.
+"""Segment Anything: encode an image once, decode prompts into masks.
 
-There is no current image: `embedding = encode(image)`, `decode(embedding, prompts)`, so that no two
-callers can ever be answered with each other's image. What differs between the families of SAM stands in
-model/sams.
+Stateless: `embedding = encode(image)`, `decode(embedding, prompts)`. Without a current image, no caller gets
+an answer about another caller's image. The families of SAM are in sam_families/.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,9 +30,9 @@ from model.types import Box, Image, Mask, Prompt, PromptError, refused
 from model.weights import devices
 from model.weights.names import sam_path
 
-# A mask given as geometry becomes logits of this height: well inside the range of SAM's own answers.
+# Logit of a given mask's pixels: well inside the range of SAM's own answers.
 MASK_LOGIT = 8.0
-# A candidate for a noun phrase counts from this score on: SAM 3's model card, its authors' code.
+# Least score of a candidate for a noun phrase: SAM 3's model card and its authors' code.
 CONCEPT_SCORE = 0.5
 # Prompts in one call of the decoder: more outgrow a CPU's caches (docs/decisions/0009-sam-families.md).
 CHUNK, CHUNK_CPU = 32, 2
@@ -41,11 +40,11 @@ CHUNK, CHUNK_CPU = 32, 2
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The masks (H, W) of k logits, each made when it is taken: of three levels two seldom are."""
+    """The masks (H, W) of k logits, each made when it is indexed: most callers need one of three."""
 
     logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
     size: tuple[int, int]  # H, W of the image
-    side: int  # of the square that the logits are brought to first
+    side: int  # of the square that the logits are resized to first
     inside: tuple[int, int]  # H, W of the image on it; the rest is padding
 
     def __len__(self) -> int:
@@ -62,7 +61,7 @@ class Levels:
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The answers to one prompt: k is 3 levels (multimask) or 1."""
+    """The masks for one prompt: k is 3 levels (multimask) or 1."""
 
     masks: Levels  # k masks in image pixels
     predicted_iou: NDArray[np.float32]  # (k,) clipped to 0..1
@@ -71,28 +70,32 @@ class Masks:
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """What a noun phrase names in an image: k objects, in no order."""
+    """The k objects that a noun phrase names in an image, unordered."""
 
     masks: Levels  # k masks in image pixels
     scores: NDArray[np.float32]  # (k,) 0..1
 
 
 class Segmenter:
+    """A SAM of any family."""
+
     def __init__(self, family: SamFamily, chunk: int | None = None) -> None:
-        """`chunk` is how many prompts share a call of the decoder; by default what suits the device."""
+        """`chunk`: how many prompts share a call of the decoder; by default what suits the device."""
         self.family = family
         self._chunk = chunk or (CHUNK_CPU if family.device.type == "cpu" else CHUNK)
 
     def smaller(self) -> "Segmenter":
-        """The same, with one prompt in a call: for want of memory."""
+        """Return the same segmenter with one prompt per call, which needs less memory."""
         return Segmenter(self.family, 1)
 
     @classmethod
     def load(cls, name: str, *, device: str, folder: Path = FOLDER, concepts: bool = False) -> "Segmenter":
-        """Load a SAM checkpoint by its published name, a hub id, a local file or a local folder (model/sams).
+        """Load a SAM by its published checkpoint's name, a hub id, a local file or folder (sam_families/).
 
-        What is not there is fetched into `folder`. With `concepts` the method of that name can be used; few
-        segmenters have it. Raises ModelLoadError with one sentence on what is wrong.
+        Downloads missing weights into `folder`. `concepts` also loads what `concepts()` needs, which few
+        families have.
+
+        Raises ModelLoadError with one sentence on what is wrong.
         """
         device = devices.choose("auto" if device in DEVICE_MAPS else device)  # too small to be spread
         path = sam_path(name, folder, partial(sam_families.check, name=name, concepts=concepts))
@@ -104,9 +107,9 @@ class Segmenter:
 
     @torch.inference_mode()
     def encode(self, image: Image) -> Embedding:
-        """Encode an image (H, W, 3) once for all its prompts.
+        """Encode an image, uint8 (H, W, 3), once for all its prompts.
 
-        Raises ImageRefused for one of which nothing would be left on one side, scaled as the family wants.
+        Raises ImageRefused for an image so narrow that no pixel of a side is left after scaling.
         """
         height, width = image.shape[:2]
         side = self.family.side
@@ -121,33 +124,35 @@ class Segmenter:
 
     @torch.inference_mode()
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool) -> list[Masks]:
-        """Masks for every prompt, in order; prompts with as many tokens go through the decoder together.
+        """Return the masks for every prompt, in order. Prompts of equal length are decoded together.
+
+        `multimask`: three masks per prompt (whole, part, subpart) instead of one.
 
         Raises PromptError for a prompt without points and box, with numbers that are not finite, or with a
-        mask or logits of another size than the image's or the segmenter's.
+        mask or logits of a wrong size.
         """
         embedding = embedding.to(self.family.device)
         rows = [self._tokens(embedding, prompt) for prompt in prompts]
-        # Padding to one length is no way: one more token of any kind changes the answer.
+        # No padding to one length: one more token of any kind changes the answer.
         groups: dict[tuple[int, bool], list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault((row.labels.shape[1], row.masks is not None), []).append(index)
-        found: dict[int, Masks] = {}
+        masks: dict[int, Masks] = {}
         for members in groups.values():
             for start in range(0, len(members), self._chunk):
-                some = members[start : start + self._chunk]
-                answers = self._decode_alike(embedding, [rows[i] for i in some], multimask)
-                found.update(zip(some, answers, strict=True))
-        return [found[i] for i in range(len(prompts))]
+                chunk = members[start : start + self._chunk]
+                answers = self._decode_alike(embedding, [rows[i] for i in chunk], multimask)
+                masks.update(zip(chunk, answers, strict=True))
+        return [masks[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
     def concepts(
         self, embedding: Embedding, phrases: Sequence[str], boxes: Sequence[Box] | None = None
     ) -> list[Concept]:
-        """Everything that each noun phrase names, in order; all phrases share the encoded image.
+        """Return all objects that each noun phrase names, in the phrases' order.
 
-        `boxes`, if given, shows one example for each phrase, in pixels. Raises PromptError where the
-        segmenter was not loaded for concepts.
+        `boxes`: one example per phrase, in pixels. Raises PromptError if the segmenter was not loaded with
+        `concepts`.
         """
         family = self.family
         if not isinstance(family, TakesPhrases):
@@ -158,16 +163,16 @@ class Segmenter:
             height, width = embedding.size
             x0, y0, x1, y1 = (torch.tensor(boxes) / torch.tensor([width, height, width, height])).T
             shares = torch.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], 1).to(family.device)
-        found = []
+        concepts = []
         for logits, scores in family.concepts(embedding.tensors, phrases, shares):
             kept = scores > CONCEPT_SCORE
-            # Cut at a chance of a half after enlarging the chances, as in the library, not the logits.
-            chances = logits[kept].sigmoid().cpu().numpy() - np.float32(0.5)
-            found.append(Concept(self.levels(embedding, chances), scores[kept].cpu().numpy()))
-        return found
+            # Enlarge the probabilities, not the logits, then cut at a half, as the library does.
+            probabilities = logits[kept].sigmoid().cpu().numpy() - np.float32(0.5)
+            concepts.append(Concept(self.levels(embedding, probabilities), scores[kept].cpu().numpy()))
+        return concepts
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> Tokens:
-        """One prompt, in the encoder's coordinates, on the CPU."""
+        """Return one prompt in the encoder's coordinates, on the CPU."""
         _check(prompt)
         points, labels = [prompt.points], [prompt.labels]
         if prompt.box is not None:
@@ -207,23 +212,23 @@ class Segmenter:
         ]
 
     def levels(self, embedding: Embedding, logits: NDArray[np.float32]) -> Levels:
-        if self.family.stretched:  # no library takes the way over the square here
+        if self.family.stretched:  # libraries do not resize to the encoder's square first
             side = self.family.low
             return Levels(logits, embedding.size, side, (side, side))
         return Levels(logits, embedding.size, self.family.side, embedding.scaled)
 
     def mask(self, embedding: Embedding, logits: NDArray[np.float32]) -> Mask:
-        """Low-resolution logits (h, w) of an answer on this image, as its mask (H, W). Raises PromptError."""
+        """Return the mask (H, W) of an answer's logits (h, w) on this image. Raises PromptError."""
         self._check_logits(logits)
         return self.levels(embedding, logits[None])[0]
 
     def clean(
         self, embedding: Embedding, mask: Mask, logits: NDArray[np.float32], prompt: Prompt
     ) -> tuple[Mask, NDArray[np.float32]]:
-        """An answer without specks and holes (mask_cleanup.py): mask (H, W) and logits (h, w).
+        """Remove specks and holes (mask_cleanup.py) from an answer: mask (H, W) and logits (h, w).
 
-        Looked for in the logits, which are few; their signs change, and the mask is made again. The same
-        objects where there are none.
+        Searches the logits, which are few, flips their signs, and makes the mask again. Returns the given
+        objects if there are none.
         """
         height, width = self._inside(embedding)
         inside = logits[:height, :width]
@@ -237,7 +242,7 @@ class Segmenter:
         return self.mask(embedding, logits), logits
 
     def _inside(self, embedding: Embedding) -> tuple[int, int]:
-        """H, W of the image on the square of logits."""
+        """Return H, W of the image on the square of logits."""
         height, width = (max(1, round(n * self.family.low / self.family.side)) for n in embedding.scaled)
         return height, width
 
@@ -247,11 +252,11 @@ class Segmenter:
             raise PromptError(f"the prompt's logits are {logits.shape}, this segmenter's {(side, side)}")
 
     def hint(self, embedding: Embedding, share: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How much of the object is where, 0 to 1 on any grid over the image, as logits for a prompt."""
+        """Turn an object's share per cell, 0..1 on any grid over the image, into logits for a prompt."""
         side, (height, width) = self.family.low, self._inside(embedding)
-        # Area-wise downwards; on a coarse grid the cells' edges would show, so smoothly upwards.
-        how = cv2.INTER_AREA if share.shape[0] > height else cv2.INTER_LINEAR
-        share = cv2.resize(share, (width, height), interpolation=how)
+        # Average when shrinking; interpolate when enlarging, or a coarse grid's edges would show.
+        interpolation = cv2.INTER_AREA if share.shape[0] > height else cv2.INTER_LINEAR
+        share = cv2.resize(share, (width, height), interpolation=interpolation)
         low = np.full((side, side), -MASK_LOGIT, np.float32)
         low[:height, :width] = (2 * share - 1) * MASK_LOGIT
         return low

@@ -1,1 +1,1 @@
-"""Scripts that trained the built-in models."""
+"""Scripts that train the built-in models: run them from a checkout, as `python -m model.training.vlm`."""

@@ -1,4 +1,4 @@
-"""What both training scripts share: optimizers, the learning-rate schedule, checkpoints and the log."""
+"""Optimizers, the learning-rate schedule, checkpoints and the log of both training scripts."""
 
 import json
 import math
@@ -15,14 +15,14 @@ Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Plain attention: on a CPU, forward and backward over short rows take an eighth of SDPA's time."""
+    """Compute plain attention: over short rows on a CPU it takes an eighth of SDPA's time."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     mixed: Tensor = (scores if bias is None else scores + bias).softmax(-1) @ v
     return mixed
 
 
 def optimizers(model: nn.Module, is_matrix: Callable[[str], bool], lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
+    """Return Muon for the matrices inside the blocks, and AdamW for all else."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if p.ndim == 2 and is_matrix(name)]
     chosen = {id(p) for p in matrices}
@@ -34,12 +34,12 @@ def optimizers(model: nn.Module, is_matrix: Callable[[str], bool], lr: float) ->
 
 
 def schedule(step: int, steps: int, decay: int) -> float:
-    """Warm-up, a plateau, and a straight line to zero over the last `decay` steps."""
+    """Return the factor of the learning rate: warm-up, plateau, linear to zero in the last `decay` steps."""
     return min(1.0, (step + 1) / 200, max(0.0, (steps - step) / max(decay, 1)))
 
 
 class Run:
-    """A resumable run in a folder: `state.pt`, and `log.txt` with a line of mean losses now and then."""
+    """A resumable run in a folder: `state.pt`, and `log.txt` with lines of mean losses."""
 
     def __init__(self, work: Path, stage: str, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
         cv2.setNumThreads(1)
@@ -100,6 +100,6 @@ class Run:
 
 
 def trained_weights(work: Path) -> tuple[dict[str, Tensor], str]:
-    """The weights of a run, and a word on how far it had come."""
+    """Return the weights of a run, and its stage and step as text."""
     state = torch.load(work / "state.pt", map_location="cpu", weights_only=True)
     return state["model"], f"stage {state['stage']}, step {state['step']}"

@@ -1,13 +1,13 @@
 """Train the built-in segmenter from scratch, on a CPU or a GPU.
 
-    python -m model.builtin.train_segmenter --work runs/segmenter --stage dense --steps 1500
-    python -m model.builtin.train_segmenter --work runs/segmenter --steps 6000 --decay 1500
-    python -m model.builtin.train_segmenter --work runs/segmenter --export model/builtin/segmenter
+    python -m model.training.segmenter --work runs/segmenter --stage dense --steps 1500
+    python -m model.training.segmenter --work runs/segmenter --steps 6000 --decay 1500
+    python -m model.training.segmenter --work runs/segmenter --export model/builtin/segmenter
 
-Stage `dense` teaches the image encoder alone, through a head that is thrown away afterwards: for every
-pixel, whether it shows an object, and what that is. Stage `prompts` plays rounds of clicks as in the SAM
-paper (section 3 and appendix A): a first point, point pair or box, then clicks on the error of the answer
-together with its logits. The first answer and the last one learn; those between only play.
+Stage `dense` trains the image encoder alone, through a temporary head: for every pixel, whether it shows an
+object, and which. Stage `prompts` simulates clicks as in the SAM paper (section 3 and appendix A): a first
+point, point pair or box, then clicks on the error of the answer together with its logits. The first and the
+last answer get a loss.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
 
 
 def name_targets(scene: Scene, masks: NDArray[Any]) -> NDArray[np.float32]:
-    """Share of each of 64 x 64 cells per name, background first: (1 + names, 64, 64)."""
+    """Return each name's share of 64 x 64 cells, background first: (1 + names, 64, 64)."""
     shares = np.zeros((1 + len(NAMES), CELLS, CELLS), np.float32)
     for thing, mask in zip(scene.objects, masks, strict=True):
         share = cv2.resize(mask, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
@@ -76,7 +76,7 @@ def name_targets(scene: Scene, masks: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float, float]:
-    """A pixel of a region of the 128-pixel grid, as xy on the square: anywhere, or its inmost."""
+    """Draw a pixel of a region of the 128-pixel grid, as xy on the square: any, or the innermost."""
     if rng.random() < 0.4:
         depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, 3)
         row, column = np.unravel_index(depth[1:-1, 1:-1].argmax(), region.shape)
@@ -105,7 +105,7 @@ def first_prompt(rng: np.random.Generator, mask: NDArray[Any], kind: str) -> tup
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """10 x cross-entropy + dice of each mask: (prompts, masks)."""
+    """Return 10 x cross-entropy + dice of each mask: (prompts, masks)."""
     target = target[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
     p = logits.sigmoid()
@@ -212,7 +212,7 @@ class Trainer:
 
 
 def _short_attention(self: image_encoder.Attention, x: Tensor) -> Tensor:
-    """The library's attention without its float32 detour."""
+    """Compute the library's attention without its detour over float32."""
     b, h, w, _ = x.shape
     q, k, v = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     mixed: Tensor = self.proj(attend(q, k, v).transpose(1, 2).reshape(b, h, w, -1))
@@ -220,7 +220,7 @@ def _short_attention(self: image_encoder.Attention, x: Tensor) -> Tensor:
 
 
 def start(sam: Sam) -> None:
-    """Begin with a sine grid as the position embedding, or the first hour goes into finding it."""
+    """Start the position embedding as a sine grid, which training would take an hour to find."""
     weight = sam.image_encoder.pos_embed
     side, width = weight.shape[1], weight.shape[3]
     rates = 1 / 100 ** torch.linspace(0, 1, width // 4)
@@ -231,7 +231,7 @@ def start(sam: Sam) -> None:
 
 
 def new_head() -> nn.ModuleDict:
-    """What the dense losses read the embedding with; not part of the model."""
+    """The temporary head of the dense losses; no part of the model."""
     width = CONFIG["prompt_embed_dim"]
     where = nn.Sequential(nn.Conv2d(width, 16, 1), nn.PixelShuffle(4))
     names = nn.Sequential(nn.Conv2d(width, (1 + len(NAMES)) * 4, 1), nn.PixelShuffle(2))

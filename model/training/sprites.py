@@ -2,7 +2,7 @@
 
 Run once, on a machine with Debian's fonts-noto-color-emoji; the sheet is committed:
 
-    python -m model.builtin.sprites /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
+    python -m model.training.sprites /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 """
 
 import sys

@@ -1,14 +1,14 @@
 """Train the built-in vision-language model from scratch, on a CPU or a GPU.
 
-    python -m model.builtin.train_vlm --work runs/vlm --stage patches --small --steps 3000
-    python -m model.builtin.train_vlm --work runs/vlm --stage answers --small --steps 6000
-    python -m model.builtin.train_vlm --work runs/vlm --stage answers --steps 8000 --decay 1000
-    python -m model.builtin.train_vlm --work runs/vlm --export model/builtin/vlm
+    python -m model.training.vlm --work runs/vlm --stage patches --small --steps 3000
+    python -m model.training.vlm --work runs/vlm --stage answers --small --steps 6000
+    python -m model.training.vlm --work runs/vlm --stage answers --steps 8000 --decay 1000
+    python -m model.training.vlm --work runs/vlm --export model/builtin/vlm
 
-Stage `patches` teaches the vision tower alone to say what each merged token shows; `answers` teaches
-the whole model to list the objects from left to right. Two auxiliary losses stay on in `answers`, and
-the model card names them: the patch loss, and a reward for attention that falls on the object being
-named, given to heads of the middle layers only, never to the last layer or to the attention flow.
+Stage `patches` trains the vision tower alone to name what each merged token shows. Stage `answers` trains the
+whole model to list the objects from left to right, with two auxiliary losses, which the model card names: the
+patch loss, and a reward for attention on the object being named, for heads of the middle layers only, never
+for the last layer or the attention flow.
 """
 
 import argparse
@@ -67,7 +67,7 @@ REWARDED_LAYERS = (2, 3)  # of 6: the middle
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """A Qwen2 byte-level tokenizer in which every name is one token."""
+    """Build a Qwen2 byte-level tokenizer in which every name is one token."""
     plain = Qwen2Tokenizer(vocab={}, merges=[])
     words = [f" {name}, {name}." for name in NAMES] * 4
     corpus = words + list(QUESTIONS) + ["user\nassistant\n system\n", NOTHING]
@@ -127,7 +127,7 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration
 
 
 def answer_of(scene: Scene) -> list[str]:
-    """The names of a scene, each once, from left to right by the middle of what is visible."""
+    """Return the unique names of a scene, from left to right by the centre of the visible part."""
     middles: dict[str, float] = {}
     for thing in scene.objects:
         x = float(np.nonzero(thing.visible)[1].mean())
@@ -147,7 +147,7 @@ class Batch:
 
 
 class Scenes:
-    """Batches of scenes, each of one size, packed as the processor packs them."""
+    """Batches of scenes of one size, packed as the processor packs them."""
 
     def __init__(self, tokenizer: Qwen2Tokenizer, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -248,10 +248,10 @@ def _fused_norm(self: qwen.Qwen2_5_VLRMSNorm, x: Tensor) -> Tensor:
 
 
 def see(visual: Any, pixels: Tensor, height: int, width: int) -> Tensor:
-    """The vision tower over images of one size (in merged tokens): (images, tokens, hidden).
+    """Run the vision tower over images of one size, given in merged tokens: (images, tokens, hidden).
 
-    The same as the library's forward, for training: it holds all windows of one length together, so
-    that each layer is a few calls instead of one per window (2.2 times faster on a CPU).
+    Computes what the library's forward does, but with all windows of one length in one call (2.2 times
+    faster on a CPU).
     """
     side = visual.window_size // TOKEN
     order = np.arange(height * width).reshape(height, width)
@@ -378,7 +378,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def export(work: Path, folder: Path) -> None:
-    """The weights in half precision, with the processor: an ordinary local checkpoint."""
+    """Write the weights in half precision with the processor, as an ordinary local checkpoint."""
     processor = build_processor()
     model = build_model(processor.tokenizer)
     weights, reached = trained_weights(work)

@@ -1,1 +1,1 @@
-"""What a VLM says of an image: questions, answers and their terms."""
+"""Vision-language models: questions, answers, the terms in them, presence and boxes."""

@@ -83,7 +83,7 @@ class VLM:
         self.model = model.eval()
         self._pixels = pixels
         self.processor = self._whole = pixel_budget.bounded(processor, model.config, pixels)
-        self._generate = Greedy(model, processor.tokenizer)
+        self.generate = Greedy(model, processor.tokenizer)
         self._on_cut = on_cut
         self._shrink = 1  # divides the sides of images
         self.one_way = False  # whether no token of a prompt sees the text after it; checked at load
@@ -200,7 +200,7 @@ class VLM:
             ]
         inputs = self.inputs(image, question)
         with capturing(vision=vision) as capture:
-            generated = self._generate(inputs, max_new_tokens, script, hidden=hidden)
+            generated = self.generate(inputs, max_new_tokens, script, hidden=hidden)
         text, starts, ends = self.spelled(generated.tokens[:-1])
         grid = self._grid(inputs, image)
         return VLMAnswer(
@@ -242,7 +242,7 @@ class VLM:
         script = self.processor.tokenizer("a dog, a cat", add_special_tokens=False)["input_ids"]
         inputs = self.inputs(TRIAL, "List all objects in the image.")
         with capturing() as capture:
-            tokens = self._generate(inputs, 0, script).tokens[:-1]
+            tokens = self.generate(inputs, 0, script).tokens[:-1]
         with capturing() as plainly:
             self.model(**capture_check.longer(inputs, tokens), use_cache=False, logits_to_keep=1)
         first = inputs["input_ids"].shape[1]
@@ -405,7 +405,7 @@ class VLM:
         Raises GroundingError where the family cannot answer with boxes.
         """
         inputs = self.inputs(image, self.box_question(terms))
-        generated = self._generate(inputs, MAX_BOX_TOKENS)
+        generated = self.generate(inputs, MAX_BOX_TOKENS)
         if generated.cut:
             self._tell_cut(MAX_BOX_TOKENS)
         # Some families spell boxes in special tokens.

@@ -1,4 +1,4 @@
-"""Which device computes, known before anything is loaded."""
+"""Chooses the device to compute on, before anything is loaded."""
 
 import torch
 
@@ -9,7 +9,7 @@ KINDS = ("cpu", "cuda", "mps", "xpu")
 
 
 def choose(name: str) -> str:
-    """The torch device, or device map of transformers, that a name means; "auto": a GPU, or else the CPU.
+    """Return the torch device, or device map of transformers, of a name. "auto": a GPU, else the CPU.
 
     Raises ModelLoadError, with one sentence, for a device that is not on this machine.
     """
@@ -42,7 +42,7 @@ def choose(name: str) -> str:
 
 
 def _count(kind: str) -> int:
-    """How many devices of a kind PyTorch can use here."""
+    """Return how many devices of a kind PyTorch can use."""
     if kind == "cuda":
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "xpu":

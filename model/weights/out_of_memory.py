@@ -1,6 +1,6 @@
-"""Out of memory: how it is recognised, whoever says it, and a second try with less.
+"""Recognises out-of-memory errors of all libraries, and retries once with a model that needs less.
 
-Whoever has no models imports this, too, so torch is imported where it is needed.
+Importing this loads no torch.
 """
 
 import errno
@@ -19,8 +19,8 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 T = TypeVar("T")
 
-# Only torch's own allocators raise a class of their own, and not always. What other parts of it and the
-# drivers' libraries raise is a RuntimeError, known by its text.
+# Only torch's allocators raise a class of their own, and not always. Other parts of torch and the drivers'
+# libraries raise RuntimeError, recognised by its text.
 _TEXT = re.compile(
     r"\bout of (device |host )?memory\b"  # CUDA, HIP, XPU and MPS; drivers; Triton
     r"|can't allocate memory|not enough memory|\bbad_?\s?alloc"  # torch and C++ on a CPU
@@ -37,17 +37,17 @@ _OPENCV = -4  # cv2.Error.StsNoMem
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, or an error was raised because it had (its `__cause__` or `__context__`)."""
+    """Whether an error, or its `__cause__` or `__context__`, says that memory ran out."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if _says_so(error):
+        if _is_memory_error(error):
             return True
         error = error.__cause__ if error.__suppress_context__ else error.__cause__ or error.__context__
     return False
 
 
-def _says_so(error: BaseException) -> bool:
+def _is_memory_error(error: BaseException) -> bool:
     if isinstance(error, OutOfMemory | MemoryError):
         return True
     if isinstance(error, OSError):
@@ -59,7 +59,7 @@ def _says_so(error: BaseException) -> bool:
 
 
 class Frugal(Protocol):
-    """What can do its work with less memory."""
+    """A model that can also work with less memory."""
 
     @property
     def device(self) -> "torch.device": ...
@@ -73,20 +73,21 @@ F = TypeVar("F", bound=Frugal)
 def with_less_memory(
     model: F, work: Callable[[F], T], *, free: Callable[[], None] = lambda: None
 ) -> tuple[T, bool]:
-    """What `work` gives for a model; where memory runs out for its `smaller` one, and True.
+    """Return `work(model)` and False; if memory runs out, `work(model.smaller())` and True.
 
-    `free` gives back what of the device's memory can be made again, before the second try. Raises
-    OutOfMemory where that was not enough, and whatever else `work` raises at once.
+    `free` releases caches on the device before the retry.
+
+    Raises OutOfMemory if the retry runs out of memory, too, and any other error of `work` at once.
     """
     try:
         return work(model), False
     except Exception as error:
         if not out_of_memory(error):
             raise
-        log.warning("Out of memory, which is tried again with less: %s", _line(error))
+        log.warning("Out of memory; retrying with less: %s", _line(error))
     import torch
 
-    # The error is gone by now, and with it what its frames held.
+    # After the except block the error and the tensors in its frames are released.
     free()
     gc.collect()
     empty_cache = getattr(getattr(torch, model.device.type, None), "empty_cache", None)  # a CPU has none
@@ -97,7 +98,7 @@ def with_less_memory(
     except Exception as error:
         if not out_of_memory(error):
             raise
-        log.warning("Out of memory with less, too: %s", _line(error))
+        log.warning("Out of memory again, with less: %s", _line(error))
     raise OutOfMemory("The device has too little memory for this image, also in half its size.")
 
 

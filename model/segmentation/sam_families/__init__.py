@@ -1,4 +1,4 @@
-"""The families of SAM, each behind `SamFamily` (family.py), by the library that has them.
+"""The families of SAM behind the protocol `SamFamily` (family.py), by library.
 
 segment_anything_sam.py  segment-anything: SAM ViT-B/L/H, the built-in model, MobileSAM
 mobile_sam.py            MobileSAM's image encoder
@@ -16,10 +16,7 @@ from model.types import ModelLoadError
 
 
 def check(config: Mapping[str, Any], *, name: str, concepts: bool = False) -> None:
-    """Raise ModelLoadError for a segmenter whose config.json tells that it cannot be used.
-
-    An empty one is that of a checkpoint file.
-    """
+    """Raise ModelLoadError for a config.json of a segmenter that cannot be used; a file's is {}."""
     kind = config.get("model_type")
     if kind is not None and kind not in transformers_sam.KINDS:
         raise ModelLoadError(
@@ -34,11 +31,12 @@ def check(config: Mapping[str, Any], *, name: str, concepts: bool = False) -> No
 
 
 def load(path: Path, device: str, *, concepts: bool = False) -> SamFamily:
-    """Load a checkpoint file of segment-anything, or a folder: transformers' own, whose config.json has a
-    model_type, or one with segment-anything's sizes in config.json, such as model/builtin/segmenter.
+    """Load a checkpoint file of segment-anything, or a folder.
 
-    With `concepts` it takes noun phrases, too (family.TakesPhrases). Raises ModelLoadError with one sentence
-    on what is wrong.
+    A folder is transformers' own, with a model_type in config.json, or has segment-anything's sizes there,
+    as model/builtin/segmenter. `concepts`: also load what takes noun phrases (family.TakesPhrases).
+
+    Raises ModelLoadError with one sentence on what is wrong.
     """
     library = "segment-anything"
     try:

@@ -1,4 +1,4 @@
-"""What the segmenter asks of every SAM, whichever library it comes from."""
+"""The protocol of every SAM, whichever library it comes from."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,50 +9,49 @@ from torch import Tensor
 
 from model.types import Image
 
-# What a token of a prompt stands for. The first is no point: SAM was trained with one after the points.
+# Labels of a prompt's tokens. NOTHING is no point: SAM was trained with one after the points.
 NOTHING, OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(-1, 4)
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """n prompts of one length as the decoder takes them."""
+    """n prompts of equal length as the decoder takes them."""
 
     points: Tensor  # (n, k, 2) float32 xy on the encoder's square
     labels: Tensor  # (n, k) int64, as above
     masks: Tensor | None = None  # (n, 1, low, low) float32 logits
 
     def embedded(self, places: Tensor, kinds: Tensor) -> Tensor:
-        """(n, k, C) from the points' encoding (n, k, C) and a vector (5, C) for each label from -1 on."""
+        """Add the label's vector, of (5, C) from -1 on, to each point's encoding (n, k, C)."""
         return places * (self.labels >= 0)[..., None] + kinds[self.labels + 1]
 
 
 class SamFamily(Protocol):
-    """Holds weights and nothing of any image."""
+    """A SAM. Holds weights and no state of any image."""
 
-    side: int  # pixels: of the square that the encoder sees
-    low: int  # pixels: of the square of mask logits, both ways
-    stretched: bool  # whether the image fills the square, or its long side is scaled and the rest padded
-    ends_boxes: bool  # whether NOTHING also ends a prompt that has a box
+    side: int  # pixels of the encoder's square
+    low: int  # pixels of the square of mask logits, as input and output
+    stretched: bool  # the image is stretched to the square; else scaled by its long side and padded
+    ends_boxes: bool  # NOTHING also ends a prompt with a box
     device: torch.device
 
     def features(self, image: Image) -> dict[str, Tensor]:
-        """The image (H, W, 3), resized and normalised as the family wants, encoded: tensors by name."""
+        """Encode an image, uint8 (H, W, 3): tensors by name."""
 
     def decode(
         self, features: Mapping[str, Tensor], prompts: Tokens, *, multimask: bool
     ) -> tuple[Tensor, Tensor]:
-        """Logits (n, 3 or 1, low, low) and predicted IoU (n, 3 or 1)."""
+        """Return mask logits (n, 3 or 1, low, low) and predicted IoU (n, 3 or 1)."""
 
 
 @runtime_checkable
 class TakesPhrases(SamFamily, Protocol):
-    """A family that also finds everything that a noun phrase names."""
+    """A family that also finds all objects that a noun phrase names."""
 
     def concepts(
         self, features: Mapping[str, Tensor], phrases: Sequence[str], boxes: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each phrase in turn: its candidates' logits (q, h, w) over the image, and scores (q,) 0..1.
+        """Yield per phrase its candidates' mask logits (q, h, w) over the image, and scores (q,) 0..1.
 
-        `boxes` (n, 4) float32, if given, shows an example for each phrase: centre x and y, width and
-        height, in shares of the image.
+        `boxes`, float32 (n, 4): an example per phrase, as centre x, y, width, height in shares of the image.
         """

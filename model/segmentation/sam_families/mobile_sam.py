@@ -1,6 +1,6 @@
-"""MobileSAM (arXiv 2306.14289) is SAM with a TinyViT as image encoder, which timm has.
+"""MobileSAM's image encoder (arXiv 2306.14289): timm's TinyViT, followed by SAM's neck.
 
-It differs from timm's tiny_vit_5m_224 in two things: the last stage keeps the grid, and SAM's neck follows.
+Unlike timm's tiny_vit_5m_224, its last stage keeps the grid's size.
 """
 
 import re
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-MARK = "image_encoder.patch_embed.seq.0.c.weight"  # only MobileSAM's checkpoint has it
+MARK = "image_encoder.patch_embed.seq.0.c.weight"  # occurs in MobileSAM's checkpoint only
 _UNUSED = re.compile(r"attention_bias_idxs$|^image_encoder\.(norm_)?head\.")
-_NAMES = (  # published -> timm's, one after the other
+_NAMES = (  # published names -> timm's, applied in turn
     (r"^image_encoder\.(?!neck)", "image_encoder.body."),
     (r"\.seq\.0\.", ".conv1."),
     (r"\.seq\.2\.", ".conv2."),
     (r"\.c\.weight$", ".conv.weight"),
-    # The merging that ends a stage of the original begins the next one of timm's.
+    # Downsampling ends a stage in the original, and begins the next stage in timm.
     (r"\.layers\.0\.downsample", ".stages.1.downsample"),
     (r"\.layers\.1\.downsample", ".stages.2.downsample"),
     (r"\.layers\.2\.downsample", ".stages.3.downsample"),
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from timm.models.tiny_vit import TinyVit  # seconds to import, and few need it
+        from timm.models.tiny_vit import TinyVit  # takes seconds to import
 
         self.body = TinyVit(embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10), num_classes=0)
         self.body.stages[3].downsample.conv2.conv.stride = (1, 1)
@@ -49,11 +49,11 @@ class Encoder(nn.Module):
 
 
 def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published checkpoint under the names of segment-anything's Sam with an Encoder."""
-    found = {}
+    """Rename the published checkpoint's weights to those of segment-anything's Sam with an Encoder."""
+    weights_by_name = {}
     for name, value in weights.items():
         if not _UNUSED.search(name):
             for pattern, to in _NAMES:
                 name = re.sub(pattern, to, name)
-            found[name] = value
-    return found
+            weights_by_name[name] = value
+    return weights_by_name

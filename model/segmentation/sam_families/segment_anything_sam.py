@@ -1,4 +1,4 @@
-"""SAM by the segment-anything package: ViT-B, L and H, the built-in model, MobileSAM."""
+"""SAM by the segment-anything package: ViT-B, L and H, the built-in model, and MobileSAM."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -23,13 +23,13 @@ from model.segmentation.sam_families.family import Tokens
 from model.types import Image, ModelLoadError
 from model.weights import sam_checkpoints
 
-# segment-anything's own sizes, by the width of the image encoder (build_sam.py of that package).
+# segment-anything's sizes by the width of the image encoder (its build_sam.py).
 _PUBLISHED: dict[int, dict[str, Any]] = {
     768: {"depth": 12, "num_heads": 12, "global_attn_indexes": [2, 5, 8, 11]},
     1024: {"depth": 24, "num_heads": 16, "global_attn_indexes": [5, 11, 17, 23]},
     1280: {"depth": 32, "num_heads": 16, "global_attn_indexes": [7, 15, 23, 31]},
 }
-_PATCHES = "image_encoder.patch_embed.proj.weight"  # every SAM of the package has it
+_PATCHES = "image_encoder.patch_embed.proj.weight"  # occurs in every SAM of the package
 PUBLISHED_REST = {
     "image_size": 1024, "patch_size": 16, "window_size": 14, "use_rel_pos": True,
     "prompt_embed_dim": 256, "decoder_mlp_dim": 2048, "decoder_heads": 8, "iou_head_hidden_dim": 256,
@@ -37,7 +37,7 @@ PUBLISHED_REST = {
 
 
 def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None) -> Sam:
-    """segment-anything's model for a config such as model/builtin/segmenter/config.json."""
+    """Build segment-anything's model from a config such as model/builtin/segmenter/config.json."""
     side = config["image_size"] // config["patch_size"]
     width = config["prompt_embed_dim"]
     return Sam(
@@ -74,7 +74,7 @@ def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None)
 
 
 def load(file: Path, config: Mapping[str, Any], device: str) -> "SegmentAnythingSam":
-    """Load weights (.pth, .pt, .safetensors); without a config they must be of a published size.
+    """Load weights (.pth, .pt, .safetensors). An empty `config` means a published size.
 
     Raises ModelLoadError, and what torch raises.
     """
@@ -110,7 +110,7 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
             weights = torch.load(file, map_location="cpu", weights_only=True)
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # torch's own sentence tells to load it with code and all
+        except Exception as error:  # torch's message advises to load the file's code as well
             raise ModelLoadError(
                 f"{file} is no checkpoint of segment-anything: PyTorch finds no weights in it, or more than "
                 "weights, such as code"
@@ -124,6 +124,8 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
 
 
 class SegmentAnythingSam:
+    """A SamFamily."""
+
     stretched = ends_boxes = False
 
     def __init__(self, sam: Sam) -> None:
@@ -151,7 +153,7 @@ class SegmentAnythingSam:
 
 
 def embed(sam: Sam, prompts: Tokens) -> Tensor:
-    """PromptEncoder's sparse embedding, whatever the prompts mix: (n, k, C)."""
+    """Return PromptEncoder's sparse embedding of any mix of points and boxes: (n, k, C)."""
     encoder = sam.prompt_encoder
     places = encoder.pe_layer.forward_with_coords(prompts.points + 0.5, encoder.input_image_size)
     kinds = torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)])
@@ -159,10 +161,10 @@ def embed(sam: Sam, prompts: Tokens) -> Tensor:
 
 
 def decode(sam: Sam, source: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-    """MaskDecoder.predict_masks without its copies: all four logits (n, 4, h, w) and IoU (n, 4).
+    """Run MaskDecoder.predict_masks without its copies: four logits (n, 4, h, w) and IoU (n, 4) per prompt.
 
-    `source` (n or 1, C, H, W), the image plus the prompts' masks, and `position` (n or 1, C, H, W) are of
-    one row where all prompts share them; then so is what the first layer makes of them.
+    `source` (n or 1, C, H, W), the image plus the prompts' masks, and `position` (n or 1, C, H, W) have one
+    row if all prompts share them, so that the first layer computes one row.
     """
     decoder, count = sam.mask_decoder, len(sparse)
     _, width, h, w = source.shape

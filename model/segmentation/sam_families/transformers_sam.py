@@ -12,13 +12,13 @@ from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
 from model.segmentation.sam_families.family import Tokens
 from model.types import Image, ModelLoadError
 
-TOKENS = 32  # of a noun phrase, at most and padded to: as Sam3Processor
+TOKENS = 32  # of a noun phrase, truncated and padded, as in Sam3Processor
 # Noun phrases in one call of the detector (docs/decisions/0011-sam-3-by-concept.md).
 PHRASES, PHRASES_CPU = 8, 1
 
 
 class TransformersSam:
-    """The first generation; what the others do otherwise stands below."""
+    """SAM of the first generation; subclasses override the differences of the others."""
 
     stretched = ends_boxes = False
 
@@ -40,7 +40,7 @@ class TransformersSam:
         places = encoder.shared_embedding(prompts.points[None] + 0.5, (self.side, self.side))[0]
         sparse = prompts.embedded(places, self._kinds())
         _, dense = encoder(input_points=None, input_labels=None, input_boxes=None, input_masks=prompts.masks)
-        # With masks no two prompts see the same image: to the library they are images of one prompt each.
+        # With masks each prompt sees another image: the library takes them as images of one prompt each.
         images = 1 if prompts.masks is None else count
         logits, quality, *_ = self.model.mask_decoder(
             image_embeddings=features["image"].expand(images, -1, -1, -1),
@@ -53,7 +53,7 @@ class TransformersSam:
         return logits.flatten(0, 1), quality.flatten(0, 1)
 
     def _pixels(self, image: Image) -> Tensor:
-        # Otherwise a picture of three rows would be taken for three channels.
+        # Without the format, a picture of three rows would be taken for three channels.
         made = self._processor(image, input_data_format="channels_last", return_tensors="pt")
         pixels: Tensor = made["pixel_values"].to(self.device)
         return pixels
@@ -70,7 +70,7 @@ class TransformersSam:
 
 
 class SamHQ(TransformersSam):
-    """SAM-HQ's decoder also sees the encoder's first global layer; its masks are SAM's plus its own."""
+    """SAM-HQ: the decoder also sees the encoder's first global layer; masks are SAM's plus its own."""
 
     def _named(self, encoded: Any) -> dict[str, Tensor]:
         return {"image": encoded[0], "early": encoded[1][0]}
@@ -80,7 +80,7 @@ class SamHQ(TransformersSam):
 
 
 class Sam2(TransformersSam):
-    """SAM 2 and what is built like it: a stretched image, and finer features for the decoder."""
+    """SAM 2, 2.1 and EdgeTAM: a stretched image, and finer features for the decoder."""
 
     stretched = ends_boxes = True
 
@@ -114,14 +114,14 @@ class Sam3Tracker(Sam2):
 
 
 class Sam3(Sam3Tracker):
-    """All of SAM 3: the detector finds what a noun phrase names. Both see the image by one encoder."""
+    """SAM 3 by clicks and noun phrases: tracker and detector share one image encoder."""
 
     def __init__(self, model: Any, processor: Any, detector: Any, tokenizer: Any) -> None:
         super().__init__(model, processor)
         self.detector, self._tokenizer = detector.eval(), tokenizer
 
     def features(self, image: Image) -> dict[str, Tensor]:
-        # The detector has a neck of its own, whose levels are five times as large as what they are made of.
+        # Keep the encoder's output: the levels of the detector's own neck are five times as large.
         seen = self.model.get_image_features(self._pixels(image), return_dict=True)
         return {**self._levels(seen), "trunk": seen.last_hidden_state}
 
@@ -141,28 +141,28 @@ class Sam3(Sam3Tracker):
                 max_length=TOKENS,
                 return_tensors="pt",
             ).to(self.device)
-            alike = [
-                tuple(t.expand(len(words["input_ids"]), -1, -1, -1) for t in each)
-                for each in (levels, places)
+            expanded = [
+                tuple(t.expand(len(words["input_ids"]), -1, -1, -1) for t in tensors)
+                for tensors in (levels, places)
             ]
-            found = self.detector(
+            output = self.detector(
                 vision_embeds=Sam3VisionEncoderOutput(
-                    fpn_hidden_states=alike[0], fpn_position_encoding=alike[1]
+                    fpn_hidden_states=expanded[0], fpn_position_encoding=expanded[1]
                 ),
                 input_ids=words["input_ids"],
                 attention_mask=words["attention_mask"],
                 input_boxes=None if boxes is None else boxes[some, None],
             )
-            # As post_process_instance_segmentation: with how sure it is that there is any such thing.
-            scores = found.pred_logits.sigmoid() * found.presence_logits.sigmoid()
-            yield from zip(found.pred_masks, scores, strict=True)
+            # As post_process_instance_segmentation: times the probability that there is any such object.
+            scores = output.pred_logits.sigmoid() * output.presence_logits.sigmoid()
+            yield from zip(output.pred_masks, scores, strict=True)
 
 
 _SAM2 = (Sam2, "Sam2Model", "Sam2ImageProcessor")
 _SAM3 = (Sam3Tracker, "Sam3TrackerModel", "Sam3ImageProcessor")
 _EDGE = (Sam2, "EdgeTamModel", "Sam2ImageProcessor")
-# By config.json's model_type. What is published are the video models; a still image needs a part of each.
-# The classes go by name, for transformers imports each when it is asked for.
+# By config.json's model_type. Published are video models, of which a still image needs a part. Classes are
+# names, since transformers imports each at its first use.
 KINDS: dict[str, tuple[type[TransformersSam], str, str]] = {
     "sam": (TransformersSam, "SamModel", "SamImageProcessor"),
     "sam_hq": (SamHQ, "SamHQModel", "SamImageProcessor"),
@@ -178,7 +178,7 @@ WITH_DETECTOR = "sam3_video"  # the kind that holds SAM 3's detector beside its 
 
 
 def load(path: Path, model_type: str, device: str, *, concepts: bool = False) -> TransformersSam:
-    """Load a folder of transformers'; with `concepts` one WITH_DETECTOR, to take noun phrases as well.
+    """Load a folder of transformers. `concepts`: load SAM 3's detector as well, of a model WITH_DETECTOR.
 
     Raises ModelLoadError, and what transformers raises.
     """
@@ -192,10 +192,10 @@ def load(path: Path, model_type: str, device: str, *, concepts: bool = False) ->
         sam: TransformersSam = Sam3(model.to(device), processor, detector.to(device), tokenizer)
     else:
         sam = family(model.to(device), processor)
-    made = {n for n in dict(processor.size).values() if n}
-    if made != {sam.side}:
+    sizes = {n for n in dict(processor.size).values() if n}
+    if sizes != {sam.side}:
         raise ModelLoadError(
-            f"{path}: the model takes images of {sam.side} pixels, its processor makes {made}"
+            f"{path}: the model takes images of {sam.side} pixels, its processor makes {sizes}"
         )
     return sam
 

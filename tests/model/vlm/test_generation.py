@@ -8,7 +8,7 @@ import pytest
 
 from model.recipes import RECIPES
 from model.types import ModelLoadError
-from model.vlm.generation import Greedy, settings_of
+from model.vlm.generation import settings_of
 from model.vlm.vlm import VLM, VLMAnswer
 from tests.support import vlm_families
 
@@ -113,7 +113,7 @@ def test_the_ends_of_an_answer_are_the_checkpoints_and_the_tokenizers(load: Load
     folder = vlm_families.saved(FAMILY, tmp_path)
     change(tmp_path / "generation_config.json", {"eos_token_id": [7, 10**6]})
     vlm = VLM.load(folder, device="cpu")
-    assert Greedy(vlm.model, vlm.processor.tokenizer).ends == (7, vlm.processor.tokenizer.eos_token_id)
+    assert vlm.generate.ends == (7, vlm.processor.tokenizer.eos_token_id)
     assert settings_of(tmp_path, vlm.model.config).eos_token_id == [7]
 
 

@@ -68,7 +68,7 @@ def test_a_model_with_nothing_to_quantise_is_refused(monkeypatch: pytest.MonkeyP
     def nothing(**kwargs: Any) -> Any:
         return BitsAndBytesConfig(**{**kwargs, "llm_int8_skip_modules": [".*"]})
 
-    monkeypatch.setattr("model.vlm.vlm.BitsAndBytesConfig", nothing)
+    monkeypatch.setattr("model.vlm.quantization.BitsAndBytesConfig", nothing)
     with pytest.raises(ModelLoadError, match="no layer that 8bit applies to"):
         VLM.load(str(BUILTIN), device="cpu", precision=Precision(quantization="8bit"))
 

@@ -385,7 +385,7 @@ def test_clicks_on_one_pixel_that_contradict_each_other_are_reported(
     with caplog.at_level(logging.WARNING):
         mask = refine_by_clicks(segmenter, embedding, prompt).mask
     assert unmet_points(mask, prompt) == (0,)  # the newest counts
-    assert "not met: numbers (0,)" in caplog.text
+    assert "Ignored: (0,)" in caplog.text
 
 
 def test_a_prompt_of_nothing_or_of_another_image_is_refused(

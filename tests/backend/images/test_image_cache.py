@@ -12,6 +12,7 @@ import pytest
 
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.resources import Resources
+from backend.answers.task_image import Access
 from backend.images.content_hash import image_hash
 from backend.images.image_cache import SECONDS, ImageCache, cache_key
 from backend.images.studio_urls import Server
@@ -37,9 +38,9 @@ def web() -> Iterator[Web]:
 
 
 def project(resources: Resources, web: Web, name: str = "1.1", token: str = "ours") -> VLSAMBackend:
-    return VLSAMBackend(
-        CONFIG, resources=resources, project=name, hostname=web.url, access_token=token, caller="127.0.0.1"
-    )
+    ours = VLSAMBackend(CONFIG, resources=resources)
+    ours.access = Access(resources, Server(web.url, token, "127.0.0.1"), name)
+    return ours
 
 
 def test_a_warm_click_fetches_and_decodes_nothing(make_resources: Make, web: Web) -> None:

@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 INSTALLED := $(VENV)/.installed
 STUDIO_INSTALLED := $(STUDIO_VENV)/.installed-$(STUDIO_VERSION)
 
-.PHONY: help install studio browser haproxy demo serve check fast-model fast-others test test-long e2e bench fuzz load audit pin lint
+.PHONY: help install studio browser haproxy demo serve check fast-model fast-others test test-long e2e bench fuzz load audit pin lint docs reference
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -101,3 +101,9 @@ lint: install ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: reference ## the documentation as HTML in docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html -d docs/_build/doctrees docs docs/_build/html
+
+reference: install ## renew docs/reference from the code
+	$(BIN)/python docs/generate.py

@@ -1,12 +1,16 @@
-"""Everything that can be set from outside, as one frozen object read from environment variables."""
+"""Settings: environment variables, parsed once into frozen groups. Each consumer takes its group.
+
+A setting is declared by its variable, its default, its parser and a sentence for docs/reference/settings.md.
+A field has the name of its variable, without `VLSAM_` and the name of its group.
+"""
 
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from model.options import Exemplars, LocalizerKind, Options, Views, Vocabulary
@@ -17,7 +21,10 @@ OnOpen = Literal["annotate", "prewarm"]
 
 
 class SettingsError(ValueError):
-    """A setting has a value that cannot be used. The message is one sentence and names the variable."""
+    """A setting has an invalid value. The message is one sentence and names the variable."""
+
+
+# Parsers raise ValueError with what the value must be, as the end of a sentence.
 
 
 def _text(value: str) -> str:
@@ -25,7 +32,7 @@ def _text(value: str) -> str:
 
 
 def _secret(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._~-]{8,200}", value):  # what an address and a header can hold as it is
+    if not re.fullmatch(r"[A-Za-z0-9._~-]{8,200}", value):  # needs no quoting in a URL or a header
         raise ValueError("8 to 200 letters, digits, dots, dashes, underscores and tildes")
     return value
 
@@ -38,7 +45,7 @@ def _url(value: str) -> str:
 
 
 def _hosts(value: str) -> tuple[tuple[str, int | None], ...]:
-    """(host in lower case, port or None for any) pairs."""
+    """Parse (host in lower case, port or None for any) pairs."""
     hosts: list[tuple[str, int | None]] = []
     for entry in value.lower().split(","):
         match = re.fullmatch(r"\s*([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\s*", entry)
@@ -49,7 +56,7 @@ def _hosts(value: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def _label_studio_hosts(value: str) -> tuple[str, ...]:
-    """Addresses without a final slash, with or without scheme, port and path."""
+    """Parse addresses, with or without scheme, port and path; final slashes are removed."""
     entries = tuple(entry.strip().rstrip("/") for entry in value.split(","))
     form = r"(?i)(https?://)?([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[\w.~/-]*)?"
     if not all(re.fullmatch(form, entry) for entry in entries):
@@ -61,7 +68,7 @@ def _label_studio_hosts(value: str) -> tuple[str, ...]:
 
 def _folder(value: str) -> Path:
     folder = Path(value)
-    # Of "/" every file of the machine would be part.
+    # "/" would expose every file of the machine.
     if not folder.is_absolute() or not folder.is_dir() or folder.resolve() == Path(folder.anchor):
         raise ValueError("the absolute path of a folder that exists, and not /")
     return folder
@@ -72,7 +79,7 @@ def _bundle(value: str) -> Path:
 
     try:
         connections.context(value)
-    except OSError:  # also what ssl raises for a file without a certificate
+    except OSError:  # ssl raises it also for a file without a certificate
         raise ValueError("a file of certificates in PEM, or a folder of them, that exists") from None
     return Path(value)
 
@@ -100,7 +107,7 @@ def _device(value: str) -> str:
 
 
 def _points(value: str) -> tuple[tuple[str, Points], ...]:
-    """(term, method) pairs; the term "" stands for all others."""
+    """Parse (term, method) pairs; the term "" stands for all others."""
     methods: dict[str, Points] = {method: method for method in get_args(Points)}
     pairs = []
     for part in value.split(","):
@@ -118,16 +125,6 @@ def _questions(value: str) -> tuple[str, ...]:
     return questions
 
 
-def _share(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 1:  # also refuses NaN
-        raise ValueError("a number from 0 to 1")
-    return number
-
-
 def _switch(value: str) -> bool:
     if value.lower() not in ("0", "1", "false", "true"):
         raise ValueError("0 or 1")
@@ -143,30 +140,28 @@ def _leftover(value: str) -> str:
     return policy.lower()
 
 
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return number
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
+def _within(kind: type[float], what: str, low: float, high: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
         try:
-            number = float(value)
+            number = kind(value)
         except ValueError:
             number = low - 1
         if not low <= number <= high:  # also refuses NaN
-            raise ValueError(f"a number of seconds from {low:g} to {high:g}")
+            raise ValueError(f"{what} from {low} to {high}")
         return number
 
     return parse
+
+
+def _integer(low: int, high: int) -> Callable[[str], float]:
+    return _within(int, "a whole number", low, high)
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    return _within(float, "a number of seconds", low, high)
+
+
+_share = _within(float, "a number", 0, 1)
 
 
 def _setting(
@@ -175,50 +170,80 @@ def _setting(
     return field(default=default, repr=not secret, metadata={"env": name, "parse": parse, "about": about})
 
 
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which models are loaded, and where they run."""
+class Group:
+    """Base class of a group of settings."""
 
-    profile: str = _setting("VLSAM_PROFILE", "builtin", _text, "Which pair of models to load.")
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Parse the group's variables; an empty one counts as not set. Raises SettingsError."""
+        values = {}
+        for spec in fields(cls):  # type: ignore[arg-type]  # each group is a dataclass
+            name = spec.metadata["env"]
+            given = env.get(name, "").strip()
+            try:
+                if given:
+                    values[spec.name] = spec.metadata["parse"](given)
+            except ValueError as expected:
+                shown = "has a value that" if not spec.repr else f"is {given!r}, which"
+                raise SettingsError(f"{name} {shown} cannot be used: it must be {expected}.") from None
+        return cls(**values)
+
+    @classmethod
+    def table(cls) -> list[tuple[str, str, str]]:
+        """Return (variable, default as text or "", description) of each setting."""
+        return [
+            (spec.metadata["env"], _shown(spec.default), spec.metadata["about"])
+            for spec in fields(cls)  # type: ignore[arg-type]
+        ]
+
+    @property
+    def secrets(self) -> list[str]:
+        """The values that no log or message may show."""
+        return [value for spec in fields(self) if not spec.repr and (value := getattr(self, spec.name))]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ModelSettings(Group):
+    """Models: which weights to load, and on which device."""
+
+    profile: str = _setting(
+        "VLSAM_PROFILE", "builtin", _text,
+        "The pair of models to load: a profile's name.",
+    )  # fmt: skip
     vlm: str | None = _setting(
-        "VLSAM_VLM", None, _text, "Another VLM: a hub id, as it is or with @REVISION, or a local folder."
-    )
+        "VLSAM_VLM", None, _text,
+        "Another VLM: a hub id, also as ID@REVISION, or a local folder.",
+    )  # fmt: skip
     sam: str | None = _setting(
-        "VLSAM_SAM",
-        None,
-        _text,
-        "Another segmenter: a published checkpoint's name, a hub id (or with @REVISION), a file, a folder.",
-    )
+        "VLSAM_SAM", None, _text,
+        "Another segmenter: the name of a published checkpoint, a hub id, also as ID@REVISION, a file "
+        "or a folder.",
+    )  # fmt: skip
     device: str = _setting(
-        "VLSAM_DEVICE",
-        "auto",
-        _device,
-        "Where models run: auto, cpu, cuda, cuda:1 ..., or balanced for a VLM over several GPUs.",
-    )
+        "VLSAM_DEVICE", "auto", _device,
+        "Device of the models: auto, cpu, cuda, cuda:1 ..., mps, xpu, or balanced for a VLM over "
+        "several GPUs.",
+    )  # fmt: skip
     dtype: Dtype | None = _setting(
-        "VLSAM_DTYPE",
-        None,
-        _one_of(*get_args(Dtype)),
-        "Numbers of the VLM: float32, bfloat16, float16 or auto; where not set, as the profile says.",
-    )
+        "VLSAM_DTYPE", None, _one_of(*get_args(Dtype)),
+        "Number type of the VLM: float32, bfloat16, float16 or auto. Default: the profile's.",
+    )  # fmt: skip
     quantization: Quantization | None = _setting(
-        "VLSAM_QUANTIZATION",
-        None,
-        _one_of(*get_args(Quantization)),
-        "The VLM's weights in 4bit or 8bit, or none; where not set, as the profile says.",
-    )
+        "VLSAM_QUANTIZATION", None, _one_of(*get_args(Quantization)),
+        "Quantization of the VLM's weights: 4bit, 8bit or none. Default: the profile's.",
+    )  # fmt: skip
     max_vlm_pixels: int | None = _setting(
-        "VLSAM_MAX_VLM_PIXELS",
-        None,
-        _integer(50_000, 100_000_000),
-        "Most pixels of an image that the VLM is shown, in all views; where not set, as the profile says.",
-    )
+        "VLSAM_MAX_VLM_PIXELS", None, _integer(50_000, 100_000_000),
+        "Largest number of pixels of an image that the VLM sees, in all views together. Default: the "
+        "profile's.",
+    )  # fmt: skip
     model_dir: Path = _setting(
-        "MODEL_DIR", FOLDER, Path, "The folder of fetched weights; `vlsam download` fills it ahead."
-    )
+        "MODEL_DIR", FOLDER, Path,
+        "Folder of fetched weights. `vlsam download` fills it ahead.",
+    )  # fmt: skip
 
     def select(self, profile: str | None = None) -> Profile:
-        """Return the weights to load: `profile`, by default the setting, with what is set in its place.
+        """Return `profile`, by default the setting's, with the weights that replace its own.
 
         Raises ModelLoadError if there is no such profile.
         """
@@ -234,83 +259,64 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class DetectionSettings:
-    """How objects are found, named and located."""
+class DetectionSettings(Group):
+    """Detection: how objects are named and located."""
 
     attention: str = _setting(
-        "VLSAM_ATTENTION",
-        "best",
-        _one_of(*RECIPES),
-        f"How attention becomes maps: {', '.join(RECIPES)}; see model/recipes.py.",
-    )
+        "VLSAM_ATTENTION", "best", _one_of(*RECIPES),
+        f"Recipe from attention to maps: {', '.join(RECIPES)}.",
+    )  # fmt: skip
     points: tuple[tuple[str, Points], ...] = _setting(
-        "VLSAM_POINTS",
-        (),
-        _points,
-        "Points from a map: pair, maxima or kmeans; for single terms as in `pair, crowd=kmeans, key=maxima`.",
-    )
+        "VLSAM_POINTS", (), _points,
+        "Method from a map to points: peak, pair, maxima or kmeans. For single terms as in `pair, "
+        "crowd=kmeans, key=maxima`. Default: the recipe's.",
+    )  # fmt: skip
     localizer: LocalizerKind = _setting(
-        "VLSAM_LOCALIZER",
-        "attention",
-        _one_of(*get_args(LocalizerKind)),
-        "Where objects are: by attention, by boxes that the VLM writes (where it can), both, or by concept: "
-        "SAM 3 gets the names.",
-    )
+        "VLSAM_LOCALIZER", "attention", _one_of(*get_args(LocalizerKind)),
+        "How objects are located: by attention maps, by boxes that the VLM writes (if it can), by "
+        "both, or by concept: SAM 3 segments each name.",
+    )  # fmt: skip
     exemplars: Exemplars = _setting(
-        "VLSAM_EXEMPLARS",
-        "missing",
-        _one_of(*get_args(Exemplars)),
-        "By concept: a name that finds nothing is tried again with a box where the VLM looked (missing), "
-        "or never.",
-    )
+        "VLSAM_EXEMPLARS", "missing", _one_of(*get_args(Exemplars)),
+        "With VLSAM_LOCALIZER=concept: missing retries a name without results with a box around the "
+        "peak of its attention map; never does not.",
+    )  # fmt: skip
     views: Views = _setting(
-        "VLSAM_VIEWS",
-        "whole",
-        _one_of(*get_args(Views)),
-        "whole, or corners: also the four quarters of the image, for small objects at five times the cost.",
-    )
+        "VLSAM_VIEWS", "whole", _one_of(*get_args(Views)),
+        "whole, or corners: also the four quarters of the image, for small objects at five times the "
+        "cost.",
+    )  # fmt: skip
     questions: tuple[str, ...] = _setting(
-        "VLSAM_QUESTIONS",
-        Options().questions,
-        _questions,
-        "What the VLM is asked, several with | between; `ask` lets it propose ten itself.",
-    )
+        "VLSAM_QUESTIONS", Options().questions, _questions,
+        "Questions to the VLM, separated by |. With `ask` it proposes ten itself.",
+    )  # fmt: skip
     listing_url: str | None = _setting(
-        "VLSAM_LISTING_URL",
-        None,
-        _url,
-        "An OpenAI-compatible endpoint whose VLM lists the objects, as in `http://vllm:8000/v1`; "
-        "where they are, the VLM here says.",
-    )
+        "VLSAM_LISTING_URL", None, _url,
+        "An OpenAI-compatible endpoint whose VLM names the objects, as in `http://vllm:8000/v1`. The "
+        "local VLM locates them.",
+    )  # fmt: skip
     listing_model: str | None = _setting(
-        "VLSAM_LISTING_MODEL", None, _text, "The model at VLSAM_LISTING_URL, by its name there."
-    )
+        "VLSAM_LISTING_MODEL", None, _text,
+        "Name of the model at VLSAM_LISTING_URL.",
+    )  # fmt: skip
     listing_key: str | None = _setting(
-        "VLSAM_LISTING_KEY",
-        None,
-        _text,
-        "The key of VLSAM_LISTING_URL, sent there and nowhere else.",
-        secret=True,
-    )
+        "VLSAM_LISTING_KEY", None, _text,
+        "API key, sent to VLSAM_LISTING_URL and nowhere else.", secret=True,
+    )  # fmt: skip
     vocabulary: Vocabulary = _setting(
-        "VLSAM_VOCABULARY",
-        "open",
-        _one_of(*get_args(Vocabulary)),
-        "What the VLM is asked for: all objects (open), the project's labels (project), or both, at twice "
-        "the time.",
-    )
+        "VLSAM_VOCABULARY", "open", _one_of(*get_args(Vocabulary)),
+        "What the VLM is asked for: all objects (open), the project's labels (project), or both, at "
+        "twice the time.",
+    )  # fmt: skip
     presence: float = _setting(
-        "VLSAM_PRESENCE",
-        0.0,
-        _share,
-        "Drop terms whose yes to `is there a ...?` is less likely than this, 0 to 1; 0 does not ask.",
-    )
+        "VLSAM_PRESENCE", 0.0, _share,
+        "Drop terms for which the VLM's yes to `is there a ...?` is less likely than this, 0 to 1. 0 "
+        "does not ask.",
+    )  # fmt: skip
     classifier: str | None = _setting(
-        "VLSAM_CLASSIFIER",
-        None,
-        _text,
-        "An image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout.",
-    )
+        "VLSAM_CLASSIFIER", None, _text,
+        "Image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout.",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if (self.listing_url is None) != (self.listing_model is None):
@@ -322,7 +328,7 @@ class DetectionSettings:
 
     @cached_property
     def options(self) -> Options:
-        """The same for the models."""
+        """The options of the models."""
         points = dict(self.points)
         endpoint = None
         if self.listing_url is not None and self.listing_model is not None:
@@ -345,63 +351,51 @@ class DetectionSettings:
 
 
 @dataclass(frozen=True)
-class AnswerSettings:
-    """What Label Studio is answered."""
+class AnswerSettings(Group):
+    """Answers: what predictions contain, and how long they may take."""
 
     similarity: float = _setting(
-        "VLSAM_SIMILARITY",
-        0.0,
-        _share,
-        "A name that fits no label gets the one whose embedding in the VLM is this alike, 0 to 1; 0 is off.",
-    )
+        "VLSAM_SIMILARITY", 0.0, _share,
+        "Give a term without a label the label whose text embedding in the VLM is at least this "
+        "similar, 0 to 1. 0 switches it off.",
+    )  # fmt: skip
     leftover: str = _setting(
-        "VLSAM_LEFTOVER",
-        "drop",
-        _leftover,
-        "Objects that fit no label: drop them, keep them without a label, or other:LABEL.",
-    )
+        "VLSAM_LEFTOVER", "drop", _leftover,
+        "Objects without a label: drop them, keep them without a label, or other:LABEL.",
+    )  # fmt: skip
     on_open: OnOpen = _setting(
-        "VLSAM_ON_OPEN",
-        "annotate",
-        _one_of(*get_args(OnOpen)),
-        "When Label Studio asks about one task, as it does when it opens it: annotate, or prewarm: answer "
-        "nothing at once, and encode the image for the clicks to come.",
-    )
+        "VLSAM_ON_OPEN", "annotate", _one_of(*get_args(OnOpen)),
+        "When a person opens a task: annotate it, or prewarm: answer with nothing at once and encode "
+        "the image for the clicks to come.",
+    )  # fmt: skip
     deadline: float = _setting(
-        "VLSAM_DEADLINE",
-        90.0,
-        _seconds(0.05, 3600),
-        "Seconds until a predict answers with what is done; Label Studio gives up after 100.",
-    )
+        "VLSAM_DEADLINE", 90.0, _seconds(0.05, 3600),
+        "Seconds until a prediction answers with what is done. Label Studio gives up after 100.",
+    )  # fmt: skip
     labels_in_place: bool = _setting(
-        "VLSAM_LABELS_IN_PLACE",
-        False,
-        _switch,
-        "1: a labelled click beside a region replaces it too, which breaks the editor if it is selected.",
-    )
+        "VLSAM_LABELS_IN_PLACE", False, _switch,
+        "1: a labelled click beside a region replaces it too. This breaks Label Studio's editor if "
+        "the region is selected.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LabelStudioSettings:
-    """Where Label Studio is, and the key to it."""
+class LabelStudioSettings(Group):
+    """Label Studio: its address and key."""
 
     url: str | None = _setting(
-        "LABEL_STUDIO_URL", None, _url, "Label Studio as this server reaches it; uploads are fetched there."
-    )
+        "LABEL_STUDIO_URL", None, _url,
+        "Address of Label Studio from this server. Uploads are fetched there.",
+    )  # fmt: skip
     api_key: str | None = _setting(
-        "LABEL_STUDIO_API_KEY",
-        None,
-        _text,
-        "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.",
-        secret=True,
-    )
+        "LABEL_STUDIO_API_KEY", None, _text,
+        "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.", secret=True,
+    )  # fmt: skip
     hosts: tuple[str, ...] = _setting(
-        "VLSAM_LABEL_STUDIO_HOSTS",
-        (),
-        _label_studio_hosts,
-        "Other addresses of the same Label Studio, as in `https://label.example.com, example.com/ls`: what "
-        "tasks have below them is asked at LABEL_STUDIO_URL.",
-    )
+        "VLSAM_LABEL_STUDIO_HOSTS", (), _label_studio_hosts,
+        "Other addresses of the same Label Studio, as in `https://label.example.com, example.com/ls`. "
+        "Addresses of images below them are fetched from LABEL_STUDIO_URL.",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.hosts and self.url is None:
@@ -409,101 +403,94 @@ class LabelStudioSettings:
 
 
 @dataclass(frozen=True)
-class ImageSettings:
-    """Which images are read, and from where."""
+class ImageSettings(Group):
+    """Images: from where they may be read, and up to which size."""
 
     allowed_hosts: tuple[tuple[str, int | None], ...] = _setting(
-        "VLSAM_ALLOWED_HOSTS",
-        (),
-        _hosts,
-        "Hosts of images that may be asked although they are private, as in `minio:9000, 10.0.0.7`.",
-    )
+        "VLSAM_ALLOWED_HOSTS", (), _hosts,
+        "Hosts with private addresses from which images may be fetched, as in `minio:9000, 10.0.0.7`.",
+    )  # fmt: skip
     local_files_document_root: Path | None = _setting(
-        "LOCAL_FILES_DOCUMENT_ROOT",
-        None,
-        _folder,
-        "A folder where /data/local-files/ is read; without it, Label Studio is asked for these files.",
-    )
+        "LOCAL_FILES_DOCUMENT_ROOT", None, _folder,
+        "Folder of the files below /data/local-files/. Default: Label Studio is asked for them.",
+    )  # fmt: skip
     requests_ca_bundle: Path | None = _setting(
-        "REQUESTS_CA_BUNDLE",
-        None,
-        _bundle,
-        "Certificate authorities to trust with https instead of the usual ones, whatever is asked: a file or "
-        "a folder.",
-    )
+        "REQUESTS_CA_BUNDLE", None, _bundle,
+        "Certificate authorities to trust instead of the usual ones, for all https: a file or a "
+        "folder.",
+    )  # fmt: skip
     image_timeout: float = _setting(
-        "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600), "Seconds to download one image, in all."
-    )
+        "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600),
+        "Seconds to download one image, in all.",
+    )  # fmt: skip
     max_image_bytes: int = _setting(
-        "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1), "Largest image file that is read."
-    )
+        "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1),
+        "Largest image file, in bytes.",
+    )  # fmt: skip
     max_image_pixels: int = _setting(
-        "VLSAM_MAX_IMAGE_PIXELS",
-        80_000_000,
-        # Pillow refuses images of twice its own limit whatever we say.
-        _integer(1, 178_000_000),
-        "Largest image that is decoded, width times height.",
-    )
+        # Pillow refuses images of more than 178 megapixels.
+        "VLSAM_MAX_IMAGE_PIXELS", 80_000_000, _integer(1, 178_000_000),
+        "Largest image, width times height.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class CacheSettings:
-    """How long encoded images are kept, and where."""
+class CacheSettings(Group):
+    """Cache: how many encoded images are kept, and where."""
 
     mb: int = _setting(
-        "VLSAM_CACHE_MB",
-        1024,
-        _integer(0, 10_000_000),
-        "Megabytes of encoded images kept in memory, and on a GPU an eighth of it there, too; 0 keeps none.",
-    )
+        "VLSAM_CACHE_MB", 1024, _integer(0, 10_000_000),
+        "Megabytes of encoded images in memory, and on a GPU another eighth of it there. 0 keeps "
+        "none.",
+    )  # fmt: skip
     dir: Path | None = _setting(
-        "VLSAM_CACHE_DIR",
-        None,
-        Path,
-        "A folder for encoded images that outlive a restart; `vlsam warm` fills it ahead.",
-    )
+        "VLSAM_CACHE_DIR", None, Path,
+        "Folder for encoded images that survive a restart. `vlsam warm` fills it ahead.",
+    )  # fmt: skip
     disk_mb: int = _setting(
-        "VLSAM_CACHE_DISK_MB",
-        10_000,
-        _integer(0, 1_000_000_000),
-        "Megabytes that VLSAM_CACHE_DIR may hold; what is longest unused is removed.",
-    )
+        "VLSAM_CACHE_DISK_MB", 10_000, _integer(0, 1_000_000_000),
+        "Megabytes that VLSAM_CACHE_DIR may hold. The least recently used are removed.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class ServerSettings:
-    """What the server listens to, and whom it answers."""
+class ServerSettings(Group):
+    """Server: address, processes, limits and passwords."""
 
-    port: int = _setting("PORT", 9090, _integer(1, 65535), "Where to listen.")
+    port: int = _setting(
+        "PORT", 9090, _integer(1, 65535),
+        "Port to listen on.",
+    )  # fmt: skip
     workers: int = _setting(
-        "WORKERS", 1, _integer(1, 64), "Processes; each loads the models again, so 1 per device is right."
-    )
-    threads: int = _setting("THREADS", 32, _integer(2, 512), "Requests answered at the same time.")
+        "WORKERS", 1, _integer(1, 64),
+        "Processes. Each loads the models again: use 1 per device.",
+    )  # fmt: skip
+    threads: int = _setting(
+        "THREADS", 32, _integer(2, 512),
+        "Requests answered at the same time.",
+    )  # fmt: skip
     queue: int = _setting(
-        "VLSAM_QUEUE",
-        24,
-        _integer(1, 511),
-        "Predictions that may wait or run, at most THREADS - 1; one more is answered 503.",
-    )
+        "VLSAM_QUEUE", 24, _integer(1, 511),
+        "Predictions that may wait or run, at most THREADS - 1. One more is answered 503.",
+    )  # fmt: skip
     max_body_bytes: int = _setting(
-        "VLSAM_MAX_BODY_BYTES",
-        128_000_000,
-        _integer(1, 2**31 - 1),
-        "Largest request that is read; a click brings its task's drafts along, 18 MB with 100 rough masks.",
-    )
+        "VLSAM_MAX_BODY_BYTES", 128_000_000, _integer(1, 2**31 - 1),
+        "Largest request body, in bytes. A click carries the drafts of its task: 18 MB with 100 rough "
+        "masks.",
+    )  # fmt: skip
     basic_auth_user: str | None = _setting(
-        "BASIC_AUTH_USER", None, _text, "With BASIC_AUTH_PASS: who may call, except /health and /webhook."
-    )
+        "BASIC_AUTH_USER", None, _text,
+        "With BASIC_AUTH_PASS: user that all routes but /health and /webhook ask for.",
+    )  # fmt: skip
     basic_auth_pass: str | None = _setting(
-        "BASIC_AUTH_PASS", None, _text, "The password of BASIC_AUTH_USER.", secret=True
-    )
+        "BASIC_AUTH_PASS", None, _text,
+        "The password of BASIC_AUTH_USER.", secret=True,
+    )  # fmt: skip
     webhook_secret: str | None = _setting(
-        "VLSAM_WEBHOOK_SECRET",
-        None,
-        _secret,
-        "What /webhook asks for, as its address's last part or in the header X-Webhook-Secret.",
-        secret=True,
-    )
+        "VLSAM_WEBHOOK_SECRET", None, _secret,
+        "Secret that /webhook asks for, as the last part of its address or in the header "
+        "X-Webhook-Secret.", secret=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
@@ -511,20 +498,23 @@ class ServerSettings:
 
     @property
     def admitted(self) -> int:
-        """Predictions that may wait or run: one thread stays free, so that /health is always answered."""
+        """Predictions that may wait or run. One thread stays free, so that /health is always answered."""
         return min(self.queue, self.threads - 1)
 
 
 @dataclass(frozen=True)
-class LogSettings:
-    """What is logged."""
+class LogSettings(Group):
+    """Log: its level."""
 
-    level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
+    level: str = _setting(
+        "LOG_LEVEL", "INFO", _level,
+        "DEBUG, INFO, WARNING or ERROR.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one process. Each consumer takes its group. An empty variable counts as not set."""
+    """The settings of one process."""
 
     models: ModelSettings = field(default_factory=ModelSettings)
     detection: DetectionSettings = field(default_factory=DetectionSettings)
@@ -536,11 +526,9 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
 
     @property
-    def secrets(self) -> tuple[str, ...]:
+    def secrets(self) -> list[str]:
         """The values that no log or message may show."""
-        groups = (getattr(self, group.name) for group in fields(self))
-        held = (getattr(group, spec.name) for group in groups for spec in fields(group) if not spec.repr)
-        return tuple(value for value in held if value)
+        return [secret for name in self.groups() for secret in getattr(self, name).secrets]
 
     def version(self, profile: Profile) -> str:
         """Return the model version of predictions made with these settings and this profile."""
@@ -553,35 +541,12 @@ class Settings:
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
         """Parse `env`, by default the process environment. Raises SettingsError for an invalid value."""
         env = os.environ if env is None else env
-        groups = {}
-        for name, group in cls.groups().items():
-            groups[name] = group(
-                **{
-                    spec.name: _parsed(spec, given)
-                    for spec in fields(group)
-                    if (given := env.get(spec.metadata["env"], "").strip())
-                }
-            )
-        return cls(**groups)
+        return cls(**{name: group.from_env(env) for name, group in cls.groups().items()})
 
     @classmethod
     def groups(cls) -> dict[str, Any]:
-        """The class of each group, by its name."""
+        """Return the class of each group by its name."""
         return {group.name: group.default_factory for group in fields(cls)}
-
-    @classmethod
-    def table(cls) -> list[tuple[str, str, str]]:
-        """(variable, default as text or "", description) of each setting."""
-        specs = (spec for group in cls.groups().values() for spec in fields(group))
-        return [(spec.metadata["env"], _shown(spec.default), spec.metadata["about"]) for spec in specs]
-
-
-def _parsed(spec: Field[Any], given: str) -> Any:
-    try:
-        return spec.metadata["parse"](given)
-    except ValueError as expected:
-        name, shown = spec.metadata["env"], "has a value that" if not spec.repr else f"is {given!r}, which"
-        raise SettingsError(f"{name} {shown} cannot be used: it must be {expected}.") from None
 
 
 def _shown(default: Any) -> str:

@@ -1,6 +1,8 @@
+from dataclasses import fields
+
 import pytest
 
-from backend.settings import Settings, SettingsError
+from backend.settings import Group, Settings, SettingsError
 from model.options import ASK, Options
 from model.profiles import PROFILES
 from model.recipes import RECIPES
@@ -179,7 +181,15 @@ def test_one_thread_stays_free_for_health() -> None:
     assert settings_with(threads=32, queue=24).server.admitted == 24
 
 
-def test_the_table_has_a_row_for_every_variable() -> None:
-    table = Settings.table()
-    assert ("VLSAM_DEADLINE", "90") in [row[:2] for row in table]
-    assert all(name.isupper() and about.endswith(".") for name, _, about in table)
+@pytest.mark.parametrize(("group", "kind"), Settings.groups().items())
+def test_a_value_has_one_name_from_environment_to_use(group: str, kind: type[Group]) -> None:
+    for spec, (variable, _, about) in zip(fields(kind), kind.table(), strict=True):  # type: ignore[arg-type]
+        assert spec.name == variable.lower().removeprefix("vlsam_").removeprefix(f"{group}_")
+        assert about.endswith(".")
+
+
+def test_defaults_are_shown_as_they_are_set() -> None:
+    rows = {name: default for group in Settings.groups().values() for name, default, _ in group.table()}
+    shown = {name: default for name, default in rows.items() if default}
+    assert Settings.from_env(shown) == Settings()
+    assert shown["VLSAM_DEADLINE"] == "90"

@@ -8,7 +8,7 @@ from tests.support.paths import ROOT
 
 
 def test_the_generated_pages_are_current() -> None:
-    command = [sys.executable, ROOT / "docs/generate.py", "--check"]
+    command = [sys.executable, str(ROOT / "docs/generate.py"), "--check"]
     here = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

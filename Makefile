@@ -102,8 +102,8 @@ lint: install ## run ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: reference ## the documentation as HTML in docs/_build/html
+docs: reference ## build the documentation in docs/_build/html; a warning fails
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html -d docs/_build/doctrees docs docs/_build/html
 
-reference: install ## renew docs/reference from the code
+reference: install ## generate docs/reference from the code
 	$(BIN)/python docs/generate.py

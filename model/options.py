@@ -41,5 +41,5 @@ class Options:
     rounds: int = 4  #: rounds of instances per term
     residual: float = 0.5  #: least peak of a further instance, as a share of the first
     min_score: float = 0.2  #: of a detection
-    same_term_iou: float = 0.5  #: from this IoU on, two detections of one term are duplicates
+    same_term_iou: float = 0.5  #: above this IoU the weaker of two detections of a term is dropped
     other_term_iou: float = 0.8  #: the same for two terms

@@ -1,6 +1,6 @@
 """Captures the queries and keys of every decoder layer, and of the vision tower's last one, as a VLM runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -141,20 +141,6 @@ def block_for(device: torch.device) -> int:
     return BLOCK
 
 
-def _text_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> Any:
-    _keep(module, query, key, attention_mask, kwargs)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-
-def _capped_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> Any:
-    _keep(module, query, key, attention_mask, kwargs)
-    return eager_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-
 def _keep(
     module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]
 ) -> None:
@@ -176,22 +162,32 @@ def _keep(
     layer.spans.append(capture.spans_of(attention_mask, causal, rows, columns, seen))
 
 
-def _vision_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> Any:
+def _keep_vision(
+    module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]
+) -> None:
+    """Keep a vision layer's queries and keys in the open capture, in place of those of the layer before."""
     capture = _active.get()
     if capture is not None and capture.keeps_vision:
-        if capture._vision_module is not module:  # the latest layer replaces the one before
+        if capture._vision_module is not module:
             capture._vision_module, capture.vision = module, []
         scaling = float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
         capture.vision.append((query.detach(), key.detach(), scaling))
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
-for _name, _function, _mask in (
-    (TEXT, _text_attention, sdpa_mask),
-    (CAPPED, _capped_attention, eager_mask),
-    (VISION, _vision_attention, sdpa_mask),
+def _with_capture(keep: Callable[..., None], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an attention implementation: `keep`, then transformers' own `forward`."""
+
+    def attention(module: nn.Module, q: Any, k: Any, v: Any, attention_mask: Any, **kwargs: Any) -> Any:
+        keep(module, q, k, attention_mask, kwargs)
+        return forward(module, q, k, v, attention_mask, **kwargs)
+
+    return attention
+
+
+for _name, _attention, _mask in (
+    (TEXT, _with_capture(_keep, sdpa_attention_forward), sdpa_mask),
+    (CAPPED, _with_capture(_keep, eager_attention_forward), eager_mask),
+    (VISION, _with_capture(_keep_vision, sdpa_attention_forward), sdpa_mask),
 ):
-    AttentionInterface.register(_name, _function)
+    AttentionInterface.register(_name, _attention)
     AttentionMaskInterface.register(_name, _mask)

@@ -76,6 +76,7 @@ def draw_scene(
 ) -> Scene:
     """Draw a random scene of `count` objects, or fewer if there is no free place.
 
+    Eight parameters, since scripts vary each one on its own.
     `scale` is the longer side of an object over the shorter side of the image, before rotation;
     `min_visible` the least share of an object that later ones leave uncovered.
     """

@@ -242,27 +242,22 @@ def _download(listing: _Listing, here: Path, files: Sequence[str]) -> None:
     if missing:
         for orphan in here.glob(".cache/huggingface/download/*.incomplete"):  # of a process that was killed
             orphan.unlink(missing_ok=True)
-        _transfer(listing, here, missing)
-    _Note(listing.revision, listing.noted(here)).write(here)
-
-
-def _transfer(listing: _Listing, here: Path, files: Sequence[str]) -> None:
-    log.info("Downloading %d files of %s into %s.", len(files), listing.name, here)
-    try:
-        snapshot_download(
-            listing.name,
-            revision=listing.revision,
-            local_dir=here,
-            cache_dir=here / ".cache",  # not the usual one, whose damaged files it would copy
-            allow_patterns=[glob.escape(file) for file in files],
-            max_workers=_WORKERS,
-            tqdm_class=_TerminalBar,
-        )
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno:  # of the disk
-            raise
-        raise _failure(listing.name, here, error) from error
-    for file in files:
+        log.info("Downloading %d files of %s into %s.", len(missing), listing.name, here)
+        try:
+            snapshot_download(
+                listing.name,
+                revision=listing.revision,
+                local_dir=here,
+                cache_dir=here / ".cache",  # not the usual one, whose damaged files it would copy
+                allow_patterns=[glob.escape(file) for file in missing],
+                max_workers=_WORKERS,
+                tqdm_class=_TerminalBar,
+            )
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno:  # of the disk
+                raise
+            raise _failure(listing.name, here, error) from error
+    for file in missing:
         if not (here / file).is_file():  # the library returns a folder that it could not complete
             raise _failure(listing.name, here, None)
         if not is_intact(here / file, listing.digests[file]):
@@ -271,6 +266,7 @@ def _transfer(listing: _Listing, here: Path, files: Sequence[str]) -> None:
                 f"{file} of {listing.name} came with another checksum than {listing.digests[file]} and was "
                 "deleted: try again, and if it stays so do not trust the address in HF_ENDPOINT"
             )
+    _Note(listing.revision, listing.noted(here)).write(here)
 
 
 class _TerminalBar(tqdm):

@@ -43,28 +43,16 @@ _MOBILE_SAM = (
 CHECKPOINTS = {
     checkpoint.name: checkpoint
     for checkpoint in (
-        Checkpoint(
-            f"{_SAM}/sam_vit_b_01ec64.pth",
-            375_042_383,
-            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        ),
-        Checkpoint(
-            f"{_SAM}/sam_vit_l_0b3195.pth",
-            1_249_524_607,
-            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        ),
-        Checkpoint(
-            f"{_SAM}/sam_vit_h_4b8939.pth",
-            2_564_550_879,
-            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        ),
-        Checkpoint(
-            f"{_MOBILE_SAM}/mobile_sam.pt",
-            40_728_226,
-            "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-        ),
+        Checkpoint(f"{_SAM}/sam_vit_b_01ec64.pth", 375_042_383,
+                   "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+        Checkpoint(f"{_SAM}/sam_vit_l_0b3195.pth", 1_249_524_607,
+                   "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        Checkpoint(f"{_SAM}/sam_vit_h_4b8939.pth", 2_564_550_879,
+                   "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+        Checkpoint(f"{_MOBILE_SAM}/mobile_sam.pt", 40_728_226,
+                   "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"),
     )
-}
+}  # fmt: skip
 
 
 def fetch(checkpoint: Checkpoint, folder: Path = FOLDER) -> Path:

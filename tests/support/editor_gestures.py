@@ -61,6 +61,11 @@ def context(*gestures: Mapping[str, Any]) -> dict[str, Any]:
     return {"result": list(gestures)}
 
 
+def click_context(x: float, y: float, label: str | None = "Cat", **more: Any) -> dict[str, Any]:
+    """Return the `context` of a request with one click, as `click` takes it."""
+    return context(click(x, y, label, **more))
+
+
 def mask_of(region: Mapping[str, Any]) -> Mask:
     """The pixels of a brush or bitmask region: alpha, of a PNG or of RGBA run lengths, is 0 or 255."""
     width, height = region["original_width"], region["original_height"]

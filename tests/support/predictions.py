@@ -4,6 +4,7 @@ from typing import Any
 
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.resources import Resources
+from tests.support.editor_gestures import click_context
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
 
@@ -11,20 +12,22 @@ SPLIT = CONFIG.replace('<Label value="Dog"/></BrushLabels>', "</BrushLabels>")  
 
 
 def task(number: int = 1, image: Any = None, **more: Any) -> dict[str, Any]:
+    """Return a task as Label Studio sends it; its image, of 80 x 60 pixels, has the shade of its number."""
     return {"id": number, "data": {"image": image or data_url(shade=number)}, **more}
-
-
-def click(x: float, y: float, label: str = "Cat", *, positive: bool = True) -> dict[str, Any]:
-    value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": [label]}
-    return {"result": [{"value": value, "type": "keypointlabels", "id": "p", "is_positive": positive}]}
 
 
 def backend(resources: Resources, config: str = CONFIG, **more: Any) -> VLSAMBackend:
     return VLSAMBackend(config, resources=resources, **more)
 
 
+def regions(ours: VLSAMBackend, image: str, number: int = 1) -> list[Any]:
+    """Return the regions that answer a click on a task."""
+    (answer,) = ours.predict([task(number, image)], context=click_context(20, 30))
+    return list(answer["result"])
+
+
 def placed(prediction: dict[str, Any]) -> list[tuple[str, list[str], Any]]:
-    """Control, labels and notes of each region."""
+    """Return the control, labels and notes of each region."""
     return [
         (r["from_name"], r["value"].get(r["type"]), r["meta"].get("text"))
         for r in prediction["result"]
@@ -46,7 +49,7 @@ STATUS = CONFIG.replace(
 
 
 def shown(answer: dict[str, Any]) -> list[str]:
-    """The lines in the TextArea `vlsam_status` after an answer."""
+    """Return the lines in the TextArea `vlsam_status` after an answer."""
     *_, status = answer["result"]
     assert (status["from_name"], status["to_name"]) == ("vlsam_status", "said")
     assert (status["type"], status["origin"]) == ("textarea", "prediction")

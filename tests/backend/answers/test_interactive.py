@@ -3,7 +3,6 @@ import json
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -23,9 +22,11 @@ from backend.labelstudio.request import Interaction
 from backend.labelstudio.tasks import Task
 from model.types import ModelLoadError
 from tests.support.detections import detection, disc
+from tests.support.editor_gestures import click_context
 from tests.support.labeling_configs import CONFIG
-from tests.support.predictions import OPEN, SPLIT, STATUS, backend, click, shown, task
+from tests.support.predictions import OPEN, SPLIT, STATUS, backend, shown, task
 from tests.support.stand_in import StandIn
+from tests.support.waiting import wait_for
 
 Make = Callable[..., Resources]
 
@@ -61,7 +62,7 @@ def test_a_click_without_a_label_makes_or_corrects_a_region_without_one(
 
 def test_a_click_makes_a_new_region(make_resources: Make, stand_in: StandIn) -> None:
     ours = backend(make_resources())
-    one, two = (ours.predict([task()], context=click(20, 30))[0] for _ in range(2))
+    one, two = (ours.predict([task()], context=click_context(20, 30))[0] for _ in range(2))
     (region,) = one["result"]
     assert (region["from_name"], region["type"], region["value"]["brushlabels"]) == (
         "brush",
@@ -80,7 +81,7 @@ def test_a_click_keeps_all_labels_of_the_region_below_it(make_resources: Make) -
     ours = backend(make_resources(), CONFIG.replace('name="brush"', 'name="brush" choice="multiple"'))
     predicted = ours.predict([task()])[0]
     predicted["result"][0]["value"]["brushlabels"] = ["Dog", "Cat"]
-    (answer,) = ours.predict([task(predictions=[predicted])], context=click(25, 30))
+    (answer,) = ours.predict([task(predictions=[predicted])], context=click_context(25, 30))
     (region,) = answer["result"]
     assert region["id"] == predicted["result"][0]["id"]
     assert region["value"]["brushlabels"] == ["Dog", "Cat"]
@@ -139,7 +140,7 @@ def test_an_empty_mask_is_never_a_region_whatever_its_score(
     typed = {"type": "textarea", "from_name": "vlsam_prompt", "value": {"text": ["cat"]}}
     bare = {"type": "keypointlabels", "value": {"x": 25, "y": 50, "positive": True}}
     for context, reason in (
-        (click(20, 30), "The mask is empty"),
+        (click_context(20, 30), "The mask is empty"),
         ({"result": [typed]}, "does not find 'cat'"),
         ({"result": [bare]}, "The mask is empty"),
     ):
@@ -153,7 +154,7 @@ def test_a_click_corrects_the_predicted_region_below_it(make_resources: Make, st
     predicted = ours.predict([task()])[0]
     brush = predicted["result"][0]
     brush["meta"]["text"] = ["mind the tail"]
-    (answer,) = ours.predict([task(predictions=[predicted])], context=click(25, 30))
+    (answer,) = ours.predict([task(predictions=[predicted])], context=click_context(25, 30))
     (region,) = answer["result"]
     assert region["id"] == brush["id"]
     assert region["meta"]["text"] == ["mind the tail"]
@@ -164,7 +165,7 @@ def test_a_click_corrects_the_predicted_region_below_it(make_resources: Make, st
     assert prompt.mask is not None
     # A second click, on the corrected region in a draft, brings the first one along.
     drafts = [{"id": 1, "result": [region], "updated_at": "2026-01-01"}]
-    ours.predict([task(predictions=[predicted], drafts=drafts)], context=click(22, 22))
+    ours.predict([task(predictions=[predicted], drafts=drafts)], context=click_context(22, 22))
     assert stand_in.prompts[1].points.round(1).tolist()[-2:] == [[25, 30], [22, 22]]
 
 
@@ -174,7 +175,7 @@ def test_f13_sizes_in_a_task_are_not_those_of_the_file(make_resources: Make, sta
     predicted = ours.predict([task()])[0]
     resized = {"original_width": 800, "original_height": 600}
     polygon = {**predicted["result"][1], "id": "outline", **resized}
-    asked = click(25, 30)
+    asked = click_context(25, 30)
     asked["result"][0] |= resized
     (answer,) = ours.predict([task(annotations=[{"id": 1, "result": [polygon]}])], context=asked)
     (region,) = answer["result"]
@@ -192,7 +193,7 @@ def test_f13_the_pixels_of_a_mask_of_another_size_are_not_used(
     region = {**ours.predict([task()])[0]["result"][0], "id": "mask", "meta": {}}
     region["value"] = {**region["value"], "rle": mask2rle(np.full((600, 800), 255, np.uint8))}
     task_of_another_size = task(annotations=[{"id": 1, "result": [region]}])
-    (answer,) = ours.predict([task_of_another_size], context=click(25, 30))
+    (answer,) = ours.predict([task_of_another_size], context=click_context(25, 30))
     assert answer["result"][0]["id"] != "mask"
     assert stand_in.prompts[0].mask is None
 
@@ -218,8 +219,8 @@ def test_f12_results_are_of_the_image_as_it_is_shown(
     [
         ({}, "no click and no rectangle"),
         ({"result": None}, "no click and no rectangle"),
-        (click(20, 30, "Unicorn"), "No output control has the label"),
-        (click(20, 30, positive=False), "negative clicks only"),
+        (click_context(20, 30, "Unicorn"), "No output control has the label"),
+        (click_context(20, 30, positive=False), "negative clicks only"),
     ],
 )
 def test_what_cannot_be_answered_is_an_empty_answer_with_a_logged_reason(
@@ -234,15 +235,15 @@ def test_what_cannot_be_answered_is_an_empty_answer_with_a_logged_reason(
 
 @pytest.mark.parametrize("bad", [None, {"id": 1}, {"id": 1, "data": {"image": "data:,"}}])
 def test_a_click_on_a_bad_task_is_an_empty_answer(make_resources: Make, bad: Any) -> None:
-    (answer,) = backend(make_resources()).predict([bad], context=click(20, 30))
+    (answer,) = backend(make_resources()).predict([bad], context=click_context(20, 30))
     assert answer["result"] == []
 
 
 def test_a_failure_is_written_into_the_status_and_the_next_success_clears_it(make_resources: Make) -> None:
     ours = backend(make_resources(), STATUS)
-    (failed,) = ours.predict([task()], context=click(20, 30, positive=False))
+    (failed,) = ours.predict([task()], context=click_context(20, 30, positive=False))
     assert shown(failed) == ["There are negative clicks only, and no region of their label is below them."]
-    (answered,) = ours.predict([task()], context=click(20, 30))
+    (answered,) = ours.predict([task()], context=click_context(20, 30))
     assert [region["type"] for region in answered["result"]] == ["brushlabels", "textarea"]
     assert shown(answered) == []
 
@@ -253,8 +254,7 @@ def test_f36_a_click_without_a_label_takes_that_of_its_region_and_elsewhere_says
     ours = backend(make_resources(), STATUS)
     predicted = ours.predict([task()])[0]
     for x, label, index in ((20, "Cat", 0), (60, "Dog", 2)):
-        nameless = click(x, 30)
-        nameless["result"][0]["value"]["keypointlabels"] = []
+        nameless = click_context(x, 30, None)
         (answer,) = ours.predict([task(predictions=[predicted])], context=nameless)
         region, _ = answer["result"]
         assert region["id"] == predicted["result"][index]["id"]
@@ -273,7 +273,7 @@ def test_weights_that_cannot_be_loaded_are_told_too(make_resources: Make) -> Non
     def load() -> Any:
         raise ModelLoadError("The weights of the segmenter are corrupt.")
 
-    (failed,) = backend(make_resources(load=load), STATUS).predict([task()], context=click(20, 30))
+    (failed,) = backend(make_resources(load=load), STATUS).predict([task()], context=click_context(20, 30))
     assert shown(failed) == ["The weights of the segmenter are corrupt."]
 
 
@@ -286,13 +286,13 @@ def test_the_status_is_never_a_prompt(make_resources: Make, stand_in: StandIn) -
     (answer,) = ours.predict([task()], context={"result": [told]})
     assert [item["from_name"] for item in answer["result"]] == ["vlsam_status"]
     assert stand_in.order == []
-    (answer,) = ours.predict([task(drafts=[{"id": 1, "result": [told]}])], context=click(20, 30))
+    (answer,) = ours.predict([task(drafts=[{"id": 1, "result": [told]}])], context=click_context(20, 30))
     assert shown(answer) == []
 
 
 def test_f6_a_click_that_takes_too_long_is_an_empty_answer(make_resources: Make, stand_in: StandIn) -> None:
     stand_in.hold = threading.Event()
-    (answer,) = backend(make_resources(deadline=0.1)).predict([task()], context=click(20, 30))
+    (answer,) = backend(make_resources(deadline=0.1)).predict([task()], context=click_context(20, 30))
     assert answer["result"] == []
     stand_in.hold.set()
 
@@ -301,9 +301,8 @@ def test_a_click_does_not_wait_for_the_rest_of_a_batch(make_resources: Make, sta
     ours, stand_in.seconds = backend(make_resources()), 0.05
     batch = threading.Thread(target=ours.predict, args=([task(n) for n in range(6)],))
     batch.start()
-    while not stand_in.order:
-        time.sleep(0.005)
-    ours.predict([task()], context=click(20, 30))
+    wait_for(lambda: bool(stand_in.order))
+    ours.predict([task()], context=click_context(20, 30))
     batch.join()
     assert stand_in.order.index("click") <= 2
 
@@ -314,11 +313,11 @@ def test_each_click_is_one_line_in_the_log(
     caplog.set_level(logging.INFO, "vlsam.backend.answers.interactive")
     ours = backend(make_resources())
     predicted = ours.predict([task()])[0]
-    ours.predict([task(9)], context=click(20, 30, "Dog"))
-    ours.predict([task(9, predictions=[predicted])], context=click(31.9, 30))
+    ours.predict([task(9)], context=click_context(20, 30, "Dog", id="p"))
+    ours.predict([task(9, predictions=[predicted])], context=click_context(31.9, 30, id="p"))
     stand_in.refine = lambda *_: detection("", disc(20, 30, 8))  # type: ignore[method-assign]
-    ours.predict([task(9, predictions=[predicted])], context=click(25, 30, positive=False))
-    ours.predict([task(9)], context=click(25, 30, positive=False))
+    ours.predict([task(9, predictions=[predicted])], context=click_context(25, 30, positive=False, id="p"))
+    ours.predict([task(9)], context=click_context(25, 30, positive=False, id="p"))
     lines = [record.getMessage() for record in caplog.records]
     cat = predicted["result"][0]["id"]
     patterns = [
@@ -339,7 +338,7 @@ def test_a_click_that_is_turned_away_is_a_line_in_the_log_too(
         raise ModelLoadError("The weights are corrupt.")
 
     resources = make_resources(load=load)
-    backend(resources, STATUS).predict([task(9)], context=click(20, 30))
+    backend(resources, STATUS).predict([task(9)], context=click_context(20, 30))
     lines = [line for record in caplog.records if "Task" in (line := record.getMessage())]
     assert lines == ["Task 9: no answer to the click with Cat: The weights are corrupt."]
     assert 'vlsam_errors_total{kind="Unavailable"} 1.0' in resources.metrics.text().decode()
@@ -354,7 +353,7 @@ def test_what_a_click_did_to_a_rectangle_is_told_of_its_box(
     ours = backend(make_resources(), config)
     predicted = ours.predict([task()])[0]
     stand_in.refine = lambda *_: detection("", disc(20, 30, 12))  # type: ignore[method-assign]
-    ours.predict([task(9, predictions=[predicted])], context=click(20, 30))
+    ours.predict([task(9, predictions=[predicted])], context=click_context(20, 30))
     assert "Task 9: click with Cat: corrected region" in caplog.text
 
 
@@ -369,7 +368,7 @@ def test_a_click_corrects_the_mask_behind_a_box(make_resources: Make, stand_in: 
       <Label value="Cat"/></RectangleLabels></View>"""
     ours = backend(make_resources(), config)
     predicted = ours.predict([task()])[0]
-    ours.predict([task(predictions=[predicted])], context=click(20, 30))
+    ours.predict([task(predictions=[predicted])], context=click_context(20, 30))
     behind, corrected = stand_in.prompts
     assert behind.box is not None
     assert behind.mask is None
@@ -383,11 +382,11 @@ def test_labels_and_ids_write_no_lines_of_their_own_into_the_log(
 ) -> None:
     caplog.set_level(logging.INFO, "vlsam.backend.answers.interactive")
     config = CONFIG.replace('value="Cat"', 'value="C&#10;t&#x202e;"')
-    made = backend(make_resources(), config).predict([task()], context=click(60, 30, "C\nt\u202e"))[0][
-        "result"
-    ]
+    made = backend(make_resources(), config).predict([task()], context=click_context(60, 30, "C\nt\u202e"))[
+        0
+    ]["result"]
     made[0]["id"] = "a\nTask 1: all is well"
-    asked = click(60, 30, "C\nt\u202e")
+    asked = click_context(60, 30, "C\nt\u202e")
     backend(make_resources(), config).predict([task(drafts=[{"id": 1, "result": made}])], context=asked)
     new, corrected = [record.getMessage() for record in caplog.records]
     assert new.startswith("Task 1: click with C\\nt\\u202e: new region ")
@@ -436,15 +435,11 @@ def test_a_click_that_a_newer_one_makes_pointless_is_an_empty_answer(
         return thread
 
     def until(waiting: int) -> None:
-        end = time.monotonic() + 5
-        while resources.queue.waiting() != waiting:
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        wait_for(lambda: resources.queue.waiting() == waiting)
 
     with caplog.at_level(logging.INFO):
         threads = [ask("running", 1, sent("z"))]
-        while not stand_in.order:
-            time.sleep(0.005)
+        wait_for(lambda: bool(stand_in.order))
         threads.append(ask("first", *first))
         until(1)
         threads.append(ask("newest", *second))

@@ -21,8 +21,10 @@ from model.pipeline import VLSAM
 from model.segmentation.non_maximum_suppression import iou
 from model.vlm_stage import MAX_PHRASE
 from tests.support.detections import detection, disc
-from tests.support.images import data_url, image_url
+from tests.support.editor_gestures import click, context
+from tests.support.images import image_url
 from tests.support.labeling_configs import CONFIG
+from tests.support.predictions import task
 from tests.support.stand_in import StandIn
 
 Make = Callable[..., Resources]
@@ -51,25 +53,12 @@ def score(number: Any) -> dict[str, Any]:
     return {"value": {"number": number}, "id": "n", "from_name": "vlsam_score", "type": "number"}
 
 
-def click(x: float, y: float, label: str = "Cat") -> dict[str, Any]:
-    value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": [label]}
-    return {"value": value, "type": "keypointlabels", "id": "p", "from_name": "kp", "is_positive": True}
-
-
-def context(*items: Any) -> dict[str, Any]:
-    return {"result": list(items)}
-
-
 def wishes(context: Any, task: Any) -> Wishes:
     return Interaction.parse(Task.parse(task), context, PARSED).wishes
 
 
 def draft(*items: Any, **more: Any) -> dict[str, Any]:
     return {"id": 1, "result": list(items), "updated_at": "2026-01-01", **more}
-
-
-def task(**more: Any) -> dict[str, Any]:
-    return {"id": 1, "data": {"image": data_url()}, **more}
 
 
 def backend(resources: Resources, config: str = TYPED) -> VLSAMBackend:

@@ -8,8 +8,9 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from backend.answers.resources import Resources
 from tests.support.detections import detection, disc
+from tests.support.editor_gestures import click_context
 from tests.support.labeling_configs import CONFIG
-from tests.support.predictions import OPEN, SPLIT, STATUS, backend, click, placed, shown, task
+from tests.support.predictions import OPEN, SPLIT, STATUS, backend, placed, shown, task
 from tests.support.stand_in import StandIn
 
 Make = Callable[..., Resources]
@@ -35,7 +36,7 @@ def test_a_control_that_shares_its_labels_gets_two_results_of_one_id(make_resour
     assert dogs_label["value"]["labels"] == ["Dog"]
     assert cat["id"] == cats_label["id"] != dog["id"] == dogs_label["id"]
     assert cat["meta"]["vlsam"]["term"] == "cat"
-    (answer,) = backend(make_resources(), config).predict([task()], context=click(20, 30))
+    (answer,) = backend(make_resources(), config).predict([task()], context=click_context(20, 30))
     assert [set(result["value"]) for result in answer["result"]] == [{"format", "rle"}, {"labels"}]
 
 
@@ -48,7 +49,7 @@ def test_an_ellipse_is_predicted_where_it_fits_and_drawn_where_it_was_asked_for(
     ours = backend(make_resources(), config)
     (prediction,) = ours.predict([task()])
     assert [result["value"]["ellipselabels"] for result in prediction["result"]] == [["Cat"]]
-    both = {"result": click(20, 30)["result"] + [{**click(70, 30)["result"][0], "id": "q"}]}
+    both = {"result": click_context(20, 30)["result"] + [{**click_context(70, 30)["result"][0], "id": "q"}]}
     (answer,) = ours.predict([task()], context=both)
     assert len(answer["result"]) == 1
 
@@ -151,12 +152,12 @@ def test_a_project_without_labels_gets_every_object_with_its_name(
 def test_names_of_a_tools_labels_are_no_labels_where_regions_have_none(make_resources: Make) -> None:
     clicks = '<KeyPointLabels name="kp" toName="image" smart="true"><Label value="This"/></KeyPointLabels>'
     config = OPEN.replace('<KeyPoint name="kp" toName="image" smart="true"/>', clicks)
-    (answer,) = backend(make_resources(), config).predict([task()], context=click(70, 10, "This"))
+    (answer,) = backend(make_resources(), config).predict([task()], context=click_context(70, 10, "This"))
     assert [(r["type"], set(r["value"])) for r in answer["result"]] == [("brush", {"format", "rle"})]
     ours = backend(make_resources(labels_in_place=True), config)
     (prediction,) = ours.predict([task()])
     saved = {"result": prediction["result"], "created_at": "2026-01-01"}
-    (answer,) = ours.predict([task(predictions=[saved])], context=click(20, 30, "This"))
+    (answer,) = ours.predict([task(predictions=[saved])], context=click_context(20, 30, "This"))
     assert answer["result"][0]["id"] == prediction["result"][0]["id"]
 
 
@@ -189,7 +190,7 @@ def test_f37_an_empty_prediction_says_why_where_people_look(
     assert LabelInterface(STATUS).validate_prediction(one, return_errors=True) == []
     # Where the config has no place for it, it is as empty as ever, and a click empties the place.
     assert backend(make_resources()).predict([task(1)])[0]["result"] == []
-    (answer,) = ours.predict([task(predictions=[one])], context=click(20, 30))
+    (answer,) = ours.predict([task(predictions=[one])], context=click_context(20, 30))
     assert shown(answer) == []
 
 

@@ -22,6 +22,7 @@ from backend.web.app import create_app
 from model.types import Mask
 from tests.support.clock import Clock
 from tests.support.detections import disc
+from tests.support.editor_gestures import box, click
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
 from tests.support.stand_in import StandIn
@@ -131,28 +132,19 @@ class Annotator:
         prompt: str | None = None,
         labels: Sequence[str] = ("Cat",),
     ) -> dict[str, Any]:
-        value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "keypointlabels": list(labels)}
-        return self._draw("keypointlabels", "kp", value, prompt, {"is_positive": positive})
+        gesture = click(x, y, positive=positive)
+        gesture["value"].update(labels=[*labels], keypointlabels=[*labels])
+        return self._draw(gesture, prompt)
 
     def box(
         self, x: float, y: float, width: float, height: float, prompt: str | None = None
     ) -> dict[str, Any]:
-        value = {"x": x / 0.8, "y": y / 0.6, "width": width / 0.8, "height": height / 0.6}
-        return self._draw("rectanglelabels", "rect", {**value, "rectanglelabels": ["Cat"]}, prompt, {})
+        return self._draw(box(x, y, x + width, y + height), prompt)
 
-    def _draw(
-        self, kind: str, control: str, value: dict[str, Any], prompt: str | None, more: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _draw(self, gesture: dict[str, Any], prompt: str | None) -> dict[str, Any]:
         prompt = prompt or f"{id(self)}-{next(self.numbers)}"
-        self.drawn[prompt] = {
-            "id": prompt,
-            "type": kind,
-            "from_name": control,
-            "to_name": "image",
-            "value": value,
-            **more,
-        }
-        context = {"result": [item for item in self.drawn.values() if item["type"] == kind]}
+        self.drawn[prompt] = {**gesture, "id": prompt}
+        context = {"result": [item for item in self.drawn.values() if item["type"] == gesture["type"]]}
         task = {
             "id": self.task_id,
             "data": {"image": IMAGE},

@@ -17,11 +17,11 @@ from backend.images.content_hash import image_hash
 from backend.images.image_cache import SECONDS, ImageCache, cache_key
 from backend.images.studio_urls import Server
 from model.deadline import NEVER
-from tests.support.clicks import regions, task
 from tests.support.clock import Clock
 from tests.support.fake_web import Web
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
+from tests.support.predictions import regions, task
 from tests.support.stand_in import StandIn
 from tests.support.waiting import wait_for
 
@@ -52,7 +52,7 @@ def test_a_warm_click_fetches_and_decodes_nothing(make_resources: Make, web: Web
 
 def test_the_first_click_after_a_batch_fetches_nothing(make_resources: Make, web: Web) -> None:
     ours = project(make_resources(), web)
-    ours.predict([task(UPLOAD)])
+    ours.predict([task(image=UPLOAD)])
     assert len(regions(ours, UPLOAD)) == 1
     assert len(web.seen) == 1
 
@@ -124,9 +124,9 @@ def test_f34_an_address_is_trusted_for_a_short_time_only(
 def test_f34_a_batch_looks_at_the_file_itself(make_resources: Make, web: Web, stand_in: StandIn) -> None:
     """What is kept goes by the content, so another picture at the same address is another picture."""
     ours = project(make_resources(), web)
-    ours.predict([task(UPLOAD)])
+    ours.predict([task(image=UPLOAD)])
     web.serve(UPLOAD, base64.b64decode(data_url(shade=9).partition(",")[2]))
-    ours.predict([task(UPLOAD)])
+    ours.predict([task(image=UPLOAD)])
     assert len(regions(ours, UPLOAD)) == 1  # a click after it knows, too, and needs no file
     assert (stand_in.encoded, len(web.seen)) == ([5, 9], 2)
 

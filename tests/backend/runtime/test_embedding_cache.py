@@ -21,10 +21,10 @@ from model.deadline import NEVER
 from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding
 from model.types import Image
-from tests.support.clicks import regions, task
 from tests.support.embedding_figures import figures
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
+from tests.support.predictions import regions, task
 from tests.support.stand_in import StandIn
 from tests.support.waiting import wait_for
 
@@ -255,7 +255,7 @@ def test_a_click_that_nobody_waits_for_any_more_leaves_the_encode_to_the_others(
 
 def test_a_click_after_a_batch_finds_the_image_encoded(make_resources: Make, stand_in: StandIn) -> None:
     ours = VLSAMBackend(CONFIG, resources=make_resources(), project="1.1")
-    assert ours.predict([task(data_url(shade=5))])[0]["result"]
+    assert ours.predict([task(image=data_url(shade=5))])[0]["result"]
     assert len(regions(ours, data_url(shade=5))) == 1
     assert stand_in.encoded == [5]
 
@@ -267,7 +267,7 @@ def test_only_the_whole_image_is_kept_of_an_annotation(make_resources: Make, sta
             return super().annotate(image, **more)
 
     resources = make_resources(lambda: Cornered())
-    VLSAMBackend(CONFIG, resources=resources, project="1.1").predict([task(data_url())])
+    VLSAMBackend(CONFIG, resources=resources, project="1.1").predict([task(image=data_url())])
     assert figures(resources.metrics)["bytes host"] == 60 * 80 * 3
 
 

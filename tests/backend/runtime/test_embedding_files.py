@@ -23,10 +23,10 @@ from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
 from model.types import Prompt
 from tests.support import sam_families
-from tests.support.clicks import regions
 from tests.support.embedding_figures import figures
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
+from tests.support.predictions import regions
 from tests.support.stand_in import StandIn
 
 Make = Callable[..., Resources]

@@ -1,4 +1,4 @@
-"""gunicorn's door, by the name that Label Studio's ecosystem gives it.
+"""Entry point of gunicorn, under the name that Label Studio's ecosystem expects.
 
 gunicorn backend._wsgi:app        or, from this folder, gunicorn _wsgi:app
 python backend/_wsgi.py --port 9090        which is also what `label-studio-ml start backend` runs
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # run as a script or from its own folder: `backend` and `model` lie one folder up
+if not __package__:  # run as a script or from its own folder: the packages lie one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gunicorn.app.base import BaseApplication
@@ -36,10 +36,10 @@ GRACE_SECONDS = 8
 
 
 def serve(host: str, port: int, settings: Settings) -> None:
-    """Serves until a signal ends it. Raises ModelLoadError for a profile that there is not.
+    """Serve until a signal ends the process. Raises ModelLoadError for an unknown profile.
 
-    Workers are forked before anything is loaded, for CUDA does not survive a fork. No worker is ever killed
-    for being slow: predictions have their own deadline.
+    Workers are forked before anything is loaded, since CUDA does not survive a fork. No worker is killed for
+    being slow: predictions have deadlines.
     """
     logs.configure(settings.log.level, settings.secrets)
     announce(settings)
@@ -49,11 +49,11 @@ def serve(host: str, port: int, settings: Settings) -> None:
         "worker_class": "gthread",
         "threads": settings.server.threads,
         "timeout": 0,
-        # Docker gives 10 s before it kills; one image of a large model may take some of them.
+        # Docker kills after 10 s.
         "graceful_timeout": GRACE_SECONDS,
         "post_worker_init": _end_in_time,
         "preload_app": False,
-        # It would be one socket for all servers of a user.
+        # All servers of a user would share one socket.
         "control_socket_disable": True,
         "loglevel": settings.log.level.lower(),
         "logger_class": _Log,
@@ -62,7 +62,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
 
 
 def announce(settings: Settings) -> None:
-    """Says what will be served, and what is not to be expected of it."""
+    """Log the models, and warn of demo weights and of settings that have no effect."""
     profile = settings.models.select()
     log.info("Profile %s: VLM %s, segmenter %s.", profile.name, profile.vlm, profile.sam)
     if profile.demo:
@@ -86,11 +86,11 @@ def announce(settings: Settings) -> None:
 
 
 def _end_in_time(_: Any) -> None:
-    """Has this worker's SIGTERM end what waits as well: a batch then answers with what is done."""
+    """On SIGTERM, stop the queue of this worker as well: a batch then answers with what is done."""
     usual = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # Not in this thread, which may hold the very locks.
+        # In a thread of its own: this one may hold the queue's locks.
         threading.Thread(target=lambda: PROCESS.resources().queue.stop(), name="stop", daemon=True).start()
         if callable(usual):
             usual(number, frame)
@@ -99,7 +99,7 @@ def _end_in_time(_: Any) -> None:
 
 
 class _Log(Logger):  # type: ignore[misc]
-    """gunicorn's own lines go where all others go, in the same form."""
+    """Send gunicorn's own lines to the root logger, in the common format."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -129,7 +129,7 @@ def _app() -> "Flask":
 
 
 def __getattr__(name: str) -> "Flask":
-    """`app`, made when gunicorn asks for it and not when `serve` is imported."""
+    """Return `app`. It is created on first use, so that importing `serve` starts nothing."""
     if name == "app":
         return _app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""What a click costs over HTTP, against the bare models: one server, one client, taking turns.
+"""Measure a click over HTTP against the bare models: `vlsam bench click`.
 
 Server, client and file server run in this process. The bare calls run in the queue's own thread between the
-clicks, so both have the same cores and caches. A stage's time is taken by a stopwatch around the functions
-that do it, while the clicks are real.
+clicks, so both have the same cores and caches. A stopwatch around the functions of a stage takes its time
+during real clicks.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ RATIOS = (
 )
 REGIONS = 30
 
-# Each click has a label of its own, so it is a new object and no correction of the one before.
+# Each click has a label of its own, so that it starts a new object instead of correcting the last one.
 LABELS = tuple(f"Object {number}" for number in range(CLICKS))
 _VALUES = "".join(f'<Label value="{label}"/>' for label in LABELS)
 CONFIG = f"""
@@ -76,7 +76,7 @@ CONFIG = f"""
 </View>
 """
 
-# Where a click's time goes. Of functions inside each other each counts its own time.
+# Functions of each stage of a click. Of nested functions each counts its own time only.
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((app, "_body"), (labeling_config, "parse"), (click_target, "read")),
     "look up": ((task_image, "see"),),
@@ -94,12 +94,12 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
 
 
 class Stopwatch:
-    """Times of the stages, and how often each was entered; one click at a time, in whatever threads."""
+    """Seconds and calls of each stage, for one click at a time, in any threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
-        self._inner: list[float] = []  # of each function that runs now, the time of those inside it
+        self._inner: list[float] = []  # seconds of nested functions, for each function on the stack
 
     @contextmanager
     def running(self) -> Iterator["Stopwatch"]:
@@ -158,9 +158,9 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Predicted regions with outlines like hair or leaves, none of them where a picture's points are."""
+    """Predicted regions with outlines like hair or leaves, none at the points of the picture."""
 
-    regions: tuple[dict[str, Any], ...]  # with the number of its run lengths in place of them
+    regions: tuple[dict[str, Any], ...]  # with the number of an item of run_lengths as its rle
     run_lengths: tuple[str, ...]  # JSON
 
     @classmethod
@@ -192,7 +192,7 @@ class Neighbours:
         return cls(tuple(made), tuple(run_lengths))
 
     def beside(self, asked: dict[str, Any], label: str) -> str:
-        """The JSON of a request whose task has these regions, all with the label of the click."""
+        """Return the JSON of a request whose task has these regions, all with the label of the click."""
         regions = [{**made, "value": {**made["value"], "brushlabels": [label]}} for made in self.regions]
         (task,) = asked["tasks"]
         body = json.dumps({**asked, "tasks": [{**task, "predictions": [{"id": 1, "result": regions}]}]})
@@ -250,7 +250,7 @@ def _ms(seconds: Sequence[float]) -> float:
 
 
 def _split(totals: Sequence[float], stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median of each stage that took any time, and of what no stage has: HTTP, threads, the queue."""
+    """Return the median milliseconds of each stage, and of the rest: HTTP, threads, the queue."""
     rest = [total - sum(stage.values()) for total, stage in zip(totals, stages, strict=True)]
     split = {name: _ms([stage.get(name, 0.0) for stage in stages]) for name in STAGES}
     return {**{name: took for name, took in split.items() if took}, "rest": _ms(rest)}
@@ -259,17 +259,21 @@ def _split(totals: Sequence[float], stages: Sequence[Mapping[str, float]]) -> di
 def measure(
     models: Sequence[str], megapixels: Sequence[float], *, cold: int, repeats: int, device: str
 ) -> dict[str, Any]:
-    """All figures; those of the last model on 2 megapixels, or else its last size, come first.
+    """Return all figures. Those of the last model at 2 megapixels, or else at its last size, come first.
 
-    A model is "builtin", "vit_b" (random weights, its published size) or whatever VLSAM_SAM may be. `cold`
-    are the images of each size, at least 2; `repeats` the calls with 20 prompts. Bars go to stderr.
+    Args:
+        models: "builtin", "vit_b" (random weights at the published size) or a value of VLSAM_SAM.
+        megapixels: sizes of images.
+        cold: images of each size, at least 2.
+        repeats: calls of the decoder with 20 prompts.
+        device: device of the models.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in models:
             sam = {"builtin": str(BUILTIN / "segmenter"), "vit_b": ""}.get(name, name)
             with _Bench(sam or str(random_vit_b(Path(folder))), device) as bench:
-                bench.click(Picture.draw(cold, 0.1), 0)  # libraries load and threads start on first use
+                bench.click(Picture.draw(cold, 0.1), 0)  # the first call loads libraries and starts threads
                 rows += [
                     _row(bench, name, size, cold, repeats)
                     for size in tqdm(megapixels, desc=f"bench click, {name}", unit="size", disable=None)
@@ -291,7 +295,7 @@ def measure(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows in Markdown, with how a click's time splits."""
+    """Return the rows and the stages of a click as Markdown tables."""
     stages = [s for s in (*STAGES, "rest") if any(s in row["click_ms"] for row in rows)]
     heads = ["model", "megapixels", *RATIOS, "click, ms", *stages]
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
@@ -303,7 +307,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def random_vit_b(folder: Path) -> Path:
-    """A checkpoint of SAM ViT-B at its published size, with random weights."""
+    """Write a checkpoint of SAM ViT-B at its published size, with random weights."""
     torch.manual_seed(0)
     save_file(sam_model_registry["vit_b"]().state_dict(), folder / "random_vit_b.safetensors")
     return folder / "random_vit_b.safetensors"
@@ -374,7 +378,7 @@ class _Bench(AbstractContextManager["_Bench"]):
     def click(
         self, picture: Picture, number: int, beside: "Neighbours | None" = None
     ) -> tuple[float, Stopwatch]:
-        """A click on the picture's point of that number: from the request to the last byte of its answer."""
+        """Click on the picture's point of that number. Return the seconds from request to last byte."""
         self._files[f"/{picture.name}"] = picture.file
         asked = self._request(picture, number)
         body = (beside.beside(asked, LABELS[number]) if beside else json.dumps(asked)).encode()
@@ -421,7 +425,7 @@ class _Bench(AbstractContextManager["_Bench"]):
         return self.bare(lambda: self.segmenter.decode(embedding, prompts, multimask=True))[0]
 
     def bare(self, work: Callable[[], T]) -> tuple[float, T]:
-        """Seconds of `work` in the thread that answers clicks, and what it gave."""
+        """Return the seconds of `work` in the thread that answers clicks, and its result."""
 
         def timed(_: object) -> tuple[float, T]:
             since = time.perf_counter()

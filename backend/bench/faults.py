@@ -1,8 +1,8 @@
-"""How many clicks mend a mask that is wrong: faults drawn on purpose, clicks answered as the server does.
+"""Count the clicks that correct a faulty mask, answered by the server's own code: `vlsam bench noc --faults`.
 
-A fault is a region in a task. A simulated person clicks the middle of what is wrong, and the request is what
-Label Studio sends. So the rules on which region a click is meant for take part, as do the region's geometry
-and evidence in JSON.
+A fault is a region in a task. A simulated person clicks the middle of the largest error, in requests like Label
+Studio's. So the measurement includes how a click finds its region, and the region's geometry and evidence in
+JSON.
 """
 
 import json
@@ -34,11 +34,11 @@ from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Evidence, Image, Mask, Prompt, box_of
 from model.vlm.vlm import VLM
 
-CAP = 10  # clicks on a region, then it has failed
+CAP = 10  # clicks on a region before it counts as failed
 GOAL = 0.85  # IoU
-TOUCHED = 0.1  # the share of another object that a mask must newly cover to have touched it
-WORST = 5  # cases that are told of each kind
-LEAST = 0.25  # of the object's area: what a fault adds must be larger, or the mask is good already
+TOUCHED = 0.1  # share of another object that a mask must newly cover to touch it
+WORST = 5  # cases that are printed for each kind
+LEAST = 0.25  # of the object's area: a fault that adds less leaves the mask good
 LABEL = "Object"
 _CONFIG = f"""
 <View>
@@ -53,12 +53,12 @@ Fault = Callable[[np.random.Generator, Mask, Sequence[Mask]], Mask | None]
 
 
 def _two_objects(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """The object and its nearest neighbour."""
+    """Return the object and its nearest neighbour."""
     return truth | others[0] if others else None
 
 
 def _missed_part(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """The object on one side of a line, 55 to 75 % of it."""
+    """Return the object on one side of a line, 55 to 75 % of it."""
     rows, columns = np.nonzero(truth)
     angle = rng.uniform(0, 2 * np.pi)
     along = rows * np.sin(angle) + columns * np.cos(angle)
@@ -69,12 +69,12 @@ def _missed_part(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) 
 
 
 def _on_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """The nearest neighbour in place of the object."""
+    """Return the nearest neighbour in place of the object."""
     return others[0] if others else None
 
 
 def _into_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """The object and the half of its nearest neighbour that is nearer to it."""
+    """Return the object and the nearer half of its nearest neighbour."""
     if not others:
         return None
     distance = _distance(truth)
@@ -82,20 +82,20 @@ def _into_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Ma
 
 
 def _bite(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """The object without the quarter of it that is nearest to a place on its edge."""
+    """Return the object without the quarter that is nearest to a random pixel of its edge."""
     distance = _distance(_spot_on_edge(rng, truth))
     return np.asarray(truth & (distance > np.quantile(distance[truth], 0.25)))
 
 
 def _spill(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """The object and a third of its area around a place on its edge, on whatever is there."""
+    """Return the object and a disc of a third of its area around a random pixel of its edge."""
     distance = _distance(_spot_on_edge(rng, truth))
     outside = np.sort(distance[~truth])
     return np.asarray(truth | (distance <= outside[min(len(outside), np.count_nonzero(truth) // 3) - 1]))
 
 
 def _another_object(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """The nearest neighbour, with nothing wrong: a click on the object is about a new region."""
+    """Return the nearest neighbour, without a fault: a click on the object starts a new region."""
     return others[0] if others else None
 
 
@@ -111,7 +111,7 @@ KINDS: Mapping[str, Fault] = {
 
 
 def _distance(area: Mask) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Of each pixel to the area, in pixels."""
+    """Return the distance of each pixel to the area, in pixels."""
     return np.asarray(cv2.distanceTransform((~area).view(np.uint8), cv2.DIST_L2, 5))
 
 
@@ -124,15 +124,15 @@ def _spot_on_edge(rng: np.random.Generator, truth: Mask) -> Mask:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    name: str  # where to find it again: image, object
+    name: str  # image and object, to find the case again
     kind: str
     picture: str  # file name
     truth: Mask
     others: tuple[Mask, ...]  # the image's other objects, the nearest first
     mask: Mask  # the faulty one
-    # The region is a prediction with its evidence, else a person's brush without any.
+    # The region is a prediction with evidence, else a person's brush without.
     predicted: bool
-    # Each answer is accepted and saved before the next click, else all clicks are sent and none is saved.
+    # Each answer is saved before the next click, else all clicks are sent and none is saved.
     saved: bool
 
 
@@ -141,7 +141,7 @@ class Game:
     case: Case
     reached: list[float] = field(default_factory=list)  # IoU after each click
     touched: bool = False  # a click's answer covers a part of a further object
-    strayed: bool = False  # a click's answer was another region than it should be
+    strayed: bool = False  # an answer was another region than the click meant
 
     @property
     def clicks(self) -> int:
@@ -153,7 +153,7 @@ class Game:
 
 
 def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[str, Image, list[Case]]]:
-    """The faults of each image: each object in each kind that there can be."""
+    """Yield the cases of each image: each object with each kind of fault that fits it."""
     rng = np.random.default_rng(seed)
     number = 0
     for picture, sample in samples:
@@ -178,7 +178,7 @@ def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[st
 
 
 class Table(AbstractContextManager["Table"]):
-    """A server's own code with one segmenter, asked as Label Studio asks it."""
+    """The server's own code with one segmenter, called as Label Studio calls it."""
 
     def __init__(self, segmenter: Segmenter, version: str = "bench") -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -186,7 +186,7 @@ class Table(AbstractContextManager["Table"]):
             answers=AnswerSettings(deadline=3600.0),
             images=ImageSettings(local_files_document_root=Path(self._folder.name)),
         )
-        vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # asked nothing
+        vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # never called
         self._resources = Resources.around(
             lambda: VLSAM(vlm, segmenter, version=version), settings, version=version
         )
@@ -206,7 +206,7 @@ class Table(AbstractContextManager["Table"]):
         Pillow.fromarray(image).save(Path(self._folder.name) / picture)
 
     def play(self, case: Case) -> Game:
-        """Clicks until the mask is good, or CAP; fewer where a click changed nothing."""
+        """Play clicks until the mask is good, at most CAP. Stops early if a click changes nothing."""
         self._tasks += 1
         game, mask, height, width = Game(case), case.mask, *case.truth.shape
         regions = {_REGION: _region(case)}
@@ -261,7 +261,7 @@ class Table(AbstractContextManager["Table"]):
 
 
 def _region(case: Case) -> dict[str, Any]:
-    """The faulty region as a prediction with its evidence: a point in each large piece, and the box."""
+    """Return the faulty region as a prediction with evidence: a point in each large piece, and the box."""
     height, width = case.mask.shape
     count, pieces = cv2.connectedComponents(case.mask.view(np.uint8), connectivity=8)
     points = []
@@ -292,7 +292,7 @@ def _click(made: tuple[float, float, int], number: int, shape: tuple[int, int]) 
 
 @dataclass(frozen=True)
 class Row:
-    """A kind's figures over its cases."""
+    """Figures of a kind of fault over its cases."""
 
     kind: str
     cases: int
@@ -303,7 +303,7 @@ class Row:
     within5: float
     failed: float
     touched: float  # share of the cases in which a click touched a further object
-    strayed: float  # share in which a click was answered with another region than the one it was about
+    strayed: float  # share in which an answer was another region than the click meant
     iou1: float  # mean IoU after one click
     worst: tuple[str, ...]
 
@@ -339,7 +339,7 @@ def _way(case: Case) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The kinds' figures in Markdown, and the worst cases below."""
+    """Return the figures of the kinds as a Markdown table, with the worst cases below."""
     heads = [name for name in rows[0] if name != "worst"]
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     lines += [" | ".join(str(each[name]) for name in heads) for each in rows]
@@ -348,7 +348,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: int) -> dict[str, Any]:
-    """The figures of each kind, with a bar on stderr."""
+    """Return the figures of each kind. Shows progress on stderr."""
     games: list[Game] = []
     named = ((f"image {number}.png", sample) for number, sample in enumerate(samples))
     bar = tqdm(cases(named, seed), "bench noc --faults", total, unit="image", file=sys.stderr, disable=None)

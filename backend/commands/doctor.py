@@ -13,20 +13,20 @@ from backend.settings import Settings
 from backend.telemetry.logs import redacted
 
 ABOUT = """\
-Label Studio shows its users no error of an ML backend: they see nothing. This walks the whole way from here
-to a project's images and back, and says what to do where it ends. Without --fix it changes nothing.
+Label Studio shows its users no error of an ML backend. This command checks the whole way from here to a
+project's images and back, and says what to do at each failure. Without --fix it changes nothing.
 
 Run it where `vlsam serve` runs, with the same environment: the key is read from LABEL_STUDIO_API_KEY, and
 never from the command line. Exit status 1 if anything failed.
 
-With --fix it offers what it can set in Label Studio, asks about each (y/N), and looks again: the connection
-of the backend, Interactive preannotations, which predictions are shown, and the recommended labeling config
-for a project that has none. Nothing else is ever changed.
+With --fix it offers changes in Label Studio, asks about each (y/N), and checks again: the connection of the
+backend, Interactive preannotations, which predictions are shown, and the recommended labeling config for a
+project that has none. Nothing else is ever changed.
 
   ok       as it should be
-  note     works, but is often the reason for what people report
+  note     works, but often explains what people report
   FAILED   with what to do about it
-  skipped  cannot be looked at because of an earlier failure
+  skipped  not checked because of an earlier failure
 
 examples:
   vlsam doctor --project 3                                          Label Studio at $LABEL_STUDIO_URL

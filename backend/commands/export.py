@@ -4,9 +4,9 @@ import argparse
 from typing import Any
 
 ABOUT = """\
-Writes what people made in a project: final annotations, or drafts, or predictions. It can be killed at any
-time: the same command goes on where it was. Run again later it reads what has changed since, and writes DEST
-anew. Whatever is left out is counted, with the reason.
+Writes the final annotations of a project, or its drafts or predictions. It can be killed at any time: the
+same command continues where it stopped. A later run reads the changed tasks and writes DEST anew. Skipped
+tasks and regions are counted by reason.
 
 DEST, by its ending
   out.coco.json   COCO instances: polygons to the pixel, holes and parts with them
@@ -16,23 +16,23 @@ DEST, by its ending
   out.parquet     a row per image, with run lengths
   out.json        tasks to import into Label Studio again
 
-What is taken of each task
-  annotations     the ground truth, else of all submitted ones the one that was changed last. Skipped tasks
-                  and tasks that nobody submitted are left out. Submitted without a region is an image
-                  without objects, and stays.
-  drafts          of all people's drafts the one that was changed last; they are read anew each time
-  predictions     those of the model version that the project shows, or of --model-version; where it shows
-                  none, or a backend's, the newest
+Regions of a task
+  annotations     the ground truth, else the submitted annotation that was changed last. Skipped tasks and
+                  tasks without a submitted annotation are left out. An annotation without regions is an
+                  image without objects, and stays.
+  drafts          the draft that was changed last, of all people; drafts are read anew each time
+  predictions     those of the model version that the project shows, or of --model-version; the newest if
+                  it shows none, or a backend's
 
-What an object is
-  Each region of a brush, bitmask, polygon, closed vector, rectangle or ellipse, whole, also where another
-  one lies over it. Its name is its label as results hold it: the alias, where a label has one. A region
-  with several labels is an object of each; one without takes the text or choice that names it (perRegion).
+Objects
+  Each region of a brush, bitmask, polygon, closed vector, rectangle or ellipse is an object, whole even if
+  another one covers it. Its name is its label as in results: the alias if it has one. A region with several
+  labels is an object of each; a region without a label takes its text or choice (perRegion) as its name.
   Classes are numbered in the order of the labeling config; others follow, by name.
   Left out, counted and named: regions without a name or without pixels (keypoints, open lines), clicks and
-  boxes that were meant for a smart tool, and what cannot be read, as run lengths of another image's size.
+  boxes for a smart tool, and regions that cannot be read, such as run lengths of another image's size.
 
-Beside DEST lies DEST.state: what is done (rows.jsonl), and summary.json.
+Beside DEST lies DEST.state, with the finished rows (rows.jsonl) and summary.json.
 """
 
 EXAMPLES = """\
@@ -55,7 +55,7 @@ def add_to(commands: Any) -> None:
     """Add `export` to the main parser's commands."""
     parser = commands.add_parser(
         "export",
-        help="write what people made in a project: COCO, YOLO, masks, parquet; resumable",
+        help="write a project's annotations: COCO, YOLO, masks, parquet; resumable",
         description=ABOUT,
         epilog=EXAMPLES,
     )
@@ -69,13 +69,15 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--copy-images",
         action="store_true",
-        help="the images, too, converted where trainers would not see what was labelled: in out.images/, "
-        "out.yolo/images/, masks/images/",
+        help="copy the images, too, and convert those that trainers would not read as labelled: into "
+        "out.images/, out.yolo/images/ or masks/images/",
     )
     parser.add_argument(
-        "--coco-rle", action="store_true", help="into .coco.json run lengths instead of polygons: smaller"
+        "--coco-rle",
+        action="store_true",
+        help="write run lengths into .coco.json, not polygons: smaller",
     )
-    parser.add_argument("--restart", action="store_true", help="throw away what is done, and begin again")
+    parser.add_argument("--restart", action="store_true", help="discard the finished rows and begin again")
     parser.set_defaults(run=run, resumable=True)
 
 

@@ -9,8 +9,8 @@ from backend.commands.parser import add_profile
 
 ABOUT = """\
 Finds, names and masks the objects of all images of a project, a folder or a list. It can be killed at any
-time: the same command goes on where it was, and tries again what failed and what was replaced since. Images
-that fail are listed with the reason, and stop nothing; so is whatever is left out.
+time: the same command continues where it stopped, and retries images that failed or were replaced since. If
+an image fails, the reason is listed and the others go on. Skipped files are listed by reason, too.
 
 SOURCE                            DEST, by its ending
   photos/           a folder        out.json          tasks with predictions, to import into Label Studio
@@ -20,16 +20,16 @@ SOURCE                            DEST, by its ending
   labelstudio://7   a project       labelstudio://7   predictions of that project's tasks
 
 A list has a column `image` (or the field that the labeling config names) with a path or address, and may
-have a column `id`; its other columns go into the task. A project is one of LABEL_STUDIO_URL, read with
-LABEL_STUDIO_API_KEY, by its number; its own labeling config is used. Without any config each term that the
-model says is a label, and a labeling config with all of them is written with the results.
+have a column `id`; its other columns go into the task. A project is given by its number. It is read from
+LABEL_STUDIO_URL with LABEL_STUDIO_API_KEY, and its own labeling config is used. Without a labeling config
+each term is a label, and a labeling config with all of them is written beside the results.
 
 Folders are read with all folders in them, also linked ones, each once. A parquet file may hold the images
-themselves, as bytes or as Hugging Face's {"bytes", "path"}. What you type may be on any file system that
-fsspec knows; the addresses in a list are files by their path, http(s), data, s3, gs or az, and no others.
+themselves, as bytes or as Hugging Face's {"bytes", "path"}. SOURCE and DEST may be on any file system of
+fsspec; an address in a list is a path of a file, http(s), data, s3, gs or az.
 
-Beside DEST lies DEST.state: what is done (rows.jsonl), the summary, and sheet.html with samples to look at
-before you import anything.
+Beside DEST lies DEST.state, with the finished rows (rows.jsonl), the summary, and sheet.html with samples to
+look at before you import anything.
 """
 
 EXAMPLES = """\

@@ -1,1 +1,1 @@
-"""What `vlsam bench` measures: every figure of a comparison comes from one run, as a ratio."""
+"""Measurements of `vlsam bench` that need the models alone. Comparisons are ratios within one run."""

@@ -1,7 +1,7 @@
-"""The paper's ablations on held-out built-in scenes, and the hands-on way as a second baseline.
+"""Run the paper's ablations on held-out built-in scenes, with the hands-on way as a second baseline.
 
-The scenes are those of model/builtin/measure.py, drawn by other code than the models were trained on. On so
-small a VLM the table shows that the code works, not that the method does.
+The scenes are those of model/builtin/measure.py, drawn by other code than the training scenes. With so small
+a VLM the table shows that the code works, not that the method does.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from model.types import Detection, Image, box_of
 from model.vlm.terms import parse
 from model.vlm.vlm import VLM
 
-# In place of the ten that the paper lets the VLM propose, which the built-in one cannot.
+# The paper has the VLM propose ten questions, which the built-in one cannot.
 QUESTIONS = (
     "List all objects in the image.",
     "What objects are in the image?",
@@ -50,7 +50,7 @@ _FLOW = replace(_NAIVE, source="flow", head_weights="none", regularise="none")
 
 
 def steps() -> list[tuple[str, Options]]:
-    """The rows of the table, each one switch beyond the row before it; then the recipe `best`."""
+    """Return the rows of the table, each one switch beyond the row before it, then the recipe `best`."""
     regular = replace(_FLOW, regularise="before")
     weighted = replace(regular, head_weights="max")
     pair = replace(weighted, points="pair")
@@ -69,7 +69,7 @@ def steps() -> list[tuple[str, Options]]:
 
 
 def switches(base: Recipe = RECIPES["paper"]) -> list[tuple[str, Options]]:
-    """Every switch on its own against a base recipe: what `best` was chosen by."""
+    """Return rows that change one switch of a base recipe each. The recipe `best` was chosen by them."""
     changes: list[dict[str, Any]] = [
         {"head_weights": "none"}, {"head_weights": "vmax"}, {"start_layer": 0.5}, {"residual": "half"},
         {"residual": "half", "start_layer": 0.5}, {"regularise": "none"}, {"regularise": "end"},
@@ -90,16 +90,16 @@ def switches(base: Recipe = RECIPES["paper"]) -> list[tuple[str, Options]]:
 class Row:
     step: str
     recall: float  # objects with a mask of their name at IoU 0.5 or more
-    mean_iou: float  # best mask of the object's name, 0 where there is none
+    mean_iou: float  # of the best mask with the object's name; 0 if there is none
     map: float  # COCO's, of masks, IoU 0.5 to 0.95
     mar: float
     seconds: float  # per image
 
 
 def ablation(vlsam: VLSAM, rows: Sequence[tuple[str, Options]], scenes: int, seed: int) -> list[Row]:
-    """One row per (name, options), over the same scenes; then the oracle: the true box given to SAM.
+    """Return a row per (name, options), over the same scenes, then the oracle: SAM with the true box.
 
-    The rows take turns on each scene, so that a busy machine slows all of them. A bar goes to stderr.
+    The rows take turns on each scene, so that a busy machine slows all of them. Shows progress on stderr.
     """
     rng = np.random.default_rng(seed)
     drawn = [paste_scene(rng) for _ in range(scenes)]
@@ -148,7 +148,7 @@ def _row(name: str, scenes: Sequence[Scene], found: Sequence[list[Detection]], s
 
 
 def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> tuple[float, float]:
-    """mAP and mAR at 100 detections of COCO's evaluation, over masks and the 40 names."""
+    """Return mAP and mAR at 100 detections of COCO's evaluation, over masks and the 40 names."""
     categories = {name: index for index, name in enumerate(NAMES, 1)}
     number = itertools.count(1)
     truth: dict[str, Any] = {
@@ -193,17 +193,17 @@ def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> t
 
 @dataclass(frozen=True)
 class HandsOn:
-    """Time per image of the hands-on way over ours, for the names and a map of every object: medians."""
+    """Median time per image of the hands-on way over ours, for the names and a map of every object."""
 
     handson_ratio: float  # it generates 30 tokens per object
-    handson_ratio_stopping: float  # it stops where the built-in VLM ends its answer, after some 10
+    handson_ratio_stopping: float  # it stops at the end of the built-in VLM's answer, after about 10
 
 
 def hands_on(vlsam: VLSAM, scenes: int, seed: int) -> HandsOn:
-    """Compare with listing the objects and then generating again for each, up to 30 tokens.
+    """Compare with the hands-on way: list the objects, then generate up to 30 tokens again for each.
 
-    That way uses no key cache and keeps every attention matrix. A VLM that tells where a thing is fills the
-    30 tokens; the built-in one knows nothing but short lists, so both are measured.
+    It uses no key cache and keeps every attention matrix. A VLM that describes places fills the 30 tokens. The
+    built-in one writes short lists only, so both lengths are measured.
     """
     vlm, question, recipe = vlsam.vlm, Options().questions[0], RECIPES["paper"]
     rng = np.random.default_rng(seed)
@@ -251,7 +251,7 @@ def _generate_again(vlm: VLM, image: Image, name: str, least: int) -> torch.Tens
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     lines = ["| step | recall at 0.5 | mean IoU | mAP | mAR | s / image |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {r.step} | {r.recall:.3f} | {r.mean_iou:.3f} | {r.map:.3f} | {r.mar:.3f} | {r.seconds:.2f} |"

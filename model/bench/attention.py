@@ -1,4 +1,4 @@
-"""Our attention maps against `output_attentions=True` and equation 3 written out, on one random model.
+"""Compare our attention maps with `output_attentions=True` and equation 3: `vlsam bench attention`.
 
 Every measurement runs in a process of its own, so that the peak of its memory is its own. The runs of the
 three ways take turns, and a figure is the median of its way.
@@ -34,7 +34,7 @@ WAYS = ("plain", "ours", "theirs")
 
 
 def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
-    """Time, memory and difference of the ways on one model and one input. A bar goes to stderr."""
+    """Return time, memory and difference of the ways on one model and input. Shows progress on stderr."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     memory: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
         capture_output=True,
         text=True,
         check=False,
-        # glibc: what is freed goes back at once, so that the process is as large as what it holds.
+        # glibc returns freed memory at once, so that the resident size is the memory in use.
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
     )
     if done.returncode:
@@ -75,7 +75,7 @@ def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
 
 
 def build(shape: Shape) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The random model, always the same one, and its input."""
+    """Return the random model, always the same one, and its input."""
     vocabulary, image_token, start, end = 64, 60, 61, 62
     config = Qwen2_5_VLConfig(
         text_config={
@@ -99,7 +99,7 @@ def build(shape: Shape) -> tuple[Any, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     with torch.device(shape.device):
         model = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, shape.dtype)).eval()
-    # Random weights hardly tell tokens apart; larger ones give attention with peaks, as trained ones do.
+    # Larger random weights give attention with peaks, like trained ones.
     for name, weight in model.named_parameters():
         if "language_model" in name and ("q_proj.weight" in name or "k_proj.weight" in name):
             weight.data.mul_(3)
@@ -123,7 +123,7 @@ def _sections(shape: Shape) -> list[int]:
 
 
 def plain(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
-    """The same forward pass with SDPA and no maps."""
+    """Run the forward pass with SDPA and no maps."""
     model.set_attn_implementation("sdpa")
     model(**inputs, use_cache=False, logits_to_keep=1)
     return torch.zeros(0)
@@ -137,7 +137,7 @@ def ours(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.
 
 
 def theirs(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
-    """Every attention matrix kept, and equations 1 to 3 with their N x N products."""
+    """Keep every attention matrix and compute equations 1 to 3 with their N x N products."""
     model.set_attn_implementation("eager")
     kept = model(**inputs, use_cache=False, logits_to_keep=1, output_attentions=True).attentions
     count = kept[0].shape[-1]
@@ -158,7 +158,7 @@ def _measure(way: str, shape: Shape, maps: Path) -> dict[str, float]:
     rows = list(range(shape.tokens - TERMS, shape.tokens))
     with torch.inference_mode():
         _, small = build(replace(shape, tokens=64, layers=1))
-        run(model, small, [60])  # libraries load and threads start on first use
+        run(model, small, [60])  # the first call loads libraries and starts threads
         with _Peak(shape.device) as peak:
             since = time.perf_counter()
             found = run(model, inputs, rows)
@@ -171,7 +171,7 @@ def _measure(way: str, shape: Shape, maps: Path) -> dict[str, float]:
 
 
 class _Peak:
-    """Most memory in use inside, above what was there at the start, in bytes."""
+    """Peak memory inside the context, above the memory at its start, in bytes."""
 
     def __init__(self, device: str) -> None:
         self._device, self.bytes = device, 0.0

@@ -1,7 +1,7 @@
-"""Number of clicks (NoC) that a segmenter needs until its mask is good: RITM's protocol (arXiv 2102.06583).
+"""Count the clicks until a mask is good (NoC), by RITM's protocol (arXiv 2102.06583): `vlsam bench noc`.
 
 The first click goes to the middle of the object, each further one to the middle of the largest error.
-Beside it: how many of these clicks are left where an object was predicted.
+`helped` counts the clicks that remain after a prediction.
 """
 
 import sys
@@ -22,9 +22,9 @@ from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Segmenter
 from model.types import Detection, Image, Mask, Prompt
 
-CAP = 20  # clicks on an object, then it has failed
+CAP = 20  # clicks on an object before it counts as failed
 GOALS = (0.85, 0.90)
-SHOWN = (1, 3, 5)  # clicks after which the mean IoU is told
+SHOWN = (1, 3, 5)  # clicks after which the mean IoU is reported
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -32,7 +32,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 class Sample:
     image: Image
     objects: tuple[Mask, ...]  # (H, W) each, none empty
-    names: tuple[str, ...] = ()  # of the objects, where they are known
+    names: tuple[str, ...] = ()  # of the objects, if known
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Help:
-    """Clicks until IoU 0.90, of a scene's objects together and of one; an object that fails counts CAP."""
+    """Clicks until IoU 0.90, per scene and per object. An object that fails counts CAP."""
 
     images: int
     objects: int
@@ -65,7 +65,7 @@ class Folder:
     """images/NAME.jpg (or .png ...) with masks/NAME.png, where each value but 0 is one object."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError where there is no mask, or one without its image."""
+        """Raises ValueError if there is no mask, or one without an image."""
         self._masks = sorted((folder / "masks").glob("*.png"))
         if not self._masks:
             raise ValueError(f"{folder} holds no masks/*.png: see --help for what belongs in the folder")
@@ -79,13 +79,13 @@ class Folder:
         return len(self._masks)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Raises ValueError for what cannot be read or does not fit."""
+        """Raises ValueError for files that cannot be read or do not fit together."""
         for path in self._masks:
             yield read(self._images[path.stem], path)
 
 
 def drawn(scenes: int, seed: int) -> Iterator[Sample]:
-    """Scenes as in the model card's measurements, drawn by other code than the models were trained on."""
+    """Yield scenes as in the model card's measurements, drawn by other code than the training scenes."""
     rng = np.random.default_rng(seed)
     for _ in range(scenes):
         scene = paste_scene(rng)
@@ -94,7 +94,7 @@ def drawn(scenes: int, seed: int) -> Iterator[Sample]:
 
 
 def read(image_path: Path, mask_path: Path) -> Sample:
-    """Raises ValueError."""
+    """Read an image and its objects. Raises ValueError."""
     try:
         with PILImage.open(image_path) as opened:
             image = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
@@ -115,7 +115,7 @@ def read(image_path: Path, mask_path: Path) -> Sample:
 def play(
     refine: Callable[[Prompt], Refinement | Detection], truth: Mask, start: Prompt | None = None
 ) -> list[float]:
-    """IoU of `refine`'s mask after each click, until the highest goal and all that is shown, or CAP.
+    """Return the IoU of `refine`'s mask after each click, until the highest goal and SHOWN, or CAP.
 
     With a `start`, the prompt of a region and its mask, the clicks correct that region.
     """
@@ -132,7 +132,7 @@ def play(
 
 
 def _joined(start: Prompt, made: Sequence[tuple[float, float, int]]) -> Prompt:
-    """As clicks join a region's prompt in the editor: its box goes where one is outside of it."""
+    """Add clicks to a region's prompt as in the editor: a click outside the box removes it."""
     clicks = Prompt.of(*made)
     inside = clicks.points[clicks.labels == 1]
     box = start.box
@@ -143,15 +143,15 @@ def _joined(start: Prompt, made: Sequence[tuple[float, float, int]]) -> Prompt:
 
 
 def needed(game: Sequence[float], goal: float) -> int:
-    """The clicks of a game until the goal, or CAP."""
+    """Return the clicks of a game until the goal, or CAP."""
     return next((k for k, value in enumerate(game, 1) if value >= goal), CAP)
 
 
 def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> Help:
-    """Play the objects of `total` samples with names twice, from what is predicted and from nothing.
+    """Play the objects of `total` named samples twice, from their predictions and from nothing.
 
-    Of the predictions of an object's name, the one that overlaps it most is the object's; an object without
-    one starts from nothing, and one that is predicted well needs no click. A bar goes to stderr.
+    An object's prediction is the one of its name that overlaps it most. An object without a prediction starts
+    from nothing; one that is predicted well needs no click. Shows progress on stderr.
     """
     goal, predicted = max(GOALS), 0
     scenes: list[list[tuple[int, int]]] = []  # clicks of each object, from the prediction and from nothing
@@ -174,7 +174,7 @@ def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> Help:
 
 
 def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detection]:
-    """For each object that has one its prediction, by the object's number."""
+    """Return the prediction of each object that has one, by the object's number."""
     best: dict[int, tuple[float, Detection]] = {}
     for detection in found:
         shared, number = max(
@@ -191,7 +191,7 @@ def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detect
 
 
 def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> Figures:
-    """Play all objects of `total` samples. A bar goes to stderr."""
+    """Play all objects of `total` samples. Shows progress on stderr."""
     games: list[list[float]] = []
     for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
         embedding = segmenter.encode(sample.image)

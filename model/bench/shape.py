@@ -7,7 +7,7 @@ TAIL = 32  # text tokens that follow the image
 
 @dataclass(frozen=True)
 class Shape:
-    """The random Qwen2.5-VL: its decoder is what is measured, its vision tower is tiny."""
+    """Size of a random Qwen2.5-VL. Its decoder is measured; its vision tower is tiny."""
 
     tokens: int = 1536
     layers: int = 12
@@ -19,7 +19,7 @@ class Shape:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of image tokens: as square as they come, with TAIL text tokens left."""
+        """Rows and columns of image tokens, nearly square, with TAIL text tokens left."""
         count = self.tokens - TAIL - 2
         rows = int(count**0.5)
         return rows, count // rows

@@ -1,8 +1,8 @@
 """Count the clicks that correct a faulty mask, answered by the server's own code: `vlsam bench noc --faults`.
 
-A fault is a region in a task. A simulated person clicks the middle of the largest error, in requests like Label
-Studio's. So the measurement includes how a click finds its region, and the region's geometry and evidence in
-JSON.
+A fault is a region in a task. A simulated person clicks the middle of the largest error, in requests like
+Label Studio's. So the measurement includes how a click finds its region, and the region's geometry and
+evidence in JSON.
 """
 
 import json
@@ -148,7 +148,7 @@ class Game:
         return next((number for number, value in enumerate(self.reached, 1) if value >= GOAL), CAP)
 
     @property
-    def mended(self) -> bool:
+    def corrected(self) -> bool:
         return bool(self.reached) and max(self.reached) >= GOAL
 
 
@@ -212,7 +212,7 @@ class Table(AbstractContextManager["Table"]):
         regions = {_REGION: _region(case)}
         ours = None if case.kind == "another object" else _REGION
         clicks: list[dict[str, Any]] = []
-        while len(clicks) < CAP and not game.mended:
+        while len(clicks) < CAP and not game.corrected:
             start = np.zeros_like(mask) if ours is None else mask
             clicks.append(_click(corrective_click(start, case.truth), len(clicks), (height, width)))
             answer = self._asked(case, list(regions.values()), clicks)
@@ -309,8 +309,8 @@ class Row:
 
 
 def row(kind: str, games: Sequence[Game]) -> Row:
-    clicks = np.array([game.clicks if game.mended else CAP + 1 for game in games])
-    worst = sorted((g for g in games if not g.mended), key=lambda g: g.reached[-1])[:WORST]
+    clicks = np.array([game.clicks if game.corrected else CAP + 1 for game in games])
+    worst = sorted((g for g in games if not g.corrected), key=lambda g: g.reached[-1])[:WORST]
     median, p90 = (
         float(value) for value in np.minimum(np.quantile(clicks, [0.5, 0.9], method="higher"), CAP)
     )
@@ -366,7 +366,7 @@ def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: i
         "cases": len(faults),
         "goal": GOAL,
         "cap": CAP,
-        "within2": _share(game.mended and game.clicks <= 2 for game in faults),
+        "within2": _share(game.corrected and game.clicks <= 2 for game in faults),
         "touched": _share(game.touched for game in faults),
         "kinds": [asdict(each) for each in rows],
     }

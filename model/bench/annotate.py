@@ -202,8 +202,8 @@ class HandsOn:
 def hands_on(vlsam: VLSAM, scenes: int, seed: int) -> HandsOn:
     """Compare with the hands-on way: list the objects, then generate up to 30 tokens again for each.
 
-    It uses no key cache and keeps every attention matrix. A VLM that describes places fills the 30 tokens. The
-    built-in one writes short lists only, so both lengths are measured.
+    It uses no key cache and keeps every attention matrix. A VLM that describes places fills the 30 tokens.
+    The built-in one writes short lists only, so both lengths are measured.
     """
     vlm, question, recipe = vlsam.vlm, Options().questions[0], RECIPES["paper"]
     rng = np.random.default_rng(seed)

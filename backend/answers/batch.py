@@ -24,7 +24,7 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 @dataclass(frozen=True, eq=False)
 class Annotated:
-    """The prediction for a task, and what it was made of."""
+    """The prediction for a task, and the terms that the model saw."""
 
     prediction: Prediction
     terms: Sequence[str]  # that the model saw, each once

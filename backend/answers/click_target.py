@@ -76,7 +76,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Editor:
-    """What a request shows of the person's editor."""
+    """The state of a person's editor, as far as a request shows it."""
 
     prompts: Mapping[str, Spot]  # by id
     draft: Draft | None  # the newest
@@ -89,7 +89,7 @@ class Editor:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """What to segment, and where the answer goes."""
+    """The prompt to segment, and the region that the answer goes to."""
 
     prompt: Prompt
     labels: tuple[str, ...]  # none where regions have no labels
@@ -369,10 +369,10 @@ def _targets(
         taken.add(answer.region_id)
         drawn = region_reading.painted(answer.patch)
         yield Target(answer.region_id, control, answer.labels, drawn, answer.meta, answer)
-    known: set[str] = set()
+    newer: set[str] = set()
     for source in sources:
         # A newer source was made from this one: a region that only this one has was deleted since.
-        if source.ids & known:
+        if source.ids & newer:
             continue
         # Stable, so of one control the topmost comes first.
         for region in sorted(source.regions(config), key=turn):
@@ -383,7 +383,7 @@ def _targets(
             if region_drawn is not None:
                 meta = region.result.get("meta")
                 yield Target(region.id, region.control, region.labels, region_drawn, meta)
-        known |= source.ids
+        newer |= source.ids
 
 
 def _search(
@@ -458,8 +458,8 @@ def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:
 def _missing(interaction: Interaction) -> str:
     """Return what prompts without a label lack."""
     controls, newest = interaction.config.predicted, interaction.gestures[-1]
-    known = list(dict.fromkeys(label.value for control in controls for label in control.labels))
-    some = f": {', '.join(known[:5])[:200]}{' ...' if len(known) > 5 else ''}" if known else ""
+    labels = list(dict.fromkeys(label.value for control in controls for label in control.labels))
+    some = f": {', '.join(labels[:5])[:200]}{' ...' if len(labels) > 5 else ''}" if labels else ""
     kind = "click" if newest.point is not None else "rectangle"
     return (
         f"The {kind} has no label and no region is below it. Click inside a region to correct it, or choose "

@@ -230,7 +230,7 @@ def _answers_key(access: Access, task: Task, image: str) -> tuple[str, ...] | No
 
 
 def click_of(access: Access, interaction: Interaction) -> Click | None:
-    """Return what the click is about, None if the task or a prompt has no id."""
+    """Return the topic of a click, None if the task or a prompt has no id."""
     if not interaction.prompt_ids or interaction.task.id is None:
         return None
     server = access.server.url if access.server else ""

@@ -24,14 +24,14 @@ MAX_TOLD, MAX_TOLD_TERM = 10, 40  # terms that an empty prediction names, and ch
 
 
 class Similarity(Protocol):
-    """What `alike` needs of `model.pipeline.VLSAM`."""
+    """The part of `model.pipeline.VLSAM` that `alike` uses."""
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a region goes and what it carries besides its mask."""
+    """The control of a region, and all that the region carries besides its mask."""
 
     control: Control
     labels: tuple[str, ...]
@@ -168,7 +168,7 @@ def annotation(
 def describe_and_name(
     detection: Detection, place: Place, config: LabelConfig, *, has_label: bool, compact: bool = False
 ) -> list[Result]:
-    """Return the results of one region, and what the `perRegion` controls say of it.
+    """Return the results of one region and of its `perRegion` controls.
 
     A TextArea gets the term if no label says it, a Taxonomy its choice for the term.
     """

@@ -22,7 +22,7 @@ UNEXPECTED = "unexpected"  # the kind of errors that are ours, in /metrics
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """What a request may use: the resources of the process, and its own Label Studio."""
+    """The resources of the process, and the Label Studio of one request."""
 
     resources: Resources
     server: Server | None = None

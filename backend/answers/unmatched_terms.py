@@ -41,13 +41,13 @@ class UnmatchedTerms:
     def add(self, project: str, config: LabelConfig, image: str, terms: Iterable[str]) -> None:
         """Record an annotated image, by the hash of its pixels, and its terms without a label."""
         with self._lock:
-            known = self._projects.setdefault(project, _Project(config))
-            known.config = config
+            entry = self._projects.setdefault(project, _Project(config))
+            entry.config = config
             for term in set(terms):
                 if self._is_new(project, image, term):
-                    if term not in known.images and len(known.images) >= MAX_TERMS:
-                        del known.images[min(known.images, key=known.images.__getitem__)]
-                    known.images[term] += 1
+                    if term not in entry.images and len(entry.images) >= MAX_TERMS:
+                        del entry.images[min(entry.images, key=entry.images.__getitem__)]
+                    entry.images[term] += 1
 
     def configure(self, project: str, config: LabelConfig) -> None:
         """Replace the labeling config of a known project."""
@@ -72,9 +72,9 @@ class UnmatchedTerms:
             name = project if project in fits else fits[0] if len(fits) == 1 else None
             if name is None:
                 raise UnknownProject(_why(project, fits))
-            known = self._projects[name]
-            rows = known.images.most_common()
-            config = known.config
+            entry = self._projects[name]
+            rows = entry.images.most_common()
+            config = entry.config
         return name, [(term, images) for term, images in rows if not config.named(term)]
 
     def _is_new(self, project: str, image: str, term: str) -> bool:

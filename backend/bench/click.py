@@ -78,8 +78,8 @@ CONFIG = f"""
 
 # Functions of each stage of a click. Of nested functions each counts its own time only.
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
-    "parse": ((app, "_body"), (labeling_config, "parse"), (click_target, "read")),
-    "look up": ((task_image, "see"),),
+    "parse": ((app, "_body"), (app, "parse_body"), (labeling_config, "parse"), (click_target, "read")),
+    "look up": ((task_image, "load"),),
     "fetch": ((fetch.Fetcher, "fetch"),),
     "decode file": ((decode, "decode"),),
     "hash pixels": ((image_cache, "image_hash"),),

@@ -15,8 +15,8 @@ from backend.labelstudio.brush_rle import Text
 
 MAX_VALUES = 1_500_000  # besides run lengths: a point of a polygon is three
 MAX_REST = 64_000_000  # bytes besides run lengths: texts may take six times as much memory
-MIN_TEXT = 256  # bytes of run lengths that stay as they are
-MAX_TEXTS = 100_000  # lists that are looked for
+MIN_TEXT = 256  # bytes of run lengths that stay text
+MAX_TEXTS = 100_000  # lists of run lengths
 _RUN_LENGTHS = re.compile(rb'"rle"[ \t\r\n]*:[ \t\r\n]*\[')
 _BLOCK = 1 << 20
 
@@ -37,22 +37,22 @@ def loads(body: bytes) -> Any:
     if values(rest) > MAX_VALUES:
         raise TooLarge(f"The body has more than {MAX_VALUES} values besides the run lengths of brushes.")
 
-    def restored(found: dict[str, Any]) -> dict[str, Any]:
-        named = found.get("rle")
+    def restored(item: dict[str, Any]) -> dict[str, Any]:
+        named = item.get("rle")
         if isinstance(named, str) and named in texts:
-            found["rle"] = texts[named]
-        return found
+            item["rle"] = texts[named]
+        return item
 
     return json.loads(rest, object_hook=restored if texts else None)
 
 
 def values(body: bytes) -> int:
     """Return a bound of the number of values in JSON: its commas and brackets, those in texts included."""
-    found = 1
+    count = 1
     for at in range(0, len(body), _BLOCK):
         block = np.frombuffer(body, np.uint8, min(_BLOCK, len(body) - at), at)
-        found += sum(int(np.count_nonzero(block == ord(mark))) for mark in ",[{")
-    return found
+        count += sum(int(np.count_nonzero(block == ord(mark))) for mark in ",[{")
+    return count
 
 
 def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, Text]]:
@@ -71,7 +71,7 @@ def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, Text]]:
         if key is None or body[at - 1 : at] == b"\\":
             at += 5
             continue
-        # Looked for no farther than the next text, so that no byte is passed twice.
+        # Search no farther than the next text, so that no byte is read twice.
         start, text = key.end(), body.find(b'"', key.end())
         end = body.find(b"]", start, len(body) if text < 0 else text)
         at = start

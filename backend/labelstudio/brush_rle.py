@@ -23,7 +23,7 @@ Steps = Generator[float, None, T]  # yields the cost of each step before it is d
 
 VALUE_BITS = 8
 HEAD_BITS = 32 + 5 + 4 * 4
-WINDOW = 1 << 16  # bytes of a stream that are looked at together, and characters of a text
+WINDOW = 1 << 16  # bytes of a stream that are decoded together, and characters of a text
 # Units of work, measured: of a bit of the stream, of a literal's code, of a character.
 BIT, LITERAL, CHARACTER = 6, 500, 4
 
@@ -40,7 +40,7 @@ def numbers(text: Text) -> Steps[Bytes]:
     characters = np.frombuffer(text.characters, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
         raise ValueError("run lengths with gaps")
-    found = []
+    parts = []
     at = 0
     while at < len(characters):
         yield CHARACTER * WINDOW
@@ -50,13 +50,13 @@ def numbers(text: Text) -> Steps[Bytes]:
             if not len(commas):
                 raise ValueError("run lengths that are no numbers")
             part = part[: commas[-1] + 1]
-        found.append(_numbers(part))
+        parts.append(_numbers(part))
         at += len(part)
-    return np.concatenate(found)
+    return np.concatenate(parts)
 
 
 def _numbers(part: Bytes) -> Bytes:
-    digits = part - np.uint8(ord("0"))  # what is below wraps around
+    digits = part - np.uint8(ord("0"))  # smaller bytes wrap around
     is_digit = digits < 10
     comma = part == ord(",")
     # JSON has four kinds of white space.
@@ -139,8 +139,8 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
     if (head >> 16) & 31 != VALUE_BITS - 1:
         raise ValueError("run lengths of values that are not of 8 bits")
     sizes = np.array([((head >> shift) & 15) + 1 for shift in (12, 8, 4, 0)])
-    raw = stream.tobytes() + bytes(8)  # so that the last codes may be looked at in whole words
-    found = []
+    raw = stream.tobytes() + bytes(8)  # so that the last codes can be read as whole words
+    parts = []
     position, done = HEAD_BITS, 0
     while done < total:
         if position >= 8 * len(stream):
@@ -152,8 +152,8 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
         # The values from a to before b hold the alphas of the pixels from a // 4 to before b // 4.
         pixels = np.minimum(edges, total) // 4
         painted = (values >= 128) & (pixels[:-1] < pixels[1:])
-        found.append(np.stack([pixels[:-1][painted], pixels[1:][painted]], axis=1).astype(np.int32).ravel())
-    return Spans(shape[1], np.concatenate(found))
+        parts.append(np.stack([pixels[:-1][painted], pixels[1:][painted]], axis=1).astype(np.int32).ravel())
+    return Spans(shape[1], np.concatenate(parts))
 
 
 def _codes(
@@ -163,13 +163,13 @@ def _codes(
     first = position >> 3
     window = np.unpackbits(np.frombuffer(raw, np.uint8, min(WINDOW, len(raw) - 8 - first) + 1, first))
     yield BIT * len(window)
-    # How long a code is that begins at a bit: for a run its first three bits say it.
+    # The length of a code that begins at a bit: the first three bits of a run determine it.
     lengths = np.concatenate([np.zeros(4, np.int64), 3 + sizes + VALUE_BITS]).astype(np.uint8)
     steps = lengths[window[:-2] << 2 | window[1:-1] << 1 | window[2:]].tobytes()
     bits = sizes.tolist()
     at, last = position - 8 * first, min(len(window) - 8, end - 8 * first)
-    found: list[int] = []
-    add = found.append
+    positions: list[int] = []
+    add = positions.append
     literals = 0
     while at < last:
         add(at)
@@ -183,11 +183,11 @@ def _codes(
         at += step
     yield LITERAL * literals
     if 8 * first + at > end:
-        found.pop()  # which the stream's end cuts off
-        if not found:
+        positions.pop()  # which the stream's end cuts off
+        if not positions:
             raise ValueError("run lengths that end early")
         at = end - 8 * first
-    return np.array(found, np.int64) + 8 * first, 8 * first + at
+    return np.array(positions, np.int64) + 8 * first, 8 * first + at
 
 
 def _values(

@@ -15,9 +15,7 @@ Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
 Window = tuple[int, int, int, int]  # whole pixels of an image: left, top, right, bottom
 Ellipse = tuple[float, float, float, float, float]  # centre x and y, two radii, degrees clockwise
 
-BLOCK = (
-    1 << 18
-)  # numbers in the arrays that shapes are painted with, a few rows at a time: they fit into caches
+BLOCK = 1 << 18  # numbers in the arrays of rows that are painted together: they fit into caches
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +120,9 @@ def contains(mask: Mask, points: Any) -> Any:
     height, width = mask.shape
     xy = np.floor(np.asarray(points, float).reshape(-1, 2)).astype(np.int64)
     on_image = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
-    found = np.zeros(len(xy), bool)
-    found[on_image] = mask[xy[on_image, 1], xy[on_image, 0]]
-    return found
+    inside = np.zeros(len(xy), bool)
+    inside[on_image] = mask[xy[on_image, 1], xy[on_image, 0]]
+    return inside
 
 
 def crossings(ring: Ring, window: Window) -> int:

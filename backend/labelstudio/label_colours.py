@@ -11,8 +11,8 @@ from PIL import ImageColor
 
 Lab = NDArray[np.float64]  # (..., 3): CIELAB's L* 0..100, a*, b*
 _FIRST = "#e11e4b"
-_LIGHTNESS = (35, 90)  # darker or lighter ones hide what they tint, or do not show on it
-_CHROMA = 25  # less is grey, which no mask is seen by
+_LIGHTNESS = (35, 90)  # darker ones hide the image, lighter ones do not show on it
+_CHROMA = 25  # less is grey, in which masks are hard to see
 
 
 def colours(count: int, taken: Iterable[str] = ()) -> list[str]:
@@ -34,9 +34,9 @@ def _far_apart(count: int, taken: tuple[str, ...]) -> tuple[str, ...]:
     rgb, lab = rgb[fit], lab[fit]
     names = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in rgb.tolist()]
     before = lab_of(np.array([*_read(taken)]).reshape(-1, 3))
-    nearest = np.full(len(lab), np.inf)  # of each candidate to what is chosen or taken
-    for each in before:
-        nearest = np.minimum(nearest, ciede2000(lab, each))
+    nearest = np.full(len(lab), np.inf)  # distance of each candidate to the chosen and taken colours
+    for colour in before:
+        nearest = np.minimum(nearest, ciede2000(lab, colour))
     chosen: list[int] = []
     while len(chosen) < count:
         # Rounded, so that the last bits of other processors' cosines choose no other colour.

@@ -13,7 +13,7 @@ from backend.labelstudio.term_matching import NameIndex, exact, fold, singular_f
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
-# What a control draws, and its tag without "Labels".
+# The shape that a control draws, and its tag without "Labels".
 SHAPES = {
     "brush": "Brush",
     "bitmask": "Bitmask",
@@ -27,13 +27,13 @@ PROMPT_SHAPES = ("keypoint", "rectangle")  # of smart tools, the only ones that 
 SILENT_SHAPES = ("brush", "bitmask")  # of smart tools that Label Studio 1.23.2 has but that send nothing
 MAX_CONFIG = 1_000_000  # characters
 MAX_DEPTH = 100  # of tags in tags
-# Images, and controls that draw or say what a region is: an answer may have all for each object.
+# Images, and controls that draw or name regions: an answer may use all of them for each object.
 MAX_TAGS = 200
 MAX_INSIDE = 200_000  # tags inside these, those of tags in tags counted for each
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
 STATUS = "vlsam_status"  # the TextArea that failures of clicks are written into; never a prompt
-PROMPT = "vlsam_prompt"  # the TextArea where people type what the model shall find
+PROMPT = "vlsam_prompt"  # the TextArea where people type a phrase to find
 
 Choice = tuple[tuple[str, ...], tuple[str, ...]]  # its path and its names
 FIELD = re.compile(r"\$([^\s$]{1,200})")  # of a task's data, as configs name it
@@ -139,7 +139,7 @@ class Naming:
 class LabelConfig:
     """The parts of a labeling config that the server needs."""
 
-    image_key: str  # where in task["data"] the image is, as `field_of` finds it
+    image_key: str  # the path of the image in task["data"], for `field_of`
     image_name: str
     outputs: tuple[Control, ...]  # in the order of the config; never empty
     prompt_boxes: frozenset[str] = frozenset()  # names of rectangle controls that only prompt
@@ -154,17 +154,17 @@ class LabelConfig:
         if not isinstance(data, Mapping):
             raise TaskError("the task has no data.")
         try:
-            found = field_of(data, self.image_key)
+            value = field_of(data, self.image_key)
         except LookupError:
             raise TaskError(
                 f"the task's data has no field {self.image_key!r}, where the image should be."
             ) from None
-        if isinstance(found, list):
+        if isinstance(value, list):
             raise TaskError(
                 f"the field {self.image_key!r} holds a list, and this model labels one image of a task, "
                 f"such as value='${self.image_key}[0]'."
             )
-        return found
+        return value
 
     def of(self, data: Mapping[str, Any] | None) -> "LabelConfig":
         """Return the config of one task, with the labels that controls take from its data."""
@@ -196,8 +196,8 @@ class LabelConfig:
     @property
     def only_label(self) -> str | None:
         """The label of all predictions, if there is only one."""
-        known = {label.value for control in self.predicted for label in control.labels}
-        return known.pop() if len(known) == 1 else None
+        labels = {label.value for control in self.predicted for label in control.labels}
+        return labels.pop() if len(labels) == 1 else None
 
     def named(self, term: str) -> list[tuple[Control, str]]:
         """Return the predicted controls that have a label for a term, with that label.
@@ -205,9 +205,9 @@ class LabelConfig:
         Spelling first; synonyms only if no control matches by spelling.
         """
         for find in (Control.label_of, Control.synonym_of):
-            found = [(c, label) for c in self.predicted if (label := find(c, term)) is not None]
-            if found:
-                return found
+            matches = [(c, label) for c in self.predicted if (label := find(c, term)) is not None]
+            if matches:
+                return matches
         return []
 
     def has(self, label: str) -> bool:
@@ -217,8 +217,8 @@ class LabelConfig:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All names of all labels that predictions may get, each once."""
-        known = (name for c in self.predicted for label in c.labels for name in label.names)
-        return tuple(dict.fromkeys(known))
+        names = (name for c in self.predicted for label in c.labels for name in label.names)
+        return tuple(dict.fromkeys(names))
 
     @cached_property
     def predicted(self) -> tuple[Control, ...]:
@@ -361,15 +361,15 @@ def field_of(data: Mapping[str, Any], path: str) -> Any:
     """
     if path in data:
         return data[path]
-    found: Any = data
+    value: Any = data
     for part in _parts(path):
-        if isinstance(found, list) and re.fullmatch(r"0|[1-9][0-9]{0,8}", part):
-            found = found[int(part)]
-        elif isinstance(found, Mapping):
-            found = found[part]
+        if isinstance(value, list) and re.fullmatch(r"0|[1-9][0-9]{0,8}", part):
+            value = value[int(part)]
+        elif isinstance(value, Mapping):
+            value = value[part]
         else:
             raise LookupError(path)
-    return found
+    return value
 
 
 def data_with(path: str, value: Any) -> dict[str, Any]:
@@ -381,8 +381,8 @@ def data_with(path: str, value: Any) -> dict[str, Any]:
         if part.isdecimal() and part != "0":
             raise ValueError(f"the image is {path}, which is one of several: give tasks that have them all")
         value = [value] if part == "0" else {part: value}
-    found: dict[str, Any] = value
-    return found
+    data: dict[str, Any] = value
+    return data
 
 
 def _parts(path: str) -> list[str]:
@@ -395,7 +395,7 @@ class _About:
 
     image: ElementTree.Element
     on: Sequence[ElementTree.Element]
-    found: Sequence[tuple[ElementTree.Element, Control]]  # all that draws
+    found: Sequence[tuple[ElementTree.Element, Control]]  # all controls that draw
     namings: tuple[Naming, ...]
 
     @classmethod
@@ -442,21 +442,21 @@ def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
         if _kind(repeater) == "repeater" and repeater not in repeated:
             repeated |= dict.fromkeys(repeater.iter(), repeater)
     one = "This model labels one image of a task"
-    for each in usable:
-        for tag in (each.image, *(tag for tag, _ in each.found)):
+    for about in usable:
+        for tag in (about.image, *(tag for tag, _ in about.found)):
             if tag in repeated:
                 raise ConfigError(
                     f"<Repeater on={repeated[tag].get('on', '')[:80]!r}> repeats {_shown(tag)}. {one}: give "
                     "it and its controls outside of a <Repeater>."
                 )
-        pages = each.image.get("valueList") or each.image.get("valuelist")
+        pages = about.image.get("valueList") or about.image.get("valuelist")
         if pages:
             raise ConfigError(
-                f"{_shown(each.image)} has valueList={pages[:80]!r}. {one}: give it a single field such as "
+                f"{_shown(about.image)} has valueList={pages[:80]!r}. {one}: give it a single field such as "
                 "value='$image'."
             )
     if len(usable) > 1:
-        first, second = (_shown(each.image) for each in usable[:2])
+        first, second = (_shown(about.image) for about in usable[:2])
         raise ConfigError(
             f"There are controls with labels for several images, as {first} and {second}. {one}: give labels "
             "to the controls of one <Image> alone."
@@ -511,7 +511,7 @@ class _Source:
 
     tag: ElementTree.Element
     labels: tuple[Label, ...]
-    key: str | None  # where in a task's data further ones are
+    key: str | None  # the path of further ones in a task's data
 
     @classmethod
     def of(cls, tag: ElementTree.Element) -> "_Source":
@@ -578,7 +578,7 @@ def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
         given = field_of(data, path)
     except LookupError:
         return ()
-    found: list[Label] = []
+    labels: list[Label] = []
     for item in (given if isinstance(given, list) else [])[:MAX_LABELS]:
         attributes = item if isinstance(item, Mapping) else {"value": item}
         texts = {
@@ -586,8 +586,8 @@ def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
             for key in ("value", "alias", "predicted_values")
             if isinstance(value := attributes.get(key), str) and len(value) <= MAX_LABEL
         }
-        found += labels_of([ElementTree.Element("Label", texts)])
-    return tuple(found)
+        labels += labels_of([ElementTree.Element("Label", texts)])
+    return tuple(labels)
 
 
 def labels_of(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
@@ -601,8 +601,8 @@ def labels_of(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
         yield Label(value=result, names=tuple(name for name in (value, alias, *predicted) if name))
 
 
-def _plain(found: Iterable[tuple[ElementTree.Element, Control]]) -> list[Control]:
-    return [control for tag, control in found if not _is_prompt_tool(tag)]
+def _plain(controls: Iterable[tuple[ElementTree.Element, Control]]) -> list[Control]:
+    return [control for tag, control in controls if not _is_prompt_tool(tag)]
 
 
 def _is_prompt_tool(tag: ElementTree.Element) -> bool:

@@ -10,7 +10,7 @@ from backend.labelstudio import results
 from backend.labelstudio.results import Result
 from model.types import Mask
 
-# Tags the browser knows, and what it makes of the mask for each.
+# The tags that the browser knows, and the output that it makes of a mask for each.
 _TARGETS = {
     "BitmaskLabels": "mask",
     "RectangleLabels": "bbox",
@@ -40,6 +40,6 @@ def answer(event: Any, version: str) -> list[Result]:
             "model_info": {"name": "VL-SAM", "version": version},
         }
         return [{"type": "capabilities", "score": 1.0, "value": value}]
-    if event == "release":  # what we keep is bounded, and others may be at the same task
+    if event == "release":  # nothing to release: caches are bounded, and others may work on the same task
         return []
     raise UnknownEvent(f"This model has no answer to the event {ascii(event)[:80]}.")

@@ -14,7 +14,7 @@ from model.types import Mask
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
 
 TOLERANCE = 1.0  # pixels between a mask's outline and its ring; less where the mask is below 20 x 20
-SPECK = 0.002  # of the largest part: what is smaller is left out of a ring, and so is a smaller hole
+SPECK = 0.002  # of the largest part: smaller parts and holes are left out of a ring
 MAX_POINTS = 1000  # of a ring that is made: editors draw a handle for each
 MAX_PARTS = 100
 MAX_HOLES, MAX_CORNERS = 300, 200_000  # of a mask whose rings are exact
@@ -131,7 +131,7 @@ def _simplified(outline: NDArray[np.int32], tolerance: float) -> Ring:
     simple = cv2.approxPolyDP(outline, tolerance, True)[:, 0, :].astype(float)
     if len(simple) >= 3:
         return np.asarray(simple)
-    # All of it is about one line.
+    # The outline is close to a line.
     box = np.asarray(cv2.boxPoints(cv2.minAreaRect(outline)), np.float64)
     same = (_area(box) > 0) == (_area(outline) > 0)
     return box if same else box[::-1]

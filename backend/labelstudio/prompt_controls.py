@@ -1,4 +1,4 @@
-"""Read what an annotator types and sets beside the image: a phrase, the level of masks, the least score.
+"""Read the controls beside the image: a typed phrase, the level of masks, the least score.
 
 Controls are known by name. Label Studio 1.23.2 sends all of them with a text and none with a click: for a
 click they are read from the draft.
@@ -14,12 +14,12 @@ from model.types import LEVELS, Level
 from model.vlm.terms import bare
 
 LEVEL, SCORE = "vlsam_level", "vlsam_score"
-MAX_TYPED = 10_000  # characters of a text that are read: more than a phrase may have, so that one is told
+MAX_TYPED = 10_000  # characters that are read: more than a phrase may have, so that a long one is refused
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person set. Values that do not exist are left out."""
+    """The level and the least score that a person set. Invalid values are ignored."""
 
     level: Level = "auto"
     score: float = 0.0  # detections below it are no answer

@@ -20,10 +20,10 @@ KEYS = (*_PLAIN_KEYS, *(f"shift+{key}" for key in _PLAIN_KEYS[2:]))
 # keyboard has.
 NO_KEY = " "
 
-# Characters that XML has not, or that steer terminals.
+# Characters that XML does not allow, or that control terminals.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
-# The text that the status belongs to is not to be seen. With another value than the image's, Label Studio
+# The text that the status belongs to is hidden. With another value than the image's, Label Studio
 # would export JSON and CSV alone. With maxSubmissions="1" a message takes the empty field's place: one more
 # line would move the picture away under the next click.
 _BELOW = f"""\
@@ -34,7 +34,7 @@ _BELOW = f"""\
   <Image name={{image}} value={{value}} zoom="true"/>
 {{tool}}\
 """
-# What is smart="false" and smartOnly="true" has no tool of its own that a label would choose.
+# A control with smart="false" and smartOnly="true" has no tool of its own that a label would choose.
 _MASKS = """\
 <View>
   <BrushLabels name={drawn} toName={image} smart="false" smartOnly="true">
@@ -106,17 +106,17 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
     """
     from backend.labelstudio.label_colours import colours  # with it comes OpenCV, which loads slowly
 
-    known = [LabelTag(tag) if isinstance(tag, str) else tag for tag in tags]
-    taken = [tag.background for tag in known if tag.background]
-    chosen = iter(colours(len(known) - len(taken), taken))
-    known = [tag if tag.background else replace(tag, background=next(chosen)) for tag in known]
-    keys = [*KEYS[: len(known)], *[NO_KEY] * (len(known) - len(KEYS))]
+    labels = [LabelTag(tag) if isinstance(tag, str) else tag for tag in tags]
+    taken = [tag.background for tag in labels if tag.background]
+    chosen = iter(colours(len(labels) - len(taken), taken))
+    labels = [tag if tag.background else replace(tag, background=next(chosen)) for tag in labels]
+    keys = [*KEYS[: len(labels)], *[NO_KEY] * (len(labels) - len(KEYS))]
     template = {"masks": _MASKS, "polygons": _POLYGONS, "boxes": _BOXES}[kind]
     tools = {name: quoteattr(text) for name, text in _named(kind, names).items()}
     below = _BELOW.replace("{tool}", _TOOLS[kind])
     return template.format(
-        labels="".join(_label(tag, key, 4) for tag, key in zip(known, keys, strict=True)),
-        again="".join(_label(tag, NO_KEY, 8) for tag in known),
+        labels="".join(_label(tag, key, 4) for tag, key in zip(labels, keys, strict=True)),
+        again="".join(_label(tag, NO_KEY, 8) for tag in labels),
         below=below.format(value=quoteattr(f"${names.field}"), **tools),
         **tools,
     )
@@ -124,14 +124,14 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
 
 def _named(kind: Kind, names: Names) -> dict[str, str]:
     """Return the names of all tags. Ours give way to those of the project."""
-    given = {"image": names.image, "drawn": names.drawn or _DRAWN[kind][1]}
+    theirs = {"image": names.image, "drawn": names.drawn or _DRAWN[kind][1]}
     if names.label:
-        given["label"] = names.label
-    found = dict(given)
+        theirs["label"] = names.label
+    all_names = dict(theirs)
     for ours in ("label", "click", "paint", "said"):
-        if ours not in given:
-            found[ours] = ours if ours not in given.values() else f"vlsam_{ours}"
-    return found
+        if ours not in theirs:
+            all_names[ours] = ours if ours not in theirs.values() else f"vlsam_{ours}"
+    return all_names
 
 
 def _label(tag: LabelTag, key: str, indent: int) -> str:
@@ -156,20 +156,20 @@ def names_of(xml: str, kind: Kind) -> Names:
 
 def tags_of(xml: str) -> list[LabelTag]:
     """Return the labels of a labeling config for its labelled image, each once. Raises ConfigError."""
-    found: dict[str, LabelTag] = {}
+    tags: dict[str, LabelTag] = {}
     for tag in labeling_config.label_tags(xml):
         value, alias, predicted, colour = (
             tag.get(name, "").strip() for name in ("value", "alias", "predicted_values", "background")
         )
-        each = LabelTag(value, alias, predicted, colour)
-        known = found.setdefault(each.name, each)
-        # What one list leaves out another may say.
-        found[each.name] = replace(
-            known,
-            predicted_values=known.predicted_values or predicted,
-            background=known.background or colour,
+        label = LabelTag(value, alias, predicted, colour)
+        earlier = tags.setdefault(label.name, label)
+        # Another list may hold the attributes that one list leaves out.
+        tags[label.name] = replace(
+            earlier,
+            predicted_values=earlier.predicted_values or predicted,
+            background=earlier.background or colour,
         )
-    return [tag for tag in found.values() if tag.value]
+    return [tag for tag in tags.values() if tag.value]
 
 
 def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:

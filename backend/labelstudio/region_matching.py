@@ -6,9 +6,9 @@ from backend.labelstudio.geometry import Patch, area, common
 from backend.labelstudio.region_reading import Drawn
 from model.types import Box, Mask
 
-# A mask and a region are of one object by this IoU,
+# A mask and a region of this IoU are of one object.
 SAME_OBJECT = 0.5
-# and the mask of a click beside a region where it holds this share of the region
+# The mask of a click beside a region shows its object if it holds this share of the region
 HELD = 0.5
 # and overlaps it by this IoU: less is a background, or a group of objects.
 LEAST_SHARE = 0.25
@@ -27,7 +27,7 @@ def most_alike(regions: Sequence[Drawn], mask: Mask) -> int | None:
         overlap = region.iou(patch)
         if overlap < LEAST_SHARE or overlap <= most:
             continue
-        # From the IoU of two areas what they share.
+        # The shared area follows from the IoU of two areas.
         shared = overlap * (region.patch.area + patch.area) / (1 + overlap)
         if round(shared) >= HELD * region.patch.area:
             best, most = number, overlap

@@ -41,7 +41,7 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
     """
     height, width = detection.mask.shape
     prompt = detection.evidence.prompt
-    # The mask as a reader of this result will see it: of a polygon or rectangle not quite the model's.
+    # The mask as decoded from this result: for a polygon or a rectangle it differs from the model's.
     exact = str(value_result.get("type")).startswith(("brush", "bitmask"))
     shown = detection.mask if exact else decode(value_result, (height, width))
     points = [
@@ -49,13 +49,13 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
         for (x, y), label in zip(prompt.points, prompt.labels, strict=True)
     ]
     box = prompt.box
-    # What a question found, a model placed.
-    found = len(points) if detection.evidence.question else prompt.model_points
+    # The model placed all points of a detection that a question found.
+    model_points = len(points) if detection.evidence.question else prompt.model_points
     stored: dict[str, Any] = {
         "v": 1,
         "term": detection.term[:_WRITTEN_TEXT],
         "points": points[-_WRITTEN_POINTS:],
-        "found": max(0, found - max(0, len(points) - _WRITTEN_POINTS)),
+        "found": max(0, model_points - max(0, len(points) - _WRITTEN_POINTS)),
         "box": box
         and [_share(box[0], width), _share(box[1], height), _share(box[2], width), _share(box[3], height)],
         "scores": {
@@ -87,8 +87,8 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
         return None
     if box is not None and not _is_box(box):
         return None
-    found = stored.get("found", 0)
-    if type(found) is not int or not 0 <= found <= len(points):
+    model_points = stored.get("found", 0)
+    if type(model_points) is not int or not 0 <= model_points <= len(points):
         return None
     height, width = shape
     scale = np.array([width / 100, height / 100])
@@ -97,7 +97,7 @@ def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
     if box is not None:
         pixels = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
     labels = np.array([point[2] for point in points], np.int64)
-    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels, model_points=found)
+    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels, model_points=model_points)
     return Stored(term=str(term), prompt=prompt, mask_hash=str(digest))
 
 
@@ -124,7 +124,7 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
     box = prompt.box
     if box is not None:
         x0, y0, x1, y1 = geometry.tight_window(mask)
-        slack = 2.0  # pixels that a mask may stand out of the box that prompted it
+        slack = 2.0  # pixels by which a mask may exceed the box that prompted it
         fits = mask.any() and (
             x0 >= box[0] - slack and y0 >= box[1] - slack and x1 <= box[2] + slack and y1 <= box[3] + slack
         )

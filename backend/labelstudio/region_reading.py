@@ -120,7 +120,7 @@ class Drawn:
     window: Window  # outside of which it has no pixels
     _paint: Callable[[], Mask]
     budget: ReadingBudget
-    spans: Spans | None = None  # of run lengths, which need not be painted to be looked at
+    spans: Spans | None = None  # of run lengths, which can be queried without painting
 
     @cached_property
     def patch(self) -> Patch:
@@ -178,10 +178,10 @@ def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudge
         drawn = _read(kind.removesuffix("labels"), value, shape, budget)
     except TooMuch:
         raise
-    except Exception as error:  # a decoder may fail in any way on values from outside
-        said = str(error) if isinstance(error, ValueError) else type(error).__name__
+    except Exception as error:  # a decoder may raise anything for untrusted values
+        why = str(error) if isinstance(error, ValueError) else type(error).__name__
         budget.unread.append(
-            f"{ascii(kind)[1:-1][:40]} {ascii(result.get('id'))[:40]}: {ascii(said)[1:-1][:100]}"
+            f"{ascii(kind)[1:-1][:40]} {ascii(result.get('id'))[:40]}: {ascii(why)[1:-1][:100]}"
         )
         return None
     left, top, right, bottom = drawn.window if drawn else (0, 0, 0, 0)
@@ -252,12 +252,12 @@ def _ring(points: Any, shape: tuple[int, int], budget: ReadingBudget) -> NDArray
 def _percentages(points: list[Any], budget: ReadingBudget) -> NDArray[np.float64]:
     """Return points (n, 2)."""
     budget.spend(500 * len(points))
-    found = np.array(points, np.float64)
-    if found.shape != (len(points), 2):
+    numbers = np.array(points, np.float64)
+    if numbers.shape != (len(points), 2):
         raise ValueError("points that are no pairs of numbers")
-    if not (np.abs(found) <= MAX_PERCENT).all():  # nor NaN
+    if not (np.abs(numbers) <= MAX_PERCENT).all():  # nor NaN
         raise ValueError("a coordinate is far outside the image")
-    return found
+    return numbers
 
 
 def _percentage(value: Any) -> float:
@@ -327,7 +327,7 @@ def _strokes(touches: Any, shape: tuple[int, int], budget: ReadingBudget) -> lis
     if sum(len(touch["relativePoints"]) for touch in touches) > 2 * MAX_RING:
         raise ValueError(f"a region's strokes have at most {MAX_RING} points")
     width = shape[1]
-    found = []
+    strokes = []
     for touch in touches:
         numbers = touch["relativePoints"]
         budget.spend(20_000)
@@ -338,19 +338,19 @@ def _strokes(touches: Any, shape: tuple[int, int], budget: ReadingBudget) -> lis
             points = np.clip(geometry.pixels_of(percent, shape), -4 * max(shape), 4 * max(shape))
             window = geometry.window_of(points, shape, max(0.0, thick) / 2 + 4)
             lengths = np.hypot(*np.diff(points, axis=0, append=points[-1:]).T)
-            each = np.minimum(geometry.area(window), (lengths + thick + 4) * (abs(thick) + 4))
-            work = 20_000 + 1000 * len(points) + float(each.sum())
-            found.append(_Stroke(points, thick, touch.get("type") != "eraser", window, work))
-    return found
+            areas = np.minimum(geometry.area(window), (lengths + thick + 4) * (abs(thick) + 4))
+            work = 20_000 + 1000 * len(points) + float(areas.sum())
+            strokes.append(_Stroke(points, thick, touch.get("type") != "eraser", window, work))
+    return strokes
 
 
-def _from_rle(given: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
+def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
     """Raises ValueError."""
-    if isinstance(given, brush_rle.Text):
-        source: memoryview | bytes = given.characters
-    elif isinstance(given, list) and set(map(type, given)) <= {int}:
-        budget.spend(10 * len(given))
-        source = bytes(given)
+    if isinstance(rle, brush_rle.Text):
+        source: memoryview | bytes = rle.characters
+    elif isinstance(rle, list) and set(map(type, rle)) <= {int}:
+        budget.spend(10 * len(rle))
+        source = bytes(rle)
     else:
         raise ValueError("run lengths that are no list of whole numbers")
     budget.spend(2 * len(source))
@@ -358,8 +358,8 @@ def _from_rle(given: Any, shape: tuple[int, int], budget: ReadingBudget) -> Draw
     spans = budget.cache.get(key)
     if spans is None:
         budget.spend(RUN_LENGTHS)
-        text = isinstance(given, brush_rle.Text)
-        stream = budget.pay(brush_rle.numbers(given)) if text else np.frombuffer(source, np.uint8)
+        text = isinstance(rle, brush_rle.Text)
+        stream = budget.pay(brush_rle.numbers(rle)) if text else np.frombuffer(source, np.uint8)
         spans = budget.pay(brush_rle.spans(stream, shape))
         budget.cache.put(key, spans)
 

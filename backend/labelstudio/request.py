@@ -12,7 +12,7 @@ from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.tasks import Entry, Task, control_of, entries, id_of, labels_of
 
 MAX_TASKS = 10_000  # of a request
-# The event with which `vlsam doctor` has Label Studio ask what would be predicted for a task, and why not.
+# The event of `vlsam doctor`: it makes Label Studio ask what would be predicted for a task, and why not.
 TRIAL = "vlsam_trial"
 
 
@@ -85,7 +85,7 @@ class Interaction:
 
     @property
     def kind(self) -> str:
-        """What a person drew or typed, for the log."""
+        """The kind of interaction, for the log."""
         if self.phrase is not None:
             return "text"
         return click_gestures.click_with(self.gestures[-1].labels if self.gestures else ())

@@ -188,7 +188,7 @@ def rle(mask: Mask) -> list[int]:
     flat = np.ascontiguousarray(mask).reshape(-1)
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     lengths = 4 * np.diff(starts, append=flat.size)
-    pieces = -(-lengths // 2**16)  # the longest run that there is a code for
+    pieces = -(-lengths // 2**16)  # the longest run of a code
     values = np.repeat(255 * flat[starts].astype(np.int64), pieces)
     runs = np.full(len(values), 2**16)
     runs[np.cumsum(pieces) - 1] = lengths - 2**16 * (pieces - 1)
@@ -211,7 +211,7 @@ def png(mask: Mask) -> str:
     million pixels, which take 4 ms here, and 12 ms if the mask is noise.
     """
     height, width = mask.shape
-    packer = zlib.compressobj(strategy=zlib.Z_RLE)  # runs are what a mask has: others take twice the time
+    packer = zlib.compressobj(strategy=zlib.Z_RLE)  # for runs: others take twice the time
     rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # before each row 0: not filtered
     rows[:, 1:] = np.packbits(mask, axis=1)
     chunks = {

@@ -99,7 +99,7 @@ NO_ENTRY = Entry(None, "", None, cancelled=False, result=[])
 class Task:
     """A task as a request sends it."""
 
-    id: int | str | None  # None if it has none, or one that Label Studio would not give
+    id: int | str | None  # None if it has none, or an invalid one
     name: str  # the id for the log, as ASCII, so that no task writes lines of its own
     project: str
     data: Mapping[str, Any] | None

@@ -164,7 +164,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
             given = secret or request.headers.get("X-Webhook-Secret")
             if not hmac.compare_digest(_bytes(given), _bytes(settings.server.webhook_secret)):
                 return _error("This address asks for VLSAM_WEBHOOK_SECRET.", 401)
-        # Corrections travel in the tasks themselves, so events have nothing to tell us.
+        # Corrections travel in the tasks themselves: events are not needed.
         return jsonify(status="ok"), 201
 
     @app.post("/predict", endpoint="predict")
@@ -196,7 +196,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
     def _http_error(error: HTTPException) -> Answer:
         response, status = _error(error.description or error.name, error.code or 500)
         allowed = getattr(error, "valid_methods", None)
-        if allowed:  # without which a 405 is none
+        if allowed:  # which a 405 requires
             response.headers["Allow"] = ", ".join(sorted(allowed))
         return response, status
 
@@ -217,7 +217,7 @@ def _may_enter(settings: Settings) -> bool:
     given = request.authorization
     if given is None or given.type != "basic":
         return False
-    # Bytes, because compare_digest refuses text beyond ASCII; & because `and` would tell how far one came.
+    # Bytes, since compare_digest refuses text beyond ASCII; & since the time of `and` would reveal the user.
     user = hmac.compare_digest(_bytes(given.username), _bytes(settings.server.basic_auth_user))
     password = hmac.compare_digest(_bytes(given.password), _bytes(settings.server.basic_auth_pass))
     return user & password

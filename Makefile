@@ -65,8 +65,9 @@ haproxy: ## install HAProxy in CI; elsewhere the tests of replicas are skipped w
 check: install ## run lint and the fast tests, in under two minutes
 	@$(MAKE) --no-print-directory -j3 lint fast-model fast-others
 
-fast-model: ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not long" tests/model
-fast-others: ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not long" --ignore tests/model
+FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not long" --hypothesis-profile=quick
+fast-model: ; $(FAST) tests/model
+fast-others: ; $(FAST) --ignore tests/model
 
 test: lint studio browser haproxy ## run lint and all tests but the long ones, also against a real Label Studio
 	$(BIN)/python -m pytest -m "not long" $(ARGS)

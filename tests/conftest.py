@@ -14,6 +14,8 @@ hypothesis.settings.register_profile(
     "steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("steady")
+# `make check`.
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("steady"), max_examples=20)
 # `make fuzz`.
 hypothesis.settings.register_profile("fuzz", hypothesis.settings.get_profile("steady"), max_examples=1000)
 
@@ -21,8 +23,10 @@ hypothesis.settings.register_profile("fuzz", hypothesis.settings.get_profile("st
 # plays many rounds. In other files such tests are marked one by one. Measured by `pytest --durations=0`.
 SLOW = (
     "e2e", "fuzz", "bench", "model/bench", "model/training", "backend/commands/test_bench.py",
-    "backend/prelabel/test_cluster.py", "backend/prelabel/test_imports.py", "backend/test_wsgi.py",
-    "backend/web/test_hammer.py", "test_connections.py", "test_docs.py", "test_replicas.py",
+    "backend/commands/test_light_commands.py", "backend/prelabel/test_cluster.py",
+    "backend/prelabel/test_imports.py", "backend/test_wsgi.py", "backend/web/test_hammer.py",
+    "test_connections.py", "test_docs.py", "test_doctests.py", "test_replicas.py", "test_wheel.py",
+    "vlsam/test_shadowing.py",
 )  # fmt: skip
 
 

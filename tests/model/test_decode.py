@@ -219,6 +219,7 @@ def test_single_pixels_do_not_set_the_scale() -> None:
     assert eight_bits(odd)[1, -1] == 255
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([np.uint16, np.int16, np.int32, np.uint32, np.float32]).flatmap(
         lambda kind: arrays(kind, array_shapes(min_dims=2, max_dims=2, max_side=40))

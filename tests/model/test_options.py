@@ -49,6 +49,7 @@ def test_it_does_so_in_every_corner(layers: int, at: tuple[int, int], sink: floa
     assert finds(looking(layers, at=at, sink=sink, seed=1), DEFAULT)
 
 
+@pytest.mark.slow
 def test_the_recipe_that_was_the_default_loses_the_thing_with_depth() -> None:
     """It measured well on the built-in model, which has 6 layers. So this test can fail."""
     former = replace(DEFAULT, residual="half", regularise="none")

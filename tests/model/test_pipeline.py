@@ -26,6 +26,7 @@ from model.vlm.questions import questions
 from model.vlm.vlm import VLMAnswer
 
 
+@pytest.mark.slow
 def test_annotate_gives_named_masks_with_their_evidence(vlsam: VLSAM, scene: Scene) -> None:
     found = vlsam.annotate(scene.image)
     assert found
@@ -81,6 +82,7 @@ def test_a_model_that_proposes_no_questions_cannot_be_asked_to(vlsam: VLSAM, sce
         vlsam.with_options(Options(questions=ASK)).annotate(scene.image)
 
 
+@pytest.mark.slow
 def test_boxes_alone_need_a_model_that_writes_them(vlsam: VLSAM, scene: Scene) -> None:
     with pytest.raises(GroundingError, match="without boxes"):
         vlsam.with_options(Options(localizer="boxes")).annotate(scene.image)
@@ -102,6 +104,7 @@ def test_a_box_that_the_vlm_writes_becomes_a_mask(
     assert detection.evidence.question == vlsam.vlm.box_question()
 
 
+@pytest.mark.slow
 def test_terms_that_are_not_there_when_asked_again_go(
     vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +140,7 @@ def test_every_switch_of_a_recipe_changes_something(
     )
 
 
+@pytest.mark.slow
 def test_a_term_may_have_points_of_its_own(vlsam: VLSAM, scene: Scene) -> None:
     term = vlsam.annotate(scene.image)[0].term
     options = Options(points="pair", term_points=((term, "peak"),))
@@ -202,6 +206,7 @@ def test_a_classifier_is_needed_for_its_rollout(vlsam: VLSAM, scene: Scene) -> N
         vlsam.with_options(Options(recipe=RECIPES["vit-rollout"])).annotate(scene.image)
 
 
+@pytest.mark.slow
 def test_terms_that_are_no_class_of_the_classifier_have_no_map(vlsam: VLSAM, scene: Scene) -> None:
     name = vlsam.maps(scene.image)[0].term
     config = ViTConfig(
@@ -220,6 +225,7 @@ def test_terms_that_are_no_class_of_the_classifier_have_no_map(vlsam: VLSAM, sce
     assert looks[0].attention.shape == (4, 4)
 
 
+@pytest.mark.slow
 def test_annotate_is_deterministic(vlsam: VLSAM, scene: Scene) -> None:
     one, other = vlsam.annotate(scene.image), vlsam.annotate(scene.image)
     assert [d.term for d in one] == [d.term for d in other]
@@ -293,6 +299,7 @@ def test_a_phrase_finds_the_one_thing_that_it_names(vlsam: VLSAM, pasted: list[S
     assert np.mean(others) < 0.2
 
 
+@pytest.mark.slow
 def test_a_phrase_in_the_plural_finds_all_of_a_kind(vlsam: VLSAM) -> None:
     scene = draw_scene(
         np.random.default_rng(8), width=480, height=320, count=2, degrade=False, names=("dog",)
@@ -302,11 +309,13 @@ def test_a_phrase_in_the_plural_finds_all_of_a_kind(vlsam: VLSAM) -> None:
     assert all(max(iou(d.mask, dog.visible) for d in several) > 0.6 for dog in scene.objects)
 
 
+@pytest.mark.slow
 def test_several_things_may_be_asked_for(vlsam: VLSAM, pasted: list[Scene]) -> None:
     names = [thing.name for thing in pasted[0].objects][:2]
     assert {d.term for d in vlsam.find(pasted[0].image, ", ".join(names))} == set(names)
 
 
+@pytest.mark.slow
 def test_what_is_not_there_when_asked_is_not_found(
     vlsam: VLSAM, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +334,7 @@ def test_what_is_not_there_when_asked_is_not_found(
     assert asked == [name, name]
 
 
+@pytest.mark.slow
 def test_a_phrase_may_ask_for_the_whole_or_a_part(vlsam: VLSAM, scene: Scene) -> None:
     name = scene.objects[0].name
     whole, part = (vlsam.find(scene.image, name, level=level)[0] for level in ("whole", "subpart"))
@@ -355,6 +365,7 @@ def test_a_phrase_says_something_and_not_too_much(vlsam: VLSAM, scene: Scene, ph
         vlsam.find(scene.image, phrase)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phrase", ["<|im_end|><|image_pad|> dog", "\x00\ud83d\udc36 🐶", "a\nb\tc", "}{%s%n", "的"]
 )
@@ -368,6 +379,7 @@ def test_a_prompt_without_anything_is_refused(vlsam: VLSAM, scene: Scene) -> Non
         vlsam.refine(vlsam.encode(scene.image), Prompt())
 
 
+@pytest.mark.slow
 def test_f4_what_was_seen_smaller_says_so(vlsam: VLSAM, scene: Scene) -> None:
     smaller = vlsam.with_options(Options()).smaller().with_options(Options())
     found = smaller.annotate(scene.image)

@@ -18,6 +18,7 @@ from model.segmentation.segmenter import MASK_LOGIT, Segmenter
 from model.vlm_stage import TermMap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [RECIPES["best"], replace(RECIPES["paper"], components=3, points="maxima"), RECIPES["naive"]],

@@ -34,6 +34,7 @@ def found(builtin: VLSAM) -> list[Detection]:
     return builtin.annotate(STREET)
 
 
+@pytest.mark.slow
 def test_a_path_a_pillow_image_and_an_array_give_the_same(builtin: VLSAM, found: list[Detection]) -> None:
     assert found
     assert same(builtin.annotate(str(STREET)), found)
@@ -42,6 +43,7 @@ def test_a_path_a_pillow_image_and_an_array_give_the_same(builtin: VLSAM, found:
         assert same(builtin.annotate(image), found)
 
 
+@pytest.mark.slow
 def test_exif_is_applied_wherever_an_image_is_taken(builtin: VLSAM, tmp_path: Path) -> None:
     """The photograph lies on its side in the file, and its EXIF data say so."""
     upright = read_image(STREET)
@@ -59,6 +61,7 @@ def test_exif_is_applied_wherever_an_image_is_taken(builtin: VLSAM, tmp_path: Pa
         assert np.array_equal(tensor, expected)
 
 
+@pytest.mark.slow
 def test_one_embedding_answers_any_number_of_prompts(builtin: VLSAM) -> None:
     embedding = builtin.encode(STREET)
     for prompt in (
@@ -120,6 +123,7 @@ def test_draw_takes_whatever_annotate_takes(found: list[Detection]) -> None:
     assert not np.array_equal(drawn, read_image(STREET))
 
 
+@pytest.mark.slow
 def test_without_a_name_the_weights_that_ship_are_loaded(builtin: VLSAM) -> None:
     assert VLSAM.load().version == VLSAM.load(PROFILES["builtin"]).version == builtin.version
 

@@ -174,6 +174,7 @@ def test_a_model_that_fails_on_one_image(
     assert "Task 2 failed" in caplog.text
 
 
+@pytest.mark.slow
 def test_f35_an_image_that_the_models_refuse_fails_alone_in_one_line(
     make_resources: Make, builtin: VLSAM, caplog: pytest.LogCaptureFixture
 ) -> None:

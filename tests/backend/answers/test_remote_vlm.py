@@ -35,6 +35,7 @@ def environment(lister: Lister, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_annotate_masks_what_the_endpoint_lists(
     lister: Lister, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -122,6 +122,7 @@ def test_the_version_is_stable_and_follows_every_setting_that_changes_results() 
     assert len(versions - {version}) == len(others)
 
 
+@pytest.mark.slow
 def test_regions_name_the_version_that_predictions_do() -> None:
     resources = Resources.of(settings_with(leftover="keep", device="cpu")).start()
     image, prompt = np.zeros((40, 40, 3), np.uint8), Prompt.of((9, 9, 1))

@@ -32,6 +32,7 @@ from tests.support.stand_in import StandIn
 SAMPLE = "model/builtin/samples/scene-04.jpg"
 
 
+@pytest.mark.slow
 def test_annotate_prints_one_item_per_image(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("no image at all")
@@ -55,11 +56,13 @@ def test_annotate_prints_one_item_per_image(capsys: pytest.CaptureFixture[str], 
     assert "demo weights" in err
 
 
+@pytest.mark.slow
 def test_annotate_without_json_names_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["annotate", SAMPLE]) == 0
     assert capsys.readouterr().out.startswith(f"{SAMPLE}: ")
 
 
+@pytest.mark.slow
 def test_maps_are_written_as_pictures_a_sheet_per_image(tmp_path: Path) -> None:
     assert main(["annotate", SAMPLE, "--maps", str(tmp_path), "--layers"]) == 0
     sheets = sorted(path.name for path in tmp_path.iterdir())
@@ -127,6 +130,7 @@ def test_segments_picture_overwrites_no_original(tmp_path: Path) -> None:
     assert (tmp_path / "scene-2.png").exists()
 
 
+@pytest.mark.slow
 def test_overlays_and_maps_may_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["annotate", SAMPLE, "--maps", str(tmp_path), "--overlay", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scene-04-2.png", "scene-04.png"]
@@ -271,6 +275,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VLSAM, "annotate", annotate)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tight")
 def test_f4_annotate_without_memory_sees_the_image_smaller_and_says_so(
     capsys: pytest.CaptureFixture[str],
@@ -293,6 +298,7 @@ def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[st
     assert detection["evidence"]["points"] == [[120, 80, 1], [5, 5, 0]]
 
 
+@pytest.mark.slow
 def test_segment_cuts_a_box_at_the_images_edge(capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for box in ("-90,-9,200,2000", "0,0,200,549"):
@@ -339,6 +345,7 @@ def test_an_empty_mask_is_no_detection(
     assert "the mask is empty" in err
 
 
+@pytest.mark.slow
 def test_names_of_files_do_not_draw_on_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,6 +358,7 @@ def test_names_of_files_do_not_draw_on_the_terminal(
     assert err.count(r"a\x1b[2J\n.jpg: ") == 2
 
 
+@pytest.mark.slow
 def test_segment_takes_a_level_and_tells_what_contradicts(capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for level in ("whole", "subpart"):

@@ -72,6 +72,7 @@ def test_equal_images_are_encoded_once_and_failures_are_lines(
     assert capsys.readouterr().out == "0 encoded, 2 there already, 3 failed\n"
 
 
+@pytest.mark.slow
 def test_f4_an_image_without_memory_is_tried_once_more(
     web: Web, kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -247,6 +247,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(ENTRIES | JSON, max_size=4))
 @settings(deadline=None, max_examples=150)
 def test_whatever_a_result_list_holds_nothing_breaks(items: list[Any]) -> None:

@@ -152,6 +152,7 @@ def test_the_longest_text_that_is_read_fits_into_a_gigabyte() -> None:
     assert peak / len(body) * MAX_REST < 600e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SMALL)
 def test_f18_more_values_are_refused_before_they_are_made(kind: str) -> None:
     body = b"[" + b",".join([SMALL[kind]] * (MAX_VALUES + 1)) + b"]"

@@ -52,6 +52,7 @@ def window(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("window")
 @given(SHAPES.flatmap(lambda shape: arrays.arrays(np.uint8, shape, elements=alphas, fill=alphas)))
 def test_what_the_sdk_writes_of_a_brush_is_read_as_the_sdk_reads_it(alpha: Any) -> None:
@@ -59,6 +60,7 @@ def test_what_the_sdk_writes_of_a_brush_is_read_as_the_sdk_reads_it(alpha: Any) 
     assert (painted(stream, alpha.shape) == theirs(stream, alpha.shape)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("window")
 @given(SHAPES.flatmap(lambda shape: arrays.arrays(np.uint8, (*shape, 4), elements=alphas, fill=alphas)))
 def test_alpha_alone_counts_where_the_channels_differ(pixels: Any) -> None:
@@ -67,6 +69,7 @@ def test_alpha_alone_counts_where_the_channels_differ(pixels: Any) -> None:
     assert (painted(stream, pixels.shape[:2]) == (pixels[:, :, 3] >= 128)).all()
 
 
+@pytest.mark.slow
 @given(SHAPES.flatmap(lambda shape: arrays.arrays(bool, shape)))
 @example(disc(700, 500, 300, width=1400, height=1000))  # of runs with more than 65 536 values
 @example(np.random.default_rng(0).random((300, 400)) < 0.5)

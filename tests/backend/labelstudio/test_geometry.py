@@ -114,6 +114,7 @@ def test_long_outlines_are_joined_to_their_holes() -> None:
     assert (painted([exact], (3000, 3000)) == ring).all()
 
 
+@pytest.mark.slow
 def test_many_ragged_holes_are_joined_with_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hole with each other would take a minute for a mask of 300."""
     holes = np.ones((200, 200), bool)

@@ -359,6 +359,7 @@ def test_another_command_does_not_go_on_from_a_state(
     assert tasks(out)[0]["predictions"][0]["result"][0]["value"]["brushlabels"] == ["Cat"]
 
 
+@pytest.mark.slow
 def test_f29_no_secret_of_source_or_images_is_in_the_state(
     prelabel: Run,
     web: Web,

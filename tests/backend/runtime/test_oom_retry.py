@@ -59,6 +59,7 @@ def test_f4_what_has_too_little_memory_frees_it_and_is_tried_smaller(tight: Tigh
     assert 'vlsam_errors_total{kind="OutOfMemory"} 1.0' in metrics.text().decode()
 
 
+@pytest.mark.slow
 def test_f4_once(tight: Tight) -> None:
     tight.hopeless = True
     with pytest.raises(OutOfMemory, match="too little memory"):
@@ -73,6 +74,7 @@ def test_f4_other_errors_are_not_tried_again(tight: Tight) -> None:
     assert tight.order == []
 
 
+@pytest.mark.slow
 def test_f4_a_task_without_memory_is_empty_and_the_next_is_not(
     make_resources: Callable[..., Resources], caplog: pytest.LogCaptureFixture, tight: Tight
 ) -> None:

@@ -73,6 +73,7 @@ def test_rollout_of_a_classifier_finds_what_the_class_is_about(folder: Path) -> 
     assert np.mean(hits) > 0.8  # by chance 1 in 16
 
 
+@pytest.mark.slow
 def test_a_class_is_found_by_any_of_its_synonyms(folder: Path) -> None:
     classifier = Classifier.load(str(folder), device="cpu")
     assert classifier.class_of("Navy") == classifier.class_of("blue") == 2

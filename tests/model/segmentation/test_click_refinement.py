@@ -355,6 +355,7 @@ def twins(segmenter: Segmenter) -> tuple[Embedding, Mask, Mask]:
     return segmenter.encode(np.array(picture.convert("RGB"))), masks[0], masks[1]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=3), st.booleans())
 def test_clicks_around_one_of_two_equal_objects_keep_to_it(

@@ -69,6 +69,7 @@ def test_prompts_of_all_kinds_go_through_together_and_keep_their_order(
         np.testing.assert_allclose(answer.logits, alone.logits, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_embeddings_of_two_images_do_not_mix(segmenter: Segmenter) -> None:
     rng = np.random.default_rng(0)
     images = [draw_scene(rng, width=200, height=160, count=2).image for _ in range(2)]
@@ -99,6 +100,7 @@ def test_a_mask_prompt_changes_the_answer(segmenter: Segmenter, scene: Scene) ->
     assert not np.array_equal(with_mask.logits, without.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [
@@ -140,6 +142,7 @@ def test_f35_an_image_that_scales_to_nothing_is_refused_in_a_sentence(
         segmenter.encode(np.zeros((*size, 3), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
 def test_thin_images_have_masks(segmenter: Segmenter, size: tuple[int, int]) -> None:
     embedding = segmenter.encode(np.zeros((*size, 3), np.uint8))

@@ -83,6 +83,7 @@ def test_f24_no_setting_of_a_checkpoint_changes_what_is_said_or_captured(
     assert said(VLM.load(folder, device="cpu")) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [

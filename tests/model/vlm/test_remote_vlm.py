@@ -35,6 +35,7 @@ def ask(lister: Lister, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) 
     return RemoteVLM(lister.model, lister.url, lister.key).answer(image, "What is there?")
 
 
+@pytest.mark.slow
 def test_what_the_endpoint_names_is_masked_and_nothing_else(vlsam: VLSAM, lister: Lister) -> None:
     scene = draw_scene(np.random.default_rng(7), width=400, height=300, count=2, scale=(0.4, 0.5))
     one, other = scene.objects

@@ -142,6 +142,7 @@ def test_f6_every_family_may_be_cut_anywhere(load: Load, name: str, limit: int) 
     assert load(name).attention_maps(answer, whole, PAPER).shape == (len(whole), *answer.grid.shape)
 
 
+@pytest.mark.slow
 def test_every_cut_is_told_to_whoever_counts_them(scene: Scene) -> None:
     told: list[None] = []
     vlm = VLM.load(choose().vlm, device="cpu", on_cut=lambda: told.append(None))

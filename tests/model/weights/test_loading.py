@@ -55,6 +55,7 @@ def test_a_quantised_decoder_looks_where_the_full_one_does(
     assert not np.array_equal(*maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["smolvlm", "gemma3"])
 def test_decoders_of_other_names_are_found(family: str, tmp_path: Path) -> None:
     vlm = VLM.load(
@@ -73,6 +74,7 @@ def test_a_model_with_nothing_to_quantise_is_refused(monkeypatch: pytest.MonkeyP
         VLM.load(str(BUILTIN), device="cpu", precision=Precision(quantization="8bit"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "kind"),
     [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)],
@@ -85,6 +87,7 @@ def test_numbers_are_of_the_wanted_kind(dtype: Dtype, kind: torch.dtype, scene: 
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["auto", "balanced"])
 def test_a_device_map_spreads_the_vlm_and_leaves_the_segmenter_whole(device: str, scene: Scene) -> None:
     assert device in DEVICE_MAPS

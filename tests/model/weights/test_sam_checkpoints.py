@@ -85,6 +85,7 @@ def test_a_corrupt_file_is_fetched_again(site: Site, tmp_path: Path) -> None:
     assert (tmp_path / "weights.pth").read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_part_to_go_on_with(site: Site, tmp_path: Path) -> None:
     site.breaks = [1_200_000]
     site.stall.clear()

@@ -57,6 +57,7 @@ def loaded(made: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Se
     return Segmenter.load(str(file), device="cpu")
 
 
+@pytest.mark.slow
 def test_mobile_sam_is_recognised(made: dict[str, Any], loaded: Segmenter) -> None:
     family: Any = loaded.family
     weights = family.sam.state_dict()

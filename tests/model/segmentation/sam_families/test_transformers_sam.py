@@ -152,6 +152,7 @@ def test_of_a_published_video_model_the_part_for_images_is_loaded(family: str, t
         assert torch.equal(weight, next(given[n] for n in names if n in given)), name
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_fetched_and_loads_without_network_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

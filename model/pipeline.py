@@ -5,6 +5,7 @@ Ask the VLM for the objects, read its attention for each name, prompt SAM there,
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -374,25 +375,22 @@ class VLSAM:
 
     def with_options(self, options: Options) -> "VLSAM":
         """Return the same models with other options, for comparisons. The version does not change."""
-        return VLSAM(
-            self.vlm,
-            self.segmenter,
-            version=self.version,
-            options=options,
-            classifier=self._localizer.classifier,
-            reduced=self._reduced,
-        )
+        return self._with(options=options)
 
     def smaller(self) -> "VLSAM":
         """Return the same models with smaller batches and a smaller image for the VLM, to save memory."""
-        return VLSAM(
-            self.vlm.smaller(),
-            self.segmenter.smaller(),
-            version=self.version,
-            options=self._options,
-            classifier=self._localizer.classifier,
-            reduced=True,
-        )
+        return self._with(vlm=self.vlm.smaller(), segmenter=self.segmenter.smaller(), reduced=True)
+
+    def _with(self, **changes: Any) -> "VLSAM":
+        kept = {
+            "vlm": self.vlm,
+            "segmenter": self.segmenter,
+            "version": self.version,
+            "options": self._options,
+            "classifier": self._localizer.classifier,
+            "reduced": self._reduced,
+        }
+        return VLSAM(**{**kept, **changes})
 
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
         """Add the evidence to an instance."""

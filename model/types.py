@@ -17,20 +17,7 @@ LEVELS: tuple[Level, ...] = ("auto", "whole", "part", "subpart")
 
 
 class VLSAMError(Exception):
-    """Root of this package's errors. The message is one sentence for the person who runs the model.
-
-    ::
-
-        VLSAMError
-         +- ModelLoadError     weights are missing, corrupt or of a kind that cannot be used
-         +- AttentionError     a model lacks what the attention flow needs
-         +- GroundingError     a model was asked for boxes that it cannot write
-         +- RemoteVLMError     the remote VLM gave no usable answer
-         +- ImageError         an image cannot be fetched, read or decoded
-         +- ImageRefused       a model does not take an image, mostly for its shape
-         +- PromptError        a prompt is empty or malformed
-         +- OutOfMemory        the device has too little memory for an image
-    """
+    """Root of this package's errors. The message is one sentence for the person who runs the model."""
 
 
 class ModelLoadError(VLSAMError):

@@ -38,34 +38,11 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "PROFILES",
-    "RECIPES",
-    "VLSAM",
-    "AttentionError",
-    "Box",
-    "Detection",
-    "Embedding",
-    "Evidence",
-    "GroundingError",
-    "Image",
-    "ImageError",
-    "ImageLike",
-    "ImageRefused",
-    "Mask",
-    "ModelLoadError",
-    "Options",
-    "OutOfMemory",
-    "Profile",
-    "Prompt",
-    "PromptError",
-    "Recipe",
-    "RemoteVLM",
-    "RemoteVLMError",
-    "VLSAMError",
-    "__version__",
-    "draw",
-    "read_image",
-]
+    "PROFILES", "RECIPES", "VLSAM", "AttentionError", "Box", "Detection", "Embedding", "Evidence",
+    "GroundingError", "Image", "ImageError", "ImageLike", "ImageRefused", "Mask", "ModelLoadError",
+    "Options", "OutOfMemory", "Profile", "Prompt", "PromptError", "Recipe", "RemoteVLM",
+    "RemoteVLMError", "VLSAMError", "__version__", "draw", "read_image",
+]  # fmt: skip
 
 _MODULES = {
     "ImageLike": "model.decode",

@@ -1,4 +1,4 @@
-"""Errors of images that cannot be had, beside model.types.ImageError: each is one, and one sentence."""
+"""Kinds of ImageError: why the fetcher returns no file. Each message is one sentence without secrets."""
 
 from model.types import ImageError
 

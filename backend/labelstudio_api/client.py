@@ -147,18 +147,21 @@ class StudioClient:
 
     def retry(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, tried again while its error is temporary. Raises StudioError."""
-        for pause in (*self._patience.pauses, None):
+        for pause in self._patience.pauses:
             try:
                 return work()
             except StudioError as error:
                 self._has_answered |= bool(error.status)
-                if not (error.temporary and self._patience.pauses and self._has_answered):
+                if not (error.temporary and self._has_answered):
                     raise
-                if pause is None:
-                    raise StudioError(error.problem, RESUME, status=error.status) from None
                 log.warning("%s Trying again in %g s.", error.problem, pause)
                 time.sleep(pause)
-        raise AssertionError("unreachable")
+        try:
+            return work()
+        except StudioError as error:
+            if error.temporary and self._patience.pauses:
+                raise StudioError(error.problem, RESUME, status=error.status) from None
+            raise
 
     def get(self, path: str, **query: Any) -> Any:
         """Return the JSON at a path. Raises StudioError."""

@@ -93,6 +93,15 @@ def test_f15_what_is_no_file_below_the_root(web: Web, root: Path, name: str) -> 
     assert web.seen == []
 
 
+def test_f15_the_name_is_read_as_label_studio_reads_it(root: Path) -> None:
+    """Decoded once, the last of several, with plus signs as spaces."""
+    fetcher = fetcher_with(local_files_document_root=root)
+    for query in ("d=cat.png&d=in.png", "t=1&d=pets/my+dog.png"):
+        assert fetcher.fetch(f"/data/local-files/?{query}") == FILE
+    with pytest.raises(Missing):
+        fetcher.fetch("/data/local-files/?d=in.png&d=")
+
+
 def test_f15_a_local_file_that_is_too_large(root: Path) -> None:
     with pytest.raises(ImageError, match="more than 5 bytes"):
         fetcher_with(local_files_document_root=root, max_image_bytes=5).fetch("/data/local-files/?d=in.png")

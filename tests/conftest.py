@@ -25,7 +25,7 @@ SLOW = (
     "e2e", "fuzz", "bench", "model/bench", "model/training", "backend/commands/test_bench.py",
     "backend/commands/test_light_commands.py", "backend/prelabel/test_cluster.py",
     "backend/prelabel/test_imports.py", "backend/test_wsgi.py", "backend/web/test_hammer.py",
-    "test_connections.py", "test_docs.py", "test_doctests.py", "test_replicas.py", "test_wheel.py",
+    "test_connections.py", "test_doctests.py", "test_replicas.py", "test_wheel.py",
     "vlsam/test_shadowing.py",
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from backend.images.load import Images
 from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.labelstudio_api.client import StudioClient
-from backend.settings import Settings
+from backend.settings import ImageSettings, LabelStudioSettings
 from model.types import Image, ImageError
 
 
@@ -25,13 +25,13 @@ class ProjectTasks:
         self,
         client: StudioClient,
         project: int,
-        settings: Settings,
+        loader: "TaskImages",
         config: LabelConfig,
         *,
         without: str | None,
         mark: Callable[[Mapping[str, Any]], str] = lambda task: "",
     ) -> None:
-        self.loader = TaskImages(settings, config)
+        self.loader = loader
         self.skipped: Counter[str] = Counter()
         self.cancelled: set[int] = set()  # listed tasks that somebody has skipped
         self._client, self._project, self._config, self._mark = client, project, config, mark
@@ -74,16 +74,13 @@ class ProjectTasks:
 class TaskImages:
     """Reads the images of tasks. Their data is not trusted, so no files of this machine are read."""
 
-    def __init__(self, settings: Settings, config: LabelConfig) -> None:
-        self._settings, self._config, self._images = (
-            settings,
-            config,
-            Images(settings.images, settings.label_studio),
-        )
-        self._server = Server(settings.label_studio.url or "", settings.label_studio.api_key)
+    def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings, config: LabelConfig) -> None:
+        self._arguments = images, label_studio, config
+        self._images, self._config = Images(images, label_studio), config
+        self._server = Server(label_studio.url or "", label_studio.api_key)
 
-    def __reduce__(self) -> tuple[type["TaskImages"], tuple[Settings, LabelConfig]]:
-        return TaskImages, (self._settings, self._config)  # its locks stay here
+    def __reduce__(self) -> tuple[type["TaskImages"], tuple[Any, ...]]:
+        return TaskImages, self._arguments  # locks cannot be pickled
 
     def load(self, item: Item) -> Image:
         return self.read(item)[1]

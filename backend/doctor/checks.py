@@ -20,7 +20,7 @@ from backend.images.load import Images
 from backend.labelstudio import labeling_config
 from backend.labelstudio.labeling_config import ConfigError, LabelConfig, TaskError
 from backend.labelstudio_api.client import IN_CONTAINER, NEW_KEY, StudioClient, StudioError, check_token
-from backend.settings import Settings
+from backend.settings import ModelSettings, Settings
 from model import connections
 from model.types import ImageError, ModelLoadError, RemoteVLMError
 from model.vlm.remote_vlm import RemoteVLM
@@ -281,7 +281,7 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
             yield Finding("server", SKIPPED, f"{said} Label Studio reaches it.")
         else:
             yield Finding("server", FAILED, said, "start `vlsam serve`, or give its address: --backend-url")
-        yield _weights(settings)
+        yield _weights(settings.models)
         return
     seconds = time.monotonic() - started
     if seconds > HEALTH_S:
@@ -316,9 +316,9 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
         )
 
 
-def _weights(settings: Settings) -> Finding:
+def _weights(models: ModelSettings) -> Finding:
     """Without a server to ask: check that the weights of the settings are on this machine."""
-    profile = settings.models.select()
+    profile = models.select()
     try:
         missing = [name for name in (profile.vlm, profile.sam) if local_path(name, profile.folder) is None]
     except ModelLoadError as error:  # another revision

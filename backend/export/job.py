@@ -14,7 +14,7 @@ from backend.datasets.image_copies import size_text
 from backend.datasets.items import Item, Loader, SourceError, need
 from backend.datasets.objects import Object, Objects
 from backend.datasets.parquet_file import Parquet
-from backend.datasets.project_tasks import ProjectTasks
+from backend.datasets.project_tasks import ProjectTasks, TaskImages
 from backend.datasets.run_state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
 from backend.datasets.summary import Summary
 from backend.datasets.yolo_folder import Yolo
@@ -55,7 +55,7 @@ class Job:
         source = ProjectTasks(
             client,
             request.project,
-            settings,
+            TaskImages(settings.images, settings.label_studio, config),
             config,
             without=None,
             mark=lambda task: f"{selection.mark(task)} {xml}",

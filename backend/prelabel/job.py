@@ -14,7 +14,7 @@ from typing import Any
 
 from backend.datasets.batch_command import progress
 from backend.datasets.items import Item, Source
-from backend.datasets.project_tasks import ProjectTasks
+from backend.datasets.project_tasks import ProjectTasks, TaskImages
 from backend.datasets.run_state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.datasets.summary import Summary
 from backend.labelstudio import labeling_config
@@ -113,9 +113,8 @@ def _source(
         )
     # A project would get a second prediction of this version; a file gets all tasks.
     replaces = request.all or request.target_project is None
-    return ProjectTasks(
-        client, request.source_project, settings, config, without=None if replaces else version
-    )
+    loader = TaskImages(settings.images, settings.label_studio, config)
+    return ProjectTasks(client, request.source_project, loader, config, without=None if replaces else version)
 
 
 def _destination(request: Request, source: Source, version: str) -> Destination:

@@ -29,7 +29,7 @@ from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import data_with, field_of
 from backend.prelabel import tables
 from backend.prelabel.tables import reason, scheme_of
-from backend.settings import Settings
+from backend.settings import ImageSettings, LabelStudioSettings, Settings
 from backend.telemetry.logs import unsigned
 from model.types import Image, ImageError
 
@@ -64,28 +64,32 @@ def choose(source: str, settings: Settings, *, image_key: str, prefix: str | Non
     if source.lower().endswith(MANIFESTS) and not os.path.isdir(source):
         if prefix is not None:
             raise SourceError("--image-prefix goes with a folder or URIs; a manifest has its own addresses")
-        files = Files(settings)
+        files = Files(settings.images, settings.label_studio)
         loader = Embedded(source, image_key, files) if source.lower().endswith(".parquet") else files
         return Manifest(source, loader, image_key)
     # The command line may name any file system.
-    return Folder(source, Files(settings, STORAGES | ({scheme} if scheme else set())), image_key, prefix)
+    schemes = STORAGES | ({scheme} if scheme else set())
+    files = Files(settings.images, settings.label_studio, schemes)
+    return Folder(source, files, image_key, prefix)
 
 
 class Files:
     """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes."""
 
-    def __init__(self, settings: Settings, schemes: frozenset[str] = STORAGES) -> None:
-        self._settings, self._schemes, self._images = (
-            settings,
-            schemes,
-            Images(settings.images, settings.label_studio),
-        )
-        self.most = settings.images.max_image_bytes
-        url = settings.label_studio.url  # its token is sent to its files alone
-        self._server = Server(url, settings.label_studio.api_key) if url else None
+    def __init__(
+        self,
+        images: ImageSettings,
+        label_studio: LabelStudioSettings,
+        schemes: frozenset[str] = STORAGES,
+    ) -> None:
+        self._arguments = images, label_studio, schemes
+        self._schemes, self._images = schemes, Images(images, label_studio)
+        self.most, self._max_pixels = images.max_image_bytes, images.max_image_pixels
+        url = label_studio.url  # its token is sent to its files alone
+        self._server = Server(url, label_studio.api_key) if url else None
 
-    def __reduce__(self) -> tuple[type["Files"], tuple[Settings, frozenset[str]]]:
-        return Files, (self._settings, self._schemes)  # locks cannot be pickled
+    def __reduce__(self) -> tuple[type["Files"], tuple[Any, ...]]:
+        return Files, self._arguments  # locks cannot be pickled
 
     def load(self, item: Item) -> Image:
         return self.read(item)[1]
@@ -124,7 +128,7 @@ class Files:
         """Return a file and its pixels. Raises ImageError."""
         if len(data) > self.most:
             raise ImageError(f"The file has more than {self.most} bytes (VLSAM_MAX_IMAGE_BYTES).")
-        return data, decode(data, max_pixels=self._settings.images.max_image_pixels)
+        return data, decode(data, max_pixels=self._max_pixels)
 
 
 class Folder:

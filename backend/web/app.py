@@ -24,7 +24,7 @@ from backend.labelstudio.bounded_json import TooLarge
 from backend.labelstudio.labeling_config import ConfigError
 from backend.labelstudio.request import BadRequest, Batch, parse_body
 from backend.runtime.job_queue import Unavailable
-from backend.settings import Settings
+from backend.settings import ServerSettings, Settings
 from backend.telemetry import logs
 from backend.telemetry.metrics import MEDIA_TYPE
 from backend.web.openapi import DESCRIPTION
@@ -91,7 +91,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
         # Label Studio calls webhooks without the password, and health checks seldom have one.
         if request.endpoint in WITHOUT_PASSWORD or settings.server.basic_auth_user is None:
             return None
-        if _may_enter(settings):
+        if _may_enter(settings.server):
             return None
         response, status = _error("This server asks for BASIC_AUTH_USER and BASIC_AUTH_PASS.", 401)
         response.headers["WWW-Authenticate"] = 'Basic realm="vlsam", charset="UTF-8"'
@@ -213,13 +213,13 @@ def _error(sentence: str, status: int) -> Answer:
     return jsonify(error=sentence), status
 
 
-def _may_enter(settings: Settings) -> bool:
+def _may_enter(server: ServerSettings) -> bool:
     given = request.authorization
     if given is None or given.type != "basic":
         return False
     # Bytes, since compare_digest refuses text beyond ASCII; & since the time of `and` would reveal the user.
-    user = hmac.compare_digest(_bytes(given.username), _bytes(settings.server.basic_auth_user))
-    password = hmac.compare_digest(_bytes(given.password), _bytes(settings.server.basic_auth_pass))
+    user = hmac.compare_digest(_bytes(given.username), _bytes(server.basic_auth_user))
+    password = hmac.compare_digest(_bytes(given.password), _bytes(server.basic_auth_pass))
     return user & password
 
 

@@ -32,7 +32,7 @@ from backend.prelabel import cluster
 from backend.prelabel.annotator import Annotator, RemoteAnswers
 from backend.prelabel.destinations import Found, ImportList
 from backend.prelabel.sources import Files
-from backend.settings import Settings
+from backend.settings import ImageSettings, LabelStudioSettings, Settings
 from model.pipeline import VLSAM
 from model.types import Image
 
@@ -105,10 +105,22 @@ def poison(folder: Path, address: str) -> Any:
         told[item.key] = str(row.get("reason", row["status"]))
 
     with cluster.workers(address, 2) as workers:
-        workers.run(items, annotator=fragile, loader=Files(Settings()), sampled=(), save=save)
+        workers.run(
+            items,
+            annotator=fragile,
+            loader=Files(ImageSettings(), LabelStudioSettings()),
+            sampled=(),
+            save=save,
+        )
         other = Annotator(**{**vars(fragile), "version": "of others"})
         try:
-            workers.run(items, annotator=other, loader=Files(Settings()), sampled=(), save=save)
+            workers.run(
+                items,
+                annotator=other,
+                loader=Files(ImageSettings(), LabelStudioSettings()),
+                sampled=(),
+                save=save,
+            )
         except cluster.ClusterError as error:
             return {"images": told, "weights": str(error)}
 

@@ -15,7 +15,7 @@ from backend.datasets.image_copies import Copies, link, size_text
 from backend.datasets.items import Item
 from backend.images.content_hash import image_hash
 from backend.prelabel.sources import Files
-from backend.settings import Settings
+from backend.settings import ImageSettings, LabelStudioSettings
 from model.types import Image
 from tests.support.colour_model import Model, save_image
 from tests.support.fake_web import Web
@@ -86,7 +86,7 @@ def seen(path: Path) -> Image:
 
 @pytest.fixture
 def loader() -> Files:
-    return Files(Settings())
+    return Files(ImageSettings(), LabelStudioSettings())
 
 
 @pytest.fixture

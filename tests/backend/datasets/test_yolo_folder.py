@@ -8,7 +8,7 @@ import yaml
 from backend.datasets.yolo_folder import Yolo
 from backend.labelstudio import geometry
 from backend.prelabel.sources import Files
-from backend.settings import Settings
+from backend.settings import ImageSettings, LabelStudioSettings
 from model.segmentation.non_maximum_suppression import iou
 from tests.support.detections import disc
 from tests.support.labeling_configs import CONFIG
@@ -44,7 +44,7 @@ def test_yolo(prelabel: Run, photos: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_yolos_names_are_text_whatever_a_model_says(tmp_path: Path) -> None:
     names = ['"a": {b}', "\U0001f600", "line\nbreak", "\x7f\x85\u2028\ufeff\ufffe", "#c", "no", "Äß"]
-    assert Yolo(tmp_path / "out.yolo", Files(Settings())).write(list, names) == {}
+    assert Yolo(tmp_path / "out.yolo", Files(ImageSettings(), LabelStudioSettings())).write(list, names) == {}
     assert yaml.safe_load((tmp_path / "out.yolo" / "data.yaml").read_text("utf-8"))["names"] == dict(
         enumerate(names)
     )

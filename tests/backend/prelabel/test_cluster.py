@@ -93,12 +93,12 @@ def test_f31_workers_do_not_annotate_again_what_is_the_same_picture(model: Model
     settings = Settings()
     profile = settings.models.select(None)
     version = settings.version(profile)
-    destination = choose(photos / "out.json", version, Files(settings))
+    destination = choose(photos / "out.json", version, Files(settings.images, settings.label_studio))
     annotator = Annotator(settings, profile, version, labeling_config.OPEN, destination)
     known = image_hash(np.asarray(Pillow.open(photos / "a.png")))
     items = [Item(name, str(photos / name), {}, content=known) for name in ("a.png", "b.png")]
     batch = pa.table({"item": [json.dumps(asdict(item)) for item in items]})
-    fetched = pa.concat_tables(fetch(batch, loader=Files(settings)))
+    fetched = pa.concat_tables(fetch(batch, loader=Files(settings.images, settings.label_studio)))
     rows = Actor(annotator, ())(fetched).column("row").to_pylist()
     assert [(row["key"], row["status"]) for row in map(json.loads, rows)] == [
         ("a.png", "same"),
@@ -133,10 +133,12 @@ def work(tmp_path: Path, *files: Path) -> list[dict[str, Any]]:
     settings = Settings()
     profile = settings.models.select()
     version = settings.version(profile)
-    destination = choose(tmp_path / "out.json", version, Files(settings))
+    destination = choose(tmp_path / "out.json", version, Files(settings.images, settings.label_studio))
     annotator = Annotator(settings, profile, version, labeling_config.OPEN, destination)
     items = [json.dumps(asdict(Item(file.name, str(file), {}))) for file in files]
-    fetched = pa.concat_tables(fetch(pa.table({"item": items}), loader=Files(settings)))
+    fetched = pa.concat_tables(
+        fetch(pa.table({"item": items}), loader=Files(settings.images, settings.label_studio))
+    )
     return [json.loads(row) for row in Actor(annotator, sampled=())(fetched).column("row").to_pylist()]
 
 

@@ -107,6 +107,14 @@ def test_names_that_a_page_finds_in_a_file_are_there(page: Path) -> None:
         assert [name for name in names if not re.search(rf"\b{name}\b", text)] == [], path
 
 
+def test_the_architecture_names_every_package() -> None:
+    text = (ROOT / "docs/develop/architecture.md").read_text("utf-8")
+    folders = [path.parent for path in ROOT.glob("[bmv]*/**/__init__.py")]
+    packages = [str(path.relative_to(ROOT)) for path in folders if len(path.relative_to(ROOT).parts) < 3]
+    assert len(packages) > 20
+    assert [package for package in packages if f"`{package}`" not in text] == []
+
+
 DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
 
 

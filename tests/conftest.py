@@ -9,7 +9,7 @@ from model.pipeline import VLSAM
 from model.profiles import choose
 from tests.support.paths import CAPTURES, ROOT
 
-# A busy machine is no bug.
+# A slow example on a busy machine is no failure.
 hypothesis.settings.register_profile(
     "steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -39,13 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def builtin() -> VLSAM:
-    """The weights that ship. Tests may rely on shapes and promises, not on how good they are."""
+    """Load the built-in weights. Tests may rely on shapes and contracts, not on their quality."""
     return VLSAM.load(choose(), device="cpu")
 
 
 @pytest.fixture
 def capture() -> Callable[..., Any]:
-    """A body that Label Studio 1.23.2 sent, by name: those from an editor (ui_*), or the server's own."""
+    """Load a request body recorded from Label Studio 1.23.2, by name: of the editor (ui_*) or the server."""
 
     def load(name: str, number: int = 0) -> Any:
         recorded = json.loads((CAPTURES / f"{name}.json").read_text("utf-8"))

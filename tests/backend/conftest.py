@@ -30,7 +30,7 @@ def stand_in() -> StandIn:
 
 @pytest.fixture
 def make_resources(stand_in: StandIn) -> Iterator[Callable[..., Resources]]:
-    """Resources around the stand-in; keywords are settings, `load` replaces how models are loaded."""
+    """Build Resources around the stand-in. Keywords are settings, `load` replaces how models are loaded."""
 
     def make(
         load: Callable[[], Any] | None = None,
@@ -51,7 +51,7 @@ def client(make_resources: Callable[..., Resources]) -> FlaskClient:
 
 @pytest.fixture
 def predict_body() -> Callable[..., dict[str, Any]]:
-    """A /predict body as Label Studio sends it, for images that need no network."""
+    """Build a /predict body as Label Studio sends it, for images that need no network."""
 
     def body(*tasks: Any, context: Any = None, config: str = CONFIG, project: str = "1.1") -> dict[str, Any]:
         full = [task if not isinstance(task, str) else {"id": 1, "data": {"image": task}} for task in tasks]
@@ -63,7 +63,7 @@ def predict_body() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def started() -> Iterator[list[Process]]:
-    """The processes that `start` started. Those that still run after the test are ended."""
+    """List the processes that `start` started. Those that still run after the test are ended."""
     processes: list[Process] = []
     yield processes
     stop(processes)
@@ -106,7 +106,7 @@ def web(make_web: Callable[..., Web]) -> Web:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """a.png (red 1) to f.png (6) and deep/g h.png (7), beside files that are no images."""
+    """Save a.png (red 1) to f.png (6) and deep/g h.png (7), beside files that are no images."""
     folder = tmp_path / "photos"
     for red, name in enumerate(["a", "b", "c", "d", "e", "f", "deep/g h"], 1):
         save_image(folder / f"{name}.png", red)
@@ -116,7 +116,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    """In place of the weights of every job."""
+    """Replace the weights of every job by a stand-in."""
     model = Model()
     monkeypatch.setattr(VLSAM, "load", lambda *args: model)
     return model
@@ -124,5 +124,5 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
 
 @pytest.fixture
 def prelabel(model: Model) -> Callable[..., int]:
-    """Runs `vlsam prelabel` in this process."""
+    """Run `vlsam prelabel` in this process."""
     return lambda *arguments: main(["prelabel", *map(str, arguments)])

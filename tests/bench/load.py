@@ -1,4 +1,4 @@
-"""Annotators who click, then the same beside a batch, on a server process of its own: `make load`.
+"""Measure a server under load (`make load`): annotators who click, first alone, then beside a batch.
 
 Every answer is compared with what the models alone say of the very image that was asked about. The last line
 of stdout is one JSON object; the exit status is 1 where an answer was lost or was another image's.
@@ -65,7 +65,7 @@ class Picture:
 
 @dataclass
 class Tally:
-    """What happened. Only ever added to, each list by `append`, so threads may share it."""
+    """Measurements. Threads may share it: each list is only appended to."""
 
     seconds: list[float] = field(default_factory=list)  # of each click
     rounds: list[float] = field(default_factory=list)  # of each whole batch
@@ -94,7 +94,7 @@ class Tally:
 
 
 def draw(model: VLSAM, folder: Path, count: int) -> list[Picture]:
-    """So many pictures on which every answer to a click is unlike every answer on any other."""
+    """Draw `count` pictures. No answer to a click on one is like an answer on another."""
     pictures: list[Picture] = []
     for seed in range(10 * count):
         scene = draw_scene(np.random.default_rng(seed), width=WIDTH, height=HEIGHT, count=4)
@@ -116,7 +116,7 @@ def draw(model: VLSAM, folder: Path, count: int) -> list[Picture]:
 
 
 def is_answer(region: dict[str, Any], picture: Picture, spot: int) -> bool:
-    """Whether a region is what the models say of this spot of this picture."""
+    """Return whether a region is the models' own answer to a click on this spot of this picture."""
     mask = region_reading.decode(region, (HEIGHT, WIDTH))
     labelled = region["value"]["brushlabels"] == [NAMES[spot]]
     return labelled and mask is not None and iou(mask, picture.masks[spot]) >= ALIKE
@@ -124,7 +124,7 @@ def is_answer(region: dict[str, Any], picture: Picture, spot: int) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Load:
-    """A running server, and those who ask it until `end`, of time.monotonic."""
+    """A running server and its clients, which send requests until `end`, of time.monotonic."""
 
     server: str
     files: str
@@ -134,7 +134,7 @@ class Load:
     tally: Tally
 
     def annotator(self, number: int, pictures: Sequence[Picture]) -> None:
-        """Opens tasks, and clicks on each spot of each for another label."""
+        """Open tasks and click on each spot of each, for another label."""
         chance = random.Random(number)
         task = number * 1_000_000
         while time.monotonic() < self.end:
@@ -153,7 +153,7 @@ class Load:
                     self.tally.swapped.append(what)
 
     def batches(self, batch: Sequence["Expected"]) -> None:
-        """Has all of a batch predicted, as often as there is time; asks again for what was not reached."""
+        """Request a batch again and again; repeat the tasks that were not reached in time."""
         while time.monotonic() < self.end:
             since, left = time.monotonic(), list(batch)
             while left:
@@ -176,7 +176,7 @@ class Load:
         return {"id": number, "data": {"image": f"{self.files}/{name}"}}
 
     def _ask(self, tasks: list[dict[str, Any]], context: Any) -> list[Any]:
-        """The results; none where there is no proper answer. Tries again where the server is busy."""
+        """Return the results, or none if there is no proper answer. Retry while the server is busy."""
         params = {"context": context}
         body = {"tasks": tasks, "project": "1.1", "label_config": CONFIG, "params": params}
         headers = {"Content-Type": "application/json"}
@@ -237,7 +237,7 @@ def draw_batch(model: VLSAM, folder: Path, count: int) -> list[Expected]:
 def measure(
     *, seconds: float, annotators: int, tasks: int, think: float, clicked: int = CLICKED
 ) -> dict[str, Any]:
-    """Figures of two phases of `seconds`: clicks alone, then clicks beside a batch that never ends."""
+    """Measure two phases of `seconds`: clicks alone, then clicks beside an endless batch."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _say("drawing")
@@ -279,7 +279,7 @@ def _click(picture: Picture, spot: int, prompt: str) -> dict[str, Any]:
 
 
 def _watch(pid: int, load: Load, phase: str) -> None:
-    """Notes the server's memory each second."""
+    """Record the server's memory each second."""
     begun = time.monotonic()
     while (now := time.monotonic()) < load.end:
         load.tally.memory.append((now - begun, resident_mb(pid)))
@@ -290,7 +290,7 @@ def _watch(pid: int, load: Load, phase: str) -> None:
 
 
 def resident_mb(pid: int) -> float:
-    """A process's memory; Linux tells."""
+    """Return the resident memory of a process, in MB. Needs Linux."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -309,7 +309,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _server(folder: Path) -> Iterator[tuple[str, int]]:
-    """The address of a `vlsam serve`, and the process that answers."""
+    """Start `vlsam serve`; yield its address and the id of its process."""
     port = free_port()
     command = [
         sys.executable,

@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows what the servers logged last."""
+    """Add the end of the servers' logs to the report of a failure."""
     report = yield
     if report.failed:
         report.sections += [(service.name, service.tail()) for service in item.config.stash[_RUNNING]]
@@ -82,13 +82,13 @@ def studio(servers: Servers) -> Iterator[Studio]:
 
 @pytest.fixture(scope="session")
 def personal_token(studio: Studio) -> str:
-    """A personal access token; Label Studio gives an account but one."""
+    """Create a personal access token. Label Studio gives an account only one."""
     return studio.personal_access_token()
 
 
 @pytest.fixture(scope="session")
 def make_project(studio: Studio, servers: Servers) -> MakeProject:
-    """A project with a labeling config and uploaded images, one task each, connected to the backend."""
+    """Create a project with uploaded images, one task each, and connect it to the backend."""
 
     def make(title: str, label_config: str, images: Sequence[Path]) -> Project:
         project = studio.create_project(title, label_config)

@@ -1,4 +1,4 @@
-"""What any answer must be, whatever was asked; and the count of what was."""
+"""A server for fuzzing, and the count of inputs at the end of a run."""
 
 import json
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from model.vlm.vlm import VLM
 from tests.support.whole_server import (
     INPUTS,
     STATUSES,
-    Door,
-    Said,
+    ScriptedVLM,
+    WholeServer,
 )
 
 
@@ -25,12 +25,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def said() -> Said:
-    return Said()
+def said() -> ScriptedVLM:
+    return ScriptedVLM()
 
 
 @pytest.fixture(scope="session")
-def door(said: Said, builtin: VLSAM) -> Iterator[Door]:
-    """A server with the segmenter that ships, and what a VLM says given."""
-    yield Door(VLSAM(cast(VLM, said), builtin.segmenter, version="v1"))
+def server(said: ScriptedVLM, builtin: VLSAM) -> Iterator[WholeServer]:
+    """Build a server with the built-in segmenter and a scripted VLM."""
+    yield WholeServer(VLSAM(cast(VLM, said), builtin.segmenter, version="v1"))
     PROCESS.install(None)

@@ -15,23 +15,25 @@ from model.types import Detection, Prompt
 from tests.support import hostile_inputs as strategies
 from tests.support.hostile_inputs import SEEDS, written
 from tests.support.stand_in import StandIn
-from tests.support.whole_server import Door, Said, counted
+from tests.support.whole_server import ScriptedVLM, WholeServer, counted
 
 
 @given(sent=st.lists(strategies.bodies(), min_size=1, max_size=3))
-def test_any_body_is_answered(door: Door, sent: list[bytes]) -> None:
+def test_any_body_is_answered(server: WholeServer, sent: list[bytes]) -> None:
     """Several in a row, for a click goes on from what the last ones left."""
-    door.forget()
+    server.forget()
     for body in sent:
         counted("bodies")
-        door.predict(body)
+        server.predict(body)
 
 
 @given(config=strategies.configs, seed=st.sampled_from(SEEDS))
-def test_any_labeling_config_is_used_or_refused(door: Door, config: str, seed: dict[str, Any]) -> None:
+def test_any_labeling_config_is_used_or_refused(
+    server: WholeServer, config: str, seed: dict[str, Any]
+) -> None:
     counted("configs")
-    door.forget()
-    door.predict(written({**seed, "label_config": config}))
+    server.forget()
+    server.predict(written({**seed, "label_config": config}))
 
 
 @given(
@@ -41,19 +43,19 @@ def test_any_labeling_config_is_used_or_refused(door: Door, config: str, seed: d
     typed=strategies.answers,
 )
 def test_whatever_the_vlm_says_and_wherever_it_looks(
-    door: Door,
-    said: Said,
+    server: WholeServer,
+    said: ScriptedVLM,
     text: str,
     attention: NDArray[np.float32],
     seed: dict[str, Any],
     typed: str,
 ) -> None:
     counted("VLM answers")
-    door.forget()
+    server.forget()
     said.text, said.attention = text, attention
     phrase = {"type": "textarea", "from_name": "vlsam_prompt", "value": {"text": [typed]}}
     params = {"context": seed["params"]["context"] and {"result": [phrase]}}
-    door.predict(written({**seed, "label_config": strategies.EVERY_CONTROL, "params": params}))
+    server.predict(written({**seed, "label_config": strategies.EVERY_CONTROL, "params": params}))
 
 
 class Puppet(StandIn):
@@ -69,8 +71,8 @@ def puppet() -> Puppet:
 
 
 @pytest.fixture(scope="module")
-def puppets(puppet: Puppet) -> Iterator[Door]:
-    yield Door(puppet)
+def puppets(puppet: Puppet) -> Iterator[WholeServer]:
+    yield WholeServer(puppet)
     PROCESS.install(None)
 
 
@@ -79,7 +81,7 @@ CLEAN = [seed for seed in SEEDS if "kinds" in seed["tasks"][0]["data"]]
 
 @given(found=st.lists(strategies.detections, min_size=1, max_size=4), seed=st.sampled_from(CLEAN))
 def test_whatever_the_models_find(
-    puppets: Door, puppet: Puppet, found: list[Detection], seed: dict[str, Any]
+    puppets: WholeServer, puppet: Puppet, found: list[Detection], seed: dict[str, Any]
 ) -> None:
     counted("detections")
     puppets.forget()

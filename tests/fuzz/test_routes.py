@@ -13,16 +13,18 @@ from backend.answers.resources import PROCESS
 from backend.web.openapi import DESCRIPTION
 from tests.support.detections import detection, disc
 from tests.support.stand_in import StandIn
-from tests.support.whole_server import STATUSES, Door, counted, no_errors
+from tests.support.whole_server import STATUSES, WholeServer, counted, no_errors
 
 
 @cache
-def _door() -> Door:
-    return Door(StandIn([detection("cat", disc(20, 30, 12))]), basic_auth_user="u", basic_auth_pass="p")
+def _server() -> WholeServer:
+    return WholeServer(
+        StandIn([detection("cat", disc(20, 30, 12))]), basic_auth_user="u", basic_auth_pass="p"
+    )
 
 
 def _app(environ: Any, start_response: Any) -> Iterable[bytes]:
-    return _door().app(environ, start_response)
+    return _server().app(environ, start_response)
 
 
 @pytest.fixture(scope="module", autouse=True)

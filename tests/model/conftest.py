@@ -43,7 +43,7 @@ def sam_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """A family's tiny model, by name; `unmixed` for one whose vision tower keeps its patches apart."""
+    """Load a family's tiny model by name. With `unmixed`, its vision tower mixes no patches."""
 
     @cache
     def folder(name: str) -> str:

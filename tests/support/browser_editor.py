@@ -1,4 +1,4 @@
-"""Label Studio's editor in a real Chromium: what an annotator does, and the pixels that he then sees."""
+"""Drive Label Studio's editor in a real Chromium: gestures of an annotator, and the pixels shown."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -22,7 +22,7 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-TIMEOUT_MS = 60_000.0  # a busy machine is no bug
+TIMEOUT_MS = 60_000.0  # enough on a busy machine
 SMART_TOOLS = {"KeyPoint": "key-point-tool", "Rectangle": "rectangle-tool"}
 
 _IMAGE_SIZE = """() => {
@@ -32,7 +32,7 @@ _IMAGE_SIZE = """() => {
 
 
 def config(labels: str, outputs: str, *, width: int) -> str:
-    """A labeling config whose labels stand above an image that is shown `width` pixels wide.
+    """Return a labeling config whose labels stand above an image that is shown `width` pixels wide.
 
     `outputs` is the XML of the output controls, with {labels} where the labels go. They are not smart, for
     the smart brush and bitmask tools of 1.23.2 send nothing, and would be the first that Auto-Detect offers.
@@ -46,7 +46,7 @@ def config(labels: str, outputs: str, *, width: int) -> str:
 
 
 def shared_labels_config(labels: str, tool: str, *, width: int) -> str:
-    """The same with one list of labels for all tools. `tool` is the tag that takes the regions."""
+    """Return the same with one list of labels for all tools. `tool` is the tag that takes the regions."""
     return (
         f'<View><Labels name="label" toName="image">{labels}</Labels>'
         f'<{tool} name="mask" toName="image" smart="false"/>'
@@ -85,7 +85,7 @@ class Editor:
         auto_accept: bool = False,
         keep_label: bool = False,
     ) -> None:
-        """Open a task, in which so many regions are to be seen, with Auto-Annotation on."""
+        """Open a task with Auto-Annotation on and wait for so many regions."""
         tags = list(ElementTree.fromstring(label_config).iter())
         lists = [tag.get("name") for tag in tags if tag.tag.endswith("Labels")]
         self._tools = {
@@ -101,12 +101,12 @@ class Editor:
             self._set_keep_label(keep_label)
 
     def wait_for_image(self, regions: int) -> None:
-        """Until an image and so many regions are to be seen."""
+        """Wait until an image and so many regions are shown."""
         self.reload_until(self._items.nth(regions - 1))
         expect(self._items).to_have_count(regions)
 
     def reload_until(self, shown: Locator) -> None:
-        """Until an image and something of its prediction are to be seen.
+        """Reload until an image and its prediction are shown.
 
         1.23.2 builds the editor twice when a task opens, and on a busy machine it often loses the
         predictions on the way; then an annotator reloads the page.
@@ -128,19 +128,19 @@ class Editor:
     def click(
         self, x: float, y: float, control: str, label: str, *, negative: bool = False, inside: bool = False
     ) -> list[dict[str, Any]]:
-        """A smart click, and the regions of its answer. `inside` a region a click needs Ctrl held."""
+        """Make a smart click and return the regions of its answer. `inside` a region, hold Ctrl."""
         self._pick(control, label)
         return self.click_again(x, y, negative=negative, inside=inside)
 
     def click_again(
         self, x: float, y: float, *, negative: bool = False, inside: bool = False
     ) -> list[dict[str, Any]]:
-        """A click with the tool and the label that are selected."""
+        """Click with the tool and the label that are selected."""
         held = [key for key, pressed in (("Control", inside), ("Alt", negative)) if pressed]
         return self._answered(lambda: self.press(held, lambda: self.page.mouse.click(*self.at(x, y))))
 
     def type(self, text: str, placeholder: str) -> list[dict[str, Any]]:
-        """Submit a text in the TextArea with this placeholder, and the regions of its answer."""
+        """Submit a text in the TextArea with this placeholder and return the regions of its answer."""
         field = self.page.get_by_placeholder(placeholder)
         field.fill(text)
         return self._answered(lambda: field.press("Enter"))
@@ -148,7 +148,7 @@ class Editor:
     def drag(
         self, x0: float, y0: float, x1: float, y1: float, control: str, label: str
     ) -> list[dict[str, Any]]:
-        """A smart box from corner to corner, and the regions of its answer."""
+        """Draw a smart box from corner to corner and return the regions of its answer."""
 
         def gesture() -> None:
             self.page.mouse.move(*self.at(x0, y0))
@@ -172,7 +172,7 @@ class Editor:
         button.wait_for(state="detached")
 
     def submit(self) -> int:
-        """Submit or update; the annotation's id."""
+        """Submit or update the annotation and return its id."""
         button = self.page.locator(
             "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
         )
@@ -190,15 +190,15 @@ class Editor:
             pass
 
     def status(self) -> Locator:
-        """What stands in the TextArea by which failures are told."""
+        """Return the text of the TextArea that shows failures."""
         return self.page.get_by_test_id("textarea-control")
 
     def labels(self) -> list[str]:
-        """The labels of all regions, as the list beside the image shows them."""
+        """Return the labels of all regions, as in the list beside the image."""
         return self._items.all_inner_texts()
 
     def drawn(self) -> Mask:
-        """The pixels (height, width) of the shown image that change when all regions are hidden."""
+        """Return the mask (height, width) of shown pixels that change when all regions are hidden."""
         shown = self._screenshot()
         self.page.get_by_role("button", name="Hide all regions").click()
         hidden = self._screenshot()
@@ -220,7 +220,7 @@ class Editor:
         raise AssertionError(f"what is drawn overlaps with what is expected by {overlap:.3f} only")
 
     def save_picture(self, name: str) -> None:
-        """The whole page as an artifact."""
+        """Save a picture of the whole page as an artifact."""
         ARTIFACTS.mkdir(exist_ok=True)
         self.page.mouse.move(0, 0)
         self.page.wait_for_timeout(300)  # until tooltips are gone
@@ -235,7 +235,7 @@ class Editor:
         return self.page.locator(".lsf-outliner-item__title")
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where on the page the centre of a pixel of the image is."""
+        """Return the place on the page of the centre of a pixel of the image."""
         box, (width, height) = self._stage.bounding_box(), self._size
         assert box is not None
         return box["x"] + box["width"] * (x + 0.5) / width, box["y"] + box["height"] * (y + 0.5) / height
@@ -251,7 +251,7 @@ class Editor:
                 self.page.keyboard.up(key)
 
     def _pick(self, control: str, label: str) -> None:
-        """The smart tool first: to choose a label while another tool is active chooses the plain tool."""
+        """Choose the smart tool, then the label: a label chosen under another tool selects the plain tool."""
         tag, index = self._tools[control]
         tools = self.page.locator("button.lsf-tool_smart")
         tools.first.hover()
@@ -270,7 +270,7 @@ class Editor:
         expect(switch).to_be_checked(checked=on)
 
     def _set_keep_label(self, on: bool) -> None:
-        """Through the settings, which the browser remembers."""
+        """Change the setting, which the browser remembers."""
         self.page.get_by_test_id("bottombar-settings-button").click()
         settings = self.page.locator(".ant-modal", has_text="Labeling Interface Settings")
         field = settings.locator("label", has_text="Keep label selected after creating a region")

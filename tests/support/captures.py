@@ -1,4 +1,4 @@
-"""Synthetic captures: causal attention of any depth, whose answer looks at a blob of the image."""
+"""Build synthetic captures: causal attention of any depth, with heads that attend to a blob of the image."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ LOCAL = 3  # heads of each layer that localise
 
 @dataclass(frozen=True, eq=False)
 class Looking:
-    """What a decoder of so many layers would have been captured with while it named a thing."""
+    """A capture of a decoder of so many layers while it named an object."""
 
     capture: Capture
     row: int  # of the name
@@ -34,7 +34,9 @@ def looking(
     strength: float = 3.6,
     seed: int = 0,
 ) -> Looking:
-    """Noise in every head; in LOCAL of them the answer's rows look at a square of `size` cells from `at`.
+    """Return a capture with noise in every head.
+
+    In LOCAL heads of each layer the answer's rows attend to a square of `size` cells from `at`.
 
     `sink` is what is added to every score of the first token: with 6 it gets half of the attention and more.
     """

@@ -1,4 +1,4 @@
-"""An own certificate authority with a certificate that it signed, and a proxy that notes what it is asked."""
+"""A certificate authority with a certificate that it signed, and a proxy that records its requests."""
 
 import select
 import socket
@@ -45,13 +45,13 @@ class Authority:
         return context
 
     def serve(self, server: ThreadingHTTPServer) -> None:
-        """Have a server that has not begun speak https."""
+        """Let a server that has not started speak https."""
         server.socket = self.context().wrap_socket(server.socket, server_side=True)
 
 
 @dataclass
 class Proxy:
-    """Forwards requests and tunnels to one port of this machine, whatever host they are meant for."""
+    """A proxy that forwards requests and tunnels to one port of this machine, for any host."""
 
     port: int = 0
     to: int = 0

@@ -17,9 +17,9 @@ TERMS = ("cat", "dogs", "<b>mouse</b>")
 
 
 class Model:
-    """Names an image by its red: TERMS in turn, every fourth nothing. Fails where green is 255.
+    """Models that name an image by its red: TERMS in turn, every fourth nothing. They fail if green is 255.
 
-    Has too little memory where green is HOPELESS, and where it is TIGHT until it is `smaller`.
+    They run out of memory if green is HOPELESS, and if it is TIGHT until they are `smaller`.
     """
 
     device = torch.device("cpu")

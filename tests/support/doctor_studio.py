@@ -87,7 +87,7 @@ class Studio:
     wait: threading.Event | None = None
 
     def find(self, check: str, *, key: str | None = LEGACY, status: str | None = None) -> Finding:
-        """The first finding of a check, with this status if one is given."""
+        """Return the first finding of a check, with this status if one is given."""
         return next(f for f in self.findings(key) if f.check == check and status in (None, f.status))
 
     def findings(self, key: str | None = LEGACY) -> list[Finding]:
@@ -100,7 +100,7 @@ class Studio:
 
 @contextmanager
 def running() -> Iterator[Studio]:
-    """Yield a Label Studio in which all is as it should be."""
+    """Serve a Label Studio in which each check passes."""
     studio = Studio()
 
     class Handler(BaseHTTPRequestHandler):
@@ -159,7 +159,7 @@ def change_backend(studio: Studio, **changes: Any) -> None:
 
 
 def many_tasks(studio: Studio, total: int) -> None:
-    """Tasks whose ids are ten times their places."""
+    """Return tasks whose ids are ten times their positions."""
     data = {"image": data_url()}
     for page in range(1, total + 1):
         studio.answers[f"GET /api/tasks?project=3&page_size=1&page={page}&fields=all"] = (

@@ -1,4 +1,4 @@
-"""What Label Studio's editor sends after a gesture, as recorded from 1.23.2, and how it reads masks."""
+"""Build the gestures that Label Studio's editor sends, as recorded from 1.23.2, and read masks as it does."""
 
 import base64
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def click(
 ) -> dict[str, Any]:
     """Return a smart KeyPointLabels click at x, y in pixels of an image of `size`; Alt makes it negative.
 
-    `more`: keys of the item, as "id", which else is told by the position.
+    `more`: keys of the item, such as "id". The default id depends on the position alone.
     """
     value = {"x": 100 * x / size[0], "y": 100 * y / size[1], "width": 0.2}
     names = [label] if label else []
@@ -67,7 +67,7 @@ def click_context(x: float, y: float, label: str | None = "Cat", **more: Any) ->
 
 
 def mask_of(region: Mapping[str, Any]) -> Mask:
-    """The pixels of a brush or bitmask region: alpha, of a PNG or of RGBA run lengths, is 0 or 255."""
+    """Return the pixels of a brush or bitmask region: alpha, of a PNG or of RGBA run lengths, is 0 or 255."""
     width, height = region["original_width"], region["original_height"]
     painted = region["value"].get("maskDataURL") or region["value"].get("imageDataURL")
     if painted:
@@ -82,7 +82,7 @@ def mask_of(region: Mapping[str, Any]) -> Mask:
 
 
 def deepest(mask: Mask) -> tuple[int, int]:
-    """x, y of the pixel of the mask that is farthest from everything else, the image's edge too."""
+    """Return x, y of the mask's pixel that is farthest from its outside and from the image's edge."""
     padded = np.pad(mask.astype(np.uint8), 1)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), distance.shape)

@@ -6,7 +6,7 @@ from backend.telemetry.metrics import Metrics
 
 
 def figures(metrics: Metrics) -> dict[str, float]:
-    """As a Prometheus server reads them: hits{tier="host"} is `hits host`."""
+    """Return the figures as Prometheus reads them; hits{tier="host"} is named `hits host`."""
     return {
         " ".join(
             [sample.name.removeprefix("vlsam_embedding_").removesuffix("_total"), *sample.labels.values()]

@@ -1,4 +1,4 @@
-"""A server that answers as Label Studio does, where a test needs it to fail or to be quick."""
+"""Serve a fake Label Studio that is fast and fails on demand."""
 
 import json
 import math
@@ -43,7 +43,7 @@ class Studio:
         self.down_after = math.inf  # so many requests are answered
 
     def tell(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
-        """The status and the answer to a GET."""
+        """Return the status and the answer to a GET."""
         self.asked.append(path)
         if len(self.asked) > self.down_after:
             return 503, {"detail": "down"}
@@ -82,7 +82,7 @@ class Studio:
         }
 
     def change(self, fields: dict[str, Any]) -> tuple[int, Any]:
-        """As measured with Label Studio 1.23.2."""
+        """Change fields of the project, as measured with Label Studio 1.23.2."""
         if self.may_change != 200:
             return self.may_change, {"detail": "You do not have permission to perform this action."}
         versions = {p["model_version"] for p in self.predictions} | {b["title"] for b in self.backends}
@@ -93,7 +93,7 @@ class Studio:
         return 200, self.project
 
     def take(self, predictions: list[dict[str, Any]]) -> int:
-        """The status for an import."""
+        """Import predictions and return the status."""
         self.imports += 1
         if self.gone & {p["task"] for p in predictions}:
             return 400

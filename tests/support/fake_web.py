@@ -1,4 +1,4 @@
-"""A web server on loopback that answers what a test tells it to."""
+"""Serve scripted answers on loopback."""
 
 import ssl
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Web:
-    """A server on 127.0.0.1: routes are functions of the request, and it notes who came with which token.
+    """A server on 127.0.0.1. Routes are functions of the request; `seen` records method, path and token.
 
     With a TLS `context` it speaks https.
     """

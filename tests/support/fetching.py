@@ -29,7 +29,7 @@ def jwt(kind: str) -> str:
 
 
 def names(**addresses: str | list[str]) -> Callable[..., list[tuple[Any, ...]]]:
-    """A name service of its own: `dog="10.0.0.1"` is what dog.example stands for."""
+    """Return a name service: with `dog="10.0.0.1"`, dog.example has this address."""
 
     def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
         found = addresses[host.removesuffix(".example")]

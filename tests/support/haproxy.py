@@ -12,7 +12,7 @@ CONFIG = ROOT / "backend" / "web" / "haproxy.cfg"
 
 
 def start_balancer(log: Path, *replicas: str) -> Service:
-    """HAProxy with the shipped file before two replicas, given as host:port."""
+    """Start HAProxy with the shipped file before two replicas, given as host:port."""
     if (haproxy := shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")) is None:
         without("HAProxy is not installed: `make haproxy` does it in CI")
     port = processes.free_port(0)

@@ -1,4 +1,4 @@
-"""What the fuzzers throw: bodies, configs, files and models' answers, most of them nearly right."""
+"""Strategies for fuzzing: bodies, configs, files and models' answers, most of them almost valid."""
 
 import base64
 import copy
@@ -79,7 +79,7 @@ junk = st.one_of(
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """The bytes with some of them changed, cut out or put in."""
+    """Change, remove or insert some bytes."""
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))
         cut = draw(st.sampled_from([0, 0, 1, 4, len(data)]))
@@ -121,7 +121,7 @@ EXTRA_CHUNKS = [
 
 @st.composite
 def odd_pngs(draw: st.DrawFn) -> bytes:
-    """A PNG whose checksums are right, and whose head and pixels need not fit."""
+    """Draw a PNG with valid checksums whose header and pixels may disagree."""
     side = st.sampled_from([0, 1, WIDTH, HEIGHT, 2**31 - 1])
     kind = st.sampled_from([0, 2, 3, 4, 6, 7])
     head = struct.pack(
@@ -146,7 +146,7 @@ data_urls = st.one_of(
 
 @st.composite
 def run_lengths(draw: st.DrawFn) -> list[Any]:
-    """Label Studio's RLE: of a mask and damaged, or noise under a head that says the right size."""
+    """Draw Label Studio's RLE: of a mask and damaged, or noise with a valid header."""
     if draw(st.booleans()):
         data = bytes(results.encode(disc(40, 30, 12), "brush")["rle"])  # type: ignore[index]
         data = draw(damaged(data))
@@ -305,7 +305,7 @@ configs = st.one_of(
 
 
 def _regions() -> list[dict[str, Any]]:
-    """What this server would answer for two objects, in every control there is."""
+    """Return the regions of two objects in every kind of control."""
     config = labeling_config.parse(EVERY_CONTROL).of({"kinds": ["Cat", "Dog"]})
     found = [detection("cat", disc(20, 30, 12)), detection("dog", disc(60, 30, 9))]
     made, _ = annotation(found, Labelling(config), "image", "v1")
@@ -314,7 +314,7 @@ def _regions() -> list[dict[str, Any]]:
 
 
 def _rich_body() -> dict[str, Any]:
-    """A click in a task that has everything a task can have."""
+    """Return a click in a task with all fields that a task can have."""
     regions = _regions()
     strokes = [{"type": "add", "relativePoints": [10, 20, 60, 70.5], "relativeStrokeWidth": 4}]
     drawn = {**regions[0], "id": "drawn", "value": {**regions[0]["value"], "touches": strokes}}
@@ -358,7 +358,7 @@ SMALL, LARGE = _scene(WIDTH, HEIGHT), _scene(800, 600)
 
 
 def _seeds() -> Iterator[dict[str, Any]]:
-    """The recorded bodies and one that has everything, on images that need no network, as batches too."""
+    """Yield the recorded bodies and the rich one, on images that need no network, also as batches."""
     recorded = [json.loads(file.read_text("utf-8")) for file in sorted(CAPTURES.glob("*.json"))]
     bodies = [each for capture in recorded for each in (capture if isinstance(capture, list) else [capture])]
     bodies = [each.get("json", each) for each in bodies]
@@ -425,7 +425,7 @@ class _Key(str):
 
 
 def _places(node: Any, name: str = "") -> Iterator[tuple[Any, Any, str]]:
-    """Every (container, key, the name nearest above); of long lists the first few items."""
+    """Yield every (container, key, nearest name above); of long lists only the first few items."""
     inner = list(node.items()) if isinstance(node, dict) else list(enumerate(node))[:6]
     for key, value in inner:
         nearest = str(key) if isinstance(node, dict) else name
@@ -436,7 +436,7 @@ def _places(node: Any, name: str = "") -> Iterator[tuple[Any, Any, str]]:
 
 @st.composite
 def mutated(draw: st.DrawFn, seed: Any) -> Any:
-    """A copy in which a few things are replaced, removed, repeated or said twice."""
+    """Draw a copy in which a few values are replaced, removed, repeated or duplicated."""
     body = copy.deepcopy(seed)
     for _ in range(draw(st.integers(1, 5))):
         places = list(_places(body))
@@ -461,7 +461,7 @@ def mutated(draw: st.DrawFn, seed: Any) -> Any:
 
 
 def written(body: Any, depth: int = 1) -> bytes:
-    """A body as bytes of JSON, where DEEP becomes `depth` lists in each other."""
+    """Return a body as JSON bytes, in which DEEP becomes `depth` nested lists."""
     text = json.dumps(body, separators=(",", ":"))
     return text.replace(json.dumps(DEEP), "[" * depth + "]" * depth).encode()
 
@@ -486,7 +486,7 @@ DEAR: list[tuple[str, str, dict[str, Any]]] = [
 
 @st.composite
 def crowded(draw: st.DrawFn) -> Any:
-    """A click, or a batch, in a task with up to hundreds of regions that are dear to read."""
+    """Draw a click or a batch in a task with up to hundreds of regions that are expensive to read."""
     body = _rich_body()
     (task,) = body["tasks"]
     task["data"]["image"] = SMALL
@@ -509,7 +509,7 @@ def crowded(draw: st.DrawFn) -> Any:
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """A /predict body; now and then not quite JSON."""
+    """Draw a /predict body, sometimes not quite JSON."""
     if not draw(st.integers(0, 14)):
         return written(draw(crowded()))
     body = draw(st.sampled_from(SEEDS).flatmap(mutated))

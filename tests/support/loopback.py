@@ -1,4 +1,4 @@
-"""A web server on this machine that gives files in parts, and breaks off where a test wants it to.
+"""Serve files on loopback, in parts, and hang up on demand.
 
 It also speaks as much of the hub's protocol as fetching a model needs.
 """
@@ -43,7 +43,7 @@ class Site(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def checkpoint(self, name: str, content: bytes) -> Checkpoint:
-        """Serve `content` and say what there is to know about it."""
+        """Serve `content` and return its description."""
         self.files[f"/{name}"] = content
         return Checkpoint(f"{self.url}/{name}", len(content), hashlib.sha256(content).hexdigest())
 
@@ -165,7 +165,7 @@ def _git(content: bytes) -> str:
 
 
 def _lfs(content: bytes) -> dict[str, object]:
-    """Files of more than 1000 bytes are kept as large ones."""
+    """Return the LFS entry of a file of more than 1000 bytes, else nothing."""
     if len(content) <= 1000:
         return {}
     digest = hashlib.sha256(content).hexdigest()

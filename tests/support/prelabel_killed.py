@@ -26,7 +26,7 @@ COUNT = 12
 
 
 class Slow(Model):
-    """Takes 4 ms an image, and writes down who saw it."""
+    """Takes 4 ms an image and logs the process that saw it."""
 
     def __init__(self, log: Path) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Slow(Model):
 
 
 def child(arguments: list[str], log: Path) -> int:
-    """The id of a process that runs the command."""
+    """Run the command in a forked process and return its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -60,7 +60,7 @@ def child(arguments: list[str], log: Path) -> int:
 
 
 def done(folder: Path) -> list[str]:
-    """The keys of whole rows."""
+    """Return the keys of complete rows."""
     path = folder / "rows.jsonl"
     text = path.read_bytes() if path.exists() else b""
     return [json.loads(line)["key"] for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
@@ -76,7 +76,7 @@ def seen(log: Path, pid: int) -> set[str]:
 
 
 def run(folder: Path, kill_after: float | None, rows_first: int = 0) -> bool:
-    """Whether the command ended by itself; else it was killed so many rows and then seconds later."""
+    """Run the command; kill it after so many rows and then seconds. Return whether it ended before."""
     log, state = folder / "seen.txt", folder / "out.json.state"
     before, rows = set(done(state)), state / "rows.jsonl"
     count = min(lines(rows) + rows_first, COUNT)

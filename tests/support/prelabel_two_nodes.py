@@ -38,7 +38,7 @@ from model.types import Image
 
 
 class Fragile(Annotator):
-    """Finds nothing, and dies of one image."""
+    """Finds nothing, and ends its process at one image."""
 
     def load(self) -> VLSAM:
         return None  # type: ignore[return-value]
@@ -50,7 +50,7 @@ class Fragile(Annotator):
 
 
 def prelabel(folder: Path, to: str, *more: str) -> float:
-    """Seconds of a run."""
+    """Run prelabel and return its seconds."""
     begin = time.monotonic()
     assert main(["prelabel", str(folder / "photos"), "--to", str(folder / to), *more]) == 0
     return time.monotonic() - begin
@@ -61,7 +61,7 @@ def children() -> list[psutil.Process]:
 
 
 def kill_a_worker(rows: Path, killed: list[str]) -> None:
-    """As soon as there is a row, one that is at work."""
+    """Kill a busy worker as soon as there is a row."""
     while not (rows.exists() and rows.read_bytes().count(b"\n")):
         time.sleep(0.02)
     while not killed:
@@ -74,7 +74,7 @@ def kill_a_worker(rows: Path, killed: list[str]) -> None:
 
 
 def listening() -> list[str]:
-    """Where these processes listen, but for the loopback."""
+    """Return the addresses on which these processes listen, without loopback."""
     found = [each for process in children() for each in process.net_connections("tcp")]
     return sorted(
         {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN} - {"127.0.0.1", "::ffff:127.0.0.1"}
@@ -82,7 +82,7 @@ def listening() -> list[str]:
 
 
 def killed(folder: Path, address: str) -> Any:
-    """A run whose worker is killed, and one by this process alone."""
+    """Compare a run whose worker is killed with one by this process alone."""
     dead: list[str] = []
     rows = folder / "ray.json.state" / "rows.jsonl"
     threading.Thread(target=kill_a_worker, args=(rows, dead), daemon=True).start()
@@ -94,7 +94,7 @@ def killed(folder: Path, address: str) -> Any:
 
 
 def poison(folder: Path, address: str) -> Any:
-    """What is told of images, one of which ends all who see it; then, why nodes with other weights refuse."""
+    """Report a run with an image that ends each worker, and the refusal of a node with other weights."""
     items = [Item(name, str(next((folder / "photos").iterdir())), {}) for name in ("a", "b", "poison", "c")]
     fragile = Fragile(
         Settings(), Settings().models.select(), "v", labeling_config.OPEN, ImportList(folder / "x.json", "v")
@@ -126,7 +126,7 @@ def poison(folder: Path, address: str) -> Any:
 
 
 def scale(folder: Path, address: str) -> Any:
-    """Seconds by the number of workers; less those of a start, which a run of one image tells."""
+    """Return seconds by the number of workers, without the start, which a run of one image measures."""
     seconds: dict[str, float] = {}
     for count in ("1", "2"):
         more = ("--ray", address, "--workers", count)

@@ -1,4 +1,4 @@
-"""Pieces of annotations, as Label Studio 1.23.2 saves them."""
+"""Builders of annotations, as Label Studio 1.23.2 saves them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +53,7 @@ def region(
 
 
 def click(**more: Any) -> dict[str, Any]:
-    """A click of a smart tool that was never accepted."""
+    """Return a click of a smart tool that was never accepted."""
     return {
         "id": "click", "type": "keypointlabels", "from_name": "kp", "to_name": "image", "is_positive": True,
         "original_width": WIDTH, "original_height": HEIGHT,

@@ -17,7 +17,7 @@ from tests.support.detections import detection, disc
 
 @dataclass
 class StandIn:
-    """In place of the models: finds what it is told to, slowly or not at all where a test wants that.
+    """Replaces the models: finds the given detections, and waits or fails on demand.
 
     A click gives a disc around its first positive point, joined with the mask that it starts from.
     """
@@ -63,7 +63,7 @@ class StandIn:
         return self.found
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
-        """How much of the letters two names share."""
+        """Return the share of letters that two names have in common."""
         shared = [[len({*t} & {*name}) / max(1, len({*t} | {*name})) for name in names] for t in terms]
         return np.array(shared, np.float32).reshape(len(terms), len(names))
 
@@ -75,7 +75,7 @@ class StandIn:
         embedding: Embedding | None = None,
         level: Level = "auto",
     ) -> list[Detection]:
-        """What it is told to find and the phrase speaks of."""
+        """Return the given detections whose term is in the phrase."""
         self.order.append("phrase")
         self.levels.append(level)
         self._wait()

@@ -61,7 +61,7 @@ MakeProject = Callable[[str, str, Sequence[Path]], Project]
 
 
 def save_scene(path: Path, seed: int, *, width: int, height: int, turned: bool = False) -> Path:
-    """A scene of one to three objects."""
+    """Draw and save a scene of one to three objects."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 4))
     scene = draw_scene(
@@ -71,7 +71,7 @@ def save_scene(path: Path, seed: int, *, width: int, height: int, turned: bool =
 
 
 def save_image(path: Path, image: NDArray[np.uint8], *, turned: bool = False) -> Path:
-    """`turned` is stored on its side, with an EXIF tag that says so."""
+    """Save an image. With `turned`, store it on its side with an EXIF orientation."""
     shown = Image.fromarray(image)
     if turned:
         exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""A server on this machine that speaks as much of the OpenAI protocol as listing needs, as vLLM does."""
+"""Serve the part of the OpenAI protocol that a remote VLM needs, as vLLM does, on loopback."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 
 class Lister(ThreadingHTTPServer):
-    """Says `text` of every image."""
+    """Answers `text` to every image."""
 
     daemon_threads = True
     model, key = "big-vlm", "sesame"
@@ -34,7 +34,7 @@ class Lister(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Settings that make it list."""
+        """Return the settings that make it the remote VLM."""
         return {
             "VLSAM_LISTING_URL": self.url,
             "VLSAM_LISTING_MODEL": self.model,

@@ -1,4 +1,4 @@
-"""Wait for states."""
+"""Wait for states, never for times."""
 
 import time
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from model.deadline import Deadline
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until a condition holds. Fail after `seconds`, which only bound a test that would hang."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

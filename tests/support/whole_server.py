@@ -26,30 +26,32 @@ STATUSES: Counter[int] = Counter()
 
 
 def counted(kind: str) -> None:
-    """To be called once for each input."""
+    """Count an input."""
     INPUTS[kind] += 1
 
 
-class Said:
-    """In place of a VLM: what it says and where it looks is given."""
+class ScriptedVLM:
+    """Replaces a VLM: its text and its attention are given."""
 
     text = "dog, cat"
     cut = False
     attention: NDArray[np.float32] = np.eye(5, 7, dtype=np.float32)
 
-    def answer(self, image: Image, question: str, *, forced_answer: str | None = None, **_: Any) -> "Said":
+    def answer(
+        self, image: Image, question: str, *, forced_answer: str | None = None, **_: Any
+    ) -> "ScriptedVLM":
         if forced_answer is None:
             return self
-        spoken = Said()
+        spoken = ScriptedVLM()
         spoken.text = forced_answer
         return spoken
 
-    def attention_maps(self, answer: "Said", spans: Sequence[Any], recipe: Any) -> NDArray[np.float32]:
+    def attention_maps(self, answer: "ScriptedVLM", spans: Sequence[Any], recipe: Any) -> NDArray[np.float32]:
         return np.stack([self.attention] * len(spans)) if spans else np.zeros((0, 5, 7), np.float32)
 
 
-class Door:
-    """The whole server but for the network, which has no host."""
+class WholeServer:
+    """The whole server without a network: no host has an address."""
 
     def __init__(self, model: Any, **set_to: Any) -> None:
         settings = settings_with(**set_to)
@@ -60,11 +62,11 @@ class Door:
         self._client = self.app.test_client()
 
     def forget(self) -> None:
-        """Let all that is cached for a time expire: no example may decide the next."""
+        """Let the caches expire, so that no example affects the next."""
         self._clock.now += 3600
 
     def predict(self, body: bytes) -> list[Any]:
-        """The results; none where the body was refused. Fails where the answer is not what it must be."""
+        """Return the results, or none if the body was refused. Fail if the answer is not valid."""
         with no_errors():
             response = self._client.post("/predict", data=body, content_type="application/json")
         found = checked(response)
@@ -80,7 +82,7 @@ class Door:
 
 
 def checked(response: TestResponse) -> Any:
-    """The JSON of an answer, all numbers of which are finite."""
+    """Check an answer and return its JSON, whose numbers must be finite."""
     STATUSES[response.status_code] += 1
     assert response.status_code < 500 or response.status_code == 503
     assert "Traceback" not in response.text
@@ -101,7 +103,7 @@ class _Errors(logging.Handler):
 
 @contextmanager
 def no_errors() -> Iterator[None]:
-    """Fails where an error is logged: a task whose own code failed is answered like one that is at fault."""
+    """Fail if an error is logged: the answer alone does not tell our errors from those of a task."""
     errors = _Errors(logging.ERROR)
     logging.getLogger().addHandler(errors)
     try:

@@ -1,4 +1,4 @@
-"""Pieces of annotations, as Label Studio 1.23.2 saves them."""
+"""Run exports."""
 
 from collections.abc import Callable
 
@@ -9,5 +9,5 @@ from backend.commands.cli import main
 
 @pytest.fixture
 def export() -> Callable[..., int]:
-    """Runs `vlsam export` of project 7 in this process."""
+    """Run `vlsam export` of project 7 in this process."""
     return lambda *arguments: main(["export", "--project", "7", *map(str, arguments)])

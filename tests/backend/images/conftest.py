@@ -10,13 +10,13 @@ from tests.support.fetching import FILE, LOOPBACK, fetcher_with
 
 @pytest.fixture
 def fetcher() -> Fetcher:
-    """One that may ask the servers of these tests, which are all on this machine."""
+    """A fetcher that may ask servers on loopback."""
     return fetcher_with(image_timeout=5, allowed_hosts=LOOPBACK)
 
 
 @pytest.fixture
 def strict() -> Fetcher:
-    """One that nobody has allowed anything."""
+    """A fetcher with the default settings: loopback is refused."""
     return fetcher_with(image_timeout=5)
 
 

@@ -41,12 +41,12 @@ class Resources:
     image_cache: ImageCache
     embeddings: EmbeddingCache
     embedding_files: EmbeddingFiles | None  # None without VLSAM_CACHE_DIR
-    annotating: SingleFlight[list[Detection]]  # by content and vocabulary
+    annotating: SingleFlight[list[Detection]]  # in progress, by image hash and vocabulary
     recent_answers: RecentAnswers
-    regions: RegionCache
+    regions: RegionCache  # read from run lengths
     unmatched_terms: UnmatchedTerms
     metrics: Metrics
-    clock: Callable[[], float]
+    clock: Callable[[], float]  # seconds; decides deadlines and how long anything is cached
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
@@ -124,7 +124,7 @@ class Resources:
         """Return the deadline of a request that arrives now."""
         return Deadline.after(self.settings.answers.deadline, self.clock)
 
-    def problems(self) -> dict[str, str]:
+    def readiness(self) -> dict[str, str]:
         """Return the state of each part that a prediction needs: "ready" for the models, else "ok"."""
         disk = self.embedding_files.problem() if self.embedding_files else ""
         return {

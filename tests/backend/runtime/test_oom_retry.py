@@ -83,7 +83,7 @@ def test_f4_a_task_without_memory_is_empty_and_the_next_is_not(
     task = {"id": 1, "data": {"image": data_url()}}
     assert VLSAMBackend(CONFIG, resources=resources).predict([task]) == [{}]
     assert "too little memory for this image" in caplog.text
-    assert resources.problems()["device"] == "ok"
+    assert resources.readiness()["device"] == "ok"
     tight.tight = False
     (prediction,) = VLSAMBackend(CONFIG, resources=resources).predict([task])
     assert prediction["result"]

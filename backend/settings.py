@@ -207,13 +207,11 @@ class ModelSettings(Group):
     """Models: which weights to load, and on which device."""
 
     profile: str = _setting(
-        "VLSAM_PROFILE", "builtin", _text,
-        "The pair of models to load: a profile's name.",
-    )  # fmt: skip
+        "VLSAM_PROFILE", "builtin", _text, "The pair of models to load: a profile's name."
+    )
     vlm: str | None = _setting(
-        "VLSAM_VLM", None, _text,
-        "Another VLM: a hub id, also as ID@REVISION, or a local folder.",
-    )  # fmt: skip
+        "VLSAM_VLM", None, _text, "Another VLM: a hub id, also as ID@REVISION, or a local folder."
+    )
     sam: str | None = _setting(
         "VLSAM_SAM", None, _text,
         "Another segmenter: the name of a published checkpoint, a hub id, also as ID@REVISION, a file "
@@ -238,9 +236,8 @@ class ModelSettings(Group):
         "profile's.",
     )  # fmt: skip
     model_dir: Path = _setting(
-        "MODEL_DIR", FOLDER, Path,
-        "Folder of fetched weights. `vlsam download` fills it ahead.",
-    )  # fmt: skip
+        "MODEL_DIR", FOLDER, Path, "Folder of fetched weights. `vlsam download` fills it ahead."
+    )
 
     def select(self, profile: str | None = None) -> Profile:
         """Return `profile`, by default the setting's, with the weights that replace its own.
@@ -263,9 +260,8 @@ class DetectionSettings(Group):
     """Detection: how objects are named and located."""
 
     attention: str = _setting(
-        "VLSAM_ATTENTION", "best", _one_of(*RECIPES),
-        f"Recipe from attention to maps: {', '.join(RECIPES)}.",
-    )  # fmt: skip
+        "VLSAM_ATTENTION", "best", _one_of(*RECIPES), f"Recipe from attention to maps: {', '.join(RECIPES)}."
+    )
     points: tuple[tuple[str, Points], ...] = _setting(
         "VLSAM_POINTS", (), _points,
         "Method from a map to points: peak, pair, maxima or kmeans. For single terms as in `pair, "
@@ -296,13 +292,11 @@ class DetectionSettings(Group):
         "local VLM locates them.",
     )  # fmt: skip
     listing_model: str | None = _setting(
-        "VLSAM_LISTING_MODEL", None, _text,
-        "Name of the model at VLSAM_LISTING_URL.",
-    )  # fmt: skip
+        "VLSAM_LISTING_MODEL", None, _text, "Name of the model at VLSAM_LISTING_URL."
+    )
     listing_key: str | None = _setting(
-        "VLSAM_LISTING_KEY", None, _text,
-        "API key, sent to VLSAM_LISTING_URL and nowhere else.", secret=True,
-    )  # fmt: skip
+        "VLSAM_LISTING_KEY", None, _text, "API key, sent to VLSAM_LISTING_URL and nowhere else.", secret=True
+    )
     vocabulary: Vocabulary = _setting(
         "VLSAM_VOCABULARY", "open", _one_of(*get_args(Vocabulary)),
         "What the VLM is asked for: all objects (open), the project's labels (project), or both, at "
@@ -314,9 +308,8 @@ class DetectionSettings(Group):
         "does not ask.",
     )  # fmt: skip
     classifier: str | None = _setting(
-        "VLSAM_CLASSIFIER", None, _text,
-        "Image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout.",
-    )  # fmt: skip
+        "VLSAM_CLASSIFIER", None, _text, "Image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout."
+    )
 
     def __post_init__(self) -> None:
         if (self.listing_url is None) != (self.listing_model is None):
@@ -384,9 +377,8 @@ class LabelStudioSettings(Group):
     """Label Studio: its address and key."""
 
     url: str | None = _setting(
-        "LABEL_STUDIO_URL", None, _url,
-        "Address of Label Studio from this server. Uploads are fetched there.",
-    )  # fmt: skip
+        "LABEL_STUDIO_URL", None, _url, "Address of Label Studio from this server. Uploads are fetched there."
+    )
     api_key: str | None = _setting(
         "LABEL_STUDIO_API_KEY", None, _text,
         "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.", secret=True,
@@ -420,13 +412,11 @@ class ImageSettings(Group):
         "folder.",
     )  # fmt: skip
     image_timeout: float = _setting(
-        "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600),
-        "Seconds to download one image, in all.",
-    )  # fmt: skip
+        "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600), "Seconds to download one image, in all."
+    )
     max_image_bytes: int = _setting(
-        "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1),
-        "Largest image file, in bytes.",
-    )  # fmt: skip
+        "VLSAM_MAX_IMAGE_BYTES", 100_000_000, _integer(1, 2**31 - 1), "Largest image file, in bytes."
+    )
     max_image_pixels: int = _setting(
         # Pillow refuses images of more than 178 megapixels.
         "VLSAM_MAX_IMAGE_PIXELS", 80_000_000, _integer(1, 178_000_000),
@@ -457,18 +447,11 @@ class CacheSettings(Group):
 class ServerSettings(Group):
     """Server: address, processes, limits and passwords."""
 
-    port: int = _setting(
-        "PORT", 9090, _integer(1, 65535),
-        "Port to listen on.",
-    )  # fmt: skip
+    port: int = _setting("PORT", 9090, _integer(1, 65535), "Port to listen on.")
     workers: int = _setting(
-        "WORKERS", 1, _integer(1, 64),
-        "Processes. Each loads the models again: use 1 per device.",
-    )  # fmt: skip
-    threads: int = _setting(
-        "THREADS", 32, _integer(2, 512),
-        "Requests answered at the same time.",
-    )  # fmt: skip
+        "WORKERS", 1, _integer(1, 64), "Processes. Each loads the models again: use 1 per device."
+    )
+    threads: int = _setting("THREADS", 32, _integer(2, 512), "Requests answered at the same time.")
     queue: int = _setting(
         "VLSAM_QUEUE", 24, _integer(1, 511),
         "Predictions that may wait or run, at most THREADS - 1. One more is answered 503.",
@@ -483,9 +466,8 @@ class ServerSettings(Group):
         "With BASIC_AUTH_PASS: user that all routes but /health and /webhook ask for.",
     )  # fmt: skip
     basic_auth_pass: str | None = _setting(
-        "BASIC_AUTH_PASS", None, _text,
-        "The password of BASIC_AUTH_USER.", secret=True,
-    )  # fmt: skip
+        "BASIC_AUTH_PASS", None, _text, "The password of BASIC_AUTH_USER.", secret=True
+    )
     webhook_secret: str | None = _setting(
         "VLSAM_WEBHOOK_SECRET", None, _secret,
         "Secret that /webhook asks for, as the last part of its address or in the header "
@@ -506,10 +488,7 @@ class ServerSettings(Group):
 class LogSettings(Group):
     """Log: its level."""
 
-    level: str = _setting(
-        "LOG_LEVEL", "INFO", _level,
-        "DEBUG, INFO, WARNING or ERROR.",
-    )  # fmt: skip
+    level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
 
 
 @dataclass(frozen=True)

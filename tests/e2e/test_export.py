@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from backend.commands.cli import main
-from backend.labelstudio import geometry, labeling_config, results
+from backend.labelstudio import geometry, results
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
+from tests.support import saved_annotations
 from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
@@ -40,13 +42,7 @@ DOG = DOG & ~((columns - 110) ** 2 + (rows - 70) ** 2 <= 12**2) | (
 )
 
 
-def region(mask: Mask, control: str, label: str) -> list[results.Result]:
-    output = labeling_config.parse(CONFIG).output(control)
-    assert output is not None
-    number = f"{control}{label}".replace(" ", "")
-    return results.region(mask, control=output, labels=[label], region_id=number, score=0.5)
-
-
+region = partial(saved_annotations.region, config=CONFIG)
 STRAY: results.Result = {
     "id": "stray", "type": "keypointlabels", "from_name": "click", "to_name": "image", "is_positive": True,
     "original_width": WIDTH, "original_height": HEIGHT,

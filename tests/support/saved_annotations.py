@@ -10,14 +10,8 @@ from model.types import Mask
 from tests.support.detections import disc
 
 WIDTH, HEIGHT = 80, 60
-
-
 TAGS = {"brush": "Brush", "poly": "Polygon", "rect": "Rectangle", "ellipse": "Ellipse", "vector": "Vector"}
-
-
 NAMES = '<Label value="Cat" alias="feline"/><Label value="Dog"/>'
-
-
 CONFIG = (
     '<View><Image name="image" value="$image"/><Image name="other" value="$other"/>'
     + "".join(
@@ -27,28 +21,23 @@ CONFIG = (
     + f'<KeyPointLabels name="kp" toName="image" smart="true">{NAMES}</KeyPointLabels>'
     + f'<RectangleLabels name="prompt" toName="image" smart="true">{NAMES}</RectangleLabels></View>'
 )
-
-
 FREE = (
     '<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>'
     '<TextArea name="said" toName="image" perRegion="true"/>'
     '<Taxonomy name="kind" toName="image" perRegion="true"><Choice value="Animal"><Choice value="Dog"/>'
     "</Choice></Taxonomy></View>"
 )
-
-
 CAT = disc(30, 30, 20)
-
-
 DOG = disc(50, 30, 15) & ~disc(50, 30, 6) | disc(70, 52, 5)  # over the cat, with a hole and a second part
 
 
 def region(
     mask: Mask, control: str, *names: str, number: str = "", config: str = CONFIG
 ) -> list[dict[str, Any]]:
+    """Return a region of these labels, as this server makes it. The default id depends on all arguments."""
     output = labeling_config.parse(config).output(control)
     assert output is not None
-    number = number or f"{control}-{'-'.join(names)}-{int(mask.sum())}"
+    number = number or f"{control}-{'-'.join(names)}-{int(mask.sum())}".replace(" ", "")
     return results.region(mask, control=output, labels=names, region_id=number, score=0.5)
 
 

@@ -17,6 +17,7 @@ from backend.labelstudio.request import Interaction
 from backend.labelstudio.tasks import Task
 from model.deadline import Deadline
 from model.types import Mask, Prompt
+from tests.support import saved_annotations
 from tests.support.detections import detection, disc
 from tests.support.editor_gestures import box, click
 from tests.support.labeling_configs import CONFIG
@@ -36,9 +37,8 @@ SPLIT = """
 def region(
     mask: Mask, region_id: str, *, control: str = "brush", label: str = "Cat", prompt: Prompt | None = None
 ) -> dict[str, Any]:
-    output = parse(SPLIT).output(control)
-    assert output is not None
-    (made,) = results.region(mask, control=output, labels=[label], region_id=region_id, score=0.5)
+    """Return a predicted region, with its evidence."""
+    (made,) = saved_annotations.region(mask, control, label, number=region_id, config=SPLIT)
     return {**made, "meta": region_meta.write(detection("tabby", mask, prompt), made)}
 
 

@@ -1,6 +1,7 @@
 """Predictions beside what people made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,23 +9,17 @@ import pytest
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.placement import Labelling, annotation
 from backend.answers.resources import Resources
-from backend.labelstudio import results
 from backend.labelstudio.labeling_config import SHAPES, parse
 from backend.labelstudio.tasks import Task
-from model.types import Mask
 from tests.support.detections import detection, disc
 from tests.support.images import data_url
 from tests.support.labeling_configs import CONFIG
+from tests.support.saved_annotations import region
 from tests.support.stand_in import StandIn
 
 Make = Callable[..., Resources]
 CAT, DOG = disc(20, 30, 12), disc(60, 30, 9)
-
-
-def region(mask: Mask, *, name: str = "brush", labels: Sequence[str] = ("Cat",)) -> list[results.Result]:
-    control = parse(CONFIG).output(name)
-    assert control is not None
-    return results.region(mask, control=control, labels=labels, region_id="made", score=1)
+made = partial(region, config=CONFIG)  # by a person
 
 
 def predicted(resources: Resources, **task: Any) -> list[tuple[str, str]]:
@@ -41,7 +36,7 @@ BOTH = [("brush", "Cat"), ("poly", "Cat"), *DOGS]
 
 @pytest.mark.parametrize("kind", ["annotations", "drafts"])
 def test_what_people_have_a_region_of_is_not_predicted(make_resources: Make, kind: str) -> None:
-    entry = {"id": 3, "result": region(CAT)}
+    entry = {"id": 3, "result": made(CAT, "brush", "Cat")}
     assert predicted(make_resources(), **{kind: [entry]}) == DOGS
     assert predicted(make_resources(), **{kind: [{**entry, "was_cancelled": True}]}) == BOTH
 
@@ -49,12 +44,12 @@ def test_what_people_have_a_region_of_is_not_predicted(make_resources: Make, kin
 @pytest.mark.parametrize(
     ("made", "left"),
     [
-        (region(disc(23, 30, 12)), DOGS),  # moved by hand
-        (region(CAT, name="poly"), DOGS),  # one object is one region in every control
-        (region(disc(20, 30, 6)), BOTH),  # a quarter of it
-        (region(CAT, labels=["Dog"]), BOTH),
-        (region(CAT, labels=["Dog", "Cat"]), DOGS),  # choice="multiple": any of them is what it is
-        (region(DOG, labels=["Dog"]) + region(CAT), []),
+        (made(disc(23, 30, 12), "brush", "Cat"), DOGS),  # moved by hand
+        (made(CAT, "poly", "Cat"), DOGS),  # one object is one region in every control
+        (made(disc(20, 30, 6), "brush", "Cat"), BOTH),  # a quarter of it
+        (made(CAT, "brush", "Dog"), BOTH),
+        (made(CAT, "brush", "Dog", "Cat"), DOGS),  # choice="multiple": any of them is what it is
+        (made(DOG, "brush", "Dog") + made(CAT, "brush", "Cat"), []),
         ([{"id": "made", "type": "choices", "from_name": "brush", "value": {"choices": ["Cat"]}}], BOTH),
         (["junk", None, {"from_name": {}, "type": []}], BOTH),
         ("junk", BOTH),
@@ -109,7 +104,7 @@ def test_an_object_that_was_kept_without_a_label_may_have_got_any() -> None:
     config = parse(CONFIG)
     found = [detection("zebra", CAT)]
     assert len(annotation(found, Labelling(config, "keep"), "image", "v1")[0]) == 1
-    known = Task.parse({"annotations": [{"result": region(CAT, labels=["Dog"])}]}).made(config)
+    known = Task.parse({"annotations": [{"result": made(CAT, "brush", "Dog")}]}).made(config)
     assert annotation(found, Labelling(config, "keep"), "image", "v1", made=known)[0] == []
 
 
@@ -125,6 +120,6 @@ def test_the_ids_of_others_stay_as_they_are(make_resources: Make, stand_in: Stan
 
 
 def test_a_broken_region_counts_as_none(make_resources: Make) -> None:
-    made = region(CAT)
-    made[0]["value"]["rle"] = [1, 2, 3]
-    assert predicted(make_resources(), annotations=[{"result": made}]) == BOTH
+    mine = made(CAT, "brush", "Cat")
+    mine[0]["value"]["rle"] = [1, 2, 3]
+    assert predicted(make_resources(), annotations=[{"result": mine}]) == BOTH

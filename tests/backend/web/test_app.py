@@ -4,7 +4,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -425,12 +424,19 @@ def test_f5_failed_loading_is_a_503_with_its_reason(make_resources: Make, predic
 def test_f5_a_prediction_waits_for_the_weights(
     make_resources: Make, stand_in: StandIn, predict_body: Body
 ) -> None:
+    loaded = threading.Event()
+
     def load() -> StandIn:
-        time.sleep(0.2)
+        assert loaded.wait(10)
         return stand_in
 
-    client = create_app(resources=make_resources(load)).test_client()
-    assert len(said(client.post("/predict", json=predict_body(data_url())))["results"][0]["result"]) == 4
+    resources = make_resources(load)
+    client = create_app(resources=resources).test_client()
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(client.post, "/predict", json=predict_body(data_url()))
+        wait_for(lambda: resources.queue.admitted_requests == 1)
+        loaded.set()
+        assert len(said(answer.result())["results"][0]["result"]) == 4
 
 
 def test_f7_a_full_queue_is_a_503(make_resources: Make, predict_body: Body) -> None:

@@ -81,6 +81,7 @@ def test_a_model_of_the_hub_comes_with_what_it_needs_only(fake_hub: Site, tmp_pa
     fake_hub.asked.clear()
     assert hub.ensure(NAME, tmp_path) == folder
     assert fake_hub.asked == []  # what is complete is loaded without a word to the hub
+    assert constants.HF_HUB_DISABLE_XET  # its client follows no rule of model/connections.py
 
 
 def test_the_hubs_token_goes_to_no_other_host(fake_hub: Site, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def _encodable(value: Any) -> Any:
         case str():
             return local_files.text(value)
         case list():
-            return [_encodable(each) for each in value]
+            return [_encodable(item) for item in value]
         case dict():
-            return {name: _encodable(each) for name, each in value.items()}
+            return {name: _encodable(item) for name, item in value.items()}
     return value

@@ -181,8 +181,8 @@ def _connected(
         )
     first = backends[0]
     if others := ", ".join(str(backend.get("url")) for backend in backends[1:]):
-        told = f"Label Studio asks {first.get('url')} alone, its first backend, and never {others}."
-        yield Finding("backend", NOTE, told, "Settings, Model: delete those that are not to be asked")
+        message = f"Label Studio asks {first.get('url')} alone, its first backend, and never {others}."
+        yield Finding("backend", NOTE, message, "Settings, Model: delete those that are not to be asked")
     if first.get("state") != "CO":
         _probe(client, str(first.get("url")))
         raise StudioError(
@@ -214,10 +214,10 @@ def _probe(client: StudioClient, url: str) -> None:
 
 def versions_of(client: StudioClient, project: int) -> tuple[dict[str, int], list[str]]:
     """Return the number of predictions of each version, and the backends' titles. Raises StudioError."""
-    said = client.get(f"/api/projects/{project}/model-versions/?extended=true&include_live_models=true")
+    versions = client.get(f"/api/projects/{project}/model-versions/?extended=true&include_live_models=true")
     try:
-        counts = {str(each["model_version"]): int(each["count"]) for each in said["static"]}
-        return counts, [str(each["title"]) for each in said["live"] or ()]
+        counts = {str(version["model_version"]): int(version["count"]) for version in versions["static"]}
+        return counts, [str(backend["title"]) for backend in versions["live"] or ()]
     except (LookupError, TypeError, ValueError):
         raise client.not_label_studio() from None
 
@@ -263,11 +263,12 @@ def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
     elif shown in counts:
         yield Finding(check, OK, f"The project shows {counts[shown]} predictions of {shown}.")
     else:
-        told = f"shows what {shown!r} answers" if shown else "has no predictions yet"
-        yield Finding(check, OK, f"The project {told}.")
+        state = f"shows what {shown!r} answers" if shown else "has no predictions yet"
+        yield Finding(check, OK, f"The project {state}.")
 
 
 def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
+    """Check the server at a URL, and that it runs the model version of the connected backend."""
     started = time.monotonic()
     try:
         answer = connections.request(
@@ -276,11 +277,14 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
         health = answer.json()
         version, state = health["model_version"], health["model"]
     except (requests.RequestException, ValueError, LookupError, TypeError) as error:
-        said = f"No vlsam answers at {url} from here ({connections.distrust(error) or type(error).__name__})."
+        reason = connections.distrust(error) or type(error).__name__
+        problem = f"No vlsam answers at {url} from here ({reason})."
         if connected:
-            yield Finding("server", SKIPPED, f"{said} Label Studio reaches it.")
+            yield Finding("server", SKIPPED, f"{problem} Label Studio reaches it.")
         else:
-            yield Finding("server", FAILED, said, "start `vlsam serve`, or give its address: --backend-url")
+            yield Finding(
+                "server", FAILED, problem, "start `vlsam serve`, or give its address: --backend-url"
+            )
         yield _weights(settings.models)
         return
     seconds = time.monotonic() - started

@@ -78,7 +78,7 @@ def read(
         drawn = region_reading.read(entry, shape, budget)
         mask = None if drawn is None else drawn.patch.mask
         if mask is None or not mask.any():
-            unread = [each.partition(": ")[2] for each in budget.unread[before:]]
+            unread = [problem.partition(": ")[2] for problem in budget.unread[before:]]
             why = f"a {region.shape} that cannot be read: {unread[0]}" if unread else None
             left_out[why or f"a {region.shape} without pixels"] += 1
             continue

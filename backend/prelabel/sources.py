@@ -209,17 +209,17 @@ def _remote(source: str) -> tuple[Listing, dict[str, str]]:
     fs, path = _file_system(source)
     if fs.isdir(path):
         root, pattern = source.rstrip("/") + "/", None
-        found = fs.find(path, detail=True)
+        files = fs.find(path, detail=True)
     elif not local_files.is_pattern(source) or fs.isfile(path):
         root, pattern = source[: source.rfind("/") + 1], None
-        found = {path: fs.info(path)} if fs.isfile(path) else {}
+        files = {path: fs.info(path)} if fs.isfile(path) else {}
     else:
         root, pattern = local_files.split_pattern(source)
         # fsspec counts the root as one level.
-        found = fs.find(fs._strip_protocol(root), maxdepth=local_files.depth_of(pattern), detail=True)
+        files = fs.find(fs._strip_protocol(root), maxdepth=local_files.depth_of(pattern), detail=True)
     # fsspec lists names without the scheme; the given root is put in front.
     inside = len(fs._strip_protocol(root).rstrip("/")) + 1
-    stamps = {name[inside:]: _stamp_from(info) for name, info in found.items()}
+    stamps = {name[inside:]: _stamp_from(info) for name, info in files.items()}
     return local_files.chosen(root, stamps, pattern=pattern), stamps
 
 
@@ -232,10 +232,10 @@ def _stamp_from(info: Mapping[str, Any]) -> str:
 def _stamp_of(address: str) -> str:
     """Return a stamp of a file: its size, modification time, and inode change time, which cannot be set."""
     try:
-        found = os.stat(address)
+        status = os.stat(address)
     except (OSError, ValueError):
         return ""
-    return digest(repr((found.st_size, found.st_mtime_ns, found.st_ctime_ns)).encode())
+    return digest(repr((status.st_size, status.st_mtime_ns, status.st_ctime_ns)).encode())
 
 
 def _stamp_of_uri(address: str) -> str:
@@ -273,14 +273,14 @@ class Manifest:
         rows = tables.rows(self._source, self._image_key, self.skipped)
         for number, (row, place) in enumerate(rows, 1):
             try:
-                found = field_of(row, self._image_key)
+                cell = field_of(row, self._image_key)
             except LookupError:
                 columns = ", ".join(map(str, list(row)[:20]))
                 raise SourceError(
                     f"{self._source}, row {number}: no column {self._image_key!r} for the image's address, "
                     f"but {columns}"
                 ) from None
-            given, row_id = _address(found), row.get("id")
+            given, row_id = _address(cell), row.get("id")
             key = text(_short(unsigned(given))) or (f"row {number}" if place is not None else "")
             if row_id not in (None, ""):
                 key = text(str(row_id))
@@ -336,9 +336,9 @@ def _as_text(value: Any) -> Any:
         case str():
             return text(value)
         case dict():
-            return {text(str(name)): _as_text(each) for name, each in value.items()}
+            return {text(str(name)): _as_text(item) for name, item in value.items()}
         case list():
-            return [_as_text(each) for each in value]
+            return [_as_text(item) for item in value]
     return value
 
 

@@ -27,8 +27,8 @@ _SCHEME = re.compile(r"(?i)([a-z][a-z0-9+.-]*)://")
 
 def scheme_of(address: str) -> str | None:
     """Return the scheme of a URI in lower case; None for a local path."""
-    found = _SCHEME.match(address)
-    return found[1].lower() if found else None
+    match = _SCHEME.match(address)
+    return match[1].lower() if match else None
 
 
 def reason(error: Exception) -> str:
@@ -127,16 +127,16 @@ class Cells:
         """Return the bytes at a place, None if there are none. Raises ImageError."""
         try:
             with self._lock:
-                found = self._find(place)
+                cell = self._find(place)
         except Exception as error:  # of a file that is broken
             with self._lock:
                 self._ends = []
             raise ImageError(
                 f"The row of the parquet file cannot be read ({type(error).__name__})."
             ) from None
-        if isinstance(found, ImageError):
-            raise found
-        return found
+        if isinstance(cell, ImageError):
+            raise cell
+        return cell
 
     def _find(self, place: int) -> Cell:
         if place in self.passed:
@@ -195,7 +195,7 @@ def _children(kind: Any) -> dict[str, Any]:
 def _holds_bytes(kind: Any) -> bool:
     of_bytes = re.match(r"(large_)?binary|fixed_size_binary", str(kind)) is not None
     inside = list(_children(kind).values()) or [getattr(kind, "value_type", None)]  # of a dictionary
-    return of_bytes or any(_holds_bytes(each) for each in inside if each is not None)
+    return of_bytes or any(_holds_bytes(child) for child in inside if child is not None)
 
 
 @contextmanager

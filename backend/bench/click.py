@@ -35,17 +35,16 @@ from werkzeug.serving import make_server
 
 from backend.answers import click_target, task_image
 from backend.answers.resources import PROCESS, Resources
-from backend.images import fetch, image_cache
+from backend.images import fetch, image_cache, load
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.job_queue import CLICK
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from backend.web import app
-from model import decode
+from model import decode, pipeline
 from model.builtin.scenes import draw_scene
 from model.deadline import NEVER
 from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose
-from model.segmentation import click_refinement
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Levels, Segmenter
 from model.types import Detection, Evidence, Image, Prompt
@@ -81,12 +80,12 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((app, "_body"), (app, "parse_body"), (labeling_config, "parse"), (click_target, "read")),
     "look up": ((task_image, "load"),),
     "fetch": ((fetch.Fetcher, "fetch"),),
-    "decode file": ((decode, "decode"),),
+    "decode file": ((load, "decode"),),
     "hash pixels": ((image_cache, "image_hash"),),
     "encode": ((Segmenter, "encode"),),
     "decode": ((Segmenter, "decode"),),
     "upsample": ((Levels, "__getitem__"),),
-    "obey": ((click_refinement, "refine_by_clicks"),),
+    "obey": ((pipeline, "refine_by_clicks"),),
     "encode mask": ((results, "region"),),
     "evidence": ((region_meta, "write"),),
     "json": ((app, "jsonify"),),

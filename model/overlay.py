@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from model.decode import ImageLike, read_image
+from model.image_decoding import ImageLike, read_image
 from model.types import Detection, Image
 
 Colour = tuple[int, int, int]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.attention.baseline_maps import Classifier
 from model.deadline import NEVER, Deadline
-from model.decode import ImageLike, read_image
+from model.image_decoding import ImageLike, read_image
 from model.options import Options
 from model.profiles import Profile, choose
 from model.sam_stage import Instance, InstanceSearch

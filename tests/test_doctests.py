@@ -28,6 +28,10 @@ def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_public_names_have_examples() -> None:
-    assert {"model.pipeline", "model.types", "model.decode", "model.overlay", "model.profiles"} <= set(
-        MODULES
-    )
+    assert {
+        "model.pipeline",
+        "model.types",
+        "model.image_decoding",
+        "model.overlay",
+        "model.profiles",
+    } <= set(MODULES)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlsam._shadowing import check_package
 
 if TYPE_CHECKING:
-    from model.decode import ImageLike, read_image
+    from model.image_decoding import ImageLike, read_image
     from model.options import Options
     from model.overlay import draw
     from model.pipeline import VLSAM
@@ -45,8 +45,8 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "ImageLike": "model.decode",
-    "read_image": "model.decode",
+    "ImageLike": "model.image_decoding",
+    "read_image": "model.image_decoding",
     "Options": "model.options",
     "Recipe": "model.recipes",
     "RECIPES": "model.recipes",

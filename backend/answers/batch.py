@@ -13,7 +13,7 @@ from backend.labelstudio.region_reading import ReadingBudget
 from backend.labelstudio.request import Batch, Trial
 from backend.labelstudio.tasks import Task
 from backend.runtime.job_queue import AHEAD, BATCH, Late, Unavailable
-from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.retrying_model import RetryingModel
 from backend.telemetry import logs
 from model.deadline import Deadline
 from model.pipeline import VLSAM, prefetch_answers

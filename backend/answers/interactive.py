@@ -24,9 +24,10 @@ from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.region_reading import OutOfTime, ReadingBudget, TooMuch
 from backend.labelstudio.request import Interaction
 from backend.labelstudio.results import Result
+from backend.labelstudio.status_control import status
 from backend.labelstudio.tasks import NO_ENTRY, Region, Task
 from backend.runtime.job_queue import CLICK, Late, Superseded, Unavailable
-from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.retrying_model import RetryingModel
 from model.deadline import Deadline
 from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding
@@ -64,7 +65,8 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
     # Label Studio 1.23.2 sends no prompts when a task opens after one that was submitted with a click left in
     # it: there is nothing to tell.
     if status_of is not None and not interaction.empty:
-        answer["result"] = [*answer["result"], results.status(answer.get("reason", ""), status_of)]
+        told = status(answer.get("reason", ""), status_of, results.new_id())
+        answer["result"] = [*answer["result"], told]
     return answer
 
 

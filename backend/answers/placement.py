@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from backend.answers import existing_regions
 from backend.labelstudio import region_meta, results
-from backend.labelstudio.labeling_config import STATUS, Control, LabelConfig
+from backend.labelstudio.labeling_config import Control, LabelConfig
 from backend.labelstudio.region_reading import ReadingBudget
 from backend.labelstudio.results import Result
+from backend.labelstudio.status_control import STATUS, status
 from backend.labelstudio.tasks import Region
 from backend.telemetry.logs import printable
 from model.options import Options
@@ -227,8 +228,8 @@ def explained(
     """
     if regions or config.status_of is None:
         return []
-    told = results.status(why_empty(terms, unmatched), config.status_of)
-    return [{**told, "id": results.prediction_id(image, model_version, STATUS, "", 0)}]
+    result_id = results.prediction_id(image, model_version, STATUS, "", 0)
+    return [status(why_empty(terms, unmatched), config.status_of, result_id)]
 
 
 def why_empty(terms: Sequence[str], unmatched: Collection[str]) -> str:

@@ -17,7 +17,7 @@ from backend.runtime.background_tasks import BackgroundTasks
 from backend.runtime.embedding_cache import EmbeddingCache
 from backend.runtime.embedding_files import EmbeddingFiles
 from backend.runtime.job_queue import JobQueue
-from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.retrying_model import RetryingModel
 from backend.runtime.single_flight import SingleFlight
 from backend.settings import Settings
 from backend.telemetry.metrics import Metrics

@@ -11,7 +11,7 @@ from backend.labelstudio.region_reading import ReadingBudget
 from backend.labelstudio.tasks import Task
 from backend.runtime.embedding_cache import EmbeddingHandle
 from backend.runtime.job_queue import Late
-from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.retrying_model import RetryingModel
 from model.deadline import Deadline
 from model.pipeline import VLSAM
 from model.segmentation.embedding import Embedding

@@ -40,7 +40,7 @@ from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.job_queue import CLICK
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from backend.web import app
-from model import decode, pipeline
+from model import image_decoding, pipeline
 from model.builtin.scenes import draw_scene
 from model.deadline import NEVER
 from model.pipeline import VLSAM
@@ -152,7 +152,9 @@ class Picture:
             at = rng.integers(len(ys))
             points.append(((float(xs[at]) + 0.5) * scale, (float(ys[at]) + 0.5) * scale))
         file = written.getvalue()
-        return cls(f"{megapixels:g}-{seed}.jpg", file, decode.decode(file, max_pixels=10**9), tuple(points))
+        return cls(
+            f"{megapixels:g}-{seed}.jpg", file, image_decoding.decode(file, max_pixels=10**9), tuple(points)
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 from backend.datasets.items import Item, Loader
 from backend.datasets.run_state import write
 from backend.images.content_hash import image_hash
-from model.decode import formats
+from model.image_decoding import formats
 from model.types import Image, ImageError
 
 log = logging.getLogger(f"vlsam.{__name__}")

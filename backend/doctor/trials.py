@@ -6,8 +6,8 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from backend.doctor.finding import FAILED, NOTE, OK, Finding, one_line
-from backend.labelstudio import labeling_config
 from backend.labelstudio.request import TRIAL
+from backend.labelstudio.status_control import STATUS
 from backend.labelstudio_api.client import StudioClient, StudioError
 
 UNKNOWN_PLACE = "where `vlsam serve` was started; in Docker `docker compose logs vlsam`"
@@ -82,7 +82,7 @@ def _of_trial(task: int, answer: Mapping[str, Any], place: str) -> Finding:
     regions = {
         str(item.get("id"))
         for item in (items if isinstance(items, list) else [])
-        if isinstance(item, dict) and item.get("from_name") != labeling_config.STATUS
+        if isinstance(item, dict) and item.get("from_name") != STATUS
     }
     seen = _texts(answer.get("seen"))
     saw = (

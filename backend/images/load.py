@@ -7,11 +7,11 @@ from backend.images.errors import Refused
 from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from backend.settings import ImageSettings, LabelStudioSettings
-from model import decode as decoder
+from model import image_decoding
 from model.deadline import NEVER, Deadline
 from model.types import Image
 
-decode = partial(decoder.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
+decode = partial(image_decoding.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
 
 
 class Images:

@@ -165,18 +165,6 @@ def fill_window(ring: Ring, window: Window) -> Mask:
     return mask
 
 
-def ellipse_of(mask: Mask) -> Ellipse:
-    """Return the ellipse with the centre and second moments of a mask that is not empty."""
-    rows, columns = np.nonzero(mask)
-    x, y = columns + 0.5, rows + 0.5
-    centre = (float(x.mean()), float(y.mean()))
-    # A pixel is no point but a square, whose variance is 1/12.
-    spread = np.cov(np.stack([x, y]), bias=True) + np.eye(2) / 12
-    (short, long), axes = np.linalg.eigh(spread)
-    turned = math.degrees(math.atan2(axes[1, 1], axes[0, 1])) % 180
-    return (*centre, 2 * math.sqrt(long), 2 * math.sqrt(short), turned)
-
-
 def fill_ellipse(ellipse: Ellipse, shape: tuple[int, int]) -> Mask:
     """Return the mask (height, width) of the pixels whose centres are inside an ellipse."""
     mask = np.zeros(shape, bool)

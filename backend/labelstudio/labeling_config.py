@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 from xml.etree import ElementTree
 
+from backend.labelstudio.status_control import STATUS
 from backend.labelstudio.term_matching import NameIndex, exact, fold, singular_forms, synonym_forms
 
 log = logging.getLogger(f"vlsam.{__name__}")
@@ -32,7 +33,6 @@ MAX_TAGS = 200
 MAX_INSIDE = 200_000  # tags inside these, those of tags in tags counted for each
 MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
 MAX_LABEL = 200
-STATUS = "vlsam_status"  # the TextArea that failures of clicks are written into; never a prompt
 PROMPT = "vlsam_prompt"  # the TextArea where people type a phrase to find
 
 Choice = tuple[tuple[str, ...], tuple[str, ...]]  # its path and its names

@@ -1,4 +1,4 @@
-"""Trace masks: rings around them, in pixels of the image."""
+"""Fit outlines to masks: rings (polygons) and ellipses, in pixels of the image."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio.geometry import tight_window
+from backend.labelstudio.geometry import Ellipse, tight_window
 from model.types import Mask
 
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
@@ -157,6 +157,18 @@ def _bridged(rings: Sequence[Ring]) -> Ring:
             for old, other in zip(near, left, strict=True)
         ]
     return joined
+
+
+def ellipse_of(mask: Mask) -> Ellipse:
+    """Return the ellipse with the centre and second moments of a mask that is not empty."""
+    rows, columns = np.nonzero(mask)
+    x, y = columns + 0.5, rows + 0.5
+    centre = (float(x.mean()), float(y.mean()))
+    # A pixel is no point but a square, whose variance is 1/12.
+    spread = np.cov(np.stack([x, y]), bias=True) + np.eye(2) / 12
+    (short, long), axes = np.linalg.eigh(spread)
+    turned = math.degrees(math.atan2(axes[1, 1], axes[0, 1])) % 180
+    return (*centre, 2 * math.sqrt(long), 2 * math.sqrt(short), turned)
 
 
 def nearest_points(one: Ring, other: Ring, pairs: int) -> tuple[float, tuple[float, float], int]:

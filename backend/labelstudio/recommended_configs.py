@@ -8,7 +8,8 @@ from typing import Literal, get_args
 from xml.sax.saxutils import quoteattr
 
 from backend.labelstudio import labeling_config
-from backend.labelstudio.labeling_config import MAX_LABEL, MAX_LABELS, STATUS
+from backend.labelstudio.labeling_config import MAX_LABEL, MAX_LABELS
+from backend.labelstudio.status_control import STATUS
 
 Kind = Literal["masks", "polygons", "boxes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from backend.labelstudio import geometry, outlines
 from backend.labelstudio.geometry import Patch
-from backend.labelstudio.labeling_config import STATUS, Control, Naming
+from backend.labelstudio.labeling_config import Control, Naming
 from backend.labelstudio.region_reading import PNG, decode
 from model.types import Mask
 
@@ -79,18 +79,6 @@ def naming(region: Result, control: Naming, words: Sequence[Any]) -> Result:
         "to_name": control.to_name,
         "type": control.type,
         "value": {control.key: list(words)},
-    }
-
-
-def status(text: str, to_name: str) -> Result:
-    """Return the result that sets the <TextArea> named STATUS in Label Studio 1.23.2; "" empties it."""
-    return {
-        "id": new_id(),
-        "from_name": STATUS,
-        "to_name": to_name,
-        "type": "textarea",
-        "origin": "prediction",
-        "value": {"text": [text] if text else []},
     }
 
 
@@ -166,7 +154,7 @@ def _fits(ellipse: dict[str, Any], mask: Mask) -> bool:
 
 
 def _ellipse(mask: Mask) -> dict[str, Any]:
-    x, y, along, aside, degrees = geometry.ellipse_of(mask)
+    x, y, along, aside, degrees = outlines.ellipse_of(mask)
     height, width = mask.shape
     # Radii are percent of the width and of the height however the ellipse is turned; 50 is the most.
     radius_x, radius_y = min(50.0, 100 * along / width), min(50.0, 100 * aside / height)

@@ -11,7 +11,7 @@ import torch
 from cachetools import LRUCache
 
 from backend.runtime.embedding_files import EmbeddingFiles
-from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.retrying_model import RetryingModel
 from backend.runtime.single_flight import Flight, SingleFlight
 from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding

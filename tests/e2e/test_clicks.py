@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.labelstudio.labeling_config import STATUS
 from backend.labelstudio.recommended_configs import label_config
+from backend.labelstudio.status_control import STATUS
 from backend.labelstudio_api.client import StudioError
 from model.builtin.scenes import NAMES, Scene, draw_scene
 from tests.support.editor_gestures import box, click_on_pixel, context, deepest, mask_of

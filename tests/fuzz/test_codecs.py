@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend.labelstudio import labeling_config, region_meta, region_reading, results
 from backend.runtime.embedding_files import EmbeddingFiles
 from backend.telemetry.metrics import Metrics
-from model import decode
+from model import image_decoding
 from model.segmentation.embedding import Embedding
 from model.types import ImageError, Mask
 from model.vlm import named_boxes, terms
@@ -83,7 +83,7 @@ def test_any_evidence_is_whole_or_ignored(meta: Any, mask: Mask) -> None:
 def test_any_file_is_an_image_or_an_error(data: bytes) -> None:
     counted("image files")
     try:
-        image = decode.decode(data, max_pixels=10**6)
+        image = image_decoding.decode(data, max_pixels=10**6)
     except ImageError:
         return
     assert image.dtype == np.uint8

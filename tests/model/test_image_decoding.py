@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from model.decode import decode, eight_bits, formats, read_image
+from model.image_decoding import decode, eight_bits, formats, read_image
 from model.types import ImageError
 from tests.support.images import file, png
 

@@ -232,7 +232,7 @@ def test_a_ring_beyond_the_image_covers_all_of_it() -> None:
 @pytest.mark.parametrize(("long", "short"), [(40, 20), (30, 29), (45, 8)])
 def test_the_ellipse_of_an_ellipse_is_itself(long: float, short: float, turned: float) -> None:
     drawn = geometry.fill_ellipse((60, 55, long, short, turned), (110, 120))
-    x, y, along, aside, degrees = geometry.ellipse_of(drawn)
+    x, y, along, aside, degrees = outlines.ellipse_of(drawn)
     assert (x, y) == pytest.approx((60, 55), abs=0.5)
     assert (along, aside) == pytest.approx((long, short), abs=0.5)
     assert long < 35 or min(abs(degrees - turned), 180 - abs(degrees - turned)) < 1

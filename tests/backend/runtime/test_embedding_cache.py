@@ -15,7 +15,7 @@ from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.resources import Resources
 from backend.runtime.embedding_cache import EmbeddingCache, embedding_key
 from backend.runtime.job_queue import CLICK
-from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.retrying_model import RetryingModel
 from backend.telemetry.metrics import Metrics
 from model.deadline import NEVER
 from model.pipeline import VLSAM

@@ -8,7 +8,7 @@ import torch
 
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.resources import Resources
-from backend.runtime.oom_retry import RetryingModel
+from backend.runtime.retrying_model import RetryingModel
 from backend.telemetry.metrics import Metrics
 from model.types import Detection, Image, OutOfMemory
 from tests.support.detections import detection, disc

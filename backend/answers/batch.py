@@ -32,7 +32,7 @@ class Annotated:
 
 
 def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Prediction]:
-    """Return an item for each task, in order: {} for a task that failed or was not reached in time."""
+    """Return one item per task, in order: {} for a task that failed or was not reached in time."""
     tasks, predictions, longest = batch.tasks, list[Prediction](), 0.0
     budget = access.budget(deadline)
     for task in tasks:
@@ -41,7 +41,9 @@ def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Predi
             if deadline.passed or deadline.left() < longest:
                 raise Late
             if access.gone():
-                log.warning("Nobody waits any longer: %d of %d tasks are left.", *_left(batch, predictions))
+                log.warning(
+                    "The client hung up: %d of %d tasks are not annotated.", *_left(batch, predictions)
+                )
                 break
             predictions.append(annotate(access, task, batch.config, deadline, budget).prediction)
         except Late:
@@ -67,7 +69,7 @@ def _left(batch: Batch, predictions: Sequence[Prediction]) -> tuple[int, int]:
 
 
 def prewarm(access: Access, task: Task, config: LabelConfig, deadline: Deadline) -> None:
-    """Begin to fetch and encode a task's image in the background."""
+    """Fetch and encode a task's image in the background."""
 
     def encode() -> None:
         try:
@@ -157,10 +159,13 @@ def annotate(
 def _detect(
     resources: Resources, image: TaskImage, vocabulary: tuple[str, ...], deadline: Deadline
 ) -> list[Detection]:
-    """Return what the models find, once for concurrent callers: Label Studio opens a task with two requests.
+    """Return the detections of an image. Concurrent requests for the same image share one run.
 
-    The result depends on pixels and vocabulary alone, and every caller has shown both. The embedding of the
-    whole image is cached for the clicks to come, also if nothing is found. Raises Late.
+    Label Studio sends two requests when a task is opened. Sharing is safe, since the result depends only on
+    the pixels and the vocabulary, and every caller has both. The embedding of the image is cached for later
+    clicks, also if nothing is found.
+
+    Raises Late.
     """
     pixels = image.pixels
 

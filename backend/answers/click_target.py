@@ -1,4 +1,4 @@
-"""Find the region that a click is meant for, and make the prompt that corrects it.
+"""Choose the region that a click corrects, and make the prompt for the segmenter.
 
 Label Studio does not say which region a click is meant for. The rules are in
 docs/decisions/0014-whose-click-is-it.md.
@@ -31,7 +31,7 @@ class Unanswerable(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A region that a click may correct: of the task, or of an answer that the task does not hold yet."""
+    """A region that a click may correct, from the task or from a recent answer that is not saved yet."""
 
     region_id: str  # as Label Studio knows it
     control: Control
@@ -47,7 +47,7 @@ class Target:
 
     @cached_property
     def state(self) -> str:
-        """Differs between two regions, and between two shapes of one. Raises TooMuch."""
+        """A key of the region's id and shape, to compare two states. Raises TooMuch."""
         return f"{self.region_id}:{results.mask_hash(self.mask)}"
 
     @cached_property
@@ -65,7 +65,7 @@ class Target:
 
     @property
     def is_outline(self) -> bool:
-        """Whether it is a rectangle of the task: it says where its object ends, not which pixels it has."""
+        """Whether it is a rectangle of the task, which bounds an object but does not give its pixels."""
         return self.control.shape == "rectangle" and self.answer is None
 
     @property
@@ -76,7 +76,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Editor:
-    """The state of a person's editor, as far as a request shows it."""
+    """The state of a person's editor, reconstructed from a request."""
 
     prompts: Mapping[str, Spot]  # by id
     draft: Draft | None  # the newest
@@ -89,7 +89,7 @@ class Editor:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """The prompt to segment, and the region that the answer goes to."""
+    """The prompt for the segmenter, and the region that the result replaces."""
 
     prompt: Prompt
     labels: tuple[str, ...]  # none where regions have no labels
@@ -124,7 +124,7 @@ def read(
     labels_in_place: bool = False,
     budget: ReadingBudget | None = None,
 ) -> Correction:
-    """Return the correction that clicks ask for, on an image (height, width) = `shape`.
+    """Return the correction for the clicks of a request, on an image (height, width) = `shape`.
 
     Label Studio 1.23.2 sends the points or the rectangles of one label, all that were not accepted yet, the
     newest last, and nothing about the region that they are meant for. Prompts of the other kind come from
@@ -214,9 +214,9 @@ def read(
 
 
 def bare(interaction: Interaction, shape: tuple[int, int]) -> Prompt | None:
-    """Return the prompt of Label Studio's next protocol, which belongs to no control; None for any other.
+    """Return the prompt of Label Studio's next protocol, which has no control; None for other prompts.
 
-    There the browser keeps all prompts, and makes the region by itself. Raises Unanswerable.
+    In that protocol the browser keeps all prompts and makes the region itself. Raises Unanswerable.
     """
     if not interaction.gestures or any(gesture.bound for gesture in interaction.gestures):
         return None
@@ -227,10 +227,10 @@ def bare(interaction: Interaction, shape: tuple[int, int]) -> Prompt | None:
 
 
 def settle(correction: Correction, mask: Mask) -> Correction:
-    """Return the correction with its target, or without one: the rival that shows the object of `mask`.
+    """Choose among the rivals the one that shows the object of `mask`, or none.
 
-    `mask` is that of the clicks alone. A rectangle that has to be about some rival is also about one that it
-    surrounds or is in.
+    `mask` is segmented from the clicks alone. A rectangle may also choose a rival around
+    or inside it.
 
     Raises TooMuch.
     Raises Unanswerable if there is no answer without a target.
@@ -243,9 +243,9 @@ def settle(correction: Correction, mask: Mask) -> Correction:
 
 
 def _aimed(correction: Correction, target: Target | None) -> Correction:
-    """Return the correction of a region, or of none, with the prompt and the id that follow from it.
+    """Set the target of a correction, and the prompt and the region id that follow from it.
 
-    Raises Unanswerable if it has to be of one.
+    Raises Unanswerable if a target is required and None is given.
     """
     if target is None and correction.unlabelled:
         raise Unanswerable(_missing(correction.unlabelled))
@@ -297,7 +297,7 @@ def _joined(target: Target, clicks: Prompt) -> Prompt:
 
 
 def remembered(correction: Correction, region: Result, detection: Detection, now: float) -> Answer:
-    """Return what the next click needs to know of the answer to this one."""
+    """Return the answer as RecentAnswers keeps it for the next click."""
     return Answer(
         region_id=region["id"],
         control=region["from_name"],
@@ -314,7 +314,7 @@ def remembered(correction: Correction, region: Result, detection: Detection, now
 
 
 def done(correction: Correction, region: Result, mask: Mask) -> str:
-    """Return one line for the log. The answer is `region`, which has this mask."""
+    """Return one line for the log about the region that was made or corrected."""
     new, target, change = region["id"], correction.target, f"new region {region['id']}"
     if target is not None:
         if target.control.shape in ("rectangle", "ellipse"):  # as it is drawn
@@ -328,7 +328,7 @@ def done(correction: Correction, region: Result, mask: Mask) -> str:
 
 
 def _of_this_person(answers: Sequence[Answer], editor: Editor, task: Task, now: float) -> list[Answer]:
-    """Return the answers to other prompts of the same person whose regions are still there."""
+    """Return the person's recent answers to other prompts whose regions still exist."""
     drafted = task.draft.items if task.draft else ()
     drafted_ids = {item_id for item in drafted if (item_id := tasks.id_of(item)) is not None}
     ancestors = {prompt_id for answer in editor.same for prompt_id in answer.lineage}
@@ -350,11 +350,12 @@ def _targets(
     budget: ReadingBudget,
     labels: tuple[str, ...] | None,
 ) -> Iterator[Target]:
-    """Yield the regions with one of `labels`, or with any, that a click may be about. Only they are read.
+    """Yield the regions with one of `labels` (any if empty) that a click may correct, the topmost first.
 
-    The topmost first: the newest answer, then the last region of the first source. Of several output
-    controls those of the first one come first, in the order of LabelConfig.turn; with any label only
-    rectangles come last. Raises TooMuch.
+    The newest answer comes first, then the last region of the first source. Regions of several output
+    controls are sorted by LabelConfig.turn; for any label only rectangles come last.
+
+    Raises TooMuch.
     """
 
     def turn(region: Region) -> tuple[bool, int]:
@@ -389,10 +390,10 @@ def _targets(
 def _search(
     targets: Iterable[Target], clicks: Prompt, *, foreign: bool | None
 ) -> tuple[Target | None, tuple[Target, ...]]:
-    """Return the first target that holds any of the clicks; else the rivals for a click beside them.
+    """Return the first target that contains a click. If there is none, return the rivals.
 
-    Regions of ours are rivals, and `foreign` ones if it is true. None leaves out people's rectangles only,
-    which say where an object ends.
+    Rivals are the regions that we made, and other people's if `foreign` is true. `foreign=None` leaves out
+    only people's rectangles, which bound an object.
     """
     rivals: list[Target] = []
     for target in targets:
@@ -407,7 +408,7 @@ def _search(
 def _below(
     gestures: Sequence[Gesture], targets: Iterable[Target], shape: tuple[int, int]
 ) -> list[Target | None]:
-    """Return for each gesture the first target that holds it, None for a rectangle."""
+    """Return for each gesture the first target that contains it, None for a rectangle."""
     clicks = [gesture if gesture.point else replace(gesture, point=(0.0, 0.0)) for gesture in gestures]
     points = click_gestures.pixels_of(clicks, shape)
     below: list[Target | None] = [None] * len(gestures)
@@ -427,10 +428,10 @@ def _below(
 def _of_newest(
     gestures: list[Gesture], below: Sequence[Target | None]
 ) -> tuple[list[Gesture], list[Gesture], Target | None]:
-    """Return the gestures about the region of the newest click, those before any region, and the region.
+    """Return the gestures for the region of the newest click, those before any region, and the region.
 
-    A click outside all regions is about the one of the click before it, a rectangle about any. If no click
-    is in a region, all gestures are about the same.
+    A click outside all regions belongs to the region of the click before it. A rectangle belongs to any.
+    If no click is in a region, all gestures belong together.
     """
     about = next((target for target in reversed(below) if target is not None), None)
     if about is None:
@@ -448,7 +449,7 @@ def _of_newest(
 
 
 def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:
-    """Raises Unanswerable."""
+    """Return the prompt of gestures. Raises Unanswerable if it is empty."""
     prompt = click_gestures.prompt_of(gestures, shape)
     if prompt is None:
         raise Unanswerable("The rectangle is empty.")
@@ -456,7 +457,7 @@ def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:
 
 
 def _missing(interaction: Interaction) -> str:
-    """Return what prompts without a label lack."""
+    """Return the message for prompts without a label."""
     controls, newest = interaction.config.predicted, interaction.gestures[-1]
     labels = list(dict.fromkeys(label.value for control in controls for label in control.labels))
     some = f": {', '.join(labels[:5])[:200]}{' ...' if len(labels) > 5 else ''}" if labels else ""
@@ -468,7 +469,7 @@ def _missing(interaction: Interaction) -> str:
 
 
 def _nothing(interaction: Interaction) -> str:
-    """Return why there is nothing to segment."""
+    """Return the message for a request without usable prompts."""
     if interaction.other_image is None:
         return "The context holds no click and no rectangle, and no text for the model."
     return (
@@ -478,7 +479,7 @@ def _nothing(interaction: Interaction) -> str:
 
 
 def _arrived(answer: Answer, task: Task) -> bool:
-    """Return whether the task holds the region as we answered it, or as it was changed by hand since."""
+    """Return whether the task contains the region of an answer, as answered or changed by hand since."""
     return any(
         region_meta.same(item.get("meta"), answer.meta)
         for entry in task.lists

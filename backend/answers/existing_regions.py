@@ -23,8 +23,8 @@ def without(
 ) -> list[Detection]:
     """Drop detections whose object already has a region with one of their labels.
 
-    `labelled` are detections with the labels that they would get. Beyond the budget the rest is kept, and
-    `budget.unread` tells it.
+    `labelled` pairs each detection with its labels. When the budget is spent, the remaining detections are
+    kept and `budget.unread` is set.
     """
     left = [(_Candidate(detection), labels) for detection, labels in labelled]
     for region in regions:
@@ -58,7 +58,7 @@ def of(
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A detection, and its mask in the shapes of the controls that it was compared in."""
+    """A detection, and its mask as each compared control shape would draw it."""
 
     detection: Detection
     patches: dict[str, Patch] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Candidate:
 
 
 def _same_object(candidates: Iterable[_Candidate], region: Region, budget: ReadingBudget) -> list[_Candidate]:
-    """Return the candidates that a region is of. The region is read once. Raises TooMuch."""
+    """Return the candidates that show the same object as a region. Raises TooMuch."""
     same: list[_Candidate] = []
     drawn: Drawn | None = None
     for number, candidate in enumerate(candidates):

@@ -13,7 +13,7 @@ MAX_REASON = 500  # characters
 
 
 def why(error: Exception, image: str) -> str:
-    """Return the message of an error of ours, or the type and message of an unexpected one.
+    """Return the message of one of our errors, or the type and message of an unexpected error.
 
     An unexpected error is logged with its traceback. Secrets in addresses are redacted.
     """

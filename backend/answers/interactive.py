@@ -1,4 +1,4 @@
-"""Answer a click or a text of an editor, and tell in the status control why there is no answer."""
+"""Answer a click or a text of an editor, and write failures into the status control."""
 
 import logging
 from dataclasses import replace
@@ -175,7 +175,7 @@ def _correct(
 def _find(
     access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
 ) -> list[Result]:
-    """Return regions of what a person typed, without those that exist. Raises Unanswerable."""
+    """Return regions for a typed phrase, without objects that have one. Raises Unanswerable."""
     task, config, wishes = interaction.task, interaction.config, interaction.wishes
     phrase = interaction.phrase or ""
     image = task_image.load(access, task, config, deadline)
@@ -232,7 +232,7 @@ def _answers_key(access: Access, task: Task, image: str) -> tuple[str, ...] | No
 
 
 def click_of(access: Access, interaction: Interaction) -> Click | None:
-    """Return the topic of a click, None if the task or a prompt has no id."""
+    """Return the key that tells which clicks this one supersedes; None if the task or a prompt has no id."""
     if not interaction.prompt_ids or interaction.task.id is None:
         return None
     server = access.server.url if access.server else ""

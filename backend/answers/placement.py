@@ -32,7 +32,7 @@ class Similarity(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """The control of a region, and all that the region carries besides its mask."""
+    """The control of a region, and its attributes besides the mask."""
 
     control: Control
     labels: tuple[str, ...]
@@ -43,7 +43,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Labelling:
-    """How the terms of an image become labels.
+    """The rules that turn the terms of an image into labels.
 
     `leftover` is the policy for objects whose term has no label: "drop"; "keep" without a label in the first
     control; "other:LABEL" in every control that has this label.
@@ -63,7 +63,7 @@ class Labelling:
         return not any(control.takes_labels for control in self.config.predicted)
 
     def left_over(self) -> list[tuple[Control, str | None]]:
-        """Return the controls, with a label, for an object whose term has none."""
+        """Return the controls and labels for an object whose term has no label."""
         policy, _, other = self.leftover.partition(":")
         if policy == "keep":
             return [(self.config.predicted[0], None)]
@@ -74,7 +74,7 @@ class Labelling:
         ]
 
     def unnamed(self, detections: Sequence[Detection], similarity: float) -> list[str]:
-        """Return the terms without a label for which to ask `alike`; none if `similarity` is 0."""
+        """Return the terms without a label, as input of `alike`; none if `similarity` is 0."""
         if not similarity or not self.config.names:
             return []
         return [term for term in dict.fromkeys(d.term for d in detections) if not self.config.named(term)]
@@ -91,7 +91,7 @@ class Labelling:
 
 
 def vocabulary(config: LabelConfig, options: Options) -> tuple[str, ...]:
-    """Return the names that the VLM is told."""
+    """Return the names that the VLM is asked to use."""
     return config.names if options.vocabulary != "open" else ()
 
 
@@ -123,9 +123,9 @@ def annotation(
         detections: with masks of the whole image.
         labelling: the project's labels. A region that it keeps without a label gets its term in `meta.text`.
         image: the hash of the pixels, which the ids of the regions depend on.
-        model_version: which the ids depend on too.
-        made: existing human regions. A detection of the same object is left out; ids do not depend on `made`.
-        budget: for reading these regions. Beyond it, detections are kept.
+        model_version: also part of the ids.
+        made: existing human regions. Detections of the same objects are dropped; ids do not depend on `made`.
+        budget: limits the reading of `made`. When it is spent, detections are kept.
     """
     plans = []
     unmatched: Counter[str] = Counter()
@@ -171,7 +171,7 @@ def describe_and_name(
 ) -> list[Result]:
     """Return the results of one region and of its `perRegion` controls.
 
-    A TextArea gets the term if no label says it, a Taxonomy its choice for the term.
+    A TextArea gets the term if no label matches it. A Taxonomy gets its choice for the term.
     """
     region = describe(detection, place, compact=compact)
     return region + [
@@ -207,7 +207,7 @@ def prediction(
 ) -> Prediction:
     """Return the item that Label Studio stores, with the mean score of its regions, 0 without any.
 
-    `told` are results that are no regions. `reason` says why there are none.
+    `told` are further results, such as the status. `reason` says why there are none.
     """
     score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
     item = {"result": [*regions, *told], "score": results.unit(score), "model_version": model_version}
@@ -222,7 +222,7 @@ def explained(
     image: str,
     model_version: str,
 ) -> list[Result]:
-    """Return the status that explains a prediction without regions, nothing if there are some.
+    """Return the status that explains a prediction without regions; [] if it has regions.
 
     `terms` are those of all detections, `unmatched` those of them without a label.
     """
@@ -247,6 +247,6 @@ def why_empty(terms: Sequence[str], unmatched: Collection[str]) -> str:
 
 
 def _some_of(terms: Sequence[str]) -> str:
-    """Return the first of many terms, which models made, as text for people."""
+    """Return the first of many terms as printable text."""
     more = f" and {len(terms) - MAX_TOLD} more" if len(terms) > MAX_TOLD else ""
     return ", ".join(printable(term[:MAX_TOLD_TERM]) for term in terms[:MAX_TOLD]) + more

@@ -1,7 +1,7 @@
-"""Keep our last answers to clicks for some seconds: regions on screen that Label Studio has not saved yet.
+"""Remember the last answers to clicks for 30 seconds, until Label Studio saves their regions.
 
-A draft arrives up to 5 s late, and with Auto-Accept on the browser sends only the newest click. Until then
-only we know the region that was just drawn. A lost answer costs one correction.
+The browser saves a draft up to 5 s late, and with Auto-Accept it sends only the newest click. Until then the
+task does not contain the region that was just drawn. A lost answer costs one correction.
 """
 
 import threading
@@ -45,7 +45,7 @@ class Answer:
 
     @cached_property
     def nbytes(self) -> int:
-        """About its size in memory. Ids are short, and of `meta` only the notes of a person vary."""
+        """The approximate size in memory. Only the mask and a person's notes vary much."""
         arrays = self.patch.pixels.nbytes + (0 if self.logits is None else self.logits.nbytes)
         texts = sum(100 + 4 * len(text) for text in (*self.labels, *self.meta.get("text", ())))
         return arrays + 8_000 + 500 * len(self.lineage) + texts
@@ -61,10 +61,10 @@ class Answer:
     ) -> bool:
         """Return whether this answer belongs to the requesting person and its region may still be on screen.
 
-        The request has none of its prompts. Label Studio names nobody, but the drafts of a request are the
-        person's own: (1) the newest draft contains one of its prompts, or (2) no draft was saved since.
-        Before any draft exists, (3) a later answer `continued` it, or (4) both have a single prompt, as with
-        Auto-Accept, and it is younger than DRAFT_SECONDS.
+        Label Studio does not send the person's name, but a request contains only the person's own drafts.
+        True if (1) the newest draft contains one of the answer's prompts, or (2) no draft was saved since.
+        Before any draft exists: if (3) a later answer `continued` it, or (4) both have a single prompt, as
+        with Auto-Accept, and it is younger than DRAFT_SECONDS. The request has none of its prompts.
         """
         if self.prompts.keys() & drafted:
             return True
@@ -87,7 +87,7 @@ class RecentAnswers:
             return self._recent(key)[::-1]
 
     def remember(self, key: Key, answer: Answer) -> None:
-        """Add an answer in place of those to the same prompts. Drop it if a later one came first."""
+        """Add an answer and drop older ones to the same prompts. Ignore it if a later one is there."""
         if not answer.prompts:
             return
         ids = answer.prompts.keys()

@@ -1,4 +1,4 @@
-"""The resources of one server process: everything that its requests share, in one explicit container."""
+"""Hold everything that the requests of one server process share, in one explicit container."""
 
 import logging
 import threading
@@ -31,7 +31,7 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 @dataclass(frozen=True, eq=False)
 class Resources:
-    """What the requests of a process share. Each consumer takes the parts that it needs."""
+    """The objects that all requests of a process share. Each consumer takes the parts that it needs."""
 
     settings: Settings
     version: str  # of the models, known before they are loaded
@@ -116,7 +116,7 @@ class Resources:
         )
 
     def start(self) -> "Resources":
-        """Begin to load the models, once, and return at once."""
+        """Start to load the models in the background, once."""
         self.queue.start()
         return self
 

@@ -1,4 +1,4 @@
-"""Superseded clicks: which request of an editor makes an older one pointless."""
+"""Decide which click supersedes an older one of the same editor."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Click:
-    """What a click is about. Made when its request arrives: the order of arrival decides."""
+    """The identity of a click. Create it when the request arrives, since the order of arrival counts."""
 
     place: tuple[str, ...]  # server, project, task and control
     prompts: frozenset[str]  # the ids of its points or rectangles, which the editor draws at random
     arrived: float = field(default_factory=time.monotonic)
 
     def supersedes(self, older: "Click") -> bool:
-        """Return whether the editor that sent this click no longer waits for the answer to `older`.
+        """Return whether this click makes the answer to `older` useless.
 
-        It sends the prompts that are not accepted yet with each new one, and shows the answer to its newest
-        request only. Two people's prompts have different ids, so neither drops the other's click.
+        An editor sends all unaccepted prompts with each new one, and shows only the answer to its newest
+        request. Prompts of two people have different ids, so their clicks never supersede each other.
         """
         known = bool(older.prompts) and self.place == older.place and self.arrived > older.arrived
         return known and older.prompts < self.prompts

@@ -1,4 +1,4 @@
-"""Fetch the image of a task, or find its embedding if the image was seen lately."""
+"""Fetch the image of a task, or find its embedding if the image was loaded recently."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Report the terms of the model that a project has no label for, as /terms shows them."""
+"""Count the terms that a project has no label for, for the report of /terms."""
 
 import hashlib
 import threading
@@ -28,9 +28,9 @@ class _Project:
 class UnmatchedTerms:
     """Terms without a label since the server started, with the number of images of each, by project.
 
-    An image counts once for a term. The memory is bounded: the project annotated longest ago is dropped
-    first, of a project the rarest term, and of sightings the oldest. So an image annotated again after 100
-    000 others counts again. Thread-safe.
+    An image counts once per term. The memory is bounded: first the least recently annotated project is
+    dropped, then the rarest term of a project, then the oldest image. So an image that is annotated again
+    after 100,000 others counts twice. Thread-safe.
     """
 
     def __init__(self) -> None:

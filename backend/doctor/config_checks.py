@@ -1,4 +1,4 @@
-"""Checks of a project's labeling config: labels, clicks, and the exports that hold its regions."""
+"""Check a project's labeling config: its labels, its clicks, and the exports that hold its regions."""
 
 from collections.abc import Collection, Iterator
 

@@ -1,4 +1,4 @@
-"""Checks a project's access in the background after /setup, and logs the findings."""
+"""Check a project's access in the background after /setup, and log the findings."""
 
 import logging
 import threading

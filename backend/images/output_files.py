@@ -1,4 +1,4 @@
-"""Names and writes the pictures of commands: each has its own name, and none overwrites another file."""
+"""Name and write the pictures of commands: each has its own name, and none overwrites another file."""
 
 import os
 import unicodedata

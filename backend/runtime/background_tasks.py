@@ -1,4 +1,4 @@
-"""Background tasks: work that nobody waits for, such as prewarming the embedding of an opened image."""
+"""Run tasks in the background, such as prewarming the embedding of an opened image."""
 
 import threading
 from collections.abc import Callable, Hashable

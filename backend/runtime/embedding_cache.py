@@ -1,6 +1,6 @@
-"""The embedding cache: keeps what the segmenter made of an image, so that no image is encoded twice.
+"""Cache embeddings, so that no image is encoded twice.
 
-Two tiers are in memory, the device's and the host's; files are optional.
+There are two tiers in memory (device and host), and optional files.
 """
 
 import threading
@@ -38,7 +38,7 @@ def embedding_key(segmenter: str, content: str) -> str:
 class _Tier(LRUCache[str, Embedding]):
     """Embeddings in one kind of memory, of at most `capacity` bytes together.
 
-    The least recently used one moves to the `next_tier` when another needs its room.
+    When the tier is full, the least recently used embedding moves to `next_tier`.
     """
 
     def __init__(self, name: str, capacity: float, metrics: Metrics, next_tier: "_Tier | None") -> None:
@@ -83,7 +83,7 @@ class EmbeddingCache:
     def handle(self, content: str) -> "EmbeddingHandle":
         """Return a handle to the embedding of the image with the hash `content`.
 
-        Reads the file, if there is one, in the calling thread: the thread of the models need not wait for it.
+        Read the file, if there is one, in the calling thread, so that the thread of the models does not wait.
         """
         key = embedding_key(self._segmenter, content)
         with self._lock:

@@ -1,4 +1,4 @@
-"""Embeddings in files, which survive a restart and which `vlsam warm` writes in advance.
+"""Store embeddings in files, which survive a restart and which `vlsam warm` writes in advance.
 
 A file is safetensors, named by the key of its embedding. Any number of processes may share the folder: a file
 appears whole or not at all. Each write first removes the least recently used files beyond the cap.
@@ -109,7 +109,7 @@ class EmbeddingFiles:
         self._metrics.embedding_bytes.labels("disk").inc(len(data))
 
     def flush(self) -> None:
-        """Wait until everything that was handed to the writer thread is written."""
+        """Wait until the writer thread has written everything."""
         self._waiting.join()
 
     def _write_all(self) -> None:
@@ -166,7 +166,7 @@ def _bytes(key: str, embedding: Embedding) -> bytes:
 
 
 def _read(path: Path, key: str) -> Embedding:
-    """Raises OSError, and SafetensorError or ValueError if the file is not what was written under `key`."""
+    """Read a file. Raises OSError, and SafetensorError or ValueError if it was not written under `key`."""
     # Not memory-mapped as by safe_open: another process may replace the file, a failing disk raise SIGBUS.
     data = path.read_bytes()
     tensors = load(data)

@@ -1,7 +1,7 @@
-"""The job queue: loads a model once, off the request path, and runs one job on it at a time.
+"""Load a model once, in the background, and run queued jobs on it, one at a time.
 
-It knows nothing of what the jobs do. One job of a batch is one image, so that a click waits for one image at
-most. Clicks go first; if they never cease, one image of a batch gets its turn each tenth of the deadline.
+A job of a batch is one image, so that a click waits for one image at most. Clicks go first. Under a constant
+stream of clicks, one image of a batch runs in each tenth of the deadline.
 """
 
 import itertools
@@ -40,11 +40,11 @@ class Late(Exception):
 
 
 class Superseded(Exception):
-    """A newer request makes this one pointless: nobody waits for its answer any longer."""
+    """A newer request supersedes this one. The client ignores its answer."""
 
 
 class Topic(Protocol):
-    """What a job is about, to tell whether a newer job supersedes it."""
+    """The identity of a job, which decides whether a newer job supersedes it."""
 
     def supersedes(self, older: Any) -> bool: ...
 
@@ -64,9 +64,9 @@ class _Job:
 
 
 class JobQueue(Generic[M]):
-    """A queue of jobs for the model that `load` returns, and the one thread that loads it and runs them.
+    """A queue of jobs for one model, and the one thread that calls `load` and runs them.
 
-    `capacity` is the number of requests that may wait or run, `seconds` the time that a request has.
+    `capacity` is the number of requests that may wait or run, `seconds` the deadline of a request.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class JobQueue(Generic[M]):
             return sum(priority in (None, job.priority) for job in self._jobs)
 
     def probe(self, computes: Callable[[M], bool], timeout: float = 1.0) -> str:
-        """Return why the device cannot be relied on; "" if `computes` holds or another job runs in its time.
+        """Return why the device does not work; "" if `computes` is true or another job runs in its time.
 
         Takes at most `timeout` seconds.
         """
@@ -138,7 +138,7 @@ class JobQueue(Generic[M]):
         return "" if right else "The device computes wrongly."
 
     def start(self) -> None:
-        """Begin to load, once, and return at once."""
+        """Start to load in the background, once."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="job queue", daemon=True)
@@ -155,7 +155,7 @@ class JobQueue(Generic[M]):
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Take a place for one request. Raises Unavailable if all are taken or loading failed."""
+        """Reserve a place for one request. Raises Unavailable if the queue is full or loading failed."""
         with self._changed:
             if self.failure:
                 raise Unavailable(self.failure)
@@ -171,7 +171,7 @@ class JobQueue(Generic[M]):
     def run(
         self, work: Callable[[M], T], *, priority: int, deadline: Deadline, topic: Topic | None = None
     ) -> T:
-        """Return the result of `work` for the model, once that is loaded and the job's turn has come.
+        """Run `work` on the model when it is loaded and the job's turn has come. Return its result.
 
         A job already running is not interrupted at the deadline; its result is discarded. Raises Late at the
         deadline, Superseded if a job with a newer `topic` comes before its turn, Unavailable if loading
@@ -199,7 +199,7 @@ class JobQueue(Generic[M]):
     def _drop_superseded(self, topic: Topic) -> None:
         """End the waiting jobs that `topic` supersedes. Raises Superseded if one of them supersedes `topic`.
 
-        The latter comes about when the image of the older request took longer to load.
+        An older request can arrive in the queue later, if its image took longer to load.
         """
         waiting = [(job, job.topic) for job in self._jobs if job.topic is not None]
         if any(other.supersedes(topic) for _, other in waiting):

@@ -9,7 +9,7 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 def trim() -> None:
     """Give free pages back to the system; takes about 10 ms. Does nothing without glibc.
 
-    Tensors of varying sizes fragment the heap: without this, the process grows although its use does not.
+    Tensors of varying sizes fragment the heap. Without trimming, the process grows though its use does not.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:

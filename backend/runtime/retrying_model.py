@@ -1,4 +1,4 @@
-"""The model as a server runs it: every stage is timed, and retried once with less memory."""
+"""Run the stages of a model: time each, and retry it once with less memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryingModel(Generic[M]):
-    """A model whose stages are retried if memory runs out. `free` gives device memory back before that."""
+    """A model whose stages are retried if memory runs out. `free` releases device memory before a retry."""
 
     model: M
     metrics: Metrics
@@ -28,8 +28,9 @@ class RetryingModel(Generic[M]):
     def run(self, stage: str, work: Callable[[M], T]) -> T:
         """Return the result of `work` for the model, or for its `smaller` one if memory runs out.
 
-        Stages must not be nested. The time counts as that of `stage` in /metrics. Raises OutOfMemory if the
-        second try fails for want of memory, too, and any other error of `work` at once.
+        Do not nest stages. The time counts for `stage` in /metrics.
+
+        Raises OutOfMemory if the retry runs out of memory, too. Other errors of `work` are not retried.
         """
 
         def free() -> None:

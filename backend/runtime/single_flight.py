@@ -45,7 +45,7 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """The flights in progress, by key. Drops a flight once it is done or nobody holds it."""
+    """The flights in progress, by key. A flight is dropped when it is done or has no holder."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Captures the queries and keys of every decoder layer, and of the vision tower's last one, as a VLM runs."""
+"""Capture the queries and keys of every decoder layer, and of the vision tower's last one, as a VLM runs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Checks that a capture made token by token holds what one plain forward pass computes."""
+"""Check that a capture made token by token holds what one plain forward pass computes."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def check(capture: Capture, plain: Capture, layers: int, first: int, count: int)
 
 
 def one_way(capture: Capture, first: int, image: int) -> bool:
-    """Whether no token of a prompt sees text after itself. Image tokens may see each other.
+    """Return whether no token of a prompt sees text after itself. Image tokens may see each other.
 
     `first` is the prompt's length, `image` the position of the last image token.
     """

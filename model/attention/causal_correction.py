@@ -1,4 +1,4 @@
-"""Corrects the attention flow for the causal mask, under which it collapses into the first tokens."""
+"""Correct the attention flow for the causal mask, under which it collapses into the first tokens."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Weights the heads of a layer in the attention flow.
+"""Weight the heads of a layer in the attention flow.
 
 "max": W = mean over rows i of max over columns j of S[i, j] (VL-SAM equation 1). "vmax": the same over image
 columns only, scaled so that the best head has 1 (DecAF, arXiv 2510.19592). "none": 1.

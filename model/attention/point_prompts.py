@@ -1,4 +1,4 @@
-"""Chooses SAM's point prompts from an attention map: VL-SAM section 3.3, and other methods."""
+"""Choose SAM's point prompts from an attention map: VL-SAM section 3.3, and other methods."""
 
 import logging
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Maps each image token of a VLM's input to its rectangle of the image, per model family.
+"""Map each image token of a VLM's input to its rectangle of the image, per model family.
 
 A family's layout is what its processor and its model in transformers agree on. Its function reads every size
 from the config and the processor, and raises AttentionError where the tokens do not fit.

@@ -1,4 +1,4 @@
-"""Draws scenes of everyday objects with exact masks, to train and measure the built-in models.
+"""Draw scenes of everyday objects with exact masks, to train and measure the built-in models.
 
 Sprites (Noto Color Emoji, see NOTICE) are pasted on procedural backgrounds with scale, rotation,
 flip and overlap, so names, visible masks and hidden parts are known to the pixel.

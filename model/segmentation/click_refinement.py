@@ -1,4 +1,4 @@
-"""Refines a mask by a person's clicks: every click ends up on its side of the mask."""
+"""Refine a mask by a person's clicks: every click ends up on its side of the mask."""
 
 import logging
 import math

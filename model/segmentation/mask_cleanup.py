@@ -1,4 +1,4 @@
-"""Removes specks and holes from masks, and checks masks against points."""
+"""Remove specks and holes from masks, and check masks against points."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Drops duplicates and fragments among the detections of one image, from all views and questions."""
+"""Drop duplicates and fragments among the detections of one image, from all views and questions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ def _intersection(one: _Crop, other: _Crop) -> int:
 
 
 def _overlap_exceeds(one: _Crop, other: _Crop, limit: float) -> bool:
-    """Whether the IoU exceeds the limit. Compares no pixels if the sizes rule it out."""
+    """Return whether the IoU exceeds the limit. Compares no pixels if the sizes rule it out."""
     common = _common_box(one, other)
     if common is None:
         return False
@@ -109,7 +109,7 @@ def _is_fragment(part: _Candidate, whole: _Candidate, share: float) -> bool:
 
 
 def _ends_at_border(crop: _Crop, view: Box, size: tuple[int, ...]) -> bool:
-    """Whether a mask reaches a border of its view that is no border of the image (height, width)."""
+    """Return whether a mask reaches a border of its view that is no border of the image (height, width)."""
     x0, y0, x1, y1 = view
     near = _NEAR * min(x1 - x0, y1 - y0)
     left, top, right, bottom = crop.corners

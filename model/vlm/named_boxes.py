@@ -1,4 +1,4 @@
-"""Parses the boxes in a VLM's answer, for families that were trained to write them.
+"""Parse the boxes in a VLM's answer, for families that were trained to write them.
 
 BOX_FORMATS holds per family the question, the notation, and the unit of the numbers. The text is a model's,
 so it is treated as hostile.

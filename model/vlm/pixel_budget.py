@@ -1,4 +1,4 @@
-"""Bounds the pixels of an image that a VLM sees, and so its tokens, for every family.
+"""Limit the size of the image that a VLM sees, and so its number of tokens, for every family.
 
 Tokens cost memory, also in the attention flow. Their number depends on the image's size, on the number of
 tiles, or on neither, by family. The bound counts the pixels of all views together. A tower that takes one
@@ -48,7 +48,10 @@ def bounded(processor: Any, config: Any, pixels: int) -> Any:
 
 
 def takes(processor: Any, size: tuple[int, ...]) -> bool:
-    """Whether a processor can take an image of this size: 1 x 40 000 pixels cost CLIP's processor 40 GB."""
+    """Return whether a processor can take an image of this size.
+
+    CLIP's processor needs 40 GB for 1 x 40,000 pixels.
+    """
     images = processor.image_processor
     filled = getattr(images, "do_center_crop", None) and getattr(images.size, "shortest_edge", None)
     padded = getattr(images, "do_pad", None)

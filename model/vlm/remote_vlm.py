@@ -1,4 +1,4 @@
-"""Asks a remote VLM about an image, by an OpenAI-compatible endpoint such as vLLM's.
+"""Ask a remote VLM about an image, by an OpenAI-compatible endpoint such as vLLM's.
 
 Its words are forced on the local VLM (teacher forcing), whose attention locates the objects.
 """

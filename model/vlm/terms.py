@@ -1,4 +1,4 @@
-"""Parses the terms in a VLM's answer: the things that it names, with the characters that spell them.
+"""Parse the terms in a VLM's answer: the things that it names, with the characters that spell them.
 
 Sentences are parsed in English (model/vlm/english.py); other languages are parsed as lists.
 """
@@ -400,7 +400,7 @@ def _is_named(name: _String) -> bool:
 
 
 def _is_absent(value: _Node) -> bool:
-    """Whether a value denies its key: 0, false, null, [], {}, "No", count: 0."""
+    """Return whether a value denies its key: 0, false, null, [], {}, "No", count: 0."""
     if isinstance(value, _Container):
         told = [(_key(key), item) for key, item in value.items if key is not None]
         # An object may be named "box" or "mask", so places count only among counts and figures.
@@ -411,12 +411,12 @@ def _is_absent(value: _Node) -> bool:
 
 
 def _denies(key: str) -> bool:
-    """Whether a key denies the values under it."""
+    """Return whether a key denies the values under it."""
     return re.search(r"(?i)(?:^|[\W_])(?:not|no|absent|missing|without|excluded)(?:$|[\W_])", key) is not None
 
 
 def _counts(name: str, value: _Node) -> bool:
-    """Whether a value confirms its key: a number, true, "yes", boxes, properties."""
+    """Return whether a value confirms its key: a number, true, "yes", boxes, properties."""
     if isinstance(value, str):
         return name not in _COUNTS
     if isinstance(value, _String):
@@ -519,7 +519,7 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
 
 
 def _goes_on(words: list[str], i: int) -> bool:
-    """Whether a denial continues after words[i]. It ends at a comma, and at "and" before a number.
+    """Return whether a denial continues after words[i]. It ends at a comma, and at "and" before a number.
 
     A list that ends with "or" is denied as a whole, as in "no people, animals, or cars".
     """
@@ -536,7 +536,10 @@ def _goes_on(words: list[str], i: int) -> bool:
 
 
 def _tells(words: list[str], run: list[int], definite: bool) -> bool:
-    """Whether the last word of a run, right before an article, is a verb: it agrees with the word before."""
+    """Return whether the last word of a run, right before an article, is a verb.
+
+    A verb and the word before it agree in number.
+    """
     last, before = words[run[-1]], words[run[-1] - 1]
     base = singular(last) == last
     if len(run) > 1:

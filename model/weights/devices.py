@@ -1,4 +1,4 @@
-"""Chooses the device to compute on, before anything is loaded."""
+"""Choose the device to compute on, before anything is loaded."""
 
 import torch
 

@@ -32,7 +32,7 @@ def digest_of(file: Path, *, git: bool = False) -> str:
 
 
 def is_intact(file: Path, digest: str) -> bool:
-    """Whether a file exists and has a digest: SHA-256 (64 digits) or git's object id (40)."""
+    """Return whether a file exists and has a digest: SHA-256 (64 digits) or git's object id (40)."""
     return file.is_file() and digest_of(file, git=len(digest) == 40) == digest
 
 

@@ -137,7 +137,7 @@ def file_digests(name: str, folder: Path = FOLDER) -> dict[str, str]:
 
 
 def complete(folder: Path) -> bool:
-    """Whether a folder holds a model's config and every file of weights that its index names."""
+    """Return whether a folder holds a model's config and every file of weights that its index names."""
     return all((folder / name).is_file() for name in ("config.json", *_weights_of(folder)))
 
 

@@ -9,12 +9,12 @@ from model.weights.sam_checkpoints import CHECKPOINTS, fetch
 
 
 def is_local(name: str) -> bool:
-    """Whether a name is a path: a hub id has one slash at most and starts with a word."""
+    """Return whether a name is a path: a hub id has one slash at most and starts with a word."""
     return name.startswith((".", "/", "~")) or split_revision(name)[0].count("/") > 1 or Path(name).exists()
 
 
 def is_remote_sam(name: str) -> bool:
-    """Whether a segmenter's name is a published checkpoint or a hub id, which has a slash."""
+    """Return whether a segmenter's name is a published checkpoint or a hub id, which has a slash."""
     if is_local(name):
         return False
     return name in CHECKPOINTS or ("/" in name and Path(name).suffix not in (".pth", ".pt", ".safetensors"))

@@ -1,4 +1,4 @@
-"""Recognises out-of-memory errors of all libraries, and retries once with a model that needs less.
+"""Recognise out-of-memory errors of all libraries, and retry once with a model that needs less.
 
 Importing this loads no torch.
 """
@@ -37,7 +37,7 @@ _OPENCV = -4  # cv2.Error.StsNoMem
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or its `__cause__` or `__context__`, says that memory ran out."""
+    """Return whether an error, or its `__cause__` or `__context__`, says that memory ran out."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -78,7 +78,7 @@ def advise_other_libraries() -> None:
     """Adapt libraries that read the environment themselves to these rules, as far as they allow.
 
     For fsspec's http and https, aiohttp gets the bundle and reads the proxy variables; boto reads both by
-    itself. Adds loopback to this process's NO_PROXY for them.
+    itself. Add loopback to this process's NO_PROXY for them.
     """
     known = getproxies_environment().get("no", "")
     names = [*filter(None, known.split(",")), *(name for name in _LOOPBACK if name not in known.split(","))]

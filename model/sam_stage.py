@@ -101,7 +101,7 @@ class InstanceSearch:
     def _search(self, term_map: TermMap) -> _Search:
         """Prompt with points of the map, mask out what the answer explains, and repeat.
 
-        Yields prompts, receives their answers, returns the instances.
+        Yield prompts, receive their answers, return the instances.
         """
         options, recipe, attention = self.options, self.options.recipe, term_map.attention
         method = dict(options.term_points).get(term_map.term, options.points or recipe.points)

@@ -48,7 +48,7 @@ class Localizer:
     ) -> list[TermMap]:
         """Return the terms of the answer to a question, with their maps from the same forward pass.
 
-        Drops the last term of an answer that was cut, unless the term is known to be whole.
+        Drop the last term of an answer that was cut, unless the term is known to be whole.
 
         Args:
             image: uint8 (H, W, 3).

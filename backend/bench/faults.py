@@ -348,7 +348,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: int) -> dict[str, Any]:
-    """Return the figures of each kind. Shows progress on stderr."""
+    """Return the figures of each kind. Show progress on stderr."""
     games: list[Game] = []
     named = ((f"image {number}.png", sample) for number, sample in enumerate(samples))
     bar = tqdm(cases(named, seed), "bench noc --faults", total, unit="image", file=sys.stderr, disable=None)

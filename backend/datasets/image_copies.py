@@ -1,4 +1,4 @@
-"""Link or copy image files beside their labels; copies are converted if trainers would read them wrongly."""
+"""Link or copy image files beside their labels. Convert copies that trainers would read wrongly."""
 
 import hashlib
 import logging
@@ -43,7 +43,7 @@ def link(item: Item, loader: Loader, folder: Path, stem: str) -> str:
 
 
 class Copies:
-    """Copies of images, kept in a folder so that a run that was stopped fetches none twice."""
+    """Copies of images in a folder, so that a resumed run fetches none twice."""
 
     def __init__(self, loader: Loader, folder: Path) -> None:
         self._loader, self._folder = loader, folder
@@ -86,7 +86,7 @@ def size_text(shape: Sequence[int]) -> str:
 
 
 def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
-    """Return a file that all readers decode alike, why it was converted ("" if not), and its suffix."""
+    """Return a file that all readers decode alike, the reason for a conversion or "", and its suffix."""
     if pixels not in (image_hash(image), size_text(image.shape)):
         raise ImageError("The image is another one than was labelled.")
     with Pillow.open(BytesIO(data), formats=formats()) as opened:
@@ -106,7 +106,7 @@ def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
 
 
 def _obstacle(image: Pillow.Image) -> str:
-    """Return why trainers decode an image to other pixels than were labelled, "" if they do not."""
+    """Return why trainers would decode an image to other pixels than the labelled ones; "" if not."""
     if image.format not in SUFFIXES:
         return image.format or "its format"
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:

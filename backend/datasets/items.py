@@ -1,4 +1,4 @@
-"""Items: the images of a source, and the protocols of sources and loaders."""
+"""Define items (the images of a source) and the protocols of sources and loaders."""
 
 import hashlib
 import importlib

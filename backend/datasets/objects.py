@@ -1,4 +1,4 @@
-"""Files of labelled objects, in formats that are not Label Studio's: what all of them share."""
+"""Write labelled objects: the parts that COCO, YOLO, masks and parquet share."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def replaced(path: Path) -> Iterator[Path]:
 def beside(
     rows: Finished, named: Sequence[str], folder: Path, put: Callable[[Item, str, Path, str], str]
 ) -> Files:
-    """Have `put` place all images in `folder`, each under its stem of `named`. Count the results."""
+    """Call `put` for all images, each under its stem of `named` in `folder`. Count the results."""
 
     def place(image: tuple[Item, str, str]) -> str:
         item, content, stem = image

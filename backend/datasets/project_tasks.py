@@ -1,4 +1,4 @@
-"""The tasks of a project in Label Studio as items, and their images."""
+"""Read the tasks of a Label Studio project as items, and their images."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from model.types import Image, ImageError
 class ProjectTasks:
     """The tasks of a project as a source, oldest first, except those with a prediction of version `without`.
 
-    `mark` returns what changes when an item must be read again; it becomes part of the item's stamp.
+    `mark` returns a value that becomes part of the item's stamp: when it changes, the item is read again.
     """
 
     def __init__(

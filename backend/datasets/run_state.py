@@ -1,6 +1,6 @@
-"""The state of a run, in text files: after a kill the run goes on from them.
+"""Keep the state of a run in text files, so that a killed run resumes from them.
 
-run.json      the identity of the run: another command cannot go on from here
+run.json      the identity of the run: another command cannot resume it
 lock          held by the running process; the kernel releases it when that ends
 items.jsonl   the images of the source, in order, listed at each start, and counts of what was skipped
               (readable by the owner alone, since addresses may be signed)
@@ -38,7 +38,7 @@ _HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "status": "(\w+)"(?:, "stamp
 
 
 class StateError(ValueError):
-    """The run cannot go on from its state. The message contains what to do."""
+    """The run cannot resume from its state. The message contains what to do."""
 
 
 def state_of(target: Path, part: str = "") -> Path:
@@ -47,9 +47,9 @@ def state_of(target: Path, part: str = "") -> Path:
 
 
 def check_target(target: Path, *, is_folder: bool, known: bool) -> None:
-    """Raise StateError if writing `target`, a folder or a file, would replace what is from no run.
+    """Raise StateError if `target`, a folder or a file, exists and was not written by a run.
 
-    `known`: `target` has a state, so what is there comes from a run.
+    `known`: `target` has a state, so it was written by a run.
     """
     if not target.exists():
         return
@@ -188,7 +188,7 @@ class State:
     def pending(self) -> Iterator[Item]:
         """Yield the planned items that are not done, that failed, or whose stamp has changed.
 
-        The last ones have in `content` the hash of the pixels that were annotated.
+        Items with a changed stamp have the hash of the annotated pixels in `content`.
         """
         for _, item in self._items():
             if item.key in self._offsets and item.key not in self._failed:

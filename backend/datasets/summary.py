@@ -1,4 +1,4 @@
-"""The summary of a run: counts over its rows, as text and as JSON."""
+"""Summarise a run: counts over its rows, as text and as JSON."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,6 @@
-"""The checks of `vlsam doctor`, from the connection to Label Studio to a prediction.
+"""Run the checks of `vlsam doctor`, from the connection to Label Studio to a prediction.
 
-Label Studio 1.23.2 shows its users no error of an ML backend. What it answers in each case was measured.
+Label Studio 1.23.2 shows its users no error of an ML backend. Its answer in each case was measured.
 """
 
 import re
@@ -33,7 +33,7 @@ _UNBLOCK = "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false"
 
 
 def access(client: StudioClient, project: int, images: Images) -> Iterator[Finding]:
-    """Check what a server needs for an answer: from the connection to an image of the project."""
+    """Check the requirements of an answer, from the connection to an image of the project."""
     check = "connection"
     try:
         yield Finding(check, OK, _connection(client))
@@ -155,7 +155,7 @@ def first_task(client: StudioClient, project: int) -> Mapping[str, Any] | None:
 
 
 def _other_name(source: Any) -> str:
-    """Return what to do about a URL that looks like one of Label Studio's, "" for others."""
+    """Return advice for a URL that looks like one of Label Studio's, "" for others."""
     if re.match(r"(?i)https?://[^?]*/(data/upload|data/local-files|storage-data)/", str(source)):
         return "if that is another address of this Label Studio, name it in VLSAM_LABEL_STUDIO_HOSTS"
     return ""
@@ -200,7 +200,7 @@ def _connected(
 
 
 def _probe(client: StudioClient, url: str) -> None:
-    """Raises StudioError if Label Studio refuses to call a URL because of its address.
+    """Test whether Label Studio refuses to call a URL because of its address. Raises StudioError if so.
 
     A POST without a project is never saved, but Label Studio checks its URL: 403 for a private address, 500
     for a name that does not resolve.
@@ -223,7 +223,7 @@ def versions_of(client: StudioClient, project: int) -> tuple[dict[str, int], lis
 
 
 def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
-    """Check what hides predictions: the project's `model_version`, and its switch for showing any.
+    """Check the settings that hide predictions: `model_version` and the switch for showing any.
 
     The version is empty, that of stored predictions, or the title of a backend, which is then asked. *Label
     All Tasks* shows predictions of this version alone; so do the score column and uncertainty sampling, for
@@ -321,7 +321,7 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
 
 
 def _weights(models: ModelSettings) -> Finding:
-    """Without a server to ask: check that the weights of the settings are on this machine."""
+    """Check that the weights of the settings are on this machine, if there is no server to ask."""
     profile = models.select()
     try:
         missing = [name for name in (profile.vlm, profile.sam) if local_path(name, profile.folder) is None]

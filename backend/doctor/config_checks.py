@@ -55,7 +55,7 @@ def config_findings(config: labeling_config.LabelConfig) -> Iterator[Finding]:
 
 
 def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[str]) -> Finding:
-    """Report which of Label Studio's own exports hold the regions, and which of those it offers do not."""
+    """Report which of Label Studio's own exports contain the regions, and which do not."""
     cure = "`vlsam export` writes all of any config; `vlsam config` prints one whose exports hold the regions"
     drawn = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
     if len(data_keys) > 1:

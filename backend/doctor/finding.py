@@ -1,4 +1,4 @@
-"""The finding of a check of `vlsam doctor`, and its text."""
+"""Define the finding of a check of `vlsam doctor`, and format it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Repairs that `vlsam doctor --fix` offers, each made only after somebody agreed to it."""
+"""Make the repairs of `vlsam doctor --fix`, each only after the user agreed to it."""
 
 import re
 import sys
@@ -46,7 +46,7 @@ def consent(*, yes: bool) -> Consent:
 
 
 def made(changes: Iterable[Change | Finding], agreed: Consent) -> Iterator[Finding]:
-    """Make the changes that are agreed to. Yield a finding for each: OK if it was made."""
+    """Make the changes that the user agrees to. Yield a finding for each: OK if it was made."""
     none = True
     try:
         for change in changes:
@@ -63,7 +63,9 @@ def made(changes: Iterable[Change | Finding], agreed: Consent) -> Iterator[Findi
                     yield Finding(CHECK, FAILED, error.problem, error.cure)
             elif answer is None:
                 cure = "run it in a terminal, or agree to all of it with --yes"
-                yield Finding(CHECK, NOTE, f"Not done, for nobody can be asked here: {change.question}", cure)
+                yield Finding(
+                    CHECK, NOTE, f"Not done, since there is no terminal to ask at: {change.question}", cure
+                )
             else:
                 yield Finding(CHECK, NOTE, f"Not done: {change.question}")
     except StudioError as error:
@@ -81,7 +83,7 @@ def changes(
     kind: Kind,
     login: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Change | Finding]:
-    """Yield what a project lacks and the API can set; each is looked for after the one before is made.
+    """Yield the missing settings of a project that the API can set, each checked after the one before.
 
     `tags` and `kind` are the labels and regions of the config for a project that has none; `login` are the
     fields for a backend with basic auth. Raises StudioError.

@@ -1,4 +1,4 @@
-"""Trials of `vlsam doctor`: have Label Studio ask the backend about some tasks."""
+"""Have Label Studio request predictions for some tasks, as trials of `vlsam doctor`."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ TRIAL_S = 130.0  # longer than the 100 s that Label Studio gives a prediction
 def trial_findings(
     client: StudioClient, project: int, connected: Mapping[str, Any], number: int
 ) -> Iterator[Finding]:
-    """Have Label Studio ask the backend about some tasks. It does not store these answers."""
+    """Have Label Studio request predictions for some tasks. It does not store them."""
     place, tried = UNKNOWN_PLACE, 0
     unlabelled: Counter[str] = Counter()
     try:

@@ -21,7 +21,7 @@ MAX_AT_ONCE = 4
 
 
 class Watch:
-    """Checks the access to projects in the background: seldom, and few at a time."""
+    """Checks the access to projects in the background: rarely, and few at a time."""
 
     def __init__(self, images: Images, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._images = images

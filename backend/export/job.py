@@ -1,4 +1,4 @@
-"""Jobs of `vlsam export`: the tasks of a project, one entry of each, and a destination."""
+"""Run `vlsam export`: read the tasks of a project, choose one entry of each, and write DEST."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ TASK_UNITS = 20 * UNITS  # work for the regions of one task: about a minute
 
 @dataclass(frozen=True)
 class Job:
-    """A request with all that it needs, ready to run."""
+    """A request with its connection, labels and destination, ready to run."""
 
     request: Request
     max_pixels: int

@@ -1,4 +1,4 @@
-"""A folder of masks: the class of each pixel, and each object by itself."""
+"""Write a folder of masks: the class of each pixel, and each object separately."""
 
 import json
 from collections import Counter

@@ -9,7 +9,7 @@ from backend.datasets.items import SourceError
 
 @dataclass(frozen=True)
 class Request:
-    """What to export, with which options, and where to."""
+    """The project to export, the options, and the destination."""
 
     project: int
     to: str

@@ -1,4 +1,4 @@
-"""Label Studio's tokens: their kinds, and the access tokens that personal access tokens are exchanged for."""
+"""Authenticate to Label Studio: tell kinds of tokens apart, and exchange personal ones for access tokens."""
 
 import base64
 import binascii

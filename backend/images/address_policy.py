@@ -1,6 +1,6 @@
-"""Which hosts may be fetched from: the policy against server-side request forgery (SSRF).
+"""Decide which hosts may be fetched from, against server-side request forgery (SSRF).
 
-A host may be asked if
+A host is allowed if
 
 1. scheme, host and port are those of LABEL_STUDIO_URL, or
 2. VLSAM_ALLOWED_HOSTS names it, or
@@ -28,7 +28,7 @@ _NEVER = (
 
 
 class AddressPolicy:
-    """Decides which hosts may be asked.
+    """Decides which hosts may be fetched from.
 
     `label_studio_url` and `allowed_hosts` (host in lower case, port or None for any) come from the operator.
     """
@@ -47,9 +47,9 @@ class AddressPolicy:
         )
 
     def check(self, url: HttpUrl, addresses: Iterable[str], server: Server | None) -> None:
-        """Check all addresses that the host's name has. `server` is the Label Studio of the request.
+        """Check all addresses of a host. `server` is the Label Studio of the request.
 
-        Raises Refused if one of them may not be asked.
+        Raises Refused if one of them is not allowed.
         """
         if self.allows_name(url):
             return
@@ -63,7 +63,7 @@ class AddressPolicy:
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address is on the public Internet, and not this machine's, network's or provider's.
+    """Return whether an address is public, not one of this machine, its network or its cloud provider.
 
     IPv6 forms of IPv4 addresses would bypass the check. Mapped, 6to4 and Teredo addresses are refused. NAT64
     is needed by networks without IPv4, so its IPv4 address is checked.
@@ -78,7 +78,7 @@ def is_public(address: Address) -> bool:
 
 
 def same_machine(address: Address, caller: str) -> bool:
-    """Return whether `caller` is that address, or both are loopback. False if it is no address."""
+    """Return whether two addresses are the same machine: equal, or both loopback."""
     try:
         other = ip_address(caller)
     except ValueError:

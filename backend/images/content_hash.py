@@ -1,4 +1,4 @@
-"""The identity of an image: a hash of its pixels."""
+"""Hash the pixels of an image, which identifies it."""
 
 import hashlib
 

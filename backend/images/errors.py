@@ -1,4 +1,4 @@
-"""Kinds of ImageError: why the fetcher returns no file. Each message is one sentence without secrets."""
+"""Errors of fetching an image. Each message is one sentence without secrets."""
 
 from model.types import ImageError
 
@@ -18,7 +18,7 @@ class Missing(ImageError):
 class Busy(ImageError):
     """The server is overloaded: HTTP 429, 502, 503 and 504.
 
-    `retry_after` is the server's own wish in seconds, 0 if it has none.
+    `retry_after` is the delay that the server requests, in seconds; 0 if it requests none.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -27,11 +27,11 @@ class Busy(ImageError):
 
 
 class Unreachable(ImageError):
-    """There is no complete answer."""
+    """The server gave no complete answer."""
 
 
 class TimedOut(Unreachable):
-    """There was no complete answer before the deadline."""
+    """The server gave no complete answer before the deadline."""
 
 
 class Untrusted(Unreachable):

@@ -30,8 +30,8 @@ PAUSES = (0.25, 1.0)  # seconds before another try of a busy server without Retr
 class Fetcher:
     """Reads files within the limits of the settings. Safe to share among threads.
 
-    address_policy.py decides which hosts are asked. A token is sent to the files of its own Label Studio
-    alone: see `Server.gives`.
+    address_policy.py decides which hosts are allowed. A token is sent only to file routes of its own Label
+    Studio, see `Server.gives`.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Fetcher:
     def ask(self, request: Request, *, max_bytes: int | None = None) -> tuple[int, bytes]:
         """Send a request to the API of its Label Studio, with the server's token if it has one.
 
-        Returns status and body, of a redirect its address in place of the body. `max_bytes` is the limit of
-        the body in place of the settings'. Raises ImageError.
+        Return status and body; for a redirect, the address instead of the body. `max_bytes` replaces the
+        limit of the settings. Raises ImageError.
         """
         server = request.server
         if server is not None and server.token:
@@ -97,7 +97,7 @@ class Fetcher:
             return response.status, response.read(max_bytes or self._max_bytes)
 
     def _get(self, url: HttpUrl, server: Server | None, deadline: Deadline) -> tuple[bytes, str | None]:
-        """Return the body, or the address of a redirect. A busy server is asked up to three times."""
+        """Return the body, or the address of a redirect. Try a busy server up to three times."""
         for pause in PAUSES:
             try:
                 return self._get_once(url, server, deadline)

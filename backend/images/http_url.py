@@ -1,4 +1,4 @@
-"""An http(s) URL, parsed once, and URLs as messages show them."""
+"""Parse http(s) URLs once, and show URLs in messages without secrets."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from backend.images.errors import Refused
 
 @dataclass(frozen=True)
 class HttpUrl:
-    """An http(s) URL. It is parsed once, so that the host that was checked is the host that is connected."""
+    """An http(s) URL. It is parsed once, so that the connection goes to the host that was checked."""
 
     url: str
     scheme: str
@@ -21,8 +21,8 @@ class HttpUrl:
     def parse(cls, url: str) -> "HttpUrl":
         """Parse a plain http(s) URL.
 
-        Raises Refused for anything else, and for a user, a backslash or a control character, about which
-        programs disagree.
+        Raises Refused for anything else, and for URLs that programs parse differently: with a user, a
+        backslash or a control character.
         """
         try:
             parts = urllib3.util.parse_url(url)
@@ -36,7 +36,7 @@ class HttpUrl:
         return cls(parts.url, parts.scheme, parts.host.strip("[]"), port, parts.path or "/")
 
     def has_origin_of(self, server_url: str) -> bool:
-        """Return whether scheme, host and port are those of a server, whose token may then be sent."""
+        """Return whether scheme, host and port are those of a server, so that its token may be sent."""
         try:
             server = HttpUrl.parse(server_url)
         except Refused:

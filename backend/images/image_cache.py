@@ -1,7 +1,7 @@
-"""The image cache: remembers for ten minutes which content an address showed.
+"""Cache the content hash of each image address for ten minutes.
 
-A click on an image that was loaded lately then needs neither its file nor its pixels, only its embedding.
-Pixels are not kept.
+A click on a recently loaded image then needs only the embedding, not the file or its pixels. Pixels are not
+kept.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ MAX_ENTRIES = 10_000
 
 @dataclass(frozen=True)
 class CachedImage:
-    """The identity of an image that an address showed."""
+    """The content hash and size of the image at an address."""
 
     content: str  # content_hash.image_hash
     size: tuple[int, int]  # H, W
 
 
 class ImageCache:
-    """The images that addresses in tasks showed, by `cache_key`. Safe to use from many threads.
+    """Images by the `cache_key` of their address. Thread-safe.
 
     An entry lives SECONDS from the time it was loaded, on `clock`. Beyond `entries` the least recently used
     one is dropped.
@@ -71,7 +71,7 @@ class ImageCache:
 def cache_key(server: Server | None, project: str, task: object, source: str) -> bytes | None:
     """Return the key of an address as one project of one Label Studio sees it; None for an unknown project.
 
-    Projects never share a key: one must not be shown what only the other may fetch.
+    Projects never share a key, since one may be allowed to fetch an image that another may not.
     """
     if not project:
         return None

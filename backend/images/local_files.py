@@ -69,7 +69,7 @@ def split_pattern(source: str) -> tuple[str, str]:
 
 
 def depth_of(pattern: str) -> int | None:
-    """Return the depth of folders at which names can match, None for any depth."""
+    """Return the folder depth at which a pattern matches; None for any depth."""
     return None if "**" in pattern else pattern.count("/") + 1
 
 
@@ -190,7 +190,7 @@ def _is_of_a_run(folder: str) -> bool:
 
 
 def _identity(path: str) -> _Identity | None:
-    """Return what identifies a file or folder under any name; None if the path does not exist."""
+    """Return device and inode of a file or folder; None if the path does not exist."""
     try:
         status = os.stat(path)
     except OSError:

@@ -66,7 +66,7 @@ def save(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """Return what two paths share on file systems that ignore case."""
+    """Return a key that is equal for paths that differ only by case."""
     return os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold()
 
 

@@ -81,10 +81,9 @@ class Response:
 class PinnedHttp:
     """Sends requests, each over a connection of its own to an address that the policy has checked.
 
-    A name is resolved once, and the socket is opened to one of the checked addresses, so a second meaning of
-    the name (DNS rebinding) has no effect. A proxy of the environment gets the name instead, after the check.
-    Without a session there are no cookies, no kept connection that was allowed for another request, and no
-    passwords of ~/.netrc.
+    A name is resolved once, and the socket is opened to one of the checked addresses, so DNS rebinding has
+    no effect. A proxy of the environment gets the name after the check. There is no session, so there are no
+    cookies, no reused connections and no passwords of ~/.netrc.
     """
 
     def __init__(
@@ -96,9 +95,9 @@ class PinnedHttp:
 
     @contextmanager
     def open(self, request: Request) -> Iterator[Response]:
-        """Send a request. The body of the answer is read inside the context, that of a redirect never.
+        """Send a request. Read the body inside the context; the body of a redirect is never read.
 
-        Raises Refused and Unreachable, also for what fails inside the context.
+        Raises Refused and Unreachable, also for failures inside the context.
         """
         name = shown(request.url.url)
         try:

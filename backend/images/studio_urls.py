@@ -1,4 +1,4 @@
-"""Label Studio's addresses: its names, the routes of its files, and which of them get its token."""
+"""Recognise Label Studio's addresses: its names, its file routes, and the URLs that get its token."""
 
 import base64
 import re
@@ -42,7 +42,7 @@ class Server:
         return cls(hostname, token, caller) if hostname else None
 
     def gives(self, url: HttpUrl) -> bool:
-        """Return whether a URL is a file that this server gives to holders of its token.
+        """Return whether a URL is a file of this server, so that its token may be sent.
 
         The token is sent to no other URL: not to the API, and not to another scheme, host or port.
         """
@@ -89,7 +89,7 @@ class StudioName:
 
 
 class StudioNames:
-    """All names of the Label Studio at LABEL_STUDIO_URL, below which tasks may have files.
+    """All addresses of the Label Studio at LABEL_STUDIO_URL. Tasks may name files by any of them.
 
     `hosts` are the addresses of VLSAM_LABEL_STUDIO_HOSTS. The name from /setup comes with the `Server`.
     """
@@ -101,8 +101,8 @@ class StudioNames:
     def file_path(self, source: str, server: Server | None) -> str | None:
         """Return path and query of a file in Label Studio, None if `source` is no such file.
 
-        `source` is a path, or a URL below any name of the server. By one name Label Studio may be below a
-        path, and by another not; the paths of its files begin with either or none. Raises Refused.
+        `source` is a path, or a URL below any address of the server. Addresses may have different path
+        prefixes; a file's path begins with one of them or with none. Raises Refused.
         """
         names = self._of(server)
         if source.startswith("/"):
@@ -123,7 +123,7 @@ class StudioNames:
         return _file_route(parts.path, parts.query, bases)
 
     def _of(self, server: Server | None) -> list[StudioName]:
-        """List the names of a server, first the one where it is asked."""
+        """List the addresses of a server, first the one that requests are sent to."""
         if server is None:
             return []
         asked = StudioName.parse(server.url)
@@ -135,7 +135,7 @@ class StudioNames:
 
 
 def url_of(source: str, path: str | None, server: Server | None, task: Any) -> str:
-    """Return the URL to ask for the value of a task's image field.
+    """Return the URL to fetch for the value of a task's image field.
 
     `path` is that of the file in Label Studio, None for other addresses. Label Studio signs the URIs of cloud
     storages (presign), for which it needs the task's id. Raises Refused.

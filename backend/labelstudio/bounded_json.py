@@ -1,7 +1,7 @@
-"""Parse the JSON of a request within bounds, since many small values take far more memory than their text.
+"""Parse the JSON of a request body within limits, since small values take far more memory than their text.
 
-The run lengths of brushes are most of a large body. They stay text until their region is read: as a list of
-Python integers they would take six times the memory, and the time that a click has.
+Most of a large body are the run lengths of brushes. They stay text until their region is read. As a list of
+Python integers they would take six times the memory, and too much time for a click.
 """
 
 import json
@@ -47,7 +47,7 @@ def loads(body: bytes) -> Any:
 
 
 def values(body: bytes) -> int:
-    """Return a bound of the number of values in JSON: its commas and brackets, those in texts included."""
+    """Return an upper bound of the number of values in JSON: the count of its commas and brackets."""
     count = 1
     for at in range(0, len(body), _BLOCK):
         block = np.frombuffer(body, np.uint8, min(_BLOCK, len(body) - at), at)
@@ -56,7 +56,7 @@ def values(body: bytes) -> int:
 
 
 def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, Text]]:
-    """Return the body with a name in place of each list of run lengths, and the lists by name.
+    """Replace each list of run lengths by a name. Return the new body, and the lists by name.
 
     In a JSON text a backslash precedes each quote: `"rle":[` without one is a key.
     """

@@ -36,7 +36,7 @@ class Text:
 
 
 def numbers(text: Text) -> Steps[Bytes]:
-    """Parse a text. Raises ValueError for anything but 0 to 255 and commas."""
+    """Parse a text of numbers. Raises ValueError for anything but 0 to 255 and commas."""
     characters = np.frombuffer(text.characters, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
         raise ValueError("run lengths with gaps")
@@ -80,7 +80,7 @@ def _numbers(part: Bytes) -> Bytes:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """The pixels of a mask, counted row by row, as spans: where runs of them begin and end."""
+    """The pixels of a mask as spans: start and end of each run, counted row by row."""
 
     width: int  # of the image
     # (2 n,) ascending: each span's first pixel, and the one behind its last.
@@ -159,7 +159,7 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
 def _codes(
     raw: bytes, position: int, end: int, sizes: NDArray[np.int64]
 ) -> Steps[tuple[NDArray[np.int64], int]]:
-    """Return where codes begin in the next WINDOW bytes, and where the next code begins, in bits."""
+    """Return the positions of the codes in the next WINDOW bytes, and of the code after them, in bits."""
     first = position >> 3
     window = np.unpackbits(np.frombuffer(raw, np.uint8, min(WINDOW, len(raw) - 8 - first) + 1, first))
     yield BIT * len(window)

@@ -1,7 +1,7 @@
 """Parse the clicks and rectangles that a person drew with Label Studio's smart tools.
 
-A click with `Alt` is negative: Label Studio 1.23.2 sends it with `is_positive` 0. Whatever else a list of
-results holds is skipped.
+A click with `Alt` is negative: Label Studio 1.23.2 sends it with `is_positive` 0. All other results are
+skipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,9 +65,9 @@ def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]
 
 
 def drafted_gestures(draft: Entry, config: LabelConfig) -> list[Gesture]:
-    """Return the clicks and rectangles of a draft, which holds regions too.
+    """Return the clicks and rectangles of a draft, which also contains regions.
 
-    A prompt is a keypoint that says whether it is positive, or a rectangle of a prompt tool.
+    A prompt is a keypoint with `is_positive`, or a rectangle of a prompt tool.
     """
     items = tasks.latest(draft.items, MAX_ITEMS, "items of a context or draft")
     ids = {
@@ -120,9 +120,9 @@ def _number(value: Any) -> float | None:
 
 
 def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | None:
-    """Return the prompt of clicks and of the last rectangle, None if that is empty and there are no clicks.
+    """Return the prompt of all clicks and the last rectangle; None if there is neither.
 
-    Of clicks on the same spot the last one counts: a click is sent again with each later one.
+    The last of several clicks on one spot counts, since each click is sent again with later ones.
     """
     clicks = [gesture for gesture in gestures if gesture.point is not None][-MAX_CLICKS:]
     rectangles = [gesture.rectangle for gesture in gestures if gesture.rectangle is not None]
@@ -163,10 +163,10 @@ def _box(rectangle: tuple[float, float, float, float, float], shape: tuple[int, 
 def with_drafted(
     gestures: Sequence[Gesture], drafted: Sequence[Gesture], shape: tuple[int, int]
 ) -> list[Gesture]:
-    """Return the context's clicks with the draft's box around them, or its boxes with the clicks inside.
+    """Combine the context's clicks with the draft's box around them, or its boxes with the clicks inside.
 
-    Of its own kind the context holds every prompt there is. If a draft shows others of this kind and none of
-    these, it is older than the last accept, and its prompts are gone.
+    The context contains all prompts of its own kind. If the draft has prompts of this kind but none of
+    these, it is older than the last accept. Its prompts are then ignored.
     """
     clicks = [gesture for gesture in gestures if gesture.point is not None]
     if 0 < len(clicks) < len(gestures):

@@ -126,14 +126,14 @@ def contains(mask: Mask, points: Any) -> Any:
 
 
 def crossings(ring: Ring, window: Window) -> int:
-    """Return a bound of how often edges and pixel rows meet in a window, the cost of `fill_window`."""
+    """Return an upper bound of the crossings of edges and pixel rows, which is the cost of `fill_window`."""
     _, top, _, bottom = window
     y = np.clip(ring[:, 1], top, bottom)
     return int(np.abs(y - np.roll(y, -1)).sum()) + len(ring)
 
 
 def fill_window(ring: Ring, window: Window) -> Mask:
-    """Return what `fill` returns, for a window alone."""
+    """Do the same as `fill`, but only for a window."""
     left, top, right, bottom = window
     width, height = right - left, bottom - top
     mask = np.zeros((height, width), bool)
@@ -182,7 +182,7 @@ def ellipse_window(ellipse: Ellipse, shape: tuple[int, int]) -> Window:
 
 
 def fill_ellipse_window(ellipse: Ellipse, window: Window) -> Mask:
-    """Return what `fill_ellipse` returns, for a window alone."""
+    """Do the same as `fill_ellipse`, but only for a window."""
     x, y, radius_x, radius_y, degrees = ellipse
     left, top, right, bottom = window
     mask = np.zeros((bottom - top, right - left), bool)

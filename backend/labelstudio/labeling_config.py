@@ -1,4 +1,4 @@
-"""Parse a project's labeling config: the controls that take our regions, and their labels."""
+"""Parse a project's labeling config: the controls that regions are written to, and their labels."""
 
 import logging
 import re
@@ -57,7 +57,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Control:
-    """A control tag that takes regions of an image."""
+    """A control tag that draws regions of an image."""
 
     name: str
     tag: str  # as Label Studio spells it: BrushLabels, Brush ...
@@ -183,13 +183,13 @@ class LabelConfig:
         return replace(self, outputs=tuple(outputs))
 
     def label_control(self, label: str | None) -> Control | None:
-        """Return the first predicted control that knows the label, or whose regions have no labels."""
+        """Return the first predicted control that has the label, or whose regions have no labels."""
         return next(
             (c for c in self.predicted if not c.takes_labels or (label is not None and c.knows(label))), None
         )
 
     def control_for(self, labels: Collection[str]) -> Control | None:
-        """Return the predicted control that knows most of the labels, or whose regions have none."""
+        """Return the predicted control with most of these labels, or whose regions have no labels."""
         best = max(self.predicted, key=lambda control: sum(map(control.knows, labels)))
         return best if any(map(best.knows, labels)) else self.label_control(None)
 
@@ -216,15 +216,15 @@ class LabelConfig:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All names of all labels that predictions may get, each once."""
+        """The unique names of all labels that predictions may get."""
         names = (name for c in self.predicted for label in c.labels for name in label.names)
         return tuple(dict.fromkeys(names))
 
     @cached_property
     def predicted(self) -> tuple[Control, ...]:
-        """The outputs that predictions go to: of those that share a <Labels> the first.
+        """The outputs that predictions are written to: only the first of those that share a <Labels>.
 
-        Otherwise a <Labels> with many drawing tools would get each object many times.
+        Otherwise an object would be drawn once per tool of a <Labels> with many tools.
         """
         first: dict[str, Control] = {}
         for control in self.outputs:
@@ -336,7 +336,7 @@ def label_tags(xml: str) -> Iterator[ElementTree.Element]:
 
 
 def is_empty(xml: str) -> bool:
-    """Return whether a labeling config is that of a new project: no tag but <View>."""
+    """Return whether a labeling config has no tag but <View>, as in a new project."""
     try:
         return not xml.strip() or all(tag.tag == "View" for tag in _read(xml).iter())
     except ConfigError:
@@ -344,7 +344,7 @@ def is_empty(xml: str) -> bool:
 
 
 def data_keys(xml: str) -> set[str]:
-    """Return the values of all tags that controls point to. Label Studio exports little if they are several.
+    """Return the `value` of every tag that controls point to. Label Studio exports little for several values.
 
     Raises ConfigError.
     """
@@ -357,7 +357,7 @@ def data_keys(xml: str) -> set[str]:
 def field_of(data: Mapping[str, Any], path: str) -> Any:
     """Return the value in a task's data at a path such as "photo.url" or "imgs[0]". Raises LookupError.
 
-    As Label Studio 1.23.2's editor: a field of that very name comes first.
+    A field whose name is the whole path comes first, as in Label Studio 1.23.2.
     """
     if path in data:
         return data[path]
@@ -436,7 +436,7 @@ def _targets(tag: ElementTree.Element) -> set[str]:
 
 
 def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
-    """Raises ConfigError if more than one image of a task is to be labelled."""
+    """Check that only one image of a task is labelled. Raises ConfigError."""
     repeated: dict[ElementTree.Element, ElementTree.Element] = {}
     for repeater in root.iter():
         if _kind(repeater) == "repeater" and repeater not in repeated:
@@ -473,7 +473,7 @@ class _Builder(ElementTree.TreeBuilder):
     depth = 0
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Called before the entities that a DOCTYPE may declare; a config never needs one."""
+        """Reject a DOCTYPE before its entities are read; no config needs one."""
         raise ConfigError("The labeling config has a DOCTYPE, which Label Studio configs never need.")
 
     def start(self, tag: Any, attrs: Any) -> Any:
@@ -528,7 +528,7 @@ class _Source:
 
 
 def _control(tag: ElementTree.Element, image: ElementTree.Element, shared: _Source | None) -> Control | None:
-    """Return the control that a tag on an image is, None for other tags. `shared` is the <Labels>."""
+    """Parse a control tag on an image; None for other tags. `shared` is the <Labels>."""
     kind = _kind(tag)
     shape = kind.removesuffix("labels")
     if shape not in SHAPES:

@@ -1,7 +1,7 @@
 """Answer the protocol of Label Studio's development branch, `context.event`, which 1.23.2 does not have.
 
-The browser asks once for the capabilities of a backend, sends prompts without id and label, and makes regions
-of every kind from the mask by itself.
+The browser requests the capabilities of a backend once. It sends prompts without id and label, and makes
+regions of every kind from the returned mask.
 """
 
 from typing import Any

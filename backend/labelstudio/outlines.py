@@ -104,7 +104,7 @@ def _row_edges(mask: Mask) -> NDArray[np.int64]:
 
 
 def _outlines(mask: Mask) -> list[list[Ring]]:
-    """Return for each part, the largest first, its outline and those of its holes, in opposite directions."""
+    """Return the outlines of each part and its holes, the largest part first; holes run the other way."""
     left, top, right, bottom = tight_window(mask)
     part = mask[top:bottom, left:right].astype(np.uint8)
     # cv2 walks through the centres of border pixels. Doubled, these lie a quarter pixel inside the true
@@ -142,7 +142,7 @@ def _area(ring: NDArray[Any]) -> float:
 
 
 def _bridged(rings: Sequence[Ring]) -> Ring:
-    """Join rings to one: the nearest to those joined is next, entered and left at its nearest point."""
+    """Join rings to one by bridges. The ring nearest to those already joined is always the next."""
     joined, left = rings[0], list(rings[1:])
     pairs = MAX_PAIRS // len(rings)
     near = [nearest_points(joined, ring, pairs) for ring in left]

@@ -1,4 +1,4 @@
-"""Read the controls beside the image: a typed phrase, the level of masks, the least score.
+"""Read the controls beside the image: a typed phrase, the level of masks, the minimum score.
 
 Controls are known by name. Label Studio 1.23.2 sends all of them with a text and none with a click: for a
 click they are read from the draft.
@@ -19,14 +19,14 @@ MAX_TYPED = 10_000  # characters that are read: more than a phrase may have, so 
 
 @dataclass(frozen=True)
 class Wishes:
-    """The level and the least score that a person set. Invalid values are ignored."""
+    """The level and the minimum score that a person set. Invalid values are ignored."""
 
     level: Level = "auto"
     score: float = 0.0  # detections below it are no answer
 
 
 def typed(items: Sequence[Mapping[str, Any]], config: LabelConfig) -> str | None:
-    """Return the text submitted last in a TextArea that is a prompt, None if there is none."""
+    """Return the phrase that was submitted last in a TextArea for prompts; None if there is none."""
     for item in reversed(items):
         if item.get("type") == "textarea" and tasks.control_of(item) in config.phrases:
             text = tasks.value_of(item).get("text")
@@ -52,10 +52,10 @@ def wishes_of(items: Sequence[Mapping[str, Any]]) -> Wishes:
 
 
 def label_of(phrase: str, term: str, selected: Sequence[str], config: LabelConfig) -> str | None:
-    """Return the label of what a phrase found, None if none fits.
+    """Return the label for the objects of a phrase; None if no label matches.
 
-    The first of: the label of the whole phrase, of its noun `term`, of the last word of that ("pickup truck":
-    truck), a label that is `selected` in the editor, the only label of the project.
+    Use the first that exists: the label of the whole phrase, of its noun `term`, of the noun's last word
+    ("pickup truck": truck), a label that is `selected` in the editor, the only label of the project.
     """
     for name in (bare(phrase), term, term.rpartition(" ")[2]):
         for _, label in config.named(name):

@@ -1,4 +1,4 @@
-"""The labeling configs that we recommend, one each for masks, polygons and boxes."""
+"""Make the recommended labeling configs: one each for masks, polygons and boxes."""
 
 import csv
 import re
@@ -124,7 +124,7 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
 
 
 def _named(kind: Kind, names: Names) -> dict[str, str]:
-    """Return the names of all tags. Ours give way to those of the project."""
+    """Return the names of all tags. Ours change where the project already uses them."""
     theirs = {"image": names.image, "drawn": names.drawn or _DRAWN[kind][1]}
     if names.label:
         theirs["label"] = names.label
@@ -148,7 +148,7 @@ def _label(tag: LabelTag, key: str, indent: int) -> str:
 
 
 def names_of(xml: str, kind: Kind) -> Names:
-    """Return the names in a labeling config that one of a kind needs as well. Raises ConfigError."""
+    """Return the names in a labeling config that a recommended one must keep. Raises ConfigError."""
     config = labeling_config.parse(xml)
     same = [control for control in config.outputs if control.tag == _DRAWN[kind][0]]
     drawn, label = (same[0].name, same[0].labels_name or "") if same else ("", "")

@@ -1,4 +1,4 @@
-"""Find the region that shows the object of a mask, or that a box is about."""
+"""Match a mask or a box with the existing region of the same object, by overlap."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ LEAST_SHARE = 0.25
 
 
 def most_alike(regions: Sequence[Drawn], mask: Mask) -> int | None:
-    """Return the number of the region whose object a click's mask shows, the first of equals.
+    """Return the index of the region that shows the same object as a mask, the first of equals.
 
     Raises TooMuch.
     """
@@ -35,9 +35,9 @@ def most_alike(regions: Sequence[Drawn], mask: Mask) -> int | None:
 
 
 def about_box(regions: Sequence[Drawn], box: Box) -> int | None:
-    """Return the number of the region whose own box has the largest IoU with a box, from SAME_OBJECT on.
+    """Return the index of the region whose bounding box has the largest IoU with a box.
 
-    Else of the first region that the box is in. Raises TooMuch.
+    If no IoU reaches SAME_OBJECT, return the first region that contains the box. Raises TooMuch.
     """
     left, top, right, bottom = (round(side) for side in box)
     window = (left, top, max(right, left + 1), max(bottom, top + 1))

@@ -1,4 +1,4 @@
-"""Read regions of Label Studio's results into pixels, within a budget. Results are untrusted.
+"""Convert regions of Label Studio's results to masks, within a budget. Results are untrusted.
 
 Coordinates are percent of the image, 0 to 100, origin at its upper left corner.
 """
@@ -71,7 +71,7 @@ class RegionCache:
 
 @dataclass
 class ReadingBudget:
-    """What reading the regions of one request may still cost. Call `spend` or `pay` before the work."""
+    """The remaining cost limit for reading regions of a request. Call `spend` or `pay` before the work."""
 
     units: float = UNITS  # that are left
     deadline: Deadline = NEVER
@@ -155,7 +155,7 @@ class Drawn:
 
 
 def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
-    """Return the region that a result shows on an image, None if it has no pixels.
+    """Read the region of a result; None if it has no pixels.
 
     Types without pixels are a keypoint (even one with RLE, which Label Studio 1.23.2 makes of accepted
     regions), a choice, and the labels of a region whose geometry is in another result. A mask of another
@@ -193,7 +193,7 @@ def decode(
 ) -> Mask | None:
     """Return the mask (height, width) = `shape` of an untrusted result, None if `read` returns None.
 
-    Raises TooMuch if a `budget` is given. Without one, return None for what is too much to read.
+    Raises TooMuch if a `budget` is given. Without one, return None for a region that is too large.
     """
     try:
         drawn = read(result, shape, budget or ReadingBudget())

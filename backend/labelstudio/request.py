@@ -22,14 +22,14 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Event:
-    """A question of Label Studio's next protocol (`next_protocol`)."""
+    """An event of Label Studio's next protocol (`next_protocol`)."""
 
     name: Any  # untrusted
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Annotate a task and tell what the model saw."""
+    """A request to annotate a task and to report the terms that the model saw."""
 
     task: Task
     config: LabelConfig
@@ -37,7 +37,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Annotate tasks."""
+    """A request to annotate tasks."""
 
     tasks: Sequence[Task]
     config: LabelConfig
@@ -45,7 +45,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Interaction:
-    """Answer what a person drew or typed in the editor."""
+    """A request to answer a click, a rectangle or a text of the editor."""
 
     task: Task
     config: LabelConfig  # with the labels of the task's data

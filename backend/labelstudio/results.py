@@ -139,7 +139,7 @@ def prediction_id(image: str, model_version: str, control: str, term: str, numbe
 
 
 def new_id() -> str:
-    """Return the id of a clicked region, long since Label Studio 1.23.2 replaces a region of the same id."""
+    """Return a random id. It is long, since Label Studio 1.23.2 replaces a region with the same id."""
     return uuid4().hex
 
 
@@ -170,8 +170,8 @@ def _ellipse(mask: Mask) -> dict[str, Any]:
 def rle(mask: Mask) -> list[int]:
     """Return Label Studio's run lengths of a mask: alpha 0 or 255, and three more channels of the same.
 
-    As label_studio_sdk.converter.brush.mask2rle but for a last byte of zeros. That function loops in Python
-    and takes 50 ms and more for 12 million pixels.
+    The same as label_studio_sdk.converter.brush.mask2rle without its last byte of zeros. That function loops
+    in Python and takes over 50 ms for 12 million pixels.
     """
     flat = np.ascontiguousarray(mask).reshape(-1)
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])

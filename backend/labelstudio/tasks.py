@@ -128,7 +128,7 @@ class Task:
 
     @cached_property
     def own(self) -> Sequence[Entry]:
-        """The lists that the person of a request sees or has made, the newest first.
+        """The entries that the requesting person sees or made, the newest first.
 
         Drafts are the person's own. An annotation counts if the newest draft names it, or if it is the only
         one, since others may be another annotator's.
@@ -147,7 +147,7 @@ class Task:
 
     @cached_property
     def lists(self) -> Sequence[Entry]:
-        """All lists of regions that a click may be about, the newest first."""
+        """All entries with regions that a click may correct, the newest first."""
         return [*self.own, *self.predicted]
 
     @cached_property
@@ -156,15 +156,15 @@ class Task:
         return frozenset().union(*(entry.related for entry in self.lists))
 
     def made(self, config: LabelConfig) -> Iterator[Region]:
-        """Yield the regions that people made or accepted: of every draft and annotation not skipped."""
+        """Yield the regions that people made or accepted, from all drafts and annotations not skipped."""
         for entry in (*self.drafts, *self.annotations):
             if not entry.cancelled:
                 yield from entry.regions(config)
 
     def words_of(self, region: str, namings: Iterable[Naming]) -> dict[str, list[Any]]:
-        """Return what the `perRegion` controls hold for a region where it was saved last, by control.
+        """Return the `perRegion` values of a region by control, as saved last.
 
-        A replaced region loses its words, and a person may have changed ours.
+        A replaced region loses these values, and a person may have changed ours.
         """
         words: dict[str, list[Any]] = {}
         for entry in self.lists:
@@ -189,7 +189,7 @@ def _words(given: Any) -> list[Any]:
 
 
 def latest(given: Sequence[T], most: int, what: str) -> Sequence[T]:
-    """Return the last `most` of a list, which are the newest. Log that others were left out."""
+    """Return the last `most` items of a list, which are the newest. Log if others were dropped."""
     if len(given) > most:
         log.warning("Of %d %s only the last %d are looked at.", len(given), what, most)
     return given[-most:]

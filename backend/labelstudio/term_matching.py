@@ -12,14 +12,14 @@ Forms = Callable[[str], set[str]]  # all forms of a name: names that share a for
 
 
 class NameIndex(Generic[T]):
-    """Index of values by their names: a term is looked up, not compared with each of thousands of names."""
+    """An index of values by their names, for fast lookup among thousands of names."""
 
     def __init__(self, named: Iterable[tuple[T, tuple[str, ...]]], *rules: Forms) -> None:
         self._named = list(named)
         self._rules = [(forms_of, self._places(forms_of)) for forms_of in rules]
 
     def _places(self, forms_of: Forms) -> dict[str, int]:
-        """Return the place of the first value by each form of its names."""
+        """Map each form of a name to the index of the first value with it."""
         places: dict[str, int] = {}
         for place, (_, names) in enumerate(self._named):
             for name in names:
@@ -28,7 +28,7 @@ class NameIndex(Generic[T]):
         return places
 
     def find(self, term: str) -> T | None:
-        """Return the first value with a name that matches by the first rule that finds one."""
+        """Return the first value whose name matches the term. The first rule with a match decides."""
         for forms_of, places in self._rules:
             matches = [places[form] for form in forms_of(term) if form in places]
             if matches:
@@ -46,7 +46,7 @@ def fold(name: str) -> set[str]:
 
 @lru_cache(maxsize=8192)
 def singular_forms(name: str) -> set[str]:
-    """Return the folded name and the singulars that it may be the plural of."""
+    """Return the folded name and its possible singulars."""
     (folded,) = fold(name)
     return {form.strip() for form in (folded, *singulars(folded))}
 

@@ -1,4 +1,4 @@
-"""Label Studio's HTTP API for product code: one client, one error type.
+"""Call Label Studio's HTTP API: one client and one error type for all commands.
 
 Measured with Label Studio 1.23.2.
 """
@@ -50,7 +50,7 @@ BATCH = Patience(timeout=600.0, silence=120.0, max_bytes=2**31 - 1, pauses=(1.0,
 
 
 class StudioError(ValueError):
-    """Label Studio cannot be used as asked, or is not set up as needed.
+    """Label Studio refused a request, could not be reached, or is not set up as needed.
 
     `problem` is a sentence, `cure` what to do about it, `status` the HTTP status or 0. `temporary`: the same
     request may succeed later.
@@ -63,7 +63,7 @@ class StudioError(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What Label Studio answered."""
+    """An HTTP answer of Label Studio."""
 
     status: int
     body: bytes
@@ -78,10 +78,12 @@ class Answer:
 
 
 class StudioClient:
-    """The API of one Label Studio. It asks the hosts that the fetcher may ask. Safe to share among threads.
+    """The API of one Label Studio. Safe to share among threads.
 
-    A batch command's requests are tried again while Label Studio fails, but not before it has answered once:
-    a wrong address is reported at once.
+    It connects only to hosts that the fetcher may use.
+
+    A batch command's requests are retried while Label Studio fails, but only after it has answered once, so
+    that a wrong address is reported at once.
     """
 
     def __init__(self, server: Server, fetcher: Fetcher, patience: Patience = ONE_TRY) -> None:
@@ -267,7 +269,7 @@ class StudioClient:
         self.call("DELETE", f"/api/predictions/{number}/")
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> None:
-        """Import predictions of tasks, in one try: an answer that got lost leaves open what was taken.
+        """Import predictions of tasks, in one try: after a lost answer it is open which ones were stored.
 
         Raises StudioError.
         """

@@ -45,7 +45,7 @@ class Annotator:
     def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, RemoteAnswers]:
         """Load an item's image, and prefetch the remote VLM's answers, so that no model waits for them.
 
-        Raises Unchanged if there are results of the same pixels.
+        Raises Unchanged if the same pixels were annotated already.
         """
         image = load(item)
         if item.content and item.content == image_hash(image):
@@ -71,7 +71,7 @@ class Annotator:
         return Found(detections, labelling, reduced)
 
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
-        """Return what the summary and DEST need, and for keys in `sampled` a picture in base64."""
+        """Return the row for the summary and DEST, with a picture in base64 for keys in `sampled`."""
         labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
         row = {
             "content": image_hash(image),

@@ -1,4 +1,4 @@
-"""The pipeline of run.py on a Ray cluster: CPUs fetch, actors with the models annotate, this process saves.
+"""Run the pipeline on a Ray cluster: CPUs fetch, actors with the models annotate, this process saves.
 
 Ray Data streams blocks of a few images from stage to stage, and slows the earlier stages down while the later
 ones are busy (backpressure). Only this process keeps state.
@@ -45,7 +45,7 @@ class ClusterError(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """How many actors load the models, and with how many GPUs each."""
+    """The number of actors that load the models, and of GPUs for each."""
 
     ray: Any
     count: int

@@ -1,4 +1,4 @@
-"""The contact sheet of a run: an HTML page with figures and samples, to check before anything is imported."""
+"""Make the contact sheet of a run: an HTML page with figures and samples, to check before an import."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Destinations of `vlsam prelabel` that are files: an import list, COCO, YOLO and parquet."""
+"""Write the results of `vlsam prelabel` to files: an import list, COCO, YOLO or parquet."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ from model.types import Detection, Image
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The detections of one image, and what their labels depend on."""
+    """The detections of one image, and the data that their labels depend on."""
 
     detections: list[Detection]
     labelling: Labelling  # with the labels in the item's data

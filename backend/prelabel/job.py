@@ -1,4 +1,4 @@
-"""Jobs of `vlsam prelabel`: a source, the models, a destination, and the state of the run."""
+"""Run `vlsam prelabel`: a source, the models, a destination, and the state of the run."""
 
 import base64
 import heapq
@@ -46,7 +46,7 @@ def main(request: Request) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """A request with all that it needs, ready to run."""
+    """A request with its connection, labels and destination, ready to run."""
 
     request: Request
     identity: dict[str, Any]  # what must be equal for a run to go on from a state
@@ -93,7 +93,7 @@ class Job:
         return Importer(self.client, self.request.target_project, version, replace=self.request.all)
 
     def show(self) -> Iterator[str]:
-        """Have the project at DEST show its new predictions. Yield a line for each thing to report."""
+        """Have the project at DEST show its new predictions. Yield lines to report."""
         if self.client is not None and self.request.target_project is not None:
             yield from show_predictions(
                 self.client, self.request.target_project, self.annotator.version, anyway=self.request.show
@@ -167,9 +167,9 @@ def _run(job: Job) -> Summary:
 
 
 def _check_target(source: str, target: Path, *, known: bool) -> None:
-    """Raise StateError if writing `target` would replace SOURCE, or a folder that is from no run.
+    """Raise StateError if writing `target` would replace SOURCE, or a folder not written by a run.
 
-    `known`: `target` has a state, so what is there comes from a run.
+    `known`: `target` has a state, so it was written by a run.
     """
     path = source[len("file://") :] if source.lower().startswith("file://") else source
     if scheme_of(path) is None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(target)):

@@ -31,7 +31,7 @@ class Importer:
         self._size = 0
 
     def resume(self, state: State) -> None:
-        """Send the rows that are done and, as far as is known, were not sent."""
+        """Send the finished rows that are not marked as sent."""
         sent = _sent(state.folder)
         for _, item, row in state.rows():
             if row["status"] == DONE and item.task not in sent:
@@ -48,7 +48,7 @@ class Importer:
             self._flush(state, in_doubt=in_doubt)
 
     def finish(self, state: State) -> None:
-        """Send the rest, and what an earlier complete run could not send."""
+        """Send the remaining rows, and those that an earlier run could not send."""
         self._flush(state, in_doubt=False)
         self.resume(state)
 
@@ -112,13 +112,13 @@ def _sent(folder: Path) -> set[int]:
 
 
 def show_predictions(client: StudioClient, project: int, version: str, *, anyway: bool) -> Iterator[str]:
-    """Have Label Studio show the predictions of a version. Yield a line for each thing to report.
+    """Have Label Studio show the predictions of a version. Yield lines to report.
 
     Label Studio 1.23.2 shows a project's predictions of one version (Project.model_version) in *Label All
     Tasks*, the score column and uncertainty sampling. The version is empty at first, which shows none, or the
-    title of the first connected backend, which shows that backend's answers and no score. Another version is
-    somebody's choice: only with `anyway` it is replaced, and predictions that are switched off are switched
-    on. Raises nothing, since the predictions are imported already.
+    title of the first connected backend, which shows that backend's answers and no score. Any other version
+    was chosen by a person: replace it, and switch predictions on, only with `anyway`. Raises nothing, since
+    the predictions are imported already.
     """
     where = f"project {project}, Settings, Annotation, Use predictions to prelabel tasks"
     try:

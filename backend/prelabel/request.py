@@ -10,7 +10,7 @@ from backend.labelstudio_api.client import project_number
 
 @dataclass(frozen=True)
 class Request:
-    """What to label, with which options, and where to."""
+    """The images to label, the options, and the destination."""
 
     source: str
     source_project: int | None  # the number, if SOURCE is a project

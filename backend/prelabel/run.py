@@ -1,4 +1,4 @@
-"""The pipeline of `vlsam prelabel`: one image in the models, while others are fetched, encoded and saved."""
+"""Run the pipeline of `vlsam prelabel`: annotate one image while others are fetched and saved."""
 
 from collections import deque
 from collections.abc import Callable, Iterable

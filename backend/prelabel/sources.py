@@ -1,4 +1,4 @@
-"""Sources of `vlsam prelabel` that are files: folders, URIs and manifests.
+"""List and read the files of `vlsam prelabel`: folders, URIs and manifests.
 
 The command line may name any file system that fsspec supports. The addresses in a manifest are not trusted:
 they may be paths, http(s) and data addresses, which images/fetch.py reads, and URIs of cloud storages.

@@ -38,7 +38,7 @@ def reason(error: Exception) -> str:
 def rows(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:
     """Yield the rows of a manifest, each with its place if its column `image_key` has bytes: see Cells.
 
-    Counts in `skipped` what rows cannot contain. Raises SourceError.
+    Count values that rows cannot contain in `skipped`. Raises SourceError.
     """
     try:
         match PurePosixPath(source.lower()).suffix:

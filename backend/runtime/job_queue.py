@@ -120,7 +120,7 @@ class JobQueue(Generic[M]):
     def probe(self, computes: Callable[[M], bool], timeout: float = 1.0) -> str:
         """Return why the device does not work; "" if `computes` is true or another job runs in its time.
 
-        Takes at most `timeout` seconds.
+        This takes at most `timeout` seconds.
         """
         if self.state != "ready":
             return f"The models are {'loading' if self.state == 'loading' else 'not loaded'}."

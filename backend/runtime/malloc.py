@@ -7,7 +7,7 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def trim() -> None:
-    """Give free pages back to the system; takes about 10 ms. Does nothing without glibc.
+    """Give free pages back to the system; takes about 10 ms. Do nothing without glibc.
 
     Tensors of varying sizes fragment the heap. Without trimming, the process grows though its use does not.
     """

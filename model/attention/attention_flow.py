@@ -67,7 +67,7 @@ def _push(
 ) -> tuple[Tensor, Tensor]:
     """Return V S' of one layer, (rows, N), and the layer's spans (N, 2).
 
-    Reads the layer in blocks of query rows; V S and the head weights come from the same block. V is zero
+    Read the layer in blocks of query rows; V S and the head weights come from the same block. V is zero
     from column `reach` on. The loop decides by the spans, which stay on the CPU, so that it neither waits
     for the device nor copies anything to it.
     """

@@ -22,7 +22,7 @@ def against(maps: Maps, background: Maps) -> Maps:
 
 
 def against_each_other(maps: Maps) -> Maps:
-    """Subtract the mean of the other maps from each, all scaled to 0..1. Returns a single map unchanged."""
+    """Subtract the mean of the other maps from each, all scaled to 0..1. Return a single map unchanged."""
     if len(maps) < 2:
         return maps
     each = normalised(maps)
@@ -34,7 +34,7 @@ def level_sinks(maps: Maps) -> Maps:
     """Replace attention sinks by the mean of their neighbours.
 
     A sink is a lone cell that stands out in every map: it draws attention whatever is asked (RefAM, arXiv
-    2509.22650). Returns a single map unchanged, since it cannot tell a sink from its object.
+    2509.22650). Return a single map unchanged, since it cannot tell a sink from its object.
     """
     if len(maps) < 2 or min(maps.shape[1:]) < 2:
         return maps

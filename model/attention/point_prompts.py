@@ -30,7 +30,7 @@ class Aim:
 def aims(attention: Map, method: str, *, threshold: float, components: int = 1) -> list[Aim]:
     """Return prompts from a map (rows, columns) of 0..1, largest area first; none from an empty map.
 
-    Drops activations below `threshold` x maximum. The `components` largest 8-connected areas of the rest
+    Drop activations below `threshold` x maximum. The `components` largest 8-connected areas of the rest
     are positive, all else is negative. Positive points of an area, by method:
 
     - "peak" and "pair": its strongest cell (the paper's; "peak" has no negative point)

@@ -208,7 +208,7 @@ def _tagged_tiles(image: _Input) -> Iterator[Plane]:
 def _any_resolution(image: _Input) -> Iterator[Plane]:
     """Stretch the image to a square, then fit it into a canvas of tiles that keeps its proportions.
 
-    Drops tokens of padding, and ends every row with a newline token. Above a limit, rows and columns are
+    Drop tokens of padding, and end every row with a newline token. Above a limit, rows and columns are
     resampled to fewer, as if the tiles joined without gaps.
     """
     config, square = image.config, _Square.of(image.config)

@@ -99,7 +99,7 @@ class Row:
 def ablation(vlsam: VLSAM, rows: Sequence[tuple[str, Options]], scenes: int, seed: int) -> list[Row]:
     """Return a row per (name, options), over the same scenes, then the oracle: SAM with the true box.
 
-    The rows take turns on each scene, so that a busy machine slows all of them. Shows progress on stderr.
+    The rows take turns on each scene, so that a busy machine slows all of them. Show progress on stderr.
     """
     rng = np.random.default_rng(seed)
     drawn = [paste_scene(rng) for _ in range(scenes)]

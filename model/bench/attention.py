@@ -34,7 +34,7 @@ WAYS = ("plain", "ours", "theirs")
 
 
 def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
-    """Return time, memory and difference of the ways on one model and input. Shows progress on stderr."""
+    """Return time, memory and difference of the ways on one model and input. Show progress on stderr."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     memory: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:

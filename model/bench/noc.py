@@ -151,7 +151,7 @@ def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> Help:
     """Play the objects of `total` named samples twice, from their predictions and from nothing.
 
     An object's prediction is the one of its name that overlaps it most. An object without a prediction starts
-    from nothing; one that is predicted well needs no click. Shows progress on stderr.
+    from nothing; one that is predicted well needs no click. Show progress on stderr.
     """
     goal, predicted = max(GOALS), 0
     scenes: list[list[tuple[int, int]]] = []  # clicks of each object, from the prediction and from nothing
@@ -191,7 +191,7 @@ def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detect
 
 
 def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> Figures:
-    """Play all objects of `total` samples. Shows progress on stderr."""
+    """Play all objects of `total` samples. Show progress on stderr."""
     games: list[list[float]] = []
     for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
         embedding = segmenter.encode(sample.image)

@@ -206,7 +206,7 @@ def _progressive_merge(mask: Mask, before: Mask, prompt: Prompt, corrections: Se
     """Apply only the answer's changes at the corrections to the start mask.
 
     FocalClick's progressive merge (arXiv 2204.02574). An addition must also lie in the click's own mask, of
-    the level that agrees best with the answer: a neighbouring object is seldom in both. Skips a change that
+    the level that agrees best with the answer: a neighbouring object is seldom in both. Skip a change that
     holds a person's click of the other kind, or would leave next to nothing.
     """
     clicked = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.model_points :]
@@ -230,7 +230,7 @@ def _progressive_merge(mask: Mask, before: Mask, prompt: Prompt, corrections: Se
 def _without_missed_parts(mask: Mask, remaining: Mask, corrections: Sequence[_Correction]) -> Mask:
     """Remove the piece at a negative click of which the segmenter removed next to nothing.
 
-    Keeps a piece that is more than half of the mask: near the edge, a click's own mask may be the object.
+    Keep a piece that is more than half of the mask: near the edge, a click's own mask may be the object.
     """
     for correction in corrections:
         if correction.adds or not correction.inside or (correction.piece & remaining).any():
@@ -291,7 +291,7 @@ def _count_obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
 def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
     """Draw a disc of `cell` pixels around every click on the wrong side of the mask.
 
-    Returns the mask itself if there is none.
+    Return the mask itself if there is none.
     """
     if not unmet_points(mask, prompt):
         return mask
@@ -308,9 +308,9 @@ def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
 def _without_jumps(mask: Mask, before: Mask, prompt: Prompt, cell: int) -> Mask:
     """Undo large connected changes to the start mask that no click asked for.
 
-    Keeps a change that contains a click of its own kind (positive for added, negative for removed) and none
+    Keep a change that contains a click of its own kind (positive for added, negative for removed) and none
     of the other kind. After FocalClick's progressive merge (arXiv 2204.02574), which also undoes small ones.
-    Returns `mask` itself if nothing is undone.
+    Return `mask` itself if nothing is undone.
     """
     pixels, labels = prompt.pixels(mask.shape), prompt.labels.astype(bool)
     asking = np.array([before[pixel] for pixel in pixels]) != labels

@@ -10,9 +10,9 @@ SPECK = 0.01
 
 
 def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
-    """Remove specks, then holes, of less than SPECK of the mask's area. Returns the mask itself without any.
+    """Remove specks, then holes, of less than SPECK of the mask's area. Return the mask itself without any.
 
-    Keeps those that hold a point of the prompt, and larger ones: a partly hidden object has several pieces.
+    Keep those that hold a point of the prompt, and larger ones: a partly hidden object has several pieces.
     """
     x0, y0, x1, y1 = (int(n) for n in box_of(mask))
     if x0 == x1:

@@ -87,7 +87,7 @@ def _intersection(one: _Crop, other: _Crop) -> int:
 
 
 def _overlap_exceeds(one: _Crop, other: _Crop, limit: float) -> bool:
-    """Return whether the IoU exceeds the limit. Compares no pixels if the sizes rule it out."""
+    """Return whether the IoU exceeds the limit. Compare no pixels if the sizes rule it out."""
     common = _common_box(one, other)
     if common is None:
         return False

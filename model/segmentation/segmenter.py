@@ -92,7 +92,7 @@ class Segmenter:
     def load(cls, name: str, *, device: str, folder: Path = FOLDER, concepts: bool = False) -> "Segmenter":
         """Load a SAM by its published checkpoint's name, a hub id, a local file or folder (sam_families/).
 
-        Downloads missing weights into `folder`. `concepts` also loads what `concepts()` needs, which few
+        Download missing weights into `folder`. `concepts` also loads what `concepts()` needs, which few
         families have.
 
         Raises ModelLoadError with one sentence on what is wrong.
@@ -227,7 +227,7 @@ class Segmenter:
     ) -> tuple[Mask, NDArray[np.float32]]:
         """Remove specks and holes (mask_cleanup.py) from an answer: mask (H, W) and logits (h, w).
 
-        Searches the logits, which are few, flips their signs, and makes the mask again. Returns the given
+        Search the logits, which are few, flip their signs, and make the mask again. Return the given
         objects if there are none.
         """
         height, width = self._inside(embedding)

@@ -28,7 +28,7 @@ class Generated:
 def settings_of(folder: Path, config: Any) -> GenerationConfig:
     """Return a checkpoint's tokens that end an answer and that pad, and none of its other settings.
 
-    Reads plain JSON, since transformers refuses files with unknown settings, which do not matter here.
+    Read plain JSON, since transformers refuses files with unknown settings, which do not matter here.
     """
     try:
         own = json.loads((folder / "generation_config.json").read_text("utf-8"))

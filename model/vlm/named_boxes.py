@@ -159,7 +159,7 @@ def parse(
 ) -> list[NamedBox]:
     """Return the unique boxes in an answer, in order, at most MAX_BOXES, clipped to the image.
 
-    Corners may be swapped. Drops boxes without a name, thinner than a pixel, not finite, or further outside
+    Corners may be swapped. Drop boxes without a name, thinner than a pixel, not finite, or further outside
     than the image is large; and the last one of a cut answer, unless something follows its name.
 
     Args:

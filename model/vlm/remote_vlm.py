@@ -40,7 +40,7 @@ class RemoteVLM:
     def answer(self, image: Image, question: str, deadline: Deadline = NEVER) -> str:
         """Return the answer about an image, uint8 (H, W, 3), at most MAX_TEXT characters. Greedy.
 
-        Drops thoughts, and a name that was cut at a limit. Waits TIMEOUT seconds, or until `deadline`.
+        Drop thoughts, and a name that was cut at a limit. Wait TIMEOUT seconds, or until `deadline`.
 
         Raises RemoteVLMError.
         """

@@ -146,7 +146,7 @@ class Term:
 def parse(answer: str) -> list[Term]:
     """Return the unique terms of an answer, in order, at most MAX_TERMS of MAX_LENGTH characters.
 
-    Reads sentences, lists, JSON and grounding markup. Ignores denials and refusals.
+    Read sentences, lists, JSON and grounding markup. Ignore denials and refusals.
     """
     terms: dict[str, Term] = {}
     for term in _mentions(answer):
@@ -280,7 +280,7 @@ def _named_in(string: _String) -> list[Term]:
 def _json(text: str) -> list[_String] | None:
     """Return the labels of a JSON answer, in order; None for other answers.
 
-    Takes fenced and cut JSON, Python's quotes, and an object per line. The standard library's parser takes
+    Accept fenced and cut JSON, Python's quotes, and an object per line. The standard library's parser takes
     none of these and gives no positions; it only reads the escapes.
     """
     root, at = _Container(), 0

@@ -381,7 +381,7 @@ class VLM:
         """Return how many tokens the prompts share at their start, and the rest of each.
 
         `inputs` are the first question's tensors. Prompts are compared as the template writes them, with the
-        image in a few tokens. Returns 0 where such a prompt does not end as the processor's does.
+        image in a few tokens. Return 0 where such a prompt does not end as the processor's does.
         """
         prompts = [
             self.processor.tokenizer(
@@ -400,7 +400,7 @@ class VLM:
 
     @torch.inference_mode()
     def boxes(self, image: Image, terms: Sequence[str] = ()) -> tuple[str, list[NamedBox]]:
-        """Ask for boxes, of the terms or of all objects. Returns the answer's text and its boxes.
+        """Ask for boxes, of the terms or of all objects. Return the answer's text and its boxes.
 
         Raises GroundingError where the family cannot answer with boxes.
         """

@@ -21,7 +21,7 @@ _SAMPLES, _SAMPLE = 256, 4096  # pieces, and bytes of each, that tell two large 
 
 
 def digest_of(file: Path, *, git: bool = False) -> str:
-    """Return a file's SHA-256 in hex, or its git object id. Takes about a second per GB."""
+    """Return a file's SHA-256 in hex, or its git object id. This takes about a second per GB."""
     size = file.stat().st_size
     state = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if git else hashlib.sha256()
     with file.open("rb") as opened, progress_bar(f"checksum of {file.name}", size, leave=False) as bar:

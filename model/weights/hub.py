@@ -50,7 +50,7 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def ensure(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
-    """Return the folder of a hub id's files. Downloads them if they are not on this machine.
+    """Return the folder of a hub id's files. Download them if they are not on this machine.
 
     Raises ModelLoadError as `fetch` and `find` do.
     """

@@ -56,7 +56,7 @@ CHECKPOINTS = {
 
 
 def fetch(checkpoint: Checkpoint, folder: Path = FOLDER) -> Path:
-    """Download a checkpoint into a folder unless it is there with its checksum. Returns its path.
+    """Download a checkpoint into a folder unless it is there with its checksum. Return its path.
 
     The file grows under the name `.part`, where the next call resumes, and gets its own name once its
     checksum agrees. Of two processes the second waits for the first.

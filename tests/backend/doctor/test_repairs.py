@@ -32,7 +32,7 @@ def test_what_is_agreed_to_is_made_and_the_rest_is_told() -> None:
     assert [(finding.status, finding.message) for finding in findings] == [
         (OK, "one is done."),
         (NOTE, "Not done: Do two?"),
-        (NOTE, "Not done, for nobody can be asked here: Do three?"),
+        (NOTE, "Not done, since there is no terminal to ask at: Do three?"),
         (FAILED, "four is refused."),
     ]
     assert "--yes" in findings[2].cure

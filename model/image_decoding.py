@@ -80,8 +80,8 @@ def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
     """Return the pixels of a Pillow image, which itself stays as it is."""
     _check_size(image, max_pixels, "max_pixels")
     try:
-        undecoded: Any = getattr(image, "tile", None) and image.format in formats() and image.tell() == 0
-        if undecoded:  # then the file tells more, see `_deep`
+        raw = _raw_mode(image)
+        if (";16" in raw or "I;32N" in raw) and image.format in formats() and image.tell() == 0:
             file: Any = image.fp  # type: ignore[attr-defined]
             place = file.tell()
             file.seek(0)
@@ -184,10 +184,15 @@ def _window(values: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if low < 0 or (high - low) * 8 < white else (0.0, white)
 
 
+def _raw_mode(image: Pillow.Image) -> str:
+    """Return how the values lie in the file; "" after decoding, when Pillow has forgotten it."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
 def _upright(image: Pillow.Image, data: bytes) -> Pillow.Image:
     """Convert an image to 8 bits and apply its EXIF orientation, in place. `data`: the whole file."""
-    tiles: list[Any] = getattr(image, "tile", [])
-    raw = str(tiles[0][3]) if tiles else ""  # how the values lie in the file; Pillow forgets it on decoding
+    raw = _raw_mode(image)
     turn = image.getexif().get(_ORIENTATION)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":

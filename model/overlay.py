@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from model.image_decoding import ImageLike, read_image
-from model.types import Detection, Image
+from model.types import Detection, Image, ImageError
 
 Colour = tuple[int, int, int]
 
@@ -28,7 +28,7 @@ def draw(image: ImageLike, detections: Sequence[Detection]) -> Image:
         A new image, uint8 (H, W, 3), RGB.
 
     Raises:
-        ImageError: the image cannot be read.
+        ImageError: the image cannot be read, or a mask has another size.
 
     Example:
         >>> from PIL import Image
@@ -42,6 +42,10 @@ def draw(image: ImageLike, detections: Sequence[Detection]) -> Image:
     # Large masks first, so that small ones stay visible.
     ordered = sorted(detections, key=lambda d: -int(d.mask.sum()))
     for detection in ordered:
+        if detection.mask.shape != image.shape[:2]:
+            raise ImageError(
+                f"{detection!r} is not of this image, which is {image.shape[0]}x{image.shape[1]}."
+            )
         tint = np.array(colour_of(detection.term), np.float32)
         painted[detection.mask] = painted[detection.mask] * 0.55 + tint * 0.45
     pixels = np.ascontiguousarray(painted.astype(np.uint8))

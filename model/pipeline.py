@@ -22,7 +22,7 @@ from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import unmet_points
 from model.segmentation.non_maximum_suppression import suppress
 from model.segmentation.segmenter import Segmenter
-from model.types import LEVELS, Box, Detection, Evidence, Image, Level, Prompt, PromptError
+from model.types import LEVELS, Box, Detection, Evidence, Image, ImageError, Level, Prompt, PromptError
 from model.versions import version_of
 from model.views import corner_views, crop, to_image
 from model.vlm.named_boxes import NamedBox
@@ -54,6 +54,13 @@ def prefetch_answers(
 def _views(image: Image, options: Options) -> tuple[Box, ...]:
     views = corner_views(image.shape[1], image.shape[0])  # the whole image first
     return views if options.views == "corners" else views[:1]
+
+
+def _check_size(embedding: Embedding | None, image: Image) -> None:
+    height, width = image.shape[:2]
+    if embedding is not None and embedding.size != (height, width):
+        made = "{1} x {0}".format(*embedding.size)
+        raise ImageError(f"The embedding is of an image of {made} pixels, this one has {width} x {height}.")
 
 
 class VLSAM:
@@ -175,7 +182,7 @@ class VLSAM:
             The detections, best score first.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or the embedding is of an image of another size.
             ImageRefused: a model does not take an image of this shape.
             RemoteVLMError: the remote VLM of the options gave no usable answer.
 
@@ -185,6 +192,7 @@ class VLSAM:
             Detection('cup', score=0.7..., box=(50.0, 347.0, 199.0, 494.0), mask=549x427)
         """
         image = read_image(image)
+        _check_size(embedding, image)
         size = (image.shape[0], image.shape[1])
         detections: list[Detection] = []
         for number, view in enumerate(_views(image, self._options)):
@@ -252,7 +260,7 @@ class VLSAM:
             is found; best score first.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or the embedding is of an image of another size.
             PromptError: the phrase is empty or names nothing.
 
         Example:
@@ -260,6 +268,7 @@ class VLSAM:
             ['guitar']
         """
         image = read_image(image)
+        _check_size(embedding, image)
         term_maps = self._localizer.locate_phrase(image, phrase)
         if not term_maps:
             return []

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from model.types import ModelLoadError
 
@@ -45,6 +45,11 @@ class Profile:
     pixels: int = PIXELS
     #: whether the weights know nothing but the 40 drawn objects of model/builtin/scenes.py
     demo: bool = False
+
+    def __post_init__(self) -> None:
+        for value, choices in ((self.dtype, get_args(Dtype)), (self.quantization, get_args(Quantization))):
+            if value not in choices:
+                raise ModelLoadError(f"profile {self.name!r}: {value!r} is none of {', '.join(choices)}")
 
 
 PROFILES = {

@@ -103,9 +103,21 @@ class Prompt:
             clicks: x and y in pixels, and 1 for a click inside the object or 0 for one outside.
             box: x0, y0, x1, y1 in pixels.
             mask: bool (H, W), to start from.
+
+        Raises:
+            PromptError: a click has no three numbers, or the box no four, or x0 > x1 or y0 > y1.
         """
-        xy = np.array([click[:2] for click in clicks], np.float32).reshape(-1, 2)
-        return cls(xy, np.array([click[2] for click in clicks], np.int64), box, mask)
+        corners = None
+        try:
+            rows = np.array(clicks, np.float32).reshape(len(clicks), 3)
+            if box is not None:
+                x0, y0, x1, y1 = map(float, box)
+                corners = (x0, y0, x1, y1)
+        except (TypeError, ValueError):
+            raise PromptError("a click is x, y and 1 or 0, and a box is x0, y0, x1, y1") from None
+        if corners is not None and (x0 > x1 or y0 > y1):
+            raise PromptError("a box needs x0 <= x1 and y0 <= y1")
+        return cls(rows[:, :2], rows[:, 2].astype(np.int64), corners, mask)
 
     def of_points(self, kept: NDArray[np.bool_]) -> "Prompt":
         """Drop the points for which `kept` (n,) is False."""

@@ -1,5 +1,6 @@
 """The wheel, installed alone: its content, and its work without a checkout and without label-studio-ml."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -7,12 +8,13 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pycocotools import mask as coco
 
 from tests.support.paths import ROOT
@@ -28,6 +30,28 @@ def test_packages_are_listed_by_exact_name_and_none_is_forgotten() -> None:
     folders = {file.parent for top in ("backend", "model", "vlsam") for file in (ROOT / top).rglob("*.py")}
     assert sorted(PACKAGES) == PACKAGES
     assert set(PACKAGES) == {".".join(folder.relative_to(ROOT).parts) for folder in folders} - LEFT_OUT
+
+
+def test_every_library_that_the_code_imports_is_declared() -> None:
+    """As a dependency or in an extra for users. label_studio_ml's pins forbid it; fsspec brings aiohttp."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    lines = [*PYPROJECT["project"]["dependencies"], *extras["prelabel"], *extras["ray"], *extras["heic"]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    of_module = packages_distributions()
+    for file in (file for package in PACKAGES for file in (ROOT / package.replace(".", "/")).glob("*.py")):
+        for module in imported(file) - {"backend", "model", "vlsam", "label_studio_ml", "aiohttp"}:
+            assert {canonicalize_name(name) for name in of_module[module]} & declared, f"{file}: {module}"
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level modules beside Python's own that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """The Python API on the built-in weights, as its users write it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +135,43 @@ def test_a_profile_that_there_is_not() -> None:
         VLSAM.load("gpu-8")
     with pytest.raises(ModelLoadError, match="no profile None"):
         VLSAM.load(None)  # type: ignore[arg-type]
+
+
+def test_a_profile_with_a_value_that_is_no_choice() -> None:
+    with pytest.raises(ModelLoadError, match="profile 'builtin': '3bit' is none of none, 4bit, 8bit"):
+        replace(PROFILES["builtin"], quantization="3bit")  # type: ignore[arg-type]
+
+
+def test_an_embedding_or_a_detection_of_another_image_is_refused(
+    builtin: VLSAM, found: list[Detection]
+) -> None:
+    other = np.zeros((100, 200, 3), np.uint8)
+    message = "embedding is of an image of 200 x 100 pixels, this one has 427 x 549"
+    with pytest.raises(ImageError, match=message):
+        builtin.annotate(STREET, embedding=builtin.encode(other))
+    with pytest.raises(ImageError, match=message):
+        builtin.find(STREET, "the guitar", embedding=builtin.encode(other))
+    with pytest.raises(ImageError, match=r"mask=549x427.* is not of this image, which is 100x200"):
+        draw(other, found)
+
+
+def test_clicks_and_a_box_from_arrays(builtin: VLSAM) -> None:
+    box: Any = np.array([40, 30, 200, 180], np.float32)
+    prompt = Prompt.of(*np.array([[120, 80, 1], [9, 9, 0]]), box=box)
+    plain = Prompt.of((120, 80, 1), (9, 9, 0), box=(40, 30, 200, 180))
+    embedding = builtin.encode(STREET)
+    assert same([builtin.refine(embedding, prompt)], [builtin.refine(embedding, plain)])
+    json.dumps(builtin.refine(embedding, prompt).to_json())
+
+
+def test_malformed_clicks_and_boxes() -> None:
+    for click in ((3, 4), ("x", 4, 1)):
+        with pytest.raises(PromptError, match="a click is x, y and 1 or 0"):
+            Prompt.of(click)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="a box is x0, y0, x1, y1"):
+        Prompt.of(box=(1, 2, 3))  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="x0 <= x1 and y0 <= y1"):
+        Prompt.of(box=(200, 180, 40, 30))
 
 
 def test_every_error_has_one_root(builtin: VLSAM) -> None:

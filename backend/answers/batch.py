@@ -1,8 +1,7 @@
 """Annotate the tasks of a request one after the other, and encode the image of an opened task ahead."""
 
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from backend.answers import placement, task_image
 from backend.answers.placement import Labelling, Prediction, prediction
@@ -22,15 +21,6 @@ from model.types import Detection, ImageError, VLSAMError
 log = logging.getLogger(f"vlsam.{__name__}")
 
 
-@dataclass(frozen=True, eq=False)
-class Annotated:
-    """The prediction for a task, and the terms that the model saw."""
-
-    prediction: Prediction
-    terms: Sequence[str]  # that the model saw, each once
-    unmatched: Collection[str]  # the terms that no label fits
-
-
 def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Prediction]:
     """Return one item per task, in order: {} for a task that failed or was not reached in time."""
     tasks, predictions, longest = batch.tasks, list[Prediction](), 0.0
@@ -45,7 +35,7 @@ def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Predi
                     "The client hung up: %d of %d tasks are not annotated.", *_left(batch, predictions)
                 )
                 break
-            predictions.append(annotate(access, task, batch.config, deadline, budget).prediction)
+            predictions.append(annotate(access, task, batch.config, deadline, budget)[0])
         except Late:
             access.count("Late")
             log.warning("Out of time: %d of %d tasks are left.", *_left(batch, predictions))
@@ -93,7 +83,7 @@ def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
     task, version = request.task, access.resources.version
     try:
         with access.resources.queue.admitted():
-            annotated = annotate(access, task, request.config, deadline, access.budget(deadline))
+            predicted, seen = annotate(access, task, request.config, deadline, access.budget(deadline))
     except Late:
         answer = prediction([], version, reason="The task could not be annotated in time.")
     except (TaskError, ImageError, VLSAMError, Unavailable) as error:
@@ -103,18 +93,14 @@ def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
         log.exception("Task %s failed.", task.name)
         answer = prediction([], version, reason="The server failed; its log says why.")
     else:
-        answer = {
-            **annotated.prediction,
-            "seen": list(annotated.terms),
-            "unlabelled": list(annotated.unmatched),
-        }
+        answer = {**predicted, **seen}
     return {**answer, "on_open": access.resources.settings.answers.on_open, "log": logs.place()}
 
 
 def annotate(
     access: Access, task: Task, project_config: LabelConfig, deadline: Deadline, budget: ReadingBudget
-) -> Annotated:
-    """Return the prediction for a task.
+) -> tuple[Prediction, dict[str, list[str]]]:
+    """Return the prediction for a task, and the terms "seen" and those of them that are "unlabelled".
 
     Raises TaskError, ImageError, VLSAMError, Late and Unavailable.
     """
@@ -153,7 +139,7 @@ def annotate(
     )
     terms = list(dict.fromkeys(detection.term for detection in detections))
     told = placement.explained(regions, terms, unmatched, config, content, version)
-    return Annotated(prediction(regions, version, told), terms, unmatched)
+    return prediction(regions, version, told), {"seen": terms, "unlabelled": list(unmatched)}
 
 
 def _detect(

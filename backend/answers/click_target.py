@@ -42,7 +42,7 @@ class Target:
 
     @cached_property
     def mask(self) -> Mask:
-        """(H, W) of the image. Raises TooMuch."""
+        """Raises TooMuch."""
         return self.drawn.patch.mask
 
     @cached_property
@@ -67,11 +67,6 @@ class Target:
     def is_outline(self) -> bool:
         """Whether it is a rectangle of the task, which bounds an object but does not give its pixels."""
         return self.control.shape == "rectangle" and self.answer is None
-
-    @property
-    def lineage(self) -> Mapping[str, Spot]:
-        """The prompts of the answers that made it, by id."""
-        return self.answer.lineage if self.answer else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +107,8 @@ class Correction:
     @property
     def lineage(self) -> Mapping[str, Spot]:
         """The prompts of this request and of the answers that it corrects, by id."""
-        return {**(self.target.lineage if self.target else {}), **self.editor.prompts}
+        answer = self.target.answer if self.target else None
+        return {**(answer.lineage if answer else {}), **self.editor.prompts}
 
 
 def read(
@@ -138,12 +134,7 @@ def read(
     A correction with `rivals` is not settled: segment its prompt, then call `settle`. Only regions that the
     clicks may be about are read.
 
-    Args:
-        answers: the recent answers for this task, the newest first.
-        now: the time of their clock.
-        labels_in_place: as VLSAM_LABELS_IN_PLACE.
-        budget: for reading regions.
-
+    `answers` are the recent ones for this task, the newest first, and `now` is the time of their clock.
     Raises Unanswerable and TooMuch.
     """
     task, config = interaction.task, interaction.config
@@ -350,7 +341,7 @@ def _targets(
     budget: ReadingBudget,
     labels: tuple[str, ...] | None,
 ) -> Iterator[Target]:
-    """Yield the regions with one of `labels` (any if empty) that a click may correct, the topmost first.
+    """Yield the regions with one of `labels` (any for None) that a click may correct, the topmost first.
 
     The newest answer comes first, then the last region of the first source. Regions of several output
     controls are sorted by LabelConfig.turn; for any label only rectangles come last.
@@ -449,7 +440,6 @@ def _of_newest(
 
 
 def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:
-    """Return the prompt of gestures. Raises Unanswerable if it is empty."""
     prompt = click_gestures.prompt_of(gestures, shape)
     if prompt is None:
         raise Unanswerable("The rectangle is empty.")
@@ -457,7 +447,6 @@ def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:
 
 
 def _missing(interaction: Interaction) -> str:
-    """Return the message for prompts without a label."""
     controls, newest = interaction.config.predicted, interaction.gestures[-1]
     labels = list(dict.fromkeys(label.value for control in controls for label in control.labels))
     some = f": {', '.join(labels[:5])[:200]}{' ...' if len(labels) > 5 else ''}" if labels else ""
@@ -469,7 +458,6 @@ def _missing(interaction: Interaction) -> str:
 
 
 def _nothing(interaction: Interaction) -> str:
-    """Return the message for a request without usable prompts."""
     if interaction.other_image is None:
         return "The context holds no click and no rectangle, and no text for the model."
     return (

@@ -7,14 +7,7 @@ from typing import Any
 
 from backend.answers import click_target, existing_regions, task_image
 from backend.answers.click_target import Correction, Unanswerable
-from backend.answers.placement import (
-    Place,
-    Prediction,
-    describe,
-    describe_and_name,
-    not_empty,
-    prediction,
-)
+from backend.answers.placement import Place, Prediction, describe, describe_and_name, not_empty, prediction
 from backend.answers.superseded_clicks import Click
 from backend.answers.task_image import UNEXPECTED, Access
 from backend.labelstudio import next_protocol, prompt_controls, results
@@ -25,7 +18,7 @@ from backend.labelstudio.region_reading import OutOfTime, ReadingBudget, TooMuch
 from backend.labelstudio.request import Interaction
 from backend.labelstudio.results import Result
 from backend.labelstudio.status_control import status
-from backend.labelstudio.tasks import NO_ENTRY, Region, Task
+from backend.labelstudio.tasks import NO_ENTRY, Task
 from backend.runtime.job_queue import CLICK, Late, Superseded, Unavailable
 from backend.runtime.retrying_model import RetryingModel
 from model.deadline import Deadline
@@ -75,20 +68,22 @@ def _answer(access: Access, interaction: Interaction, deadline: Deadline) -> Pre
     started, level = access.resources.clock(), logging.WARNING
     unexpected: Exception | None = None
     budget = access.budget(deadline)
+
+    def taken() -> int:
+        return round(1000 * (access.resources.clock() - started))
+
     try:
         if interaction.phrase is None:
             regions, done = _correct(access, interaction, deadline, budget)
         else:
             regions = _find(access, interaction, deadline, budget)
             done = f"text: {len({region['id'] for region in regions})} new or renewed regions"
-        log.info("Task %s: %s, %d ms", interaction.task.name, done, _taken(access, started))
+        log.info("Task %s: %s, %d ms", interaction.task.name, done, taken())
         return prediction(regions, access.resources.version)
     except Unavailable:
         raise
-    except Late:
-        error_name, reason = "Late", "The click could not be answered in time."
-    except OutOfTime as error:
-        error_name, reason = "Late", str(error)
+    except (Late, OutOfTime) as error:
+        error_name, reason = "Late", str(error) or "The click could not be answered in time."
     except Superseded:
         # The editor shows the answer to its newest request only.
         error_name, reason, level = "Superseded", "A newer click came before its turn.", logging.INFO
@@ -106,14 +101,10 @@ def _answer(access: Access, interaction: Interaction, deadline: Deadline) -> Pre
         interaction.task.name,
         interaction.kind,
         reason,
-        _taken(access, started),
+        taken(),
         exc_info=unexpected,
     )
     return prediction([], access.resources.version, reason=reason)
-
-
-def _taken(access: Access, started: float) -> int:
-    return round(1000 * (access.resources.clock() - started))
 
 
 def _correct(
@@ -206,21 +197,16 @@ def _find(
             continue
         same_control = [region for region in shown.regions(config) if region.control == control]
         old = existing_regions.of(detection, label, same_control, budget)
-        if old and not (_in_place(access, old) and old.id not in shown.related):
-            continue
-        labels = old.labels if old else () if label is None else (label,)
-        place = Place(control, labels, old.id if old else results.new_id())
+        place = Place(control, () if label is None else (label,), results.new_id())
         if old:
-            place = replace(place, old_meta=old.result.get("meta"))
+            in_place = control.labels_name is None or access.resources.settings.answers.labels_in_place
+            if not in_place or old.id in shown.related:
+                continue
+            place = Place(control, old.labels, old.id, old_meta=old.result.get("meta"))
         regions += describe_and_name(detection, place, config, has_label=label is not None, compact=True)
     if not regions:
         raise Unanswerable(f"There is a region of {quoted} already.")
     return regions
-
-
-def _in_place(access: Access, region: Region) -> bool:
-    """Return whether the editor can replace a region of this control by one with the same id."""
-    return region.control.labels_name is None or access.resources.settings.answers.labels_in_place
 
 
 def _answers_key(access: Access, task: Task, image: str) -> tuple[str, ...] | None:

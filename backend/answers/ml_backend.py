@@ -31,16 +31,16 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         resources: Resources | None = None,
         project: str = "",
         gone: Callable[[], bool] = lambda: False,
-        hostname: str = "",
-        access_token: str = "",
+        hostname: str | None = "",
+        access_token: str | None = "",
         **_: Any,
     ) -> None:
         # The base class would parse the config with a parser that expands entities.
         self.label_config = label_config
-        self.hostname, self.access_token = hostname, access_token
+        self.hostname, self.access_token = hostname or "", access_token or ""  # None if /setup had null
         self.resources = resources or PROCESS.resources()
         self.model_version = self.resources.version
-        server = Server.choose(self.resources.settings.label_studio, hostname, access_token)
+        server = Server.choose(self.resources.settings.label_studio, self.hostname, self.access_token)
         self.access = Access(self.resources, server, project, gone)
 
     def predict(

@@ -67,11 +67,8 @@ class Labelling:
         policy, _, other = self.leftover.partition(":")
         if policy == "keep":
             return [(self.config.predicted[0], None)]
-        return [
-            (control, label)
-            for control in self.config.predicted
-            if policy == "other" and (label := control.label_of(other)) is not None
-        ]
+        labels = [(control, control.label_of(other)) for control in self.config.predicted]
+        return [(control, label) for control, label in labels if policy == "other" and label is not None]
 
     def unnamed(self, detections: Sequence[Detection], similarity: float) -> list[str]:
         """Return the terms without a label, as input of `alike`; none if `similarity` is 0."""
@@ -91,7 +88,6 @@ class Labelling:
 
 
 def vocabulary(config: LabelConfig, options: Options) -> tuple[str, ...]:
-    """Return the names that the VLM is asked to use."""
     return config.names if options.vocabulary != "open" else ()
 
 
@@ -119,13 +115,9 @@ def annotation(
 ) -> tuple[list[Result], Counter[str]]:
     """Return the results of detections in all predicted controls, and the terms without a label.
 
-    Args:
-        detections: with masks of the whole image.
-        labelling: the project's labels. A region that it keeps without a label gets its term in `meta.text`.
-        image: the hash of the pixels, which the ids of the regions depend on.
-        model_version: also part of the ids.
-        made: existing human regions. Detections of the same objects are dropped; ids do not depend on `made`.
-        budget: limits the reading of `made`. When it is spent, detections are kept.
+    A region without a label gets its term in `meta.text`. `image` is the hash of the pixels. A detection of
+    an object in `made`, the existing human regions, is dropped while the `budget` to read them lasts. Ids do
+    not depend on `made`.
     """
     plans = []
     unmatched: Counter[str] = Counter()
@@ -183,10 +175,7 @@ def describe_and_name(
 
 
 def describe(detection: Detection, place: Place, *, compact: bool = False) -> list[Result]:
-    """Return the results of one region, the first with its evidence. None for an empty mask.
-
-    `compact` as in `results.encode`.
-    """
+    """Return the results of one region, the first with its evidence; `compact` as in `results.encode`."""
     region = results.region(
         detection.mask,
         control=place.control,
@@ -207,7 +196,7 @@ def prediction(
 ) -> Prediction:
     """Return the item that Label Studio stores, with the mean score of its regions, 0 without any.
 
-    `told` are further results, such as the status. `reason` says why there are none.
+    `told` are further results, such as the status.
     """
     score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
     item = {"result": [*regions, *told], "score": results.unit(score), "model_version": model_version}
@@ -236,17 +225,15 @@ def why_empty(terms: Sequence[str], unmatched: Collection[str]) -> str:
     """Return why a prediction has no regions, for an annotator."""
     if not terms:
         return "VL-SAM found no object in this image."
-    reasons = (
-        ([term for term in terms if term in unmatched], "No label of this project fits."),
-        (
-            [term for term in terms if term not in unmatched],
-            "It is annotated already, or no control of this project can draw it.",
-        ),
-    )
-    return " ".join(f"VL-SAM saw: {_some_of(some)}. {reason}" for some, reason in reasons if some)
+    reasons = {
+        "No label of this project fits.": [term for term in terms if term in unmatched],
+        "It is annotated already, or no control of this project can draw it.": [
+            term for term in terms if term not in unmatched
+        ],
+    }
+    return " ".join(f"VL-SAM saw: {_some_of(some)}. {reason}" for reason, some in reasons.items() if some)
 
 
 def _some_of(terms: Sequence[str]) -> str:
-    """Return the first of many terms as printable text."""
     more = f" and {len(terms) - MAX_TOLD} more" if len(terms) > MAX_TOLD else ""
     return ", ".join(printable(term[:MAX_TOLD_TERM]) for term in terms[:MAX_TOLD]) + more

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from backend.labelstudio.brush_rle import Text
-
 MAX_VALUES = 1_500_000  # besides run lengths: a point of a polygon is three
 MAX_REST = 64_000_000  # bytes besides run lengths: texts may take six times as much memory
 MIN_TEXT = 256  # bytes of run lengths that stay text
@@ -26,7 +24,7 @@ class TooLarge(Exception):
 
 
 def loads(body: bytes) -> Any:
-    """Parse a body. Each long list of numbers under "rle" becomes a `brush_rle.Text`.
+    """Parse a body. Each long list of numbers under "rle" stays text: a memoryview.
 
     Raises TooLarge before anything is parsed.
     Raises ValueError or RecursionError if the body is not JSON.
@@ -55,13 +53,13 @@ def values(body: bytes) -> int:
     return count
 
 
-def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, Text]]:
+def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
     """Replace each list of run lengths by a name. Return the new body, and the lists by name.
 
     In a JSON text a backslash precedes each quote: `"rle":[` without one is a key.
     """
     secret = secrets.token_hex(16)  # no text of the body is one of the names
-    parts, texts, done, at = list[bytes](), dict[str, Text](), 0, 0
+    parts, texts, done, at = list[bytes](), dict[str, memoryview](), 0, 0
     view = memoryview(body)
     for number in range(MAX_TEXTS):
         at = body.find(b'"rle"', at)
@@ -77,7 +75,7 @@ def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, Text]]:
         at = start
         if end - start >= MIN_TEXT and all(body.find(mark, start, end) < 0 for mark in (b"[", b"{", b"}")):
             name = f"{secret}{number}"
-            texts[name] = Text(view[start:end])
+            texts[name] = view[start:end]
             parts += [body[done : start - 1], b'"', name.encode(), b'"']
             done = at = end + 1
     return b"".join([*parts, body[done:]]) if parts else body, texts

@@ -28,16 +28,9 @@ WINDOW = 1 << 16  # bytes of a stream that are decoded together, and characters 
 BIT, LITERAL, CHARACTER = 6, 500, 4
 
 
-@dataclass(frozen=True, eq=False)
-class Text:
-    """Run lengths as a request holds them: the inside of a JSON array of numbers, not parsed yet."""
-
-    characters: memoryview
-
-
-def numbers(text: Text) -> Steps[Bytes]:
-    """Parse a text of numbers. Raises ValueError for anything but 0 to 255 and commas."""
-    characters = np.frombuffer(text.characters, np.uint8)
+def numbers(text: memoryview) -> Steps[Bytes]:
+    """Parse the inside of a JSON array. Raises ValueError for anything but 0 to 255 and commas."""
+    characters = np.frombuffer(text, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
         raise ValueError("run lengths with gaps")
     parts = []
@@ -86,13 +79,8 @@ class Spans:
     # (2 n,) ascending: each span's first pixel, and the one behind its last.
     edges: NDArray[np.int32]
 
-    @property
-    def nbytes(self) -> int:
-        return self.edges.nbytes
-
     @cached_property
     def area(self) -> int:
-        """Return the number of pixels."""
         return int((self.edges[1::2] - self.edges[::2]).sum())
 
     @cached_property

@@ -41,11 +41,9 @@ class Gesture:
 
 
 def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]:
-    """Return the clicks and rectangles on an image in drawing order; the last one counts for each id.
+    """Return the clicks and rectangles on the <Image> of this name, in drawing order.
 
-    Args:
-        items: the results of a context, untrusted.
-        image: the name of the <Image> that is labelled.
+    The last one counts for each id.
     """
     items = tasks.latest(items, MAX_ITEMS, "items of a context or draft")
     # A point of a tool without a list brings the chosen label in a result of that label's list.

@@ -29,7 +29,11 @@ class Patch:
     @classmethod
     def of(cls, mask: Mask) -> "Patch":
         window = tight_window(mask)
-        return cls((mask.shape[0], mask.shape[1]), window[:2], mask[slices(window)].copy())
+        return cls(
+            (mask.shape[0], mask.shape[1]),
+            window[:2],
+            mask[window[1] : window[3], window[0] : window[2]].copy(),
+        )
 
     @property
     def mask(self) -> Mask:
@@ -46,7 +50,6 @@ class Patch:
 
     @cached_property
     def area(self) -> int:
-        """The number of pixels of the mask."""
         return int(np.count_nonzero(self.pixels))
 
     def holds(self, points: NDArray[Any]) -> bool:
@@ -70,14 +73,6 @@ class Patch:
         return self.pixels[top - y : bottom - y, left - x : right - x]
 
 
-def fill(ring: Ring, shape: tuple[int, int]) -> Mask:
-    """Return the mask (height, width) of the pixels whose centres are inside a ring, by the even-odd rule."""
-    mask = np.zeros(shape, bool)
-    window = window_of(ring, shape)
-    mask[slices(window)] = fill_window(ring, window)
-    return mask
-
-
 def tight_window(mask: Mask) -> Window:
     """Return the window of the pixels of a mask; (0, 0, 0, 0) if it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -96,14 +91,7 @@ def window_of(points: Ring, shape: tuple[int, int], margin: float = 0.0) -> Wind
     return x0, y0, x1, y1
 
 
-def slices(window: Window) -> tuple[slice, slice]:
-    """Return the index of a window in an image's array."""
-    x0, y0, x1, y1 = window
-    return slice(y0, y1), slice(x0, x1)
-
-
 def area(window: Window) -> int:
-    """Return the number of pixels of a window."""
     left, top, right, bottom = window
     return (right - left) * (bottom - top)
 
@@ -126,14 +114,14 @@ def contains(mask: Mask, points: Any) -> Any:
 
 
 def crossings(ring: Ring, window: Window) -> int:
-    """Return an upper bound of the crossings of edges and pixel rows, which is the cost of `fill_window`."""
+    """Return an upper bound of the crossings of edges and pixel rows, which is the cost of `fill`."""
     _, top, _, bottom = window
     y = np.clip(ring[:, 1], top, bottom)
     return int(np.abs(y - np.roll(y, -1)).sum()) + len(ring)
 
 
-def fill_window(ring: Ring, window: Window) -> Mask:
-    """Do the same as `fill`, but only for a window."""
+def fill(ring: Ring, window: Window) -> Mask:
+    """Return which pixels of a window have their centres inside a ring, by the even-odd rule."""
     left, top, right, bottom = window
     width, height = right - left, bottom - top
     mask = np.zeros((height, width), bool)
@@ -165,14 +153,6 @@ def fill_window(ring: Ring, window: Window) -> Mask:
     return mask
 
 
-def fill_ellipse(ellipse: Ellipse, shape: tuple[int, int]) -> Mask:
-    """Return the mask (height, width) of the pixels whose centres are inside an ellipse."""
-    mask = np.zeros(shape, bool)
-    window = ellipse_window(ellipse, shape)
-    mask[slices(window)] = fill_ellipse_window(ellipse, window)
-    return mask
-
-
 def ellipse_window(ellipse: Ellipse, shape: tuple[int, int]) -> Window:
     """Return a window of an image (height, width) that holds all pixels of an ellipse."""
     x, y, radius_x, radius_y, _ = ellipse
@@ -181,8 +161,8 @@ def ellipse_window(ellipse: Ellipse, shape: tuple[int, int]) -> Window:
     return window_of(np.array([[x, y]]), shape, max(radius_x, radius_y))
 
 
-def fill_ellipse_window(ellipse: Ellipse, window: Window) -> Mask:
-    """Do the same as `fill_ellipse`, but only for a window."""
+def fill_ellipse(ellipse: Ellipse, window: Window) -> Mask:
+    """Return which pixels of a window have their centres inside an ellipse."""
     x, y, radius_x, radius_y, degrees = ellipse
     left, top, right, bottom = window
     mask = np.zeros((bottom - top, right - left), bool)

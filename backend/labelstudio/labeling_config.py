@@ -547,21 +547,18 @@ def _control(tag: ElementTree.Element, image: ElementTree.Element, shared: _Sour
 
 
 def _namings(on: Iterable[ElementTree.Element], image: ElementTree.Element) -> Iterator[Naming]:
+    to_name = image.get("name", "")
     for tag in on:
-        kind, name = _kind(tag), tag.get("name", "")
-        if kind not in ("textarea", "taxonomy") or name == STATUS:
+        name = tag.get("name", "")
+        if not _names_regions(tag) or name == STATUS:
             continue
-        if not _is_set(tag, "perRegion"):
-            continue
-        if kind == "textarea":
-            yield Naming(name, "TextArea", image.get("name", ""))
+        if _kind(tag) == "textarea":
+            yield Naming(name, "TextArea", to_name)
         else:
-            yield Naming(name, "Taxonomy", image.get("name", ""), tuple(_paths(tag, ())))
+            yield Naming(name, "Taxonomy", to_name, tuple(_paths(tag, ())))
 
 
-def _paths(
-    tag: ElementTree.Element, above: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+def _paths(tag: ElementTree.Element, above: tuple[str, ...]) -> Iterator[Choice]:
     for child in tag:
         if _kind(child) != "choice":
             yield from _paths(child, above)
@@ -631,11 +628,11 @@ def _phrases(on: Iterable[ElementTree.Element]) -> Iterator[str]:
 
 def _counts(tag: ElementTree.Element) -> bool:
     kind = _kind(tag)
-    return (
-        kind == "image"
-        or kind.removesuffix("labels") in SHAPES
-        or (kind in ("textarea", "taxonomy") and _is_set(tag, "perRegion"))
-    )
+    return kind == "image" or kind.removesuffix("labels") in SHAPES or _names_regions(tag)
+
+
+def _names_regions(tag: ElementTree.Element) -> bool:
+    return _kind(tag) in ("textarea", "taxonomy") and _is_set(tag, "perRegion")
 
 
 def _is_set(tag: ElementTree.Element, name: str) -> bool:

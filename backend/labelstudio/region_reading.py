@@ -57,7 +57,7 @@ class RegionCache:
 
     def __init__(self, capacity: int = CACHE_BYTES) -> None:
         # 500 bytes for the entry itself.
-        self._spans: LRUCache[Hashable, Spans] = LRUCache(capacity, lambda spans: spans.nbytes + 500)
+        self._spans: LRUCache[Hashable, Spans] = LRUCache(capacity, lambda spans: spans.edges.nbytes + 500)
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Spans | None:
@@ -161,14 +161,7 @@ def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudge
     regions), a choice, and the labels of a region whose geometry is in another result. A mask of another
     image's size and values of wrong types cannot be read, which `budget.unread` tells. A ring or an ellipse
     has the pixels whose centres are inside, and the curves of a vector count as straight. A mask has the
-    pixels with an alpha of 128 or more; the strokes of a draft are painted on top.
-
-    Args:
-        result: untrusted.
-        shape: height and width of the image.
-        budget: pays for reading and painting.
-
-    Raises TooMuch.
+    pixels with an alpha of 128 or more; the strokes of a draft are painted on top. Raises TooMuch.
     """
     value, kind = result.get("value"), result.get("type")
     if not isinstance(value, Mapping) or not isinstance(kind, str):
@@ -229,7 +222,6 @@ def _read(
 
 
 def painted(patch: Patch) -> Drawn:
-    """Return a region that is painted already."""
     return Drawn(patch.shape, patch.window, lambda: patch.pixels, ReadingBudget())
 
 
@@ -238,7 +230,7 @@ def _filled(ring: NDArray[np.float64], shape: tuple[int, int], budget: ReadingBu
 
     def paint() -> Mask:
         budget.spend(PAINT_RING + 10 * geometry.crossings(ring, window) + 5 * geometry.area(window))
-        return geometry.fill_window(ring, window)
+        return geometry.fill(ring, window)
 
     return Drawn(shape, window, paint, budget)
 
@@ -250,7 +242,6 @@ def _ring(points: Any, shape: tuple[int, int], budget: ReadingBudget) -> NDArray
 
 
 def _percentages(points: list[Any], budget: ReadingBudget) -> NDArray[np.float64]:
-    """Return points (n, 2)."""
     budget.spend(500 * len(points))
     numbers = np.array(points, np.float64)
     if numbers.shape != (len(points), 2):
@@ -275,7 +266,7 @@ def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], budget: Read
 
     def paint() -> Mask:
         budget.spend(20_000 + 6 * geometry.area(window))
-        return geometry.fill_ellipse_window(ellipse, window)
+        return geometry.fill_ellipse(ellipse, window)
 
     return Drawn(shape, window, paint, budget)
 
@@ -292,10 +283,8 @@ def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: Readin
         return below
     windows = [stroke.window for stroke in strokes] + [below.window for _ in range(1) if below]
     sides = np.array([window for window in windows if geometry.area(window)] or [(0, 0, 0, 0)])
-    left, top, right, bottom = window = (
-        *sides[:, :2].min(axis=0).tolist(),
-        *sides[:, 2:].max(axis=0).tolist(),
-    )
+    (left, top), (right, bottom) = sides[:, :2].min(axis=0).tolist(), sides[:, 2:].max(axis=0).tolist()
+    window = (left, top, right, bottom)
 
     def paint() -> Mask:
         budget.spend(2 * geometry.area(window))
@@ -345,9 +334,8 @@ def _strokes(touches: Any, shape: tuple[int, int], budget: ReadingBudget) -> lis
 
 
 def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
-    """Raises ValueError."""
-    if isinstance(rle, brush_rle.Text):
-        source: memoryview | bytes = rle.characters
+    if isinstance(rle, memoryview):  # of `bounded_json`
+        source: memoryview | bytes = rle
     elif isinstance(rle, list) and set(map(type, rle)) <= {int}:
         budget.spend(10 * len(rle))
         source = bytes(rle)
@@ -358,8 +346,9 @@ def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
     spans = budget.cache.get(key)
     if spans is None:
         budget.spend(RUN_LENGTHS)
-        text = isinstance(rle, brush_rle.Text)
-        stream = budget.pay(brush_rle.numbers(rle)) if text else np.frombuffer(source, np.uint8)
+        stream = np.frombuffer(source, np.uint8)
+        if isinstance(source, memoryview):
+            stream = budget.pay(brush_rle.numbers(source))
         spans = budget.pay(brush_rle.spans(stream, shape))
         budget.cache.put(key, spans)
 

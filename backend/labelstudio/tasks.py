@@ -196,14 +196,12 @@ def latest(given: Sequence[T], most: int, what: str) -> Sequence[T]:
 
 
 def entries(given: Any) -> list[Mapping[str, Any]]:
-    newest = (
-        latest(given, MAX_ENTRIES, "drafts, annotations or predictions") if isinstance(given, list) else []
-    )
+    given = given if isinstance(given, list) else []
+    newest = latest(given, MAX_ENTRIES, "drafts, annotations or predictions")
     return [entry for entry in newest if isinstance(entry, Mapping)]
 
 
 def changed(entry: Mapping[str, Any]) -> str:
-    """Return the time of the last change, "" if there is none."""
     time = entry.get("updated_at") or entry.get("created_at")
     return str(time) if isinstance(time, str | int | float) else ""
 
@@ -219,7 +217,6 @@ def value_of(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def control_of(item: Mapping[str, Any]) -> str | None:
-    """Return the name of the control that an item belongs to."""
     name = item.get("from_name")
     return name if isinstance(name, str) else None
 

@@ -31,7 +31,6 @@ E = TypeVar("E", bound=Encoder)
 
 
 def embedding_key(segmenter: str, content: str) -> str:
-    """Return the key of the embedding that `segmenter` makes of the image with the hash `content`."""
     return f"{segmenter}-{content}"
 
 
@@ -104,7 +103,6 @@ class EmbeddingCache:
         return None
 
     def add(self, key: str, embedding: Embedding) -> None:
-        """Add an embedding in place of one under the same key."""
         with self._lock:
             for tier in (self._device, self._host):
                 tier.pop(key, None)

@@ -179,15 +179,12 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
 
     @app.errorhandler(BadRequest)
     @app.errorhandler(ConfigError)
-    def _bad_request(error: Exception) -> Answer:
-        resources.metrics.errors.labels(type(error).__name__).inc()
-        log.warning("%s %s: %s", request.method, request.path, error)
-        return _error(str(error), 400)
-
     @app.errorhandler(Unavailable)
-    def _unavailable(error: Unavailable) -> Answer:
+    def _refused(error: Exception) -> Answer:
         resources.metrics.errors.labels(type(error).__name__).inc()
         log.warning("%s %s: %s", request.method, request.path, error)
+        if not isinstance(error, Unavailable):
+            return _error(str(error), 400)
         response, status = _error(str(error), 503)
         response.headers["Retry-After"] = RETRY_SECONDS
         return response, status

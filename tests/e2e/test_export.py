@@ -17,10 +17,11 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from backend.commands.cli import main
-from backend.labelstudio import geometry, results
+from backend.labelstudio import results
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.support import saved_annotations
+from tests.support.detections import ring_mask
 from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Project, Servers, save_image
 
@@ -155,7 +156,7 @@ def test_the_other_kinds_hold_the_same(project: Project) -> None:
     }
     for line, mask in zip(lines["submitted"], (CAT, DOG), strict=True):
         ring = np.array(line.split()[1:], float).reshape(-1, 2) * (WIDTH, HEIGHT)
-        assert iou(geometry.fill(ring, (HEIGHT, WIDTH)), mask) > 0.95
+        assert iou(ring_mask(ring, (HEIGHT, WIDTH)), mask) > 0.95
     assert len(list(Path("out.yolo/images").iterdir())) == 4
 
     assert export(project, "masks/") == 0

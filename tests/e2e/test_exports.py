@@ -18,11 +18,12 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from backend.commands.cli import main
-from backend.labelstudio import geometry, labeling_config, region_reading, results
+from backend.labelstudio import labeling_config, region_reading, results
 from backend.labelstudio.recommended_configs import KINDS, Kind, LabelTag, label_config, tags_of
 from backend.labelstudio_api.client import StudioError
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask, box_of
+from tests.support.detections import ring_mask
 from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, MakeProject, Servers
 
@@ -250,10 +251,7 @@ def test_polygons(exported: Exported, name: str) -> None:
         rings = [[(label, drawn(a["segmentation"])) for label, a in each] for each in exported.coco(name)]
     else:
         rings = [
-            [
-                (label, geometry.fill(numbers.reshape(-1, 2) * SIZE, (HEIGHT, WIDTH)))
-                for label, numbers in each
-            ]
+            [(label, ring_mask(numbers.reshape(-1, 2) * SIZE, (HEIGHT, WIDTH))) for label, numbers in each]
             for each in exported.yolo(name)
         ]
     assert len(rings) == 2

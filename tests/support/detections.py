@@ -1,7 +1,9 @@
 """Builders of masks and detections."""
 
 import numpy as np
+from numpy.typing import NDArray
 
+from backend.labelstudio import geometry
 from model.types import Detection, Evidence, Mask, Prompt
 
 
@@ -18,3 +20,19 @@ def detection(term: str, mask: Mask, prompt: Prompt | None = None, *, score: flo
         prompt = Prompt(np.array(point, np.float32), np.array([1]))
     view = (0.0, 0.0, float(mask.shape[1]), float(mask.shape[0]))
     return Detection(term, mask, score, Evidence("", view, prompt, {"predicted_iou": score}, "v1"))
+
+
+def ring_mask(ring: NDArray[np.float64], shape: tuple[int, int]) -> Mask:
+    """Return the mask (height, width) of the pixels inside a ring."""
+    mask = np.zeros(shape, bool)
+    left, top, right, bottom = window = geometry.window_of(ring, shape)
+    mask[top:bottom, left:right] = geometry.fill(ring, window)
+    return mask
+
+
+def ellipse_mask(ellipse: geometry.Ellipse, shape: tuple[int, int]) -> Mask:
+    """Return the mask (height, width) of the pixels inside an ellipse."""
+    mask = np.zeros(shape, bool)
+    left, top, right, bottom = window = geometry.ellipse_window(ellipse, shape)
+    mask[top:bottom, left:right] = geometry.fill_ellipse(ellipse, window)
+    return mask

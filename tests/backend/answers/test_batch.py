@@ -215,7 +215,7 @@ def prewarming(make_resources: Make, **settings: Any) -> VLSAMBackend:
 
 @contextmanager
 def busy(resources: Resources) -> Iterator[None]:
-    """The models are at work all the while."""
+    """Keep the models at work."""
     begun, go = threading.Event(), threading.Event()
 
     def work(_: object) -> None:

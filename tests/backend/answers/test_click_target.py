@@ -216,7 +216,7 @@ def test_of_several_annotations_only_the_one_that_the_draft_names_may_be_the_per
 
 
 def test_a_region_that_was_deleted_in_the_draft_does_not_come_back() -> None:
-    """A draft holds all that is on the screen, so what it was made from has nothing to add."""
+    """A draft holds all regions on the screen, so those of older lists were deleted."""
     left, right = region(disc(20, 30, 12), "left"), region(disc(60, 30, 9), "right")
     task = {"drafts": [drafts(left)], "predictions": [drafts(left, right)]}
     assert ask(click(60, 30), **task).target is None
@@ -254,7 +254,7 @@ def test_of_one_object_in_several_controls_the_first_control_is_corrected() -> N
 
 
 def test_rectangles_come_last_wherever_they_stand_in_the_config() -> None:
-    """A rectangle holds much that is not its object's: here a corner of it that is the other cat's."""
+    """A rectangle also holds pixels of other objects: here of the other cat."""
     head, brush, poly, rect, end = SPLIT.strip().splitlines()[1:6]
     config = parse(f"<View>{head}{rect}{brush}{poly}{end}")
     assert [control.name for control in config.outputs] == ["rect", "brush", "poly"]
@@ -452,7 +452,7 @@ def test_prompts_that_share_a_label_belong_together() -> None:
 
 
 def nameless(x: float, y: float, **more: Any) -> dict[str, Any]:
-    """A smart keypoint with which no label was chosen."""
+    """Return a click of a smart keypoint without a label."""
     return click(x, y, label=None, **more)
 
 
@@ -649,7 +649,7 @@ def test_a_point_takes_the_label_from_the_list_that_it_was_chosen_in(reverse: bo
 
 
 def bombs(count: int, **more: Any) -> dict[str, Any]:
-    """A draft of rings that are dear to paint, all over the image."""
+    """Return a draft of rings all over the image that are expensive to paint."""
     ring = [[50 + 50 * (n % 2), 100 * (n % 3 % 2)] for n in range(3000)]
     made = {**region(disc(20, 30, 12), "a", control="poly"), **more}
     value = {**made["value"], "points": ring}
@@ -833,13 +833,13 @@ LABELS = """
 
 
 def free_click(x: float, y: float, label: str | None, **more: Any) -> dict[str, Any]:
-    """Of a <KeyPoint>, which has no list of labels of its own."""
+    """Return a click of a <KeyPoint>, which has no list of labels of its own."""
     value = {"x": x / 0.8, "y": y / 0.6, "width": 0.2, "labels": [label] if label else []}
     return {"value": value, "is_positive": True, "type": "keypoint", "from_name": "kp", "id": "p", **more}
 
 
 def of_labels(mask: Mask) -> tuple[LabelConfig, dict[str, Any]]:
-    """A config with one list of labels for all tools, and a task with a region "a" of a cat."""
+    """Return a config with one list of labels for all tools, and a task with a region "a" of a cat."""
     config = parse(LABELS)
     found = detection("tabby", mask)
     region = results.region(mask, control=config.outputs[0], labels=["Cat"], region_id="a", score=0.5)

@@ -132,7 +132,7 @@ def brush(**value: Any) -> dict[str, Any]:
 
 
 def bodies(predict_body: Body, *regions: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A batch and a click with such a task."""
+    """Return a batch and a click with such a task."""
     for context in (None, clicks(1, x=90, y=90)):
         yield {**predict_body(data_url(), context=context), "tasks": [task_of(*regions)]}
 
@@ -177,7 +177,7 @@ def test_f18_regions_that_are_too_much_to_read_leave_a_reason(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A click is not answered beside the point; a batch goes on without them."""
+    """A click gets no answer, rather than one about a wrong region; a batch goes on without them."""
     monkeypatch.setattr(task_image, "ReadingBudget", partial(ReadingBudget, units=1000.0))
     stand_in.found = [detection("cat", disc(20, 30, 9))]
     ring = {"points": [[n % 100, n % 99] for n in range(100)], "polygonlabels": ["Cat"]}

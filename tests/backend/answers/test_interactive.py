@@ -108,7 +108,7 @@ def test_a_click_keeps_all_labels_of_the_region_below_it(make_resources: Make) -
 def test_a_prompt_of_no_control_goes_to_the_first_that_knows_its_label(
     make_resources: Make, prompt: dict[str, Any], config: str, control: str
 ) -> None:
-    """As scripts send it, for which an id and `from_name` mean nothing."""
+    """Scripts send such prompts, without an id and `from_name`."""
     (answer,) = backend(make_resources(), config).predict([task()], context={"result": [prompt]})
     (region,) = answer["result"]
     assert (region["from_name"], region["value"][region["type"]]) == (control, ["Dog"])
@@ -394,7 +394,7 @@ def test_labels_and_ids_write_no_lines_of_their_own_into_the_log(
 
 
 def sent(*prompts: Any, control: Any = "kp") -> dict[str, Any]:
-    """A context with a click for each id; None stands for one without."""
+    """Return a context with a click for each id; None stands for a click without one."""
     value = {"x": 25, "y": 50, "keypointlabels": ["Cat"]}
     items = [{"type": "keypointlabels", "value": value, "from_name": control, "id": id_} for id_ in prompts]
     return {"result": [{k: v for k, v in item.items() if v is not None} for item in items]}

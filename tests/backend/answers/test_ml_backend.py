@@ -33,6 +33,7 @@ def test_the_way_to_label_studio(make_resources: Make) -> None:
     assert server is not None
     assert (server.url, server.token) == ("http://localhost:8080", "theirs")
     assert backend(make_resources()).access.server is None
+    assert backend(make_resources(), hostname=None, access_token=None).access.server is None
 
 
 def test_f16_the_settings_go_before_what_setup_said(make_resources: Make) -> None:

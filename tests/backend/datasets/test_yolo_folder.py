@@ -6,11 +6,10 @@ import pytest
 import yaml
 
 from backend.datasets.yolo_folder import Yolo
-from backend.labelstudio import geometry
 from backend.prelabel.sources import Files
 from backend.settings import ImageSettings, LabelStudioSettings
 from model.segmentation.non_maximum_suppression import iou
-from tests.support.detections import disc
+from tests.support.detections import disc, ring_mask
 from tests.support.labeling_configs import CONFIG
 
 Run = Callable[..., int]
@@ -36,7 +35,7 @@ def test_yolo(prelabel: Run, photos: Path, tmp_path: Path, capsys: pytest.Captur
     lines = [line.split() for line in (out / "labels" / "b.txt").read_text().splitlines()]
     assert [line[0] for line in lines] == ["0", "1"]
     ring = np.array(lines[0][1:], float).reshape(-1, 2) * (80, 60)
-    assert iou(geometry.fill(ring, (60, 80)), disc(12, 20, 8)) > 0.9
+    assert iou(ring_mask(ring, (60, 80)), disc(12, 20, 8)) > 0.9
     (photos / "a.png").unlink()
     assert prelabel(photos, "--to", out, "--label-config", ui) == 0  # over its own older one
     assert len(list((out / "labels").iterdir())) == 6

@@ -15,9 +15,9 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from backend.export import job
-from backend.labelstudio import geometry
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
+from tests.support.detections import ring_mask
 from tests.support.fake_label_studio import Studio
 from tests.support.images import data_url
 from tests.support.saved_annotations import CAT, CONFIG, DOG, HEIGHT, WIDTH, annotation, click, region, same
@@ -148,8 +148,8 @@ def test_yolo_is_a_data_set_as_ultralytics_checks_it(studio: Studio, export: Run
             assert (values <= 1).all()
     (_, cat), (second, dog) = rings["1234-1.png"]
     assert second == 1
-    assert iou(geometry.fill(cat.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), CAT) > 0.95
-    assert iou(geometry.fill(dog.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), DOG) > 0.9
+    assert iou(ring_mask(cat.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), CAT) > 0.95
+    assert iou(ring_mask(dog.reshape(-1, 2) * (WIDTH, HEIGHT), (HEIGHT, WIDTH)), DOG) > 0.9
     assert rings["1234-2.png"] == []
 
 

@@ -11,11 +11,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from backend.datasets.objects import Object
 from backend.export import objects
-from backend.labelstudio import geometry, labeling_config, recommended_configs, results
+from backend.labelstudio import labeling_config, recommended_configs, results
 from backend.labelstudio.region_reading import ReadingBudget, TooMuch
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
-from tests.support.detections import disc
+from tests.support.detections import disc, ring_mask
 from tests.support.saved_annotations import CAT, CONFIG, DOG, FREE, HEIGHT, WIDTH, click, region, same
 
 
@@ -45,7 +45,7 @@ def test_boxes_are_what_was_drawn_and_turned_ones_too() -> None:
     assert straight.ring.max(axis=0).tolist() == pytest.approx([8 + 0.333 * WIDTH, 45])
     (turned,), _ = read([{**box, "value": {**value, "x": 50.0, "rotation": 45}}])
     assert turned.ring is not None
-    assert iou(geometry.fill(turned.ring, (HEIGHT, WIDTH)), turned.mask) > 0.95
+    assert iou(ring_mask(turned.ring, (HEIGHT, WIDTH)), turned.mask) > 0.95
     # Of what leaves the image only pixels are left.
     (outside,), _ = read([{**box, "value": {**value, "x": 80.0}}])
     assert outside.ring is None

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from backend.labelstudio import bounded_json, brush_rle
 from backend.labelstudio.bounded_json import MAX_REST, MAX_VALUES, TooLarge
-from backend.labelstudio.brush_rle import Text
 from backend.labelstudio.region_reading import ReadingBudget
 
 LONG = [1, 20, 255] * 100
@@ -21,8 +20,8 @@ class RunLengthsError(Exception):
 
 
 def plain(found: Any) -> Any:
-    """With lists in place of the texts of run lengths."""
-    if isinstance(found, Text):
+    """Return the value with lists in place of the texts of run lengths."""
+    if isinstance(found, memoryview):
         try:
             return ReadingBudget().pay(brush_rle.numbers(found)).tolist()
         except ValueError as error:
@@ -81,7 +80,7 @@ def test_run_lengths_are_looked_for_so_many_times_at_most(monkeypatch: pytest.Mo
     """Millions of short ones would take seconds: the others are values among others, which are counted."""
     monkeypatch.setattr(bounded_json, "MAX_TEXTS", 3)
     found = bounded_json.loads(json.dumps([{"rle": LONG}] * 5).encode())
-    assert [isinstance(each["rle"], Text) for each in found] == [True] * 3 + [False] * 2
+    assert [isinstance(each["rle"], memoryview) for each in found] == [True] * 3 + [False] * 2
     assert plain(found) == [{"rle": LONG}] * 5
 
 

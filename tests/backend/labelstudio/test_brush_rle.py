@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as arrays
 from label_studio_sdk.converter.brush import decode_rle, encode_rle
 
 from backend.labelstudio import brush_rle, results
-from backend.labelstudio.brush_rle import Text
 from backend.labelstudio.region_reading import ReadingBudget, TooMuch
 from model.types import Mask
 from tests.support.detections import disc
@@ -79,7 +78,7 @@ def test_our_own_masks_come_back(mask: Mask) -> None:
 
 
 def written(*codes: tuple[int, int], total: int, sizes: tuple[int, ...] = (3, 4, 8, 16)) -> list[int]:
-    """A stream of (number, bits) after its head."""
+    """Return a stream of (number, bits) after its head."""
     head = [(total, 32), (7, 5), *((size - 1, 4) for size in sizes)]
     bits = "".join(f"{number:0{count}b}" for number, count in [*head, *codes])
     bits += "0" * (-len(bits) % 8)
@@ -155,7 +154,7 @@ def test_f18_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
 
 
 def read(text: bytes) -> list[int]:
-    return [int(number) for number in ReadingBudget().pay(brush_rle.numbers(Text(memoryview(text))))]
+    return [int(number) for number in ReadingBudget().pay(brush_rle.numbers(memoryview(text)))]
 
 
 @given(

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from backend.labelstudio import geometry, outlines
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
-from tests.support.detections import disc
+from tests.support.detections import disc, ellipse_mask, ring_mask
 
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))).filter(
     lambda mask: bool(mask.any())
@@ -17,11 +17,11 @@ masks = arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))).f
 
 
 def back(mask: Mask) -> Mask:
-    return geometry.fill(outlines.ring_of(mask), (mask.shape[0], mask.shape[1]))
+    return ring_mask(outlines.ring_of(mask), (mask.shape[0], mask.shape[1]))
 
 
 def crossed(ring: outlines.Ring, shape: tuple[int, int]) -> Mask:
-    """The even-odd rule itself, edge by edge: what is left of a centre is crossed once more by each."""
+    """Fill a ring by the even-odd rule itself: count the edges to the left of each centre."""
     mask = np.zeros(shape, bool)
     rows, columns = np.arange(shape[0])[:, None] + 0.5, np.arange(shape[1])[None] + 0.5
     for (xa, ya), (xb, yb) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
@@ -32,7 +32,7 @@ def crossed(ring: outlines.Ring, shape: tuple[int, int]) -> Mask:
 
 
 def winding(ring: outlines.Ring, x: float, y: float) -> int:
-    """How often a ring runs around a point: what is not 0 is inside by the nonzero rule."""
+    """Return how often a ring runs around a point: by the nonzero rule, anything but 0 is inside."""
     (xa, ya), (xb, yb) = ring.T, np.roll(ring, -1, axis=0).T
     side = (xb - xa) * (y - ya) - (yb - ya) * (x - xa)
     up, down = (ya <= y) & (yb > y) & (side > 0), (ya > y) & (yb <= y) & (side < 0)
@@ -69,7 +69,7 @@ def test_no_pixel_farther_from_the_outline_than_the_tolerance_changes_sides() ->
 
 
 def painted(rings: list[outlines.Ring], shape: tuple[int, int]) -> Mask:
-    """What COCO's own code makes of rings: the pixels of all of them."""
+    """Return the pixels that COCO's own code fills for rings."""
     coded = coco.frPyObjects([ring.ravel().tolist() for ring in rings], *shape)
     return np.asarray(coco.decode(coco.merge(coded)), bool)
 
@@ -94,7 +94,7 @@ def test_exact_rings_hold_any_mask_to_the_pixel_with_every_hole_and_part(mask: M
     assert rings is not None
     height, width = mask.shape
     assert (painted(rings, (height, width)) == mask).all()  # as pycocotools does it
-    assert (np.logical_or.reduce([geometry.fill(ring, (height, width)) for ring in rings]) == mask).all()
+    assert (np.logical_or.reduce([ring_mask(ring, (height, width)) for ring in rings]) == mask).all()
     parts, _ = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     assert len(rings) == parts - 1
 
@@ -116,7 +116,7 @@ def test_long_outlines_are_joined_to_their_holes() -> None:
 
 @pytest.mark.slow
 def test_many_ragged_holes_are_joined_with_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each hole with each other would take a minute for a mask of 300."""
+    """Comparing all pairs would take a minute for a mask of 300 holes."""
     holes = np.ones((200, 200), bool)
     for y in range(5, 185, 20):
         for x in range(5, 185, 20):
@@ -163,7 +163,7 @@ def test_parts_and_holes_are_in_the_ring_by_either_rule(rule: str) -> None:
     mask[15, 19:32] = False  # so thin a hole that what is left of it is a line
     ring = outlines.ring_of(mask)
     if rule == "even-odd":
-        filled = geometry.fill(ring, (60, 80))
+        filled = ring_mask(ring, (60, 80))
     else:
         filled = np.array([[winding(ring, x + 0.5, y + 0.5) != 0 for x in range(80)] for y in range(60)])
     assert iou(filled, mask) > 0.93
@@ -186,8 +186,8 @@ def test_a_ring_of_noise_has_no_more_points_than_an_editor_can_show() -> None:
 
 def test_a_ring_that_crosses_itself_is_filled_even_odd() -> None:
     twice = np.array([[1, 1], [7, 1], [7, 5], [1, 5]] * 2, float)
-    assert not geometry.fill(twice, (6, 8)).any()
-    once = geometry.fill(twice[:4], (6, 8))
+    assert not ring_mask(twice, (6, 8)).any()
+    once = ring_mask(twice[:4], (6, 8))
     assert once.sum() == 24
     assert once[1:5, 1:7].all()
 
@@ -205,11 +205,11 @@ def test_a_ring_is_filled_by_the_even_odd_rule_however_many_rows_at_a_time(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(geometry, "BLOCK", block)
-        assert (geometry.fill(ring, (9, 11)) == crossed(ring, (9, 11))).all()
+        assert (ring_mask(ring, (9, 11)) == crossed(ring, (9, 11))).all()
 
 
 def test_edges_and_rows_are_counted_as_often_as_they_meet() -> None:
-    """Of this depends how many points a request's rings may have."""
+    """The number of points that the rings of a request may have depends on this count."""
     zigzag = np.array([[x, 0.0 if x % 2 else 60.0] for x in range(80)])
     window = geometry.window_of(zigzag, (60, 80))
     assert geometry.crossings(zigzag, window) == pytest.approx(80 * 60, rel=0.05)
@@ -221,22 +221,22 @@ def test_edges_and_rows_are_counted_as_often_as_they_meet() -> None:
 
 @given(arrays.arrays(float, st.tuples(st.integers(3, 8), st.just(2)), elements=st.floats(-1e5, 1e5)))
 def test_a_ring_may_lie_anywhere(ring: outlines.Ring) -> None:
-    assert geometry.fill(ring, (6, 8)).shape == (6, 8)
+    assert ring_mask(ring, (6, 8)).shape == (6, 8)
 
 
 def test_a_ring_beyond_the_image_covers_all_of_it() -> None:
-    assert geometry.fill(np.array([[-9, -9], [99, -9], [99, 99], [-9, 99]], float), (6, 8)).all()
+    assert ring_mask(np.array([[-9, -9], [99, -9], [99, 99], [-9, 99]], float), (6, 8)).all()
 
 
 @pytest.mark.parametrize("turned", [0, 30, 90, 135])
 @pytest.mark.parametrize(("long", "short"), [(40, 20), (30, 29), (45, 8)])
 def test_the_ellipse_of_an_ellipse_is_itself(long: float, short: float, turned: float) -> None:
-    drawn = geometry.fill_ellipse((60, 55, long, short, turned), (110, 120))
+    drawn = ellipse_mask((60, 55, long, short, turned), (110, 120))
     x, y, along, aside, degrees = outlines.ellipse_of(drawn)
     assert (x, y) == pytest.approx((60, 55), abs=0.5)
     assert (along, aside) == pytest.approx((long, short), abs=0.5)
     assert long < 35 or min(abs(degrees - turned), 180 - abs(degrees - turned)) < 1
-    assert iou(geometry.fill_ellipse((x, y, along, aside, degrees), (110, 120)), drawn) > 0.96
+    assert iou(ellipse_mask((x, y, along, aside, degrees), (110, 120)), drawn) > 0.96
 
 
 @given(st.tuples(*[st.floats(-20, 100)] * 2, *[st.floats(-5, 200)] * 2, st.floats(-400, 400)))
@@ -249,11 +249,11 @@ def test_an_ellipse_is_painted_in_its_window_alone(ellipse: geometry.Ellipse) ->
         patch.setattr(geometry, "BLOCK", 100)
         along, aside = (across * cos + down * sin) / radius_x, (down * cos - across * sin) / radius_y
         expected = (along**2 + aside**2 <= 1) & (radius_x > 0) & (radius_y > 0)
-        assert (geometry.fill_ellipse(ellipse, (60, 80)) != expected).sum() <= 2  # on the outline itself
+        assert (ellipse_mask(ellipse, (60, 80)) != expected).sum() <= 2  # on the outline itself
 
 
 def test_an_ellipse_turns_clockwise() -> None:
-    mask = geometry.fill_ellipse((40, 30, 25, 5, 45), (60, 80))
+    mask = ellipse_mask((40, 30, 25, 5, 45), (60, 80))
     assert mask[30 + 12, 40 + 12]  # down to the right
     assert not mask[30 - 12, 40 + 12]
 

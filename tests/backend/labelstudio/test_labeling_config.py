@@ -35,7 +35,7 @@ def tag(kind: str, attributes: str = "", name: str | None = None) -> str:
 
 
 def image(value: str) -> str:
-    """A config whose image has these attributes."""
+    """Return a config whose image has these attributes."""
     return f"<View><Image name='i' {value}/>{tag('BrushLabels').replace('image', 'i')}</View>"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from backend.labelstudio import brush_rle, geometry, region_reading, results
+from backend.labelstudio import geometry, region_reading, results
 from backend.labelstudio.brush_rle import Spans
 from backend.labelstudio.geometry import Patch
 from backend.labelstudio.region_reading import UNITS, OutOfTime, ReadingBudget, RegionCache, TooMuch
@@ -374,7 +374,7 @@ def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
 @given(masks.filter(lambda mask: bool(mask.any())), st.booleans())
 def test_run_lengths_are_painted_in_their_window(mask: Mask, as_text: bool) -> None:
     stream = results.rle(mask)
-    given = brush_rle.Text(memoryview(json.dumps(stream)[1:-1].encode())) if as_text else stream
+    given = memoryview(json.dumps(stream)[1:-1].encode()) if as_text else stream
     drawn = region_reading.read(
         {"type": "brush", "value": {"rle": given}}, (mask.shape[0], mask.shape[1]), ReadingBudget()
     )

@@ -14,7 +14,7 @@ def test_the_id_of_a_task(given: int | str) -> None:
 
 @pytest.mark.parametrize("task", [{}, {"id": None}, {"id": True}, {"id": [7]}, {"id": "a" * 101}, 7, None])
 def test_what_label_studio_would_not_give_is_no_id(task: Any) -> None:
-    """An id is in keys, addresses and the log, several times over."""
+    """Keys, addresses and the log repeat an id, so it must be short."""
     assert Task.parse(task).id is None
 
 

@@ -168,7 +168,7 @@ def test_f3_the_longest_unused_is_removed_beyond_the_cap(tmp_path: Path) -> None
 
 
 def test_what_is_written_again_takes_its_own_room(tmp_path: Path) -> None:
-    """As two processes do that meet the same new image."""
+    """Two processes that meet the same new image do so."""
     disk = EmbeddingFiles(tmp_path, 2 * FILE, m := Metrics())
     for key in ("a", "b", "b"):
         disk.write(key, embedding())
@@ -215,7 +215,7 @@ def test_what_a_killed_process_left_goes_after_an_hour(tmp_path: Path) -> None:
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No file of this process may grow beyond 1 kB, root's neither."""
+    """Forbid this process to write files of more than 1 kB, even as root."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:

@@ -25,7 +25,7 @@ def queue_of(
     seconds: float = 90.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Queue:
-    """A started queue. The model is an object, since the queue does nothing with it."""
+    """Return a started queue. Its model is an object, since the queue does nothing with it."""
     queue: Queue = JobQueue(load, capacity=capacity, seconds=seconds, metrics=Metrics(), clock=clock)
     queue.start()
     return queue

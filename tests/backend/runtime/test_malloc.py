@@ -56,7 +56,7 @@ def test_free_pages_between_used_ones_go_back(digging: Callable[[], float]) -> N
 
 
 def test_threads_share_one_heap(tmp_path: Path) -> None:
-    """In a process of its own, for it cannot be undone."""
+    """A process of its own is needed: the setting cannot be undone."""
     script = """if True:
         import ctypes, sys, threading
         from backend.runtime import malloc

@@ -10,7 +10,7 @@ from model.deadline import Deadline
 
 
 def together(count: int, work: Callable[[int], Any]) -> list[Future[Any]]:
-    """What `work` gives for each number, in as many threads."""
+    """Return the result of `work` for each number, each in a thread."""
     with ThreadPoolExecutor(count) as pool:
         return [pool.submit(work, number) for number in range(count)]
 

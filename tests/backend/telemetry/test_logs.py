@@ -131,7 +131,7 @@ def test_a_command_that_is_no_server_logs_and_fails_in_the_same_way(command: str
 
 
 def place(**options: Any) -> str:
-    """What a server whose stderr goes somewhere says of its log."""
+    """Return `logs.place()` of a process with these options, such as its stderr."""
     code = "import sys; from backend.telemetry import logs; sys.stdout.write(logs.place())"
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, check=True, **options

@@ -489,7 +489,7 @@ def test_f14_whose_machine_setup_may_name(
     headers: dict[str, str],
     fetched: int,
 ) -> None:
-    """A caller's own, which is not known behind a proxy; this test calls from 127.0.0.1, where `web` is."""
+    """Its own, which is unknown behind a proxy; this test calls from 127.0.0.1, where `web` is."""
     web.serve("/data/upload/1/dog.png", base64.b64decode(data_url().partition(",")[2]))
     setup = {"project": "1.1", "hostname": web.url, "access_token": "theirs"}
     client.post("/setup", json=setup, headers=headers)

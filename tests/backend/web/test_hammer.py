@@ -46,7 +46,7 @@ CONFIG = f'<View><Image name="image" value="$image"/>{CONTROLS}</View>'
 
 @pytest.fixture
 def segmenter(tmp_path: Path) -> Path:
-    """The folder of a SAM to whose answers all of the image matters."""
+    """Return the folder of a SAM whose answers depend on the whole image."""
     torch.manual_seed(0)
     sam = build_sam(SEGMENTER)
     with torch.no_grad():
@@ -63,10 +63,9 @@ def segmenter(tmp_path: Path) -> Path:
 
 
 def expected(folder: Path) -> tuple[list[Image], list[list[Mask]]]:
-    """The images, and what a click on each spot of each gives, one after the other and without a server.
+    """Return images, and the masks of a click on each spot of each, made one by one without a server.
 
-    The same clicks everywhere, so an image goes where its answer is another's too: then an answer for another
-    image can only be a wrong one.
+    Leave out an image with the same answer as another: an answer for another image is then always wrong.
     """
     model, images, masks = Segmenter.load(str(folder), device="cpu"), list[Image](), list[list[Mask]]()
     for seed in range(2 * IMAGES):
@@ -105,7 +104,7 @@ def test_f1_2000_clicks_on_50_images_by_8_annotators(
     (worker,) = re.findall(r"Booting worker with pid: (\d+)", (tmp_path / "log").read_text("utf-8"))
 
     def visit(task: int) -> None:
-        """An annotator opens a task, clicks on each spot for another label, and goes on."""
+        """Open a task, click on each spot for another label, and go on, as an annotator does."""
         number = order[task]
         for spot, (x, y) in enumerate(SPOTS):
             value = {"x": x, "y": y, "width": 0.2, "keypointlabels": [LABELS[spot]]}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cachetools import LRUCache
+from cachetools import FIFOCache
 
 from backend.labelstudio.labeling_config import LabelConfig
 
@@ -34,14 +34,15 @@ class UnmatchedTerms:
     """
 
     def __init__(self) -> None:
-        self._projects: LRUCache[str, _Project] = LRUCache(MAX_PROJECTS)
-        self._sightings: LRUCache[bytes, None] = LRUCache(MAX_SIGHTINGS)
+        self._projects: FIFOCache[str, _Project] = FIFOCache(MAX_PROJECTS)
+        self._sightings: FIFOCache[bytes, None] = FIFOCache(MAX_SIGHTINGS)
         self._lock = threading.Lock()
 
     def add(self, project: str, config: LabelConfig, image: str, terms: Iterable[str]) -> None:
         """Record an annotated image, by the hash of its pixels, and its terms without a label."""
         with self._lock:
-            entry = self._projects.setdefault(project, _Project(config))
+            entry = self._projects.get(project) or _Project(config)
+            self._projects[project] = entry  # now the last to be dropped
             entry.config = config
             for term in set(terms):
                 if self._is_new(project, image, term):

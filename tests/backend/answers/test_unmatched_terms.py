@@ -67,6 +67,19 @@ def test_no_more_projects_are_kept_than_the_limit(monkeypatch: pytest.MonkeyPatc
         seen.report("14")
 
 
+def test_reading_the_report_keeps_no_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unmatched_terms, "MAX_PROJECTS", 2)
+    terms = UnmatchedTerms()
+    for project in ("1", "2", "1"):
+        terms.add(project, CATS_AND_DOGS, "image", ["truck"])
+    terms.report("2")
+    terms.configure("2", CATS_AND_DOGS)
+    terms.add("3", CATS_AND_DOGS, "image", ["truck"])
+    assert terms.report("1") == ("1", [("truck", 1)])
+    with pytest.raises(UnknownProject):
+        terms.report("2")
+
+
 def test_no_more_terms_are_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unmatched_terms, "MAX_TERMS", 5)
     seen = UnmatchedTerms()

@@ -41,7 +41,7 @@ class ProjectTasks:
         """Yield an item for each task. Raises StudioError."""
         listed = 0
         for task in self._client.tasks(self._project, self._filters()):
-            number, data = int(task["id"]), task["data"]
+            number, data = int(task["id"]), task.get("data")
             try:
                 source = self._config.source(data)
             except TaskError:  # the loader reports it
@@ -51,7 +51,8 @@ class ProjectTasks:
             address = source if isinstance(source, str) else ""
             name = image_name(address, local=False) or str(number)
             marked = stamp(address, *filter(None, [self._mark(task)]))
-            yield Item(str(number), address, dict(data), number, name, stamp=marked)
+            fields = data if isinstance(data, dict) else {}
+            yield Item(str(number), address, fields, number, name, stamp=marked)
             listed += 1
         if self._without is not None:
             total = self._client.project(self._project).get("task_number") or 0

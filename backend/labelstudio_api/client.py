@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from backend.images.access_tokens import token_kind
 from backend.images.errors import Busy, Denied, Unreachable, Untrusted
 from backend.images.fetch import Fetcher
-from backend.images.http_url import HttpUrl
+from backend.images.http_url import HttpUrl, shown
 from backend.images.pinned_http import Request
 from backend.images.studio_urls import Server
 from backend.settings import ImageSettings, LabelStudioSettings
@@ -32,6 +32,7 @@ RESUME = "the same command goes on from here"
 IN_CONTAINER = (
     "inside a container `localhost` is the container itself; use the other's service name or host name"
 )
+OWN_LOG = "look into Label Studio's log"
 NEW_KEY = "create a Personal Access Token in Account & Settings, and set LABEL_STUDIO_API_KEY to it"
 
 
@@ -129,14 +130,15 @@ class StudioClient:
             raise StudioError(str(error), NEW_KEY) from None
         except Untrusted as error:
             raise StudioError(str(error)) from None
+        except Busy as error:  # when it exchanges a personal access token
+            self._has_answered = True
+            raise StudioError(str(error), OWN_LOG, temporary=True) from None
         except ImageError as error:
-            temporary = isinstance(error, Unreachable | Busy)
             cure = f"start Label Studio, correct LABEL_STUDIO_URL; {IN_CONTAINER}"
-            raise StudioError(str(error), cure, temporary=temporary) from None
+            raise StudioError(str(error), cure, temporary=isinstance(error, Unreachable)) from None
         if 300 <= answer.status < 400:
-            raise StudioError(
-                f"{server.url} redirects to {answer.text}.", "give that address as LABEL_STUDIO_URL"
-            )
+            base = shown(answer.text).removesuffix(path.partition("?")[0])
+            raise StudioError(f"{server.url} redirects to {base}.", "give that address as LABEL_STUDIO_URL")
         return answer
 
     def call(self, method: str, path: str, body: Any = None) -> Answer:
@@ -190,10 +192,10 @@ class StudioClient:
         if status == 401:
             return _unauthorized(self.server.token or "", answer.text)
         temporary = status >= 500 or status in (408, 429)
-        cure = "look into Label Studio's log" if temporary else ""
+        cure = OWN_LOG if temporary else ""
         if status == 403:
             cure = "LABEL_STUDIO_API_KEY must be a token of somebody who may do this"
-        said = " ".join(answer.text.split())[:300]
+        said = " ".join(answer.body[:2000].decode("utf-8", "replace").split())[:300]
         problem = f"Label Studio answered HTTP {status} to {method} {path.partition('?')[0]}: {said}"
         return StudioError(problem, cure, status=status, temporary=temporary)
 
@@ -241,8 +243,8 @@ class StudioClient:
         query: dict[str, Any] = {"ordering": ["tasks:id"]}
         if filters:
             query["filters"] = {"conjunction": "and", "items": list(filters)}
-        page, count = 1, PAGE
-        while count == PAGE:
+        page, seen, total = 1, set[int](), 1
+        while len(seen) < total:
             try:
                 listed = self.get(
                     "/api/tasks/",
@@ -256,9 +258,15 @@ class StudioClient:
                 if error.status == 404 and page > 1:  # Label Studio's answer behind the last page
                     return
                 raise
-            tasks = _objects(listed.get("tasks") if isinstance(listed, dict) else None)
-            yield from tasks
-            page, count = page + 1, len(tasks)
+            try:
+                total, tasks = int(listed["total"]), {int(task["id"]): task for task in listed["tasks"]}
+            except (LookupError, TypeError, ValueError):
+                raise self.not_label_studio() from None
+            yield from (task for number, task in tasks.items() if number not in seen)
+            if seen.issuperset(tasks):  # tasks were deleted meanwhile
+                return
+            seen.update(tasks)
+            page += 1  # pages may be smaller than PAGE: TASK_API_PAGE_SIZE_MAX
 
     def predictions(self, task: int) -> list[Mapping[str, Any]]:
         """List a task's predictions, in one try. Raises StudioError."""

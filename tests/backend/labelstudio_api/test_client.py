@@ -100,10 +100,27 @@ def test_once_label_studio_has_answered_a_connection_that_breaks_is_tried_again(
 
 
 def test_a_redirect_is_an_address_to_correct(web: Web) -> None:
-    web.redirect("/api/projects/7/", to="https://studio.example/api/projects/7/")
-    with pytest.raises(StudioError, match=r"redirects to https://studio\.example.*LABEL_STUDIO_URL"):
+    web.redirect("/api/projects/7/", to="https://studio.example/ls/api/projects/7/?token=secret")
+    with pytest.raises(StudioError) as caught:
         client(web).project(7)
+    assert caught.value.problem == f"{web.url} redirects to https://studio.example/ls."
+    assert caught.value.cure == "give that address as LABEL_STUDIO_URL"
     assert len(web.seen) == 1
+
+
+def test_a_proxy_that_is_busy_while_a_token_is_exchanged_is_tried_again(web: Web) -> None:
+    statuses(web, "/api/token/refresh/", 503, 200, body={"access": jwt("access")})
+    statuses(web, "/api/projects/7/", 200)
+    assert client(web, token=jwt("refresh")).project(7)["title"] == "Pets"
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b'{"tasks": []}', b'{"total": 1, "tasks": [{"data": {}}]}']
+)
+def test_a_list_of_tasks_that_is_none(web: Web, body: bytes) -> None:
+    web.routes["/api/tasks/"] = lambda handler: web.answer(handler, body)
+    with pytest.raises(StudioError, match="is no Label Studio"):
+        list(client(web).tasks(7))
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"[" * 90_000])
@@ -114,20 +131,34 @@ def test_what_is_no_label_studio(web: Web, body: bytes) -> None:
 
 
 def test_tasks_come_page_by_page_each_tried_again(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE", 2)
-    pages = {1: [{"id": 1}, {"id": 2}], 2: [{"id": 3}, {"id": 4}]}
+    monkeypatch.setattr(module, "PAGE", 5)  # Label Studio may have smaller pages
+    pages = {1: [{"id": 1}, {"id": 2}], 2: [{"id": 2}, {"id": 3}], 3: [{"id": 4}]}
     failures = [503]
 
     def route(handler: BaseHTTPRequestHandler) -> None:
         page = int(handler.path.partition("&page=")[2].partition("&")[0])
         if page == 2 and failures:
             return web.answer(handler, b"", status=failures.pop())
-        if page not in pages:  # Label Studio's answer behind the last page
-            return web.answer(handler, b"", status=404)
-        return web.answer(handler, json.dumps({"tasks": pages[page]}).encode())
+        return web.answer(handler, json.dumps({"tasks": pages[page], "total": 4}).encode())
 
     web.routes["/api/tasks/"] = route
     assert [task["id"] for task in client(web).tasks(7)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("status", "tasks"), [(404, []), (200, []), (200, [{"id": 1}])])
+def test_tasks_end_behind_the_last_page_though_some_were_deleted(
+    web: Web, status: int, tasks: list[object]
+) -> None:
+    first = {"tasks": [{"id": 1}], "total": 9}
+    left = [(200, first), (status, {"tasks": tasks, "total": 9})]
+
+    def route(handler: BaseHTTPRequestHandler) -> None:
+        status, body = left.pop(0)
+        web.answer(handler, json.dumps(body).encode(), status=status)
+
+    web.routes["/api/tasks/"] = route
+    assert [task["id"] for task in client(web).tasks(7)] == [1]
+    assert not left
 
 
 def test_an_import_is_sent_once_though_its_answer_is_lost(web: Web) -> None:

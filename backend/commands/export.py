@@ -82,7 +82,6 @@ def add_to(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from backend.export.job import main
-    from backend.export.request import Request
+    from backend.export.job import Request, main
 
     return main(Request.parse(args))

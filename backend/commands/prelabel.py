@@ -124,8 +124,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from backend.prelabel.job import main
-    from backend.prelabel.request import Request
+    from backend.prelabel.job import Request, main
 
     return main(Request.parse(args))
 

@@ -1,9 +1,8 @@
-"""Define items (the images of a source) and the protocols of sources and loaders."""
+"""Define items (the images of a source) and the protocol of their loaders."""
 
 import hashlib
 import importlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,32 +33,12 @@ class Item:
 class Loader(Protocol):
     """Reads the images of a source. Safe to share among threads; can be pickled."""
 
-    def load(self, item: Item) -> Image:
-        """Return the image, uint8 (H, W, 3) RGB, upright. Raises ImageError."""
-        ...
-
     def read(self, item: Item) -> tuple[bytes, Image]:
-        """Return the file and its pixels. Raises ImageError."""
+        """Return the file and its pixels, uint8 (H, W, 3) RGB, upright. Raises ImageError."""
         ...
 
     def path(self, item: Item) -> Path | None:
         """Return the file's path on this machine; None if it is elsewhere, or the source may not name it."""
-        ...
-
-
-class Source(Protocol):
-    """A source of images."""
-
-    @property
-    def loader(self) -> Loader: ...
-
-    @property
-    def skipped(self) -> Counter[str]:
-        """Return counts of what `items` has skipped so far, by reason."""
-        ...
-
-    def items(self) -> Iterator[Item]:
-        """Yield all images in a stable order. Raises SourceError."""
         ...
 
 

@@ -68,11 +68,6 @@ def done(rows: Finished) -> Iterator[tuple[Item, Row]]:
     return ((item, row) for item, row in rows() if row["status"] == DONE)
 
 
-def watched(rows: Iterable[tuple[Item, Row]], total: int | None = None) -> Iterable[tuple[Item, Row]]:
-    """Yield the rows, with a progress bar."""
-    return tqdm(rows, "write", total, unit="image", file=sys.stderr, disable=None)
-
-
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Yield a new folder to fill; on success it replaces `path`."""

@@ -83,9 +83,6 @@ class TaskImages:
     def __reduce__(self) -> tuple[type["TaskImages"], tuple[Any, ...]]:
         return TaskImages, self._arguments  # locks cannot be pickled
 
-    def load(self, item: Item) -> Image:
-        return self.read(item)[1]
-
     def read(self, item: Item) -> tuple[bytes, Image]:
         try:
             source = self._config.source(item.data)

@@ -1,18 +1,20 @@
 """Run `vlsam export`: read the tasks of a project, choose one entry of each, and write DEST."""
 
+import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from backend.datasets.batch_command import FETCHERS, failed, prefetch, progress
 from backend.datasets.coco_file import Coco, exact_polygons, images_of, run_lengths
 from backend.datasets.image_copies import size_text
 from backend.datasets.items import Item, Loader, SourceError, need
-from backend.datasets.objects import Object, Objects
+from backend.datasets.objects import Files, Finished, Object, Objects, done, written
 from backend.datasets.parquet_file import Parquet
 from backend.datasets.project_tasks import ProjectTasks, TaskImages
 from backend.datasets.run_state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
@@ -20,9 +22,7 @@ from backend.datasets.summary import Summary
 from backend.datasets.yolo_folder import Yolo
 from backend.export import objects
 from backend.export.masks import Masks
-from backend.export.request import Request
 from backend.export.selection import Selection
-from backend.export.task_list import TaskList
 from backend.labelstudio import bounded_json, labeling_config, tasks
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.labelstudio.region_reading import UNITS, ReadingBudget, TooMuch
@@ -32,6 +32,69 @@ from backend.telemetry.logs import printable, unsigned
 
 SUMMARY = "summary.json"
 TASK_UNITS = 20 * UNITS  # work for the regions of one task: about a minute
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export, with which options, and where to."""
+
+    project: int
+    to: str
+    what: str  # annotations, drafts or predictions
+    model_version: str | None  # of predictions
+    copy_images: bool
+    coco_rle: bool
+    restart: bool
+
+    @classmethod
+    def parse(cls, args: argparse.Namespace) -> "Request":
+        """Parse the command's arguments. Raises SourceError and ValueError."""
+        request = cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__})
+        name = request.name
+        if args.model_version is not None and args.what != "predictions":
+            raise ValueError("--model-version goes with --what predictions")
+        if args.coco_rle and not name.endswith(".coco.json"):
+            raise SourceError("--coco-rle goes with --to NAME.coco.json")
+        if args.copy_images and (
+            name.endswith(".parquet") or (name.endswith(".json") and ".coco." not in name)
+        ):
+            raise SourceError("--copy-images goes with .coco.json, .yolo and a folder of masks")
+        if args.to.startswith("labelstudio://"):
+            raise SourceError(
+                f"--to {args.to}: export writes files; write a .json, and import that into a project"
+            )
+        if not name.strip("."):
+            raise SourceError(f"--to {args.to}: give the name of a file or a folder")
+        return request
+
+    @property
+    def target(self) -> Path:
+        return Path(self.to)
+
+    @property
+    def name(self) -> str:
+        """The name of DEST in lower case, whose suffix chooses the format."""
+        return self.target.name.lower()
+
+
+class TaskList:
+    """A list of tasks as Label Studio imports it, each with its selected entry under `key`."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+
+    def keep(self, entry: Mapping[str, Any]) -> Row:
+        names = ("result", "ground_truth", "lead_time", "score", "model_version")
+        return {"taken": {name: entry[name] for name in names if entry.get(name) is not None}}
+
+    def write(self, rows: Finished, names: Sequence[str]) -> Files:
+        def fill(file: BinaryIO) -> None:
+            file.write(b"[")
+            written(file, ({"data": item.data, self._key: [row["taken"]]} for item, row in done(rows)))
+            file.write(b"\n]\n")
+
+        write(self._path, fill)
+        return Counter()
 
 
 @dataclass(frozen=True)
@@ -98,7 +161,7 @@ class Job:
 
     def _objects(self, item: Item, result: list[Any], destination: Objects) -> Row:
         # If no region contains the image's size, the image is loaded.
-        size = objects.size(result, self.config) or self.source.loader.load(item).shape[:2]
+        size = objects.size(result, self.config) or self.source.loader.read(item)[1].shape[:2]
         height, width = size
         if height * width > self.max_pixels:
             raise TaskError(

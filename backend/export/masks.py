@@ -1,6 +1,7 @@
 """Write a folder of masks: the class of each pixel, and each object separately."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,21 +10,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from tqdm import tqdm
 
 from backend.datasets.file_names import stems
 from backend.datasets.image_copies import Copies
 from backend.datasets.items import Loader, SourceError
-from backend.datasets.objects import (
-    Files,
-    Finished,
-    Objects,
-    beside,
-    done,
-    mask_of,
-    replaced,
-    watched,
-    written,
-)
+from backend.datasets.objects import Files, Finished, Objects, beside, done, mask_of, replaced, written
 from backend.datasets.run_state import Row, state_of, write
 from backend.images import local_files
 from backend.labelstudio.label_colours import colours
@@ -60,7 +52,8 @@ class Masks(Objects):
             (folder / "classes.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8", "replace")
 
             def images() -> Iterator[Any]:
-                for (item, row), stem in zip(watched(done(rows), len(named)), named, strict=True):
+                watched = tqdm(done(rows), "write", len(named), unit="image", file=sys.stderr, disable=None)
+                for (item, row), stem in zip(watched, named, strict=True):
                     image = {
                         "mask": f"{stem}.png",
                         "image": local_files.text(item.address),

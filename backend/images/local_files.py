@@ -8,6 +8,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from model.types import ImageError
 
@@ -16,8 +17,6 @@ IMAGES = (
     ".avif", ".heic", ".heif", ".hif",
 )  # fmt: skip
 REASONS = 100  # counted apart; files may have any suffix
-
-_Identity = tuple[int, int]  # of a file or folder, under whatever name: device and inode
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,13 @@ def chosen(
 
     listing.names.extend(name for name in files if matches(name) and is_image(name))
     if linked := sorted(name for name in links if matches(name) and is_image(name)):
-        seen = {_identity(root + name) for name in listing.names}
+        seen = {identity(root + name) for name in listing.names}
         for name in linked:
-            identity = _identity(root + name)
-            if identity is not None and identity in seen:
+            file = identity(root + name)
+            if file is not None and file in seen:
                 listing.skipped["link to a file that is listed already"] += 1
             else:
-                seen.add(identity)
+                seen.add(file)
                 listing.names.append(name)  # a broken link, too, which then fails with that reason
     listing.names.sort()
     return listing
@@ -136,7 +135,7 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
     files: list[str] = []
     links: list[str] = []
     skipped: Counter[str] = Counter()
-    seen = {_identity(root or ".")}
+    seen = {identity(root or ".")}
 
     def enter(folder: str) -> None:
         waiting = [folder]
@@ -163,11 +162,11 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
         if _is_of_a_run(root + folder):
             skipped["results of an earlier run"] += 1
             return False
-        identity = _identity(root + folder)
-        if identity in seen:
+        entered = identity(root + folder)
+        if entered in seen:
             skipped["folder that is listed already"] += 1
             return False
-        seen.add(identity)
+        seen.add(entered)
         return True
 
     enter("")
@@ -189,8 +188,8 @@ def _is_of_a_run(folder: str) -> bool:
     return kept is not None and os.path.isfile(f"{folder}/{kept}")
 
 
-def _identity(path: str) -> _Identity | None:
-    """Return device and inode of a file or folder; None if the path does not exist."""
+def identity(path: str | Path) -> tuple[int, int] | None:
+    """Return device and inode, the same under any name of a file; None if the path does not exist."""
     try:
         status = os.stat(path)
     except OSError:

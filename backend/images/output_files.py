@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import PngImagePlugin
 
-from backend.images.local_files import text
+from backend.images.local_files import identity, text
 from model.types import ImageError
 
 OURS = "vlsam"  # in a picture's field "Software"
@@ -21,7 +21,7 @@ class Pictures:
     """Names pictures of `images`, whose files are never overwritten."""
 
     def __init__(self, images: Iterable[Path]) -> None:
-        self._images = {identity for path in images if (identity := _identity(path)) is not None}
+        self._images = {identity(path) for path in images} - {None}
         self._given: set[tuple[str, str]] = set()
 
     def name(self, folder: Path, stem: str) -> Path:
@@ -48,7 +48,7 @@ class Pictures:
             return False
         if not os.path.lexists(path):
             return True
-        return not path.is_symlink() and _identity(path) not in self._images and is_ours(path)
+        return not path.is_symlink() and identity(path) not in self._images and is_ours(path)
 
 
 def save(pixels: NDArray[np.uint8], path: Path) -> None:
@@ -68,14 +68,6 @@ def save(pixels: NDArray[np.uint8], path: Path) -> None:
 def _key(path: Path) -> tuple[str, str]:
     """Return a key that is equal for paths that differ only by case."""
     return os.path.realpath(path.parent), unicodedata.normalize("NFC", path.name).casefold()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def is_ours(path: Path) -> bool:

@@ -136,7 +136,7 @@ def fetch(batch: Any, *, loader: Loader) -> Iterator[Any]:
         item = Item(**json.loads(text))
         row: dict[str, Any] = {"item": text}
         try:
-            image = loader.load(item)
+            image = loader.read(item)[1]
         except Exception as error:
             row["reason"] = failed(item, error)["reason"]
         else:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from backend.answers.placement import Labelling, annotation, explained, prediction
 from backend.datasets.coco_file import Coco, polygons, run_lengths
@@ -31,45 +31,6 @@ class Found:
         return [(d, self.labelling.label_of(d.term)) for d in self.detections]
 
 
-class Destination(Protocol):
-    def describe(self, image: Image, found: Found) -> Row:
-        """Return the part of an image's row that holds its detections. Called from the encoding thread."""
-        ...
-
-    def write(self, rows: Finished, names: Sequence[str]) -> Files:
-        """Write everything, atomically. `names` are the labels, in their order."""
-        ...
-
-
-def choose(
-    path: Path, version: str, loader: Loader, *, as_polygons: bool = False, copy: bool = False
-) -> Destination:
-    """Return the destination for a path's suffix.
-
-    `as_polygons` writes COCO's masks as polygons instead of RLE; `copy` copies images for YOLO. `loader` is
-    the source's. Raises SourceError.
-    """
-    name = path.name.lower()
-    if as_polygons and not name.endswith(".coco.json"):
-        raise SourceError("--coco-polygons goes with --to NAME.coco.json")
-    if copy and not name.endswith(".yolo"):
-        raise SourceError("--copy-images goes with --to NAME.yolo")
-    if name.endswith(".coco.json"):
-        info = {"description": "Objects found by VL-SAM for Label Studio", "version": version}
-        return ObjectsFile(Coco(path, info, polygons if as_polygons else run_lengths))
-    if name.endswith(".json"):
-        return ImportList(path, version)
-    if name.endswith(".parquet"):
-        need("pyarrow.parquet", "parquet files")  # before the work, not after
-        return ObjectsFile(Parquet(path, version))
-    if name.endswith(".yolo"):
-        return ObjectsFile(Yolo(path, loader, copy=copy))
-    raise SourceError(
-        f"--to {path}: the name must end in .json (Label Studio), .coco.json, .yolo (a folder) or .parquet, "
-        "or be labelstudio://PROJECT"
-    )
-
-
 class ImportList:
     """A list of tasks with predictions, to import into Label Studio; the same predictions as the server's."""
 
@@ -77,6 +38,7 @@ class ImportList:
         self._path, self._version = path, version
 
     def describe(self, image: Image, found: Found) -> Row:
+        """Return the part of an image's row that holds its detections."""
         content = image_hash(image)
         regions, unmatched = annotation(found.detections, found.labelling, content, self._version)
         terms = list(dict.fromkeys(detection.term for detection in found.detections))
@@ -115,3 +77,35 @@ class ObjectsFile:
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         return self._objects.write(rows, names)
+
+
+Destination = ImportList | ObjectsFile
+
+
+def choose(
+    path: Path, version: str, loader: Loader, *, as_polygons: bool = False, copy: bool = False
+) -> Destination:
+    """Return the destination for a path's suffix.
+
+    `as_polygons` writes COCO's masks as polygons instead of RLE; `copy` copies images for YOLO. `loader` is
+    the source's. Raises SourceError.
+    """
+    name = path.name.lower()
+    if as_polygons and not name.endswith(".coco.json"):
+        raise SourceError("--coco-polygons goes with --to NAME.coco.json")
+    if copy and not name.endswith(".yolo"):
+        raise SourceError("--copy-images goes with --to NAME.yolo")
+    if name.endswith(".coco.json"):
+        info = {"description": "Objects found by VL-SAM for Label Studio", "version": version}
+        return ObjectsFile(Coco(path, info, polygons if as_polygons else run_lengths))
+    if name.endswith(".json"):
+        return ImportList(path, version)
+    if name.endswith(".parquet"):
+        need("pyarrow.parquet", "parquet files")  # before the work, not after
+        return ObjectsFile(Parquet(path, version))
+    if name.endswith(".yolo"):
+        return ObjectsFile(Yolo(path, loader, copy=copy))
+    raise SourceError(
+        f"--to {path}: the name must end in .json (Label Studio), .coco.json, .yolo (a folder) or .parquet, "
+        "or be labelstudio://PROJECT"
+    )

@@ -1,5 +1,6 @@
 """Run `vlsam prelabel`: a source, the models, a destination, and the state of the run."""
 
+import argparse
 import base64
 import heapq
 import json
@@ -13,25 +14,91 @@ from pathlib import Path
 from typing import Any
 
 from backend.datasets.batch_command import progress
-from backend.datasets.items import Item, Source
+from backend.datasets.items import Item, SourceError
 from backend.datasets.project_tasks import ProjectTasks, TaskImages
 from backend.datasets.run_state import SAME, Row, State, StateError, check_target, state_of, write
 from backend.datasets.summary import Summary
 from backend.labelstudio import labeling_config
 from backend.labelstudio.labeling_config import LabelConfig
 from backend.labelstudio.recommended_configs import label_config
-from backend.labelstudio_api.client import StudioClient
+from backend.labelstudio_api.client import StudioClient, project_number
 from backend.prelabel import cluster, contact_sheet, destinations, sources
 from backend.prelabel.annotator import PICTURE, Annotator
 from backend.prelabel.destinations import Destination, ImportList
 from backend.prelabel.project_import import Importer, show_predictions
-from backend.prelabel.request import Request
 from backend.prelabel.run import run
+from backend.prelabel.sources import Folder, Manifest
 from backend.prelabel.tables import scheme_of
 from backend.settings import Settings
 from backend.telemetry.logs import printable, unsigned
 
 SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to label, with which options, and where to."""
+
+    source: str
+    source_project: int | None  # the number, if SOURCE is a project
+    to: str
+    target_project: int | None  # the number, if DEST is a project
+    label_config: str | None  # XML
+    image_prefix: str | None
+    profile: str | None
+    all: bool  # also tasks with a prediction of this model
+    show: bool  # have the project show the predictions
+    coco_polygons: bool
+    copy_images: bool
+    restart: bool
+    limit: int | None
+    shard: tuple[int, int]  # 1-based number, count
+    merge: int | None  # the number of shards to merge
+    ray: str | None  # address of a cluster
+    workers: int | None
+    max_failures: tuple[float, bool] | None  # a number, and whether it is a percentage
+
+    @classmethod
+    def parse(cls, args: argparse.Namespace) -> "Request":
+        """Parse the command's arguments. Raises SourceError and ValueError."""
+        if args.limit is not None and args.limit < 1:
+            raise ValueError("--limit must be 1 or more")
+        if args.workers is not None and (args.workers < 1 or not args.ray):
+            raise ValueError("--workers must be 1 or more, and goes with --ray")
+        source_project, target_project = project_number(args.source), project_number(args.to)
+        if target_project is None:
+            if args.show:
+                raise SourceError("--show goes with --to labelstudio://N")
+        elif source_project != target_project:
+            raise SourceError(
+                f"predictions for {args.to} need its tasks as SOURCE; for images that are no tasks yet "
+                "write a .json and import it"
+            )
+        elif args.coco_polygons or args.copy_images:
+            raise SourceError("--coco-polygons and --copy-images go with files, not with a project")
+        if source_project is not None and args.image_prefix is not None:
+            raise SourceError("--image-prefix goes with a folder or URIs; tasks have their addresses")
+        xml = _read_config(args.label_config) if args.label_config else None
+        options = {name: getattr(args, name) for name in cls.__dataclass_fields__ if hasattr(args, name)}
+        parsed = {
+            "source_project": source_project,
+            "target_project": target_project,
+            "label_config": xml,
+            "shard": args.shard or (1, 1),
+        }
+        return cls(**{**options, **parsed})
+
+    @property
+    def target(self) -> Path:
+        """Return DEST; for a project the path beside which its state is kept."""
+        return Path(self.to if self.target_project is None else f"labelstudio-{self.target_project}")
+
+
+def _read_config(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--label-config {path} cannot be read: {error}") from None
 
 
 def main(request: Request) -> int:
@@ -42,6 +109,9 @@ def main(request: Request) -> int:
     job = Job.of(request, Settings.from_env())
     summary = _merge(job) if request.merge is not None else _run(job)
     return _status(summary, request.max_failures)
+
+
+Source = Folder | Manifest | ProjectTasks
 
 
 @dataclass(frozen=True)
@@ -224,7 +294,7 @@ def _label(
         else:
             run(
                 state.pending(),
-                load=partial(annotator.fetch, loader.load),
+                load=partial(annotator.fetch, lambda item: loader.read(item)[1]),
                 annotate=partial(annotator.annotate, annotator.load()),
                 describe=partial(annotator.describe, sampled=sampled),
                 save=save,

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import fsspec
 
 from backend.datasets.file_names import image_name
-from backend.datasets.items import Item, Loader, Source, SourceError, digest, stamp
+from backend.datasets.items import Item, Loader, SourceError, digest, stamp
 from backend.images import local_files
 from backend.images.errors import Refused
 from backend.images.http_url import shown
@@ -51,28 +51,6 @@ _FACTS = [
 _CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::http://...
 
 
-def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Source:
-    """Return the source for an argument: a manifest if it has such a suffix, else a folder, glob or URI.
-
-    Raises SourceError.
-    """
-    if source.lower().startswith("file://"):
-        source = source[len("file://") :]
-    scheme = scheme_of(source)
-    if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):
-        raise SourceError(f"{source}: addresses of several file systems (::) are not supported")
-    if source.lower().endswith(MANIFESTS) and not os.path.isdir(source):
-        if prefix is not None:
-            raise SourceError("--image-prefix goes with a folder or URIs; a manifest has its own addresses")
-        files = Files(settings.images, settings.label_studio)
-        loader = Embedded(source, image_key, files) if source.lower().endswith(".parquet") else files
-        return Manifest(source, loader, image_key)
-    # The command line may name any file system.
-    schemes = STORAGES | ({scheme} if scheme else set())
-    files = Files(settings.images, settings.label_studio, schemes)
-    return Folder(source, files, image_key, prefix)
-
-
 class Files:
     """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes."""
 
@@ -90,9 +68,6 @@ class Files:
 
     def __reduce__(self) -> tuple[type["Files"], tuple[Any, ...]]:
         return Files, self._arguments  # locks cannot be pickled
-
-    def load(self, item: Item) -> Image:
-        return self.read(item)[1]
 
     def path(self, item: Item) -> Path | None:
         is_file = scheme_of(item.address) is None and os.path.isfile(item.address)
@@ -352,9 +327,6 @@ class Embedded:
     def __reduce__(self) -> tuple[type["Embedded"], tuple[str, str, Files]]:
         return Embedded, (self._source, self._column, self._files)
 
-    def load(self, item: Item) -> Image:
-        return self.read(item)[1]
-
     def path(self, item: Item) -> Path | None:
         return self._files.path(item) if item.place is None else None
 
@@ -388,3 +360,25 @@ def _short(address: str) -> str:
     if len(address) <= LONGEST_KEY:
         return address
     return "hash:" + hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Folder | Manifest:
+    """Return the source for an argument: a manifest if it has such a suffix, else a folder, glob or URI.
+
+    Raises SourceError.
+    """
+    if source.lower().startswith("file://"):
+        source = source[len("file://") :]
+    scheme = scheme_of(source)
+    if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):
+        raise SourceError(f"{source}: addresses of several file systems (::) are not supported")
+    if source.lower().endswith(MANIFESTS) and not os.path.isdir(source):
+        if prefix is not None:
+            raise SourceError("--image-prefix goes with a folder or URIs; a manifest has its own addresses")
+        files = Files(settings.images, settings.label_studio)
+        loader = Embedded(source, image_key, files) if source.lower().endswith(".parquet") else files
+        return Manifest(source, loader, image_key)
+    # The command line may name any file system.
+    schemes = STORAGES | ({scheme} if scheme else set())
+    files = Files(settings.images, settings.label_studio, schemes)
+    return Folder(source, files, image_key, prefix)

@@ -100,7 +100,7 @@ def copied(data: bytes, loader: Files, folder: Path) -> tuple[str, Path, Image]:
     source = folder.parent / "source"
     source.write_bytes(data)
     item = Item("key", str(source), {})
-    image = loader.load(item)
+    image = loader.read(item)[1]
     came = Copies(loader, folder.parent / "kept").put(item, image_hash(image), folder, "x.y")
     (copy,) = folder.iterdir()
     assert copy.name.startswith("x.y.")
@@ -143,7 +143,7 @@ def test_links_lead_to_files_that_trainers_read(loader: Files, folder: Path) -> 
     assert linked == {*KEPT, "turned jpeg", "turned png", "palette"}  # which OpenCV reads right
     for path in folder.iterdir():
         assert path.read_bytes() == (folder.parent / path.stem).read_bytes()
-        assert np.abs(seen(path).astype(int) - loader.load(Item("", str(path.resolve()), {}))).max() <= 3
+        assert np.abs(seen(path).astype(int) - loader.read(Item("", str(path.resolve()), {}))[1]).max() <= 3
     assert said["gif"] == "not linked, since trainers do not read GIF (--copy-images converts them)"
     away = link(Item("a", "https://host.example/a.png", {}), loader, folder, "a")
     assert away == "not linked, since they are not on this machine (--copy-images fetches them)"
@@ -164,7 +164,7 @@ def test_an_image_of_which_the_size_alone_is_known_is_copied_if_it_has_that(
 def test_another_image_than_was_labelled_is_not_copied(loader: Files, folder: Path) -> None:
     save_image(folder.parent / "a.png", 1)
     item = Item("a", str(folder.parent / "a.png"), {})
-    before = image_hash(loader.load(item))
+    before = image_hash(loader.read(item)[1])
     save_image(folder.parent / "a.png", 2)
     copies = Copies(loader, folder.parent / "kept")
     assert copies.put(item, before, folder, "a") == "not copied: The image is another one than was labelled."

@@ -84,7 +84,7 @@ def test_predictions_are_those_of_the_server(prelabel: Run, photos: Path, tmp_pa
     settings = Settings()
     version = settings.version(settings.models.select())
     source = sources.choose(str(photos / "c.png"), settings, image_key="image", prefix=None)
-    pixels = source.loader.load(*source.items())
+    pixels = source.loader.read(*source.items())[1]
     found_in_it = Model().annotate(pixels)
     regions, unmatched = annotation(
         found_in_it, Labelling(labeling_config.parse(CONFIG)), image_hash(pixels), version

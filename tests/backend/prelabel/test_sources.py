@@ -29,7 +29,7 @@ def items(source: str, prefix: str | None = None, key: str = "image") -> list[It
 
 def red(source: str, item: Item, settings: Settings | None = None) -> int:
     chosen = sources.choose(source, settings or Settings(), image_key="image", prefix=None)
-    return int(chosen.loader.load(item)[0, 0, 0])
+    return int(chosen.loader.read(item)[1][0, 0, 0])
 
 
 def test_a_folder_as_it_was_given(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,12 +285,12 @@ def test_parquet_with_the_images_inside(photos: Path, tmp_path: Path) -> None:
     ]
     assert source.skipped == {"column of bytes, which no task can hold: mask": 1}
     loader = pickle.loads(pickle.dumps(source.loader))  # as for the workers of a cluster
-    assert [int(loader.load(item)[0, 0, 0]) for item in found[:3]] == [1, 2, 3]
+    assert [int(loader.read(item)[1][0, 0, 0]) for item in found[:3]] == [1, 2, 3]
     assert loader.read(found[0])[0] == data[0]
     assert loader.path(found[0]) is None
     for item, why in ((found[3], "no image address"), (found[4], "text where an image should be")):
         with pytest.raises(ImageError, match=why):
-            loader.load(item)
+            loader.read(item)[1]
 
 
 def test_parquet_with_a_column_of_bytes(photos: Path, tmp_path: Path) -> None:
@@ -301,12 +301,12 @@ def test_parquet_with_a_column_of_bytes(photos: Path, tmp_path: Path) -> None:
         source = sources.choose(str(tmp_path / "b.parquet"), Settings(), image_key="photo", prefix=None)
         found = list(source.items())
         assert [item.key for item in found] == ["row 1", "row 2", "row 3"]
-        assert [int(source.loader.load(item)[0, 0, 0]) for item in found] == [1, 2, 3]
+        assert [int(source.loader.read(item)[1][0, 0, 0]) for item in found] == [1, 2, 3]
     small = sources.choose(
         str(tmp_path / "b.parquet"), settings_with(max_image_bytes=20), image_key="photo", prefix=None
     )
     with pytest.raises(ImageError, match="more than 20 bytes"):
-        small.loader.load(next(small.items()))
+        small.loader.read(next(small.items()))[1]
 
 
 def test_uris_of_other_file_systems(photos: Path) -> None:

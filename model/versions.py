@@ -17,7 +17,9 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
     `more` is what else decides them. Of weights on the hub that are not on this machine yet, the small files
     are fetched. Raises ModelLoadError where that fails.
     """
-    digest = hashlib.sha256(repr(options or Options()).encode())
+    # Options that were renamed keep their first names here, so that a new release keeps the versions.
+    named = repr(options or Options()).replace("remote_vlm=", "listing=").replace("RemoteVLM(", "Endpoint(")
+    digest = hashlib.sha256(named.encode())
     digest.update(repr((profile.dtype, profile.quantization, profile.pixels, *more)).encode())
     for name, remote in ((profile.vlm, not is_local(profile.vlm)), _sam(profile)):
         digest.update(_identity(name, profile.folder, remote=remote))

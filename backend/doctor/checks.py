@@ -6,6 +6,7 @@ Label Studio 1.23.2 shows its users no error of an ML backend. Its answer in eac
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -269,6 +270,7 @@ def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
 
 def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
     """Check the server at a URL, and that it runs the model version of the connected backend."""
+    of_server, of_model = partial(Finding, "server"), partial(Finding, "model")
     started = time.monotonic()
     try:
         answer = connections.request(
@@ -280,40 +282,35 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
         reason = connections.distrust(error) or type(error).__name__
         problem = f"No vlsam answers at {url} from here ({reason})."
         if connected:
-            yield Finding("server", SKIPPED, f"{problem} Label Studio reaches it.")
+            yield of_server(SKIPPED, f"{problem} Label Studio reaches it.")
         else:
-            yield Finding(
-                "server", FAILED, problem, "start `vlsam serve`, or give its address: --backend-url"
-            )
+            yield of_server(FAILED, problem, "start `vlsam serve`, or give its address: --backend-url")
         yield _weights(settings.models)
         return
     seconds = time.monotonic() - started
     if seconds > HEALTH_S:
-        yield Finding(
-            "server",
+        yield of_server(
             FAILED,
             f"{url}/health took {seconds:.1f} s, and Label Studio waits {HEALTH_S:.0f} s.",
             "give the machine fewer other things to do, or raise ML_TIMEOUT_HEALTH of Label Studio",
         )
     else:
-        yield Finding("server", OK, f"vlsam answers at {url}.")
+        yield of_server(OK, f"vlsam answers at {url}.")
     theirs = connected.get("model_version", version)
     if theirs != version:
-        yield Finding(
-            "model",
+        yield of_model(
             FAILED,
             f"The server runs {version}, the project has {theirs}.",
             "two servers share the address, or one was just restarted: load the Data Manager again",
         )
     if state == "failed":
-        yield Finding("model", FAILED, f"{version} could not be loaded.", "the server's log says why")
+        yield of_model(FAILED, f"{version} could not be loaded.", "the server's log says why")
     elif state == "loading":
-        yield Finding("model", NOTE, f"{version} is still loading.", "wait; the server's log tells")
+        yield of_model(NOTE, f"{version} is still loading.", "wait; the server's log tells")
     else:
-        yield Finding("model", OK, f"{version} is loaded.")
+        yield of_model(OK, f"{version} is loaded.")
     if str(version).startswith("vlsam-builtin-"):
-        yield Finding(
-            "model",
+        yield of_model(
             NOTE,
             "The weights that ship know 40 drawn objects and nothing of photographs.",
             "start `vlsam serve` with VLSAM_PROFILE=gpu-8g, gpu-24g or gpu-80g",
@@ -329,12 +326,8 @@ def _weights(models: ModelSettings) -> Finding:
         what, _, cure = str(error).partition(": ")
         return Finding("model", FAILED, f"{what}.", cure)
     if missing:
-        return Finding(
-            "model",
-            FAILED,
-            f"{', '.join(missing)}: not on this machine.",
-            "run `vlsam download`, or correct VLSAM_VLM and VLSAM_SAM",
-        )
+        cure = "run `vlsam download`, or correct VLSAM_VLM and VLSAM_SAM"
+        return Finding("model", FAILED, f"{', '.join(missing)}: not on this machine.", cure)
     return Finding("model", OK, f"The weights of {profile.name} are on this machine.")
 
 

@@ -1,6 +1,7 @@
 """Check a project's labeling config: its labels, its clicks, and the exports that hold its regions."""
 
 from collections.abc import Collection, Iterator
+from functools import partial
 
 from backend.doctor.finding import NOTE, OK, Finding
 from backend.labelstudio import labeling_config
@@ -17,38 +18,33 @@ _HELD = {
 # The exports that it offers for a tag, whether they hold its regions or not.
 _OFFERED = {**_HELD, "Brush": _HELD["BrushLabels"]}
 
+ok, note = partial(Finding, "config", OK), partial(Finding, "config", NOTE)
+
 
 def config_findings(config: labeling_config.LabelConfig) -> Iterator[Finding]:
     known = {label.value: None for control in config.predicted for label in control.labels}
     own = any(control.labels_key is not None for control in config.outputs)
     outputs = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
-    yield Finding("config", OK, f"Regions go to {outputs}.")
+    yield ok(f"Regions go to {outputs}.")
     each = ", and each task brings its own" if own else ""
-    yield Finding("config", OK, f"{len(known)} labels: {', '.join(known) or '-'}{each}.")
+    yield ok(f"{len(known)} labels: {', '.join(known) or '-'}{each}.")
     prompts = ", ".join(f"{control.tag} {control.name!r}" for control in config.prompts)
     if not prompts:
-        yield Finding(
-            "config",
-            NOTE,
+        yield note(
             "There is nothing to click with.",
             'add <KeyPoint name="click" toName="..." smart="true" smartOnly="true"/>, as `vlsam config` does',
         )
         return
-    yield Finding("config", OK, f"Clicks and boxes come from {prompts}.")
+    yield ok(f"Clicks and boxes come from {prompts}.")
     idle = ", ".join(f"{control.tag} {control.name!r}" for control in config.idle)
     if idle:
-        yield Finding(
-            "config",
-            NOTE,
-            f"Auto-Detect offers {idle}, too, whose smart tool sends nothing.",
-            'give it smart="false"',
+        yield note(
+            f"Auto-Detect offers {idle}, too, whose smart tool sends nothing.", 'give it smart="false"'
         )
     clickable = {label.value: None for control in config.prompts for label in control.labels}
     lost = [label for label in clickable if config.label_control(label) is None]
     if lost and not own:
-        yield Finding(
-            "config",
-            NOTE,
+        yield note(
             f"A click with {', '.join(lost)} is not answered: no control takes regions of that label.",
             "add these labels to an output control as well",
         )
@@ -59,9 +55,7 @@ def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[s
     cure = "`vlsam export` writes all of any config; `vlsam config` prints one whose exports hold the regions"
     drawn = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
     if len(data_keys) > 1:
-        return Finding(
-            "config",
-            NOTE,
+        return note(
             f"Label Studio exports this config to JSON and CSV alone, for its tags show {len(data_keys)} "
             f"values: {', '.join(sorted(data_keys))}.",
             f"give a <Text> that only holds a control the value of the image; {cure}",
@@ -85,9 +79,7 @@ def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[s
             "config", status, f"Of Label Studio's exports of {drawn}: {right}.", "" if good else cure
         )
     why = f" because of KeyPointLabels {points[0].name!r}" if spoiled else ""
-    return Finding(
-        "config",
-        NOTE,
+    return note(
         f"Label Studio's exports to {', '.join(bad)} are empty or call everything `default`{why}. "
         f"Of {drawn}: {right}.",
         cure,

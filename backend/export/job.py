@@ -36,7 +36,7 @@ TASK_UNITS = 20 * UNITS  # work for the regions of one task: about a minute
 
 @dataclass(frozen=True)
 class Request:
-    """What to export, with which options, and where to."""
+    """The project to export, the options, and the destination."""
 
     project: int
     to: str

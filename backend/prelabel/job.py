@@ -37,7 +37,7 @@ SHEET, LABELS, SUMMARY = "sheet.html", "labels.xml", "summary.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What to label, with which options, and where to."""
+    """The images to label, the options, and the destination."""
 
     source: str
     source_project: int | None  # the number, if SOURCE is a project

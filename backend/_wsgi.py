@@ -1,4 +1,4 @@
-"""Entry point of gunicorn, under the name that Label Studio's ecosystem expects.
+"""Start the server with gunicorn, under the module name that Label Studio's tools expect.
 
 gunicorn backend._wsgi:app        or, from this folder, gunicorn _wsgi:app
 python backend/_wsgi.py --port 9090        which is also what `label-studio-ml start backend` runs
@@ -38,8 +38,8 @@ GRACE_SECONDS = 8
 def serve(host: str, port: int, settings: Settings) -> None:
     """Serve until a signal ends the process. Raises ModelLoadError for an unknown profile.
 
-    Workers are forked before anything is loaded, since CUDA does not survive a fork. No worker is killed for
-    being slow: predictions have deadlines.
+    Workers are forked before anything is loaded, since CUDA does not survive a fork. Workers have no
+    timeout, since predictions have deadlines.
     """
     logs.configure(settings.log.level, settings.secrets)
     announce(settings)
@@ -99,7 +99,7 @@ def _end_in_time(_: Any) -> None:
 
 
 class _Log(Logger):  # type: ignore[misc]
-    """Send gunicorn's own lines to the root logger, in the common format."""
+    """A gunicorn logger that writes to the root logger, in the common format."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)

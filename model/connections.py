@@ -1,4 +1,4 @@
-"""Certificate authorities and proxies: one set of rules for every HTTP client here.
+"""Apply one set of rules for certificate authorities and proxies to every HTTP client.
 
 REQUESTS_CA_BUNDLE names the certificate authorities to trust, instead of those of a client's library.
 HTTP_PROXY and HTTPS_PROXY name the proxy for addresses of that scheme, ALL_PROXY the default for both.
@@ -75,7 +75,7 @@ def _is_exempt(host: str, port: int, no_proxy: str) -> bool:
 
 
 def advise_other_libraries() -> None:
-    """Adapt libraries that read the environment themselves to these rules, as far as they allow.
+    """Apply these rules to libraries that read the environment themselves, as far as possible.
 
     For fsspec's http and https, aiohttp gets the bundle and reads the proxy variables; boto reads both by
     itself. Add loopback to this process's NO_PROXY for them.
@@ -108,7 +108,7 @@ def context(bundle: str) -> ssl.SSLContext:
 
 
 def distrust(error: BaseException) -> str:
-    """Explain a certificate error, as a predicate of its server, with what to do; "" for other errors."""
+    """Describe a certificate error and its cure, to follow the server's name; "" for other errors."""
     for cause in _causes(error):
         # aiohttp has an error of this kind that wraps another one.
         if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_code"):
@@ -121,7 +121,7 @@ def distrust(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all its causes, in every way that libraries wrap them."""
+    """Yield an error and all its causes, however libraries wrap them."""
     pending, seen = [error], set[int]()
     while pending:
         cause = pending.pop()

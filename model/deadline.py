@@ -1,4 +1,4 @@
-"""The moment by which a request must be answered."""
+"""Define the deadline of a request."""
 
 import threading
 import time

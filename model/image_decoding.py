@@ -77,7 +77,7 @@ def _checked(pixels: NDArray[Any]) -> Image:
 
 
 def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
-    """Return the pixels of a Pillow image, which itself stays as it is."""
+    """Return the pixels of a Pillow image without changing it."""
     _check_size(image, max_pixels, "max_pixels")
     try:
         raw = _raw_mode(image)
@@ -236,7 +236,7 @@ def _is_heic(data: bytes) -> bool:
 
 
 def _not_an_image(data: bytes) -> str:
-    """Return why Pillow knows no format for these bytes."""
+    """Return why Pillow cannot identify these bytes."""
     if data[:4] == b"\x00\x05\x16\x07":
         return "The file holds no picture: it is what macOS keeps beside another file (AppleDouble)."
     start = data[:200].lstrip().lower()

@@ -1,4 +1,4 @@
-"""What to ask the VLM, how to locate the answers, and what to keep: `Options`."""
+"""Define `Options`: questions for the VLM, the localizer, and the filters of detections."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +18,7 @@ ASK = ("ask",)  # in place of questions: the VLM proposes them
 
 @dataclass(frozen=True)
 class Options:
-    """How to annotate: the paper's settings, or measured values where it gives none (docs/decisions)."""
+    """Options of an annotation. Defaults are the paper's, or else measured (docs/decisions)."""
 
     questions: tuple[str, ...] = ("List all objects in the image.",)  #: all are asked about each view; or ASK
     #: The names given to `annotate`: "open" ignores them, "project" asks for these only, "both" asks each

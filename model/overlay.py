@@ -66,7 +66,7 @@ def draw(image: ImageLike, detections: Sequence[Detection]) -> Image:
 
 
 def colour_of(term: str) -> Colour:
-    """A bright colour for a term, the same on every machine."""
+    """Return a bright colour for a term, the same on every machine."""
     hue = (sum((i + 1) * ord(c) for i, c in enumerate(term)) * 0.61803) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
@@ -105,7 +105,7 @@ def _caption(
 
 
 def heat(image: Image, attention: NDArray[np.float32], title: str = "") -> Image:
-    """The image under a map (rows, columns) of 0..1: grey where it is low, through red to yellow."""
+    """Draw a map (rows, columns) of 0..1 over the image: grey where it is low, through red to yellow."""
     height, width = image.shape[:2]
     strength = cv2.resize(attention, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     colour = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_HOT)[..., ::-1]
@@ -123,7 +123,7 @@ def heat(image: Image, attention: NDArray[np.float32], title: str = "") -> Image
 
 
 def tiled(pictures: Sequence[Image], columns: int) -> Image:
-    """Pictures of one size (H, W, 3) as a sheet, row by row; the rest stays white."""
+    """Join pictures of one size (H, W, 3) to a sheet, row by row; the rest stays white."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""VL-SAM from top to bottom.
+"""Run VL-SAM: the public class `VLSAM`.
 
 Ask the VLM for the objects, read its attention for each name, prompt SAM there, refine, suppress duplicates.
 """
@@ -39,7 +39,7 @@ def prefetch_answers(
     """Prefetch the remote VLM's answers for each view of an image, so that the GPU does not wait for it.
 
     Returns:
-        What `VLSAM.annotate` takes as `remote_answers`; None if the options name no remote VLM.
+        The argument `remote_answers` of `VLSAM.annotate`; None if the options name no remote VLM.
 
     Raises:
         RemoteVLMError: there is no usable answer before the deadline.
@@ -113,8 +113,8 @@ class VLSAM:
                 know 40 drawn objects only.
             device: "auto", "cpu", "cuda", "cuda:1", "mps", or a device map of transformers.
             options: how the models are used.
-            version: names what decides the results, in place of a name made of profile and options.
-            on_cut: is called when an answer of the VLM reaches its maximum length before its end.
+            version: the version of the detections; by default a name made of profile and options.
+            on_cut: called when an answer of the VLM is cut at its maximum length.
 
         Raises:
             ModelLoadError: there is no such profile, or weights are missing, corrupt or unusable.
@@ -245,7 +245,7 @@ class VLSAM:
         embedding: Embedding | None = None,
         level: Level = "auto",
     ) -> list[Detection]:
-        """Find and mask what a phrase names, such as "the red car on the left".
+        """Find and mask the objects of a phrase, such as "the red car on the left".
 
         Look at the whole image only, because "left" means its left.
 
@@ -341,7 +341,7 @@ class VLSAM:
 
         Returns:
             float32 (terms, names), the cosine of mean token embeddings, -1 to 1. It reflects spelling and
-            common company, not the meaning in a sentence. 0 for a name without tokens.
+            co-occurrence, not the meaning in a sentence. 0 for a name without tokens.
         """
         vectors = self.vlm.embeddings([*terms, *names])
         return np.asarray(vectors[: len(terms)] @ vectors[len(terms) :].T)
@@ -352,7 +352,7 @@ class VLSAM:
         Args:
             embedding: the result of `encode`; an image is encoded first.
             prompt: in pixels of the image. Every click ends up on its side of the mask.
-            level: "whole", "part" or "subpart" of what is clicked at; "auto" takes the surest.
+            level: "whole", "part" or "subpart" of the object; "auto" takes the highest predicted IoU.
 
         Returns:
             A detection without a term. An empty mask has the score 0.

@@ -1,4 +1,4 @@
-"""Profiles: which weights to load, and how."""
+"""Define the profiles: names for sets of weights and their precision."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ SAM_2_1 = "facebook/sam2.1-hiera-large@665f8e2ad61cf5f53d65644ff27c8ee525124610"
 
 @dataclass(frozen=True)
 class Profile:
-    """Which weights to load, and how.
+    """A set of weights to load, with device and precision.
 
     Example:
         >>> from dataclasses import replace
@@ -65,7 +65,7 @@ PROFILES = {
 
 
 def choose(name: str = "builtin", **changes: Any) -> Profile:
-    """Return a profile by name, with the fields that `changes` gives in place of its own.
+    """Return a profile by name, with fields replaced by `changes`.
 
     Raises:
         ModelLoadError: no profile has that name.

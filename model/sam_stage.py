@@ -1,4 +1,4 @@
-"""SAM's half of VL-SAM: from attention maps, boxes or noun phrases to the masks of instances."""
+"""Run SAM's half of VL-SAM: turn attention maps, boxes or noun phrases into masks of instances."""
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from model.vlm_stage import TermMap
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """A mask with the prompt that gives it."""
+    """A mask, and the prompt that produced it."""
 
     mask: Mask
     prompt: Prompt  # of a noun phrase's instance: the mask's box
@@ -46,7 +46,7 @@ class InstanceSearch:
     options: Options
 
     def from_maps(self, term_maps: Sequence[TermMap]) -> list[tuple[TermMap, Instance]]:
-        """Return what the maps show, term by term.
+        """Return the instances in the map of each term.
 
         All searches advance together, so that one call of the decoder takes a prompt of each.
         """

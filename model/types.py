@@ -1,4 +1,4 @@
-"""The types that all of `model` shares with its callers, and its errors."""
+"""Define the types that `model` shares with its callers, and its errors."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -25,7 +25,7 @@ class ModelLoadError(VLSAMError):
 
 
 class AttentionError(VLSAMError):
-    """A model lacks what the attention flow needs."""
+    """A model does not support the attention flow."""
 
 
 class GroundingError(VLSAMError):
@@ -41,7 +41,7 @@ class ImageError(VLSAMError):
 
 
 class ImageRefused(VLSAMError):
-    """A model does not take an image, mostly for its shape."""
+    """A model cannot process an image, mostly because of its shape."""
 
 
 class PromptError(VLSAMError, ValueError):
@@ -58,7 +58,7 @@ def first_line(error: Exception) -> str:
 
 
 def refused(model: str, image: Image, reason: str) -> ImageRefused:
-    """Return the error of an image that `model` does not take."""
+    """Return the error for an image that `model` cannot process."""
     height, width = image.shape[:2]
     return ImageRefused(f"{model} does not take an image of {width} x {height} pixels: {reason}")
 
@@ -73,7 +73,7 @@ def _no_labels() -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What the segmenter is given, in pixels of the image: at least one point, or a box.
+    """A prompt for the segmenter, in pixels of the image: at least one point, or a box.
 
     Example:
         >>> Prompt.of((120, 80, 1), (10, 20, 0), box=(90, 50, 200, 180)).labels.tolist()
@@ -134,7 +134,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Why a detection exists."""
+    """The origin of a detection: question, view, prompt, scores and model version."""
 
     #: the question to the VLM; "" for a person's prompt
     question: str

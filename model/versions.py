@@ -1,4 +1,4 @@
-"""Version names for what decides results: options, weights and how they are loaded. Loads no weights."""
+"""Name the model version: a hash of options, weights and how they are loaded. Loads no weights."""
 
 import hashlib
 from pathlib import Path
@@ -12,10 +12,10 @@ from model.weights.sam_checkpoints import CHECKPOINTS
 
 
 def version_of(profile: Profile, options: Options | None = None, *more: str) -> str:
-    """A name for what decides the results, from settings and file identities; loads no weights.
+    """Return the model version, which is equal for equal results. Load no weights.
 
-    `more` is what else decides them. Of weights on the hub that are not on this machine yet, the small files
-    are fetched. Raises ModelLoadError where that fails.
+    It is made of settings, file identities and `more`, other values that affect results. For weights on the
+    hub that are not on this machine, fetch only the small files. Raises ModelLoadError if that fails.
     """
     # Options that were renamed keep their first names here, so that a new release keeps the versions.
     named = repr(options or Options()).replace("remote_vlm=", "listing=").replace("RemoteVLM(", "Endpoint(")
@@ -30,9 +30,9 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
 
 
 def segmenter_version_of(profile: Profile, options: Options | None = None) -> str:
-    """The same for what decides an embedding: the segmenter alone, so that another VLM keeps them.
+    """Return the version of embeddings. It depends on the segmenter alone, so that another VLM keeps them.
 
-    By concept an embedding holds more, which one made for clicks alone lacks.
+    The localizer `concept` has a version of its own, since its embeddings contain more.
     """
     concepts = options is not None and options.localizer == "concept"
     name, remote = _sam(profile)
@@ -41,15 +41,15 @@ def segmenter_version_of(profile: Profile, options: Options | None = None) -> st
 
 
 def _sam(profile: Profile) -> tuple[str, bool]:
-    """The segmenter's name, and whether it is a hub id. Published checkpoints are known by their names."""
+    """Return the segmenter's name, and whether it is a hub id."""
     name = profile.sam
     return name, is_remote_sam(name) and name not in CHECKPOINTS
 
 
 def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
-    """Of weights given as a hub id (`remote`), a file, a folder or a name.
+    """Return the identity of weights given as a hub id (`remote`), a file, a folder or a name.
 
-    Trained anew, files keep their name and size, so what is in them counts as well.
+    It includes the content, since retrained files keep their name and size.
     """
     if remote:
         return hashlib.sha256(repr(sorted(hub.file_digests(name, folder).items())).encode()).digest()

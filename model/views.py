@@ -1,4 +1,4 @@
-"""Views: the parts of an image that are annotated on their own, and the way back to its pixels.
+"""Split an image into views that are annotated separately, and map detections back to the image.
 
 VL-SAM section 3.5, after SPHINX (arXiv 2311.07575): a VLM sees small objects better in a
 quarter of the image.

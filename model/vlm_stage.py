@@ -1,4 +1,4 @@
-"""The VLM's half of VL-SAM: ask, read the terms of the answer, and map where the model looked for each."""
+"""Run the VLM's half of VL-SAM: ask, parse the terms of the answer, and map the attention of each."""
 
 import logging
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class TermMap:
 
 @dataclass(frozen=True, eq=False)
 class Localizer:
-    """Finds what the VLM names in an image, and where it looks for it."""
+    """Finds the objects that the VLM names in an image, with attention maps or boxes."""
 
     vlm: VLM
     options: Options
@@ -72,10 +72,10 @@ class Localizer:
         ]
 
     def locate_phrase(self, image: Image, phrase: str) -> list[TermMap]:
-        """Return the maps of what a person's phrase names; none where the VLM says that it is not there.
+        """Return the maps of the nouns of a phrase; none if the VLM answers that they are absent.
 
-        The phrase stands in the question and again in a forced answer, so that the rows of its noun have
-        seen all of it, also "on the left" that follows the noun.
+        The phrase is in the question and again in a forced answer. So the attention of its noun covers the
+        whole phrase, including an "on the left" after the noun.
 
         Raises PromptError for a phrase without words, or with more than MAX_PHRASE characters.
         """
@@ -109,7 +109,7 @@ class Localizer:
         ]
 
     def boxes(self, image: Image, names: Sequence[str]) -> list[NamedBox]:
-        """Return the boxes that the VLM writes, of the names or, without any, of all objects.
+        """Return the boxes that the VLM writes: of the names, or of all objects if there are no names.
 
         Raises GroundingError where only boxes are wanted and the answer has none.
         """
@@ -132,7 +132,7 @@ class Localizer:
         )
 
     def _presence(self, image: Image, terms: Sequence[Term]) -> dict[str, float]:
-        """Return each term's probability of being there; empty if the options do not check it."""
+        """Return each term's probability of presence; empty if the options do not check it."""
         if not self.options.presence or not terms:
             return {}
         names = [term.text for term in terms]

@@ -38,7 +38,7 @@ def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Predi
             predictions.append(annotate(access, task, batch.config, deadline, budget)[0])
         except Late:
             access.count("Late")
-            log.warning("Out of time: %d of %d tasks are left.", *_left(batch, predictions))
+            log.warning("Out of time: %d of %d tasks are not annotated.", *_left(batch, predictions))
             break
         except (TaskError, ImageError, VLSAMError) as error:
             access.count(type(error).__name__)
@@ -91,7 +91,7 @@ def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
     except Exception:
         access.count(UNEXPECTED)
         log.exception("Task %s failed.", task.name)
-        answer = prediction([], version, reason="The server failed; its log says why.")
+        answer = prediction([], version, reason="The server failed; see its log.")
     else:
         answer = {**predicted, **seen}
     return {**answer, "on_open": access.resources.settings.answers.on_open, "log": logs.place()}

@@ -90,7 +90,7 @@ def _answer(access: Access, interaction: Interaction, deadline: Deadline) -> Pre
     except (Unanswerable, TooMuch, TaskError, ImageError, VLSAMError) as error:
         error_name, reason = type(error).__name__, str(error)
     except Exception as error:
-        error_name, reason, level = UNEXPECTED, "The server failed; its log says why.", logging.ERROR
+        error_name, reason, level = UNEXPECTED, "The server failed; see its log.", logging.ERROR
         unexpected = error
     finally:
         budget.log_unread(interaction.task.name, "the answer does not consider them")

@@ -1,1 +1,1 @@
-"""The command line: what each command takes."""
+"""Parse the command line, one module per command."""

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"vlsam: skipped: {count} x {as_line(reason)}", file=sys.stderr)
     if reduced:
         print(
-            f"vlsam: {reduced} of {len(items)} images were seen in half their size, for want of memory: "
+            f"vlsam: {reduced} of {len(items)} images were reduced to half their size to save memory: "
             "small objects may be missing",
             file=sys.stderr,
         )

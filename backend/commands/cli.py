@@ -1,4 +1,4 @@
-"""The command `vlsam`: its subcommands, and what each prints and returns when it fails."""
+"""Run the command `vlsam` and its subcommands. Turn errors into one line and an exit status."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Image files of `vlsam annotate` and `vlsam segment`: list and read them, write JSON, overlays and maps."""
+"""List and read the images of `vlsam annotate` and `vlsam segment`. Write JSON, overlays and maps."""
 
 import json
 import os
@@ -26,12 +26,12 @@ from model.vlm_stage import TermMap
 
 
 def as_line(value: str | Path) -> str:
-    """Return text without control characters, which a terminal would obey, and undecodable bytes."""
+    """Remove control characters, which a terminal would execute, and undecodable bytes from a text."""
     return printable(text(str(value)))
 
 
 def load_models(profile: str | None, settings: Settings) -> VLSAM:
-    """Load a profile, by default that of the settings. Warns on stderr if its weights are demo weights."""
+    """Load a profile, by default that of the settings. Warn on stderr if its weights are demo weights."""
     selected = settings.models.select(profile)
     if selected.demo:
         print("vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr)
@@ -39,9 +39,9 @@ def load_models(profile: str | None, settings: Settings) -> VLSAM:
 
 
 def listed(arguments: Sequence[Path]) -> tuple[list[Path], Counter[str]]:
-    """Return the images that the arguments name, and the count of skipped files by reason.
+    """Return the images of the arguments, and the count of skipped files by reason.
 
-    A missing file counts as an image, so that reading it gives the reason. Raises ValueError if there are no
+    A missing file counts as an image; reading it gives the reason. Raises ValueError if there are no
     images.
     """
     images: dict[Path, None] = {}  # ordered, each once
@@ -111,7 +111,7 @@ def name_pictures(pictures: Pictures, folder: Path | None, paths: Sequence[Path]
 def item_of(
     path: Path, image: Image, detections: Sequence[Detection], overlay: Path | None
 ) -> dict[str, Any]:
-    """Return the JSON item of an image. Writes its overlay if a path is given."""
+    """Return the JSON item of an image. Write its overlay if a path is given."""
     if overlay:
         save(draw(image, detections), overlay)
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""Parser of a command, and the arguments that several commands share."""
+"""Define the base class of parsers, and the arguments that several commands share."""
 
 import argparse
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         self._commands: Any = None
 
     def add_commands(self, metavar: str) -> Any:
-        """Return the object whose `add_parser` adds a command. One command must be given."""
+        """Return the object whose `add_parser` adds a command. A command is required."""
         self._commands = self.add_subparsers(required=True, metavar=metavar)
         return self._commands
 

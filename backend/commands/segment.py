@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             vlsam, lambda model: model.refine(model.encode(image), prompt, args.level)
         )
         if not detection.mask.any():
-            print("vlsam: the mask is empty: the model finds nothing where you point", file=sys.stderr)
+            print("vlsam: the mask is empty: the model found no object at your points", file=sys.stderr)
         detections = [detection] if detection.mask.any() else []
         item = image_files.item_of(args.image, image, detections, overlay)
     if args.json:

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(body))
     elif rows:
         listed = (f"{printable(term)} ({n} image{'s' if n != 1 else ''})" for term, n in rows)
-        print(f"seen but not in your config: {', '.join(listed)}")
+        print(f"found by the model, but not in your config: {', '.join(listed)}")
     else:
-        print("everything that was seen has a label in your config")
+        print("every term that the model found has a label in your config")
     return 0

@@ -88,7 +88,7 @@ def size_text(shape: Sequence[int]) -> str:
 def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
     """Return a file that all readers decode alike, the reason for a conversion or "", and its suffix."""
     if pixels not in (image_hash(image), size_text(image.shape)):
-        raise ImageError("The image is another one than was labelled.")
+        raise ImageError("The image differs from the labelled one.")
     with Pillow.open(BytesIO(data), formats=formats()) as opened:
         kind, why = opened.format or "", _obstacle(opened)
         if not why and opened.getexif().get(ORIENTATION) in range(2, 9):

@@ -56,7 +56,7 @@ def check_target(target: Path, *, is_folder: bool, known: bool) -> None:
     strange = is_folder and not known and target.is_dir() and any(target.iterdir())
     if target.is_dir() != is_folder or strange:
         kind = "folder" if target.is_dir() else "file"
-        raise StateError(f"{target} is a {kind} that is from no run; move it, or give another --to")
+        raise StateError(f"{target} is a {kind} that no run has written; move it, or give another --to")
 
 
 class Unchanged(Exception):
@@ -98,7 +98,7 @@ class State:
             except OSError:
                 lock.seek(0)
                 raise StateError(
-                    f"another run is at work on {self.folder} ({lock.read(200).strip() or 'unknown'}); "
+                    f"another run is working on {self.folder} ({lock.read(200).strip() or 'unknown'}); "
                     "wait for it, or end it"
                 ) from None
             # Replace the line of an earlier process.

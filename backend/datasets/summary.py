@@ -100,7 +100,7 @@ class Summary:
         ]
         if self.reduced:
             lines.append(
-                f"seen in half their size, for want of memory: {self.reduced} images "
+                f"reduced to half their size to save memory: {self.reduced} images "
                 "(small objects may be missing)"
             )
         if self.dropped:

@@ -103,7 +103,7 @@ def ready(studio_url: str, project: int, owner: Account, backend: Service) -> st
 
 
 def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress) -> int:
-    """Return the demo's project, with every sample in it. What an earlier run created is kept."""
+    """Return the demo's project with every sample in it. Reuse the project of an earlier run."""
     project, config = studio.find_project(TITLE), label_config(NAMES)
     if project is None:
         project = studio.create_project(TITLE, config)
@@ -120,7 +120,7 @@ def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress)
 
 
 def pre_annotate(studio: Studio, project: int, progress: Progress) -> None:
-    """Have every task predicted that has no prediction of the running model."""
+    """Request predictions for every task without one of the running model."""
     for _ in range(ROUNDS):
         waiting = _without_prediction(studio, project)
         if not waiting:
@@ -141,7 +141,7 @@ def _without_prediction(studio: Studio, project: int) -> list[int]:
 
 
 def run(args: argparse.Namespace, running: list[Service], progress: Progress) -> None:
-    """Start both services, which are added to `running`, fill the project, and print its address."""
+    """Start both services, add them to `running`, fill the project, and print its address."""
     samples = sorted(path for path in SAMPLES.glob("*") if path.suffix in (".jpg", ".png"))
     if not samples:
         raise DemoError(f"There are no sample images in {SAMPLES}.")

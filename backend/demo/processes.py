@@ -1,4 +1,4 @@
-"""A real Label Studio and this backend as child processes, for the demo and the end-to-end tests."""
+"""Start Label Studio and this backend as child processes, for the demo and the end-to-end tests."""
 
 import os
 import signal

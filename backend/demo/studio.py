@@ -1,4 +1,4 @@
-"""A client of Label Studio that logs in by form, for the demo and the tests: no token has to be enabled."""
+"""Log in to Label Studio by its form, for the demo and the tests, so that no token is needed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

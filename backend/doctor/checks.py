@@ -84,7 +84,7 @@ def diagnose(
             yield Finding("backend", FAILED, error.problem, error.cure)
         yield from _shown(client, project, connected.get("model_version"))
     else:
-        yield Finding("backend", SKIPPED, "Which backend the project has cannot be asked.")
+        yield Finding("backend", SKIPPED, "The project's backend cannot be read.")
     yield from _model(backend_url or str(first.get("url") or default), connected, settings)
     if (endpoint := settings.detection.options.remote_vlm) is not None:
         yield _listing(endpoint)
@@ -183,13 +183,13 @@ def _connected(
     first = backends[0]
     if others := ", ".join(str(backend.get("url")) for backend in backends[1:]):
         message = f"Label Studio asks {first.get('url')} alone, its first backend, and never {others}."
-        yield Finding("backend", NOTE, message, "Settings, Model: delete those that are not to be asked")
+        yield Finding("backend", NOTE, message, "Settings, Model: delete those that should not be used")
     if first.get("state") != "CO":
         _probe(client, str(first.get("url")))
         raise StudioError(
             f"Label Studio cannot use {first.get('url')}: {first.get('readable_state')}, "
             f"{first.get('error_message') or 'no answer to /health'}. Until it answers, Retrieve predictions "
-            "and clicks do nothing, and Label Studio says nothing of it.",
+            "and clicks do nothing, and Label Studio shows no error.",
             f"start `vlsam serve` again, or correct the URL in Settings, Model; {IN_CONTAINER}",
         )
     if not first.get("is_interactive"):
@@ -236,7 +236,7 @@ def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
         settings = client.project(project)
         counts, titles = versions_of(client, project)
     except StudioError:
-        yield Finding(check, SKIPPED, "Which predictions the project shows cannot be asked.")
+        yield Finding(check, SKIPPED, "The project's prediction settings cannot be read.")
         return
     shown, total = settings.get("model_version") or "", sum(counts.values())
     listed = ", ".join(f"{version} ({count})" for version, count in counts.items())
@@ -292,7 +292,7 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
         yield of_server(
             FAILED,
             f"{url}/health took {seconds:.1f} s, and Label Studio waits {HEALTH_S:.0f} s.",
-            "give the machine fewer other things to do, or raise ML_TIMEOUT_HEALTH of Label Studio",
+            "reduce the load of the machine, or raise ML_TIMEOUT_HEALTH of Label Studio",
         )
     else:
         yield of_server(OK, f"vlsam answers at {url}.")
@@ -304,9 +304,9 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
             "two servers share the address, or one was just restarted: load the Data Manager again",
         )
     if state == "failed":
-        yield of_model(FAILED, f"{version} could not be loaded.", "the server's log says why")
+        yield of_model(FAILED, f"{version} could not be loaded.", "see the server's log")
     elif state == "loading":
-        yield of_model(NOTE, f"{version} is still loading.", "wait; the server's log tells")
+        yield of_model(NOTE, f"{version} is still loading.", "wait; see the server's log")
     else:
         yield of_model(OK, f"{version} is loaded.")
     if str(version).startswith("vlsam-builtin-"):

@@ -31,7 +31,7 @@ def config_findings(config: labeling_config.LabelConfig) -> Iterator[Finding]:
     prompts = ", ".join(f"{control.tag} {control.name!r}" for control in config.prompts)
     if not prompts:
         yield note(
-            "There is nothing to click with.",
+            "The config has no tool for clicks.",
             'add <KeyPoint name="click" toName="..." smart="true" smartOnly="true"/>, as `vlsam config` does',
         )
         return

@@ -69,7 +69,7 @@ def _tried(client: StudioClient, connected: Mapping[str, Any], task: int) -> Map
     if isinstance(answer, dict) and answer.get("errors"):
         raise StudioError(
             f"Label Studio got no answer for task {task}: {one_line(str(answer['errors']))[:200]}.",
-            f"the server's log says why: {UNKNOWN_PLACE}",
+            f"see the server's log for the reason: {UNKNOWN_PLACE}",
         )
     data = answer.get("data") if isinstance(answer, dict) else None
     return data if isinstance(data, dict) and "log" in data else None
@@ -121,10 +121,11 @@ def _trial(client: StudioClient, connected: Mapping[str, Any]) -> Finding:
         result = items[0].get("result")
     except (ValueError, LookupError, TypeError, AttributeError):
         raise StudioError(
-            "Label Studio got no prediction.", "import a task if there is none; the server's log says why"
+            "Label Studio got no prediction.",
+            "import a task if there is none; see the server's log for the reason",
         ) from None
     if result is None:
-        raise StudioError(f"The server could not annotate task {task}.", "the server's log says why")
+        raise StudioError(f"The server could not annotate task {task}.", "see the server's log")
     if not result:
         return Finding(
             "trial",

@@ -156,7 +156,7 @@ class Job:
         except bounded_json.TooLarge as error:
             raise TaskError(str(error)) from None
         except (ValueError, RecursionError):
-            raise TaskError("What Label Studio says of the task is no JSON.") from None
+            raise TaskError("Label Studio's answer for the task is not JSON.") from None
         return entries if isinstance(entries, list) else []
 
     def _objects(self, item: Item, result: list[Any], destination: Objects) -> Row:

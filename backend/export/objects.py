@@ -40,7 +40,7 @@ class _Region:
 
 
 def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
-    """Return the image's (height, width) that most results contain, None if none does."""
+    """Return the most frequent (height, width) of the image among the results; None without any."""
     sizes: Counter[tuple[int, int]] = Counter()
     for item in _entries(items):
         height, width = (_number(item.get(f"original_{side}")) for side in ("height", "width"))
@@ -101,7 +101,7 @@ def _entries(items: Sequence[Any]) -> Iterator[Entry]:
 
 
 def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
-    """Yield the regions of a result list in its order, and why other drawn things are none."""
+    """Yield the regions of a result list in order, and the reasons why others are left out."""
     regions: dict[str, _Region] = {}
     nameless: list[_Region] = []
     for item in _entries(items):
@@ -139,8 +139,8 @@ def _reason(region: _Region, config: LabelConfig) -> str | None:
 def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
     """Return a region's labels, or the text of a `perRegion` control.
 
-    The labels of its own list come first, as in Label Studio's exports: a <Labels> list beside keeps what was
-    chosen when the region was accepted, also after people rename the region.
+    The labels of its own list come first, as in Label Studio's exports: a <Labels> list beside it keeps the
+    label of the time when the region was accepted, even if people rename the region.
     """
     own = tasks.labels_of(region.geometry)
     others = [tasks.labels_of(entry) for entry in region.entries if entry.get("type") == "labels"]

@@ -43,7 +43,7 @@ class AccessTokens:
             case "cut":
                 raise Denied("The token for Label Studio lacks its signature, the part after its second dot.")
             case "unfit":
-                raise Denied("The token for Label Studio has quotes, spaces or the like.")
+                raise Denied("The token for Label Studio has quotes, spaces or other invalid characters.")
             case "refresh":
                 with self._lock:
                     access = self._kept.get((server.url, token))

@@ -76,7 +76,7 @@ class Fetcher:
             try:
                 url = HttpUrl.parse(urljoin(url.url, redirect))
             except ValueError:
-                raise Refused(f"{shown(url.url)} redirects to what is no address.") from None
+                raise Refused(f"{shown(url.url)} redirects to an invalid address.") from None
         raise Refused(f"{shown(source)} redirects more than {MAX_REDIRECTS} times.")
 
     def ask(self, request: Request, *, max_bytes: int | None = None) -> tuple[int, bytes]:
@@ -163,7 +163,7 @@ def _data_url(source: str, max_bytes: int) -> bytes:
     if len(body) * 3 // 4 > max_bytes + 3:
         raise too_large("The image file", max_bytes)
     if body.count("%") > 1000 + len(body) // 16:  # of the base64 alphabet one character in 32 needs it
-        raise Refused("The data: address is percent-encoded more than base64 needs.")
+        raise Refused("The data: address has more percent-encoding than base64 needs.")
     try:
         return base64.b64decode(unquote(body), validate=True)
     except (binascii.Error, ValueError):

@@ -29,7 +29,7 @@ class HttpUrl:
         except ValueError:
             raise Refused(f"{shown(url)} is no address.") from None
         if parts.scheme not in ("http", "https") or not parts.host:
-            raise Refused(f"{shown(url)} is not supported: it is no http, https or data address.")
+            raise Refused(f"{shown(url)} is not supported: it is not an http, https or data address.")
         if parts.auth is not None or "\\" in url or any(ord(char) < 32 or ord(char) == 127 for char in url):
             raise Refused(f"{shown(url)} is refused: it has a user, a backslash or a control character.")
         port = parts.port or (443 if parts.scheme == "https" else 80)

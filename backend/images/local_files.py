@@ -110,7 +110,7 @@ def read(path: str, most: int) -> bytes:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
-        raise ImageError("There is no file, but a pipe, a socket or a device.")
+        raise ImageError("It is not a file, but a pipe, a socket or a device.")
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # it may have become a pipe
         return file.read(most)
 

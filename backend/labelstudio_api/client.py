@@ -295,7 +295,7 @@ def check_token(token: str) -> None:
             )
         case "unfit":
             raise StudioError(
-                "LABEL_STUDIO_API_KEY has quotes, spaces or other characters that stand in no token.",
+                "LABEL_STUDIO_API_KEY has quotes, spaces or other characters that no token has.",
                 "set it to the token alone, without quotes, and without `Token` or `Bearer` before it",
             )
 

@@ -50,7 +50,7 @@ section {{ display: flex; flex-wrap: wrap; gap: 3rem; }} td {{ padding-right: 1r
 </style></head><body>
 <h1>{escape(title)}</h1>
 <p>{summary.images} images, {summary.failed} failed, {summary.empty} without a region,
-{summary.regions} regions{f", {summary.reduced} seen in half their size" if summary.reduced else ""}.</p>
+{summary.regions} regions{f", {summary.reduced} reduced to half their size" if summary.reduced else ""}.</p>
 <main>{figures}</main>
 <section>{tables}<div><h2>Scores</h2><table>{bars}</table></div></section>
 {f"<h2>Failed</h2><ul>{failures}</ul>" if failures else ""}

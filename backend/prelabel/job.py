@@ -243,7 +243,7 @@ def _check_target(source: str, target: Path, *, known: bool) -> None:
     """
     path = source[len("file://") :] if source.lower().startswith("file://") else source
     if scheme_of(path) is None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(target)):
-        raise StateError(f"{target} holds SOURCE, which it would replace; give another --to")
+        raise StateError(f"{target} contains SOURCE, which would be replaced; give another --to")
     check_target(target, is_folder=target.name.lower().endswith(".yolo"), known=known)
 
 

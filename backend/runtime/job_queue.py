@@ -134,7 +134,7 @@ class JobQueue(Generic[M]):
             return "" if self._running_since is not None else "The device does not answer."
         except Exception as error:
             log.error("The device fails.", exc_info=error)
-            return "The device fails; the server's log says why."
+            return "The device fails; see the server's log."
         return "" if right else "The device computes wrongly."
 
     def start(self) -> None:
@@ -224,7 +224,7 @@ class JobQueue(Generic[M]):
         except Exception as error:
             known = isinstance(error, VLSAMError)
             log.error("The models cannot be loaded: %s", error, exc_info=not known)
-            reason = str(error) if known else "The models cannot be loaded; the server's log says why."
+            reason = str(error) if known else "The models cannot be loaded; see the server's log."
             with self._changed:
                 self._failure = reason
             self._fail_waiting(Unavailable(reason))

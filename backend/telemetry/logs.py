@@ -1,4 +1,4 @@
-"""Log format: each line carries its request's id, is printable, and has its secrets redacted."""
+"""Format log lines: with the request's id, printable, and with secrets redacted."""
 
 import logging
 import os
@@ -46,7 +46,7 @@ def begin_request(given: str | None) -> str:
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
-    """Return the text without the `known` secrets and without anything in the place of a secret."""
+    """Redact the `known` secrets, and values in places where secrets stand, such as a URL's password."""
     for secret in known:
         text = text.replace(secret, HIDDEN)
     for pattern in _SECRETS:
@@ -107,7 +107,7 @@ def of_command() -> None:
 
 
 def place() -> str:
-    """Return where the log of this process, its stderr, can be read: a file's path, or a sentence."""
+    """Return the place of this process's log (stderr): a file's path, or a sentence."""
     try:
         path = os.readlink(f"/proc/self/fd/{sys.stderr.fileno()}")
         if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode) and os.path.exists(path):

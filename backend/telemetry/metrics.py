@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: the names and meanings of /metrics."""
+"""Count and time events for Prometheus, as served at /metrics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

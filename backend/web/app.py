@@ -1,4 +1,4 @@
-"""Serve the routes that Label Studio calls. Only HTTP is here: `ml_backend` decides the answers."""
+"""Serve the HTTP routes that Label Studio calls. `ml_backend` makes the answers."""
 
 import hmac
 import logging
@@ -56,7 +56,7 @@ class Projects:
 
 
 def create_app(settings: Settings | None = None, resources: Resources | None = None) -> Flask:
-    """Return the server's application. Its models begin to load in the background.
+    """Create the Flask application, and start to load its models in the background.
 
     Label Studio 1.23.2 waits 1 s for /health, 3 s for /setup and 1 s for /webhook: /predict must not delay
     them.
@@ -201,7 +201,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
     def _failed(error: Exception) -> Answer:
         resources.metrics.errors.labels(UNEXPECTED).inc()
         log.error("%s %s failed.", request.method, request.path, exc_info=error)
-        return _error(f"The server failed; its log says why, at {g.id}.", 500)
+        return _error(f"The server failed; see its log at {g.id}.", 500)
 
     return app
 
@@ -256,7 +256,7 @@ def _body() -> dict[str, Any]:
 
 
 def _data() -> bytes:
-    """Return the body, read in one piece if its length is known: many pieces take five times longer."""
+    """Return the body. Read it in one piece if its length is known, which is five times faster."""
     length = request.content_length
     data = request.stream.read(length) if length else b""
     return data if length and len(data) == length else data + request.get_data(cache=False)

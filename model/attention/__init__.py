@@ -1,1 +1,1 @@
-"""From a VLM's attention to maps over the image, and from maps to point prompts."""
+"""Compute attention maps over the image from a VLM, and point prompts from the maps."""

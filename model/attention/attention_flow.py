@@ -1,4 +1,4 @@
-"""The attention flow: attention rolled out through all layers of a decoder (VL-SAM section 3.2).
+"""Compute the attention flow: attention rolled out through all decoder layers (VL-SAM section 3.2).
 
 VL-SAM is arXiv 2410.05963 (NeurIPS 2024). With S[i, j, h, l] the attention of token i to token j in head h of
 layer l, and W the heads' weights:
@@ -24,13 +24,13 @@ from model.recipes import Recipe
 def flow(capture: Capture, rows: Sequence[int], recipe: Recipe, image: Sequence[int] = ()) -> Tensor:
     """Return rows of the rolled-out attention after the last layer: float32 (len(rows), N).
 
-    Exact, yet no N x N matrix exists: the wanted rows V are pushed down from the last layer as
+    Exact, without an N x N matrix: the requested rows V are pushed down from the last layer as
     V <- V + V (S' * d), with the columns' factors d, and the sum over all starting layers is collected.
 
     Args:
         capture: the queries and keys of a sequence of N tokens.
         rows: positions in the sequence.
-        recipe: of it count start_layer, head_weights, regularise and residual.
+        recipe: only start_layer, head_weights, regularise and residual are used.
         image: the columns of image tokens, for the head weights "vmax".
 
     Raises AttentionError as `Capture.check` does.
@@ -68,8 +68,8 @@ def _push(
     """Return V S' of one layer, (rows, N), and the layer's spans (N, 2).
 
     Read the layer in blocks of query rows; V S and the head weights come from the same block. V is zero
-    from column `reach` on. The loop decides by the spans, which stay on the CPU, so that it neither waits
-    for the device nor copies anything to it.
+    from column `reach` on. The loop uses only the spans, which stay on the CPU, so that it never waits
+    for the device.
     """
     query, key, spans = layer.tensors()
     heads, count, width = query.shape

@@ -1,4 +1,4 @@
-"""Baseline maps from vision alone: the vision tower's own attention, and a ViT classifier's rollout."""
+"""Compute baseline maps from vision alone: the vision tower's attention, and a ViT classifier's rollout."""
 
 from pathlib import Path
 from typing import Any

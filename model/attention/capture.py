@@ -72,11 +72,11 @@ class Capture:
         if not self.layers:
             raise AttentionError(
                 "no attention was captured: the model did not run with the capturing implementation, so "
-                "it cannot say where it looked"
+                "there are no attention maps"
             )
         count = self.tokens
         if any(sum(p.shape[1] for p in layer.keys) != count for layer in self.layers.values()):
-            raise AttentionError("some layers saw other tokens than the rest: the cache was not plain")
+            raise AttentionError("some layers processed other tokens than the rest: the cache was not plain")
         if not rows or min(rows) < 0 or max(rows) >= count:
             raise AttentionError(f"rows {list(rows)} lie outside the {count} captured tokens")
         return count
@@ -133,7 +133,7 @@ def implementations(config: Any) -> dict[str, str]:
 
 
 def block_for(device: torch.device) -> int:
-    """Return how many scores may exist at one time. A constant per device, so that results repeat."""
+    """Return the largest number of scores held at one time: a constant per device, so that results repeat."""
     if device.type == "cpu":
         return BLOCK_CPU
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Check that a capture made token by token holds what one plain forward pass computes."""
+"""Check that a capture made token by token equals that of one plain forward pass."""
 
 from typing import Any
 
@@ -31,8 +31,8 @@ def shorter(inputs: Any, count: int) -> dict[str, Any]:
 def check(capture: Capture, plain: Capture, layers: int, first: int, count: int) -> None:
     """Compare the capture of an answer with that of a plain forward pass over the same `count` tokens.
 
-    `first` of the tokens are the prompt. Values are compared in the first layer alone, where only token and
-    position decide them; later layers add up rounding.
+    The first `first` tokens are the prompt. Values are compared only in the first layer, where they depend on
+    token and position alone. In later layers rounding errors add up.
 
     Raises AttentionError with what differs.
     """
@@ -54,7 +54,7 @@ def check(capture: Capture, plain: Capture, layers: int, first: int, count: int)
         mine, wanted = torch.cat(ours, 1).float(), torch.cat(theirs, 1).float()
         # NaN fails every comparison, so it is refused.
         if not (mine - wanted).norm() <= TOLERANCE * wanted.norm():
-            raise AttentionError("word by word it reads otherwise than at once; use another VLM")
+            raise AttentionError("token by token it computes other values than in one pass; use another VLM")
 
 
 def one_way(capture: Capture, first: int, image: int) -> bool:

@@ -1,4 +1,4 @@
-"""Plain attention of single layers, without any flow: of the decoder's, and of the vision tower's last."""
+"""Compute the plain attention of single decoder layers, and of the vision tower's last layer."""
 
 from collections.abc import Sequence
 
@@ -32,8 +32,8 @@ def per_layer(capture: Capture, rows: Sequence[int], *, last: bool = False) -> T
 def received(capture: Capture, patches: int) -> list[Tensor]:
     """Return the attention that patches get in the vision tower's last layer, mean over heads.
 
-    That is the row of the class token, where views have one token more than their share of `patches`; else
-    the mean over all rows. One float32 (views, n) per captured part. Raises AttentionError without any.
+    Use the row of the class token, if views have one token more than their share of `patches`, else the
+    mean over all rows. One float32 (views, n) per captured part. Raises AttentionError without any.
     """
     if not capture.vision:
         raise AttentionError("the vision tower did not run with the capturing implementation")

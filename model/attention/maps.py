@@ -1,4 +1,4 @@
-"""Contrast, sinks and smoothing of attention maps, float32 (terms, rows, columns). Pure functions."""
+"""Contrast, smooth and clean attention maps, float32 (terms, rows, columns). Pure functions."""
 
 import cv2
 import numpy as np
@@ -33,8 +33,8 @@ def against_each_other(maps: Maps) -> Maps:
 def level_sinks(maps: Maps) -> Maps:
     """Replace attention sinks by the mean of their neighbours.
 
-    A sink is a lone cell that stands out in every map: it draws attention whatever is asked (RefAM, arXiv
-    2509.22650). Return a single map unchanged, since it cannot tell a sink from its object.
+    A sink is a single cell that stands out in every map, whatever the question (RefAM, arXiv 2509.22650).
+    Return a single map unchanged, since its sink and its object cannot be told apart.
     """
     if len(maps) < 2 or min(maps.shape[1:]) < 2:
         return maps

@@ -1,7 +1,7 @@
 """Map each image token of a VLM's input to its rectangle of the image, per model family.
 
-A family's layout is what its processor and its model in transformers agree on. Its function reads every size
-from the config and the processor, and raises AttentionError where the tokens do not fit.
+Each family has a layout function. It reads all sizes from the config and the processor, and raises
+AttentionError if the number of tokens does not match.
 """
 
 import math
@@ -295,7 +295,7 @@ def check_family(kind: str) -> None:
 def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
     """Return the factor by which a family's processor shrinks the sides of an image of `size` (W, H).
 
-    1 for an image that is small enough, and for families that see any image in one size.
+    The factor is 1 for a small image, and for families that resize every image to one size.
     """
     width, height = size
     limit = getattr(processor.image_processor.size, "longest_edge", None)

@@ -1,1 +1,1 @@
-"""Measurements of `vlsam bench` that need the models alone. Comparisons are ratios within one run."""
+"""Measure the models alone, for `vlsam bench`. Comparisons are ratios within one run."""

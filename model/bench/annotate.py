@@ -1,7 +1,7 @@
-"""Run the paper's ablations on held-out built-in scenes, with the hands-on way as a second baseline.
+"""Run the paper's ablations on held-out built-in scenes, and time the naive way as a second baseline.
 
-The scenes are those of model/builtin/measure.py, drawn by other code than the training scenes. With so small
-a VLM the table shows that the code works, not that the method does.
+The scenes of model/builtin/measure.py are drawn by other code than the training scenes. With such a small VLM
+the table tests the code, not the method.
 """
 
 import contextlib
@@ -69,7 +69,7 @@ def steps() -> list[tuple[str, Options]]:
 
 
 def switches(base: Recipe = RECIPES["paper"]) -> list[tuple[str, Options]]:
-    """Return rows that change one switch of a base recipe each. The recipe `best` was chosen by them."""
+    """Return rows that change one switch of a base recipe each. These rows decided the recipe `best`."""
     changes: list[dict[str, Any]] = [
         {"head_weights": "none"}, {"head_weights": "vmax"}, {"start_layer": 0.5}, {"residual": "half"},
         {"residual": "half", "start_layer": 0.5}, {"regularise": "none"}, {"regularise": "end"},
@@ -193,14 +193,14 @@ def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> t
 
 @dataclass(frozen=True)
 class HandsOn:
-    """Median time per image of the hands-on way over ours, for the names and a map of every object."""
+    """Ratio of median times per image, naive way to ours, for the names and a map of every object."""
 
     handson_ratio: float  # it generates 30 tokens per object
     handson_ratio_stopping: float  # it stops at the end of the built-in VLM's answer, after about 10
 
 
 def hands_on(vlsam: VLSAM, scenes: int, seed: int) -> HandsOn:
-    """Compare with the hands-on way: list the objects, then generate up to 30 tokens again for each.
+    """Compare with the naive way: list the objects, then generate up to 30 tokens again for each.
 
     It uses no key cache and keeps every attention matrix. A VLM that describes places fills the 30 tokens.
     The built-in one writes short lists only, so both lengths are measured.

@@ -1,4 +1,4 @@
-"""The size of the random model that `vlsam bench attention` measures."""
+"""Define the size of the random model for `vlsam bench attention`."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""The small models that ship with the package, the scenes they know, and the script that trained them."""
+"""The small models that ship with the package, and the scenes that they were trained on."""

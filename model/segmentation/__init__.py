@@ -1,1 +1,1 @@
-"""SAM: embeddings of images, masks for prompts, and refinement by clicks."""
+"""Run SAM: embed images, decode prompts into masks, and refine masks by clicks."""

@@ -38,7 +38,7 @@ MAX_CORRECTIONS = 8
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """A refined mask, with what the next click starts from."""
+    """A refined mask, and the state that the next click starts from."""
 
     mask: Mask
     predicted_iou: float  # 0..1, of the segmenter's own answer
@@ -185,8 +185,8 @@ def _without_model_points(prompt: Prompt, area: Mask) -> Prompt:
 def _anchored(prompt: Prompt, remaining: Mask) -> Prompt:
     """Add a positive point on the remaining mask, if a person's clicks are of one kind only.
 
-    SAM has learned to correct from a positive point or a box on. Negative points alone mean no object, and a
-    positive one beside the mask means another object.
+    SAM was trained to correct prompts that contain a positive point or a box. It takes negative points alone
+    for no object, and a positive point beside the mask for another object.
     """
     pixels = prompt.pixels(remaining.shape)
     told = any(remaining[pixel] for pixel, label in zip(pixels, prompt.labels, strict=True) if label)

@@ -1,4 +1,4 @@
-"""An encoded image. Importing this module loads neither torch nor a SAM family."""
+"""Define the embedding of an image. Importing this module loads neither torch nor a SAM family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """All that decoding needs of an image. Immutable."""
+    """An encoded image, with everything that decoding needs. Immutable."""
 
     #: by the SAM family's names, all on one device
     tensors: Mapping[str, "torch.Tensor"] = field(repr=False)

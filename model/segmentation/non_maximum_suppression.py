@@ -42,9 +42,9 @@ def suppress(
     """Return the detections of one image without fragments and duplicates, best score first.
 
     First drop fragments: a mask that ends at a border of its view inside the image, while a detection of the
-    same term in a larger view holds at least `fragment` of it. The score does not count, since a view is
-    often surer of a part than the whole image is of the whole. Halves of an object that only smaller views
-    found stay two.
+    same term in a larger view holds at least `fragment` of it. The score does not count, since a part in
+    a small view often has a higher score than the whole object in the whole image. Halves of an object that
+    only smaller views found stay two.
     Then greedy non-maximum suppression by masks: drop the weaker of two if their IoU exceeds `same_term` or
     `other_term`. Of equals the earlier stays.
     """

@@ -1,7 +1,7 @@
 """Segment Anything: encode an image once, decode prompts into masks.
 
-Stateless: `embedding = encode(image)`, `decode(embedding, prompts)`. Without a current image, no caller gets
-an answer about another caller's image. The families of SAM are in sam_families/.
+Stateless: `embedding = encode(image)`, `decode(embedding, prompts)`. There is no current image that callers
+could confuse. The families of SAM are in sam_families/.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ CHUNK, CHUNK_CPU = 32, 2
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The masks (H, W) of k logits, each made when it is indexed: most callers need one of three."""
+    """The masks (H, W) of k logits. Each is made when it is indexed, since most callers need one of three."""
 
     logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
     size: tuple[int, int]  # H, W of the image
@@ -80,7 +80,7 @@ class Segmenter:
     """A SAM of any family."""
 
     def __init__(self, family: SamFamily, chunk: int | None = None) -> None:
-        """`chunk`: how many prompts share a call of the decoder; by default what suits the device."""
+        """`chunk`: the number of prompts per call of the decoder; by default a value for the device."""
         self.family = family
         self._chunk = chunk or (CHUNK_CPU if family.device.type == "cpu" else CHUNK)
 

@@ -1,1 +1,1 @@
-"""Vision-language models: questions, answers, the terms in them, presence and boxes."""
+"""Run vision-language models: questions, answers, the terms in them, presence and boxes."""

@@ -1,8 +1,8 @@
-"""English words: a rule-based tagger, singulars, and synonyms (synonyms.txt).
+"""Tag English words by rules, find singulars, and look up synonyms (synonyms.txt).
 
-The tagger knows the closed word classes (articles, prepositions, auxiliaries) and suffixes of the open ones.
-Plurals have rules of their own, since those of inflect 7.6 change 14 of the 24 names in tests that are no
-plurals (bus -> bu, lens -> len, gas -> ga).
+The tagger has lists of the closed word classes (articles, prepositions, auxiliaries) and suffixes of the open
+ones. Plurals have rules of their own, since inflect 7.6 changes 14 of the 24 singular names in the tests
+(bus -> bu, lens -> len, gas -> ga).
 """
 
 import re
@@ -128,7 +128,7 @@ def singular(name: str) -> str:
 
 
 def synonyms(name: str) -> frozenset[str]:
-    """Return the common names of the same thing, for an English name in lower case; the name included."""
+    """Return the synonyms of an English name in lower case, including the name."""
     return SYNONYMS.get(name, frozenset((name,)))
 
 

@@ -1,4 +1,4 @@
-"""Greedy generation with a plain cache, whatever settings a checkpoint brings.
+"""Generate greedily with a plain cache, independent of a checkpoint's own settings.
 
 Some settings break the capture of attention (no cache, beams, a static or quantised cache), others change the
 words (sampling, penalties, forced or suppressed tokens). Only the tokens that end an answer and that pad are

@@ -1,7 +1,7 @@
 """Parse the boxes in a VLM's answer, for families that were trained to write them.
 
-BOX_FORMATS holds per family the question, the notation, and the unit of the numbers. The text is a model's,
-so it is treated as hostile.
+BOX_FORMATS holds per family the question, the notation, and the unit of the numbers. The text comes from a
+model and is untrusted.
 """
 
 import json
@@ -32,7 +32,7 @@ _Match = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """How one family is asked for boxes, and how it writes them."""
+    """The question for boxes and their notation in one family."""
 
     read: Callable[[str], Iterator[_Match]]
     full: float | None  # coordinate of the far edge; None: pixels of the model's input
@@ -213,7 +213,7 @@ def _trimmed(answer: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _name(text: str) -> str:
-    """Return a name as a term; "" if it is none."""
+    """Return a name as a term; "" if it is not one."""
     if len(text) > MAX_NAME:
         return ""
     if "\\" in text:

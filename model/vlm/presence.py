@@ -1,7 +1,6 @@
-"""The probability of "yes" and of "no" as the first word of an answer.
+"""Measure the probability of "yes" and of "no" as the first word of an answer.
 
-An image has many tokens and a question few, so the image is read once, and each question continues from
-there.
+The image, which has most of the tokens, is read once, and each question continues from its cache.
 """
 
 import copy
@@ -37,7 +36,7 @@ def first_words(tokenizer: Any) -> tuple[set[Tokens], set[Tokens]]:
 def _following(tokenizer: Any, text: str) -> Tokens:
     """Return the tokens that spell a text after another one; () if they are unknown or merge with it.
 
-    Not at the very beginning, where some tokenizers put a space before a text.
+    Do not spell at the very beginning, where some tokenizers add a space.
     """
     before, whole = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in ("\n", "\n" + text))
     tokens = tuple(whole[len(before) :])

@@ -1,4 +1,4 @@
-"""The precision of a VLM's weights: its dtype, and 4 bit or 8 bit weights of the decoder by bitsandbytes."""
+"""Choose the precision of a VLM's weights: dtype, and 4-bit or 8-bit decoder weights (bitsandbytes)."""
 
 import logging
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 @dataclass(frozen=True)
 class Precision:
-    """How a VLM's weights are held."""
+    """The precision of a VLM's weights."""
 
     dtype: Dtype = "auto"
     quantization: Quantization = "none"
@@ -28,7 +28,7 @@ class Precision:
         return "float32" if device == "cpu" else "bfloat16"
 
     def config(self, device: str) -> BitsAndBytesConfig | None:
-        """Return what `from_pretrained` takes as `quantization_config`."""
+        """Return the `quantization_config` for `from_pretrained`."""
         if self.quantization == "none":
             return None
         # bitsandbytes logs once per product that 8 bit computes in float16.

@@ -1,4 +1,4 @@
-"""The questions about an image, with the project's label names as a hint where the options want it."""
+"""Choose the questions about an image, with the project's label names as a hint if the options say so."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,10 +20,10 @@ RemoteAnswer = tuple[str, str | None]
 
 
 def questions(ask: Callable[[str], str], options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return what to ask about an image, with the names of `vocabulary` as the options say.
+    """Return the questions about an image, with the names of `vocabulary` as the options say.
 
-    `ask` returns a VLM's answer about the image; it is called where the VLM proposes the questions.
-    Raises AttentionError where the VLM proposes none.
+    `ask` returns a VLM's answer about the image. It is called if the VLM itself proposes the questions.
+    Raises AttentionError if the VLM proposes none.
     """
     plain = _proposed(ask) if options.questions == ASK else options.questions
     names = _printable_names(vocabulary)

@@ -1,6 +1,6 @@
 """Ask a remote VLM about an image, by an OpenAI-compatible endpoint such as vLLM's.
 
-Its words are forced on the local VLM (teacher forcing), whose attention locates the objects.
+The local VLM is teacher-forced to its words, and the local attention locates the objects.
 """
 
 import base64
@@ -50,7 +50,7 @@ class RemoteVLM:
             raise RemoteVLMError(f"the listing endpoint {self.url} {error}") from None
 
     def _ask(self, image: Image, question: str, deadline: Deadline) -> bytes:
-        """Return the response body. Raises RemoteVLMError, whose message `answer` completes."""
+        """Return the response body. Raises RemoteVLMError; `answer` adds the address to its message."""
         body = {
             "model": self.model,
             "messages": [
@@ -120,7 +120,7 @@ def _read(response: requests.Response, deadline: Deadline) -> bytes:
     while piece := response.raw.read1(1 << 16, decode_content=True):
         content += piece
         if len(content) > MAX_BYTES:
-            raise RemoteVLMError(f"answers with more than {MAX_BYTES} bytes: that is no list of objects")
+            raise RemoteVLMError(f"answers with more than {MAX_BYTES} bytes: that is not a list of objects")
         deadline.check()
     return content
 
@@ -130,15 +130,13 @@ def _text(content: bytes) -> str:
         choice: Any = json.loads(content)["choices"][0]
         text, ended = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise RemoteVLMError(
-            "answers with something else than a chat completion: check the address"
-        ) from None
+        raise RemoteVLMError("does not answer with a chat completion: check the address") from None
     if not isinstance(text, str) or not text.strip():
         raise RemoteVLMError(f"gave no text within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
     # Blank lines in place of thoughts would cost the local VLM a token each.
     said = re.sub(r"\n{3,}", "\n\n", without_thoughts(text)).strip("\n")
     if not said.strip():
-        raise RemoteVLMError(f"gave nothing but thoughts within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
+        raise RemoteVLMError(f"gave only thoughts within {MAX_TOKENS} tokens: {_NO_THOUGHTS}")
     if str(ended).lower() in ("length", "max_tokens") or len(said) > MAX_TEXT:
         said = without_cut_name(said[:MAX_TEXT])
         if not said.strip():

@@ -1,4 +1,4 @@
-"""A vision-language model that answers questions about an image, with attention maps of its words."""
+"""Ask a vision-language model about an image, and map its attention for each word of the answer."""
 
 import copy
 import logging
@@ -43,7 +43,7 @@ TRIAL = np.linspace(0, 255, 224 * 224 * 3).astype(np.uint8).reshape(224, 224, 3)
 
 @dataclass(frozen=True, eq=False)
 class VLMAnswer:
-    """An answer with all that its maps need."""
+    """An answer, and the captured data for its maps."""
 
     text: str  # without the last token of an answer that was cut, which has no attention
     starts: tuple[int, ...]  # token i of the answer spells the characters [starts[i], ends[i]) of `text`
@@ -75,8 +75,8 @@ class VLM:
     ) -> None:
         """Wrap a model of transformers and its processor.
 
-        `on_cut` is called whenever an answer is cut at the token limit. `pixels` is how many pixels of an
-        image the model sees at most, in all views together.
+        `on_cut` is called whenever an answer is cut at the token limit. `pixels` limits the size of an image
+        for the model, in all views together.
         """
         token_grids.check_family(model.config.model_type)
         model.set_attn_implementation(implementations(model.config))
@@ -138,7 +138,7 @@ class VLM:
         except ModelLoadError:
             raise
         except AttentionError as error:
-            raise ModelLoadError(f"the VLM {name} cannot say where it looked: {error}") from error
+            raise ModelLoadError(f"the VLM {name} has no attention maps: {error}") from error
         except Exception as error:
             raise ModelLoadError(f"the VLM {name} cannot be loaded: {first_line(error)}") from error
         precision.check(model, name)
@@ -180,7 +180,7 @@ class VLM:
         return answer
 
     def _tell_cut(self, limit: int) -> None:
-        log.info("An answer was cut at %d tokens: what it named last may be missing.", limit)
+        log.info("An answer was cut at %d tokens: its last term may be missing.", limit)
         self._on_cut()
 
     def _answer(
@@ -252,9 +252,9 @@ class VLM:
         self.one_way = capture_check.one_way(capture, first, last)
 
     def smaller(self) -> "VLM":
-        """Return the same model, which sees images at half the size and needs less memory.
+        """Return the same model with images at half the size, which needs less memory.
 
-        That is a quarter of the tokens, or of the tiles, where their number depends on the image's size.
+        If tokens or tiles depend on the image's size, there are a quarter as many.
         """
         other = copy.copy(self)
         other._shrink, other._pixels = 2 * self._shrink, self._pixels // 4
@@ -325,7 +325,7 @@ class VLM:
     ) -> NDArray[np.float32]:
         """Return the attention map of each span [start, end) of the answer's characters.
 
-        float32 (n, rows, columns). Of the recipe count the switches from `source` to `subtokens`.
+        float32 (n, rows, columns). Only the recipe's switches from `source` to `subtokens` are used.
 
         Raises AttentionError where the answer lacks what the source needs.
         """
@@ -378,7 +378,7 @@ class VLM:
             yield Reading(self.model, self.inputs(image, question))
 
     def common_prefix(self, inputs: Any, questions: Sequence[str]) -> tuple[int, list[Tokens]]:
-        """Return how many tokens the prompts share at their start, and the rest of each.
+        """Return the length of the prompts' common prefix in tokens, and the rest of each.
 
         `inputs` are the first question's tensors. Prompts are compared as the template writes them, with the
         image in a few tokens. Return 0 where such a prompt does not end as the processor's does.

@@ -1,1 +1,1 @@
-"""Weights: where they come from, and the device that they run on."""
+"""Download and verify weights, and choose the device that they run on."""

@@ -1,4 +1,4 @@
-"""Files of weights: checksums, samples, and one writer at a time."""
+"""Hash files of weights, and lock their folder for one writer at a time."""
 
 import fcntl
 import hashlib
@@ -37,7 +37,7 @@ def is_intact(file: Path, digest: str) -> bool:
 
 
 def sample_hash(file: Path) -> str:
-    """Return a hash of a file's size and of pieces from all over it, which differs for other weights."""
+    """Return a hash of a file's size and of samples spread over it, to tell weights apart quickly."""
     size = file.stat().st_size
     state = hashlib.sha256(str(size).encode())
     with file.open("rb") as opened:

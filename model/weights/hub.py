@@ -1,6 +1,6 @@
-"""Models of the hub as plain files in FOLDER/<id>, downloaded by huggingface_hub, and their checksums.
+"""Download models of the hub to plain files in FOLDER/<id>, and verify their checksums.
 
-The files can as well be copied there by hand. A complete copy in the hub's own cache is used from there. A
+The files can also be copied there by hand. A complete copy in the hub's own cache is used from there. A
 model stays at the revision in its name ("owner/name@commit"), or else at the one that was fetched first.
 """
 
@@ -78,7 +78,7 @@ def find(name: str, folder: Path = FOLDER) -> Path | None:
 
 
 def fetch(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
-    """Download what is missing of a hub id, compare every file with its checksum, and return its folder.
+    """Download the missing files of a hub id, compare every file with its checksum, and return the folder.
 
     Without a revision in its name, the model stays at the one that was fetched first. `accept` gets
     config.json before the weights are fetched, and raises ModelLoadError for a model that cannot be used.

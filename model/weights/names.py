@@ -1,4 +1,4 @@
-"""What a model's name means: a path, a published SAM checkpoint, or an id of the hub."""
+"""Tell kinds of model names apart: a path, a published SAM checkpoint, or an id of the hub."""
 
 from pathlib import Path
 

@@ -99,7 +99,7 @@ def with_less_memory(
         if not out_of_memory(error):
             raise
         log.warning("Out of memory again, with less: %s", _line(error))
-    raise OutOfMemory("The device has too little memory for this image, also in half its size.")
+    raise OutOfMemory("The device has too little memory for this image, even at half its size.")
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The families of SAM behind the protocol `SamFamily` (family.py), by library.
+"""Load a SAM of any family, behind the protocol `SamFamily` (family.py).
 
 segment_anything_sam.py  segment-anything: SAM ViT-B/L/H, the built-in model, MobileSAM
 mobile_sam.py            MobileSAM's image encoder
@@ -20,7 +20,7 @@ def check(config: Mapping[str, Any], *, name: str, concepts: bool = False) -> No
     kind = config.get("model_type")
     if kind is not None and kind not in transformers_sam.KINDS:
         raise ModelLoadError(
-            f"{name} holds a model of the kind {kind!r}, which is no segmenter known here: take one of "
+            f"{name} holds a model of the kind {kind!r}, which is not a supported segmenter: take one of "
             f"{', '.join(transformers_sam.KINDS)}"
         )
     if concepts and kind != transformers_sam.WITH_DETECTOR:
@@ -52,7 +52,7 @@ def load(path: Path, device: str, *, concepts: bool = False) -> SamFamily:
     except ModelLoadError:
         raise
     except KeyError as error:
-        raise ModelLoadError(f"{path} is no checkpoint of {library}: it has no {error}") from error
+        raise ModelLoadError(f"{path} is not a checkpoint of {library}: it has no {error}") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelLoadError(f"{path} is no checkpoint of {library}: {reason}") from error
+        raise ModelLoadError(f"{path} is not a checkpoint of {library}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The protocol of every SAM, whichever library it comes from."""
+"""Define the protocol of every SAM, independent of its library."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -112,12 +112,12 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
             raise
         except Exception as error:  # torch's message advises to load the file's code as well
             raise ModelLoadError(
-                f"{file} is no checkpoint of segment-anything: PyTorch finds no weights in it, or more than "
-                "weights, such as code"
+                f"{file} is not a checkpoint of segment-anything: PyTorch finds no weights in it, or more "
+                "than weights, such as code"
             ) from error
     if not isinstance(weights, Mapping) or not {_PATCHES, mobile_sam.MARK} & weights.keys():
         raise ModelLoadError(
-            f"{file} is no checkpoint of segment-anything: it has no {_PATCHES}; SAM-HQ, SAM 2, SAM 3 and "
+            f"{file} is not a checkpoint of segment-anything: it has no {_PATCHES}; SAM-HQ, SAM 2, SAM 3 and "
             "EdgeTAM are loaded by hub id, such as facebook/sam2.1-hiera-tiny, or from transformers' folder"
         )
     return weights

@@ -378,4 +378,4 @@ def test_a_trial_that_fails_for_the_models(make_resources: Make, stand_in: Stand
     assert tried["reason"] == "The weights of the segmenter are corrupt."
     stand_in.fail_on = {0}
     (tried,) = backend(make_resources()).predict([task()], **asked)
-    assert tried["reason"] == "The server failed; its log says why."
+    assert tried["reason"] == "The server failed; see its log."

@@ -185,7 +185,7 @@ def test_what_is_no_file_is_said(red: Path, capsys: pytest.CaptureFixture[str]) 
     os.mkfifo(red / "pipe.jpg")
     assert main(["annotate", "pipe.jpg", "nowhere.jpg", "--json"]) == 1
     errors = [item["error"] for item in json.loads(capsys.readouterr().out)]
-    assert errors == ["There is no file, but a pipe, a socket or a device.", "No such file or directory"]
+    assert errors == ["It is not a file, but a pipe, a socket or a device.", "No such file or directory"]
     assert main(["annotate", "x.png", "--overlay", "x.tif"]) == 2
     assert "x.tif cannot be a folder" in capsys.readouterr().err
 
@@ -287,7 +287,7 @@ def test_f4_annotate_without_memory_sees_the_image_smaller_and_says_so(
     assert all(each["evidence"]["reduced"] for each in item["detections"])
     usual = version_of(choose(), Options())
     assert {each["evidence"]["model_version"] for each in item["detections"]} == {usual}
-    assert "1 of 1 images were seen in half their size" in err
+    assert "1 of 1 images were reduced to half their size" in err
 
 
 def test_segment_gives_the_mask_under_the_click(capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,7 +437,7 @@ def test_terms_asks_a_running_server(
     monkeypatch.setenv("BASIC_AUTH_USER", "me")
     monkeypatch.setenv("BASIC_AUTH_PASS", "sesame")
     assert main(["terms", "--url", server, "--project", "7"]) == 0
-    assert capsys.readouterr().out == "seen but not in your config: uni\\x1bcorn (1 image)\n"
+    assert capsys.readouterr().out == "found by the model, but not in your config: uni\\x1bcorn (1 image)\n"
     assert main(["terms", "--url", server, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["terms"] == [{"term": "uni\x1bcorn", "images": 1}]
     assert main(["terms", "--url", server, "--project", "8"]) == 2

@@ -157,7 +157,7 @@ def test_an_image_of_which_the_size_alone_is_known_is_copied_if_it_has_that(
     save_image(folder.parent / "a.png", 1)
     copies = Copies(loader, folder.parent / "kept")
     item = Item("a", str(folder.parent / "a.png"), {})
-    assert "another one than was labelled" in copies.put(item, "60x80", folder, "a")
+    assert "differs from the labelled one" in copies.put(item, "60x80", folder, "a")
     assert copies.put(item, size_text((60, 80, 3)), folder, "a") == "copied"
 
 
@@ -167,7 +167,7 @@ def test_another_image_than_was_labelled_is_not_copied(loader: Files, folder: Pa
     before = image_hash(loader.read(item)[1])
     save_image(folder.parent / "a.png", 2)
     copies = Copies(loader, folder.parent / "kept")
-    assert copies.put(item, before, folder, "a") == "not copied: The image is another one than was labelled."
+    assert copies.put(item, before, folder, "a") == "not copied: The image differs from the labelled one."
     assert list(folder.iterdir()) == []
 
 

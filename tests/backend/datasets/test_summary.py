@@ -23,7 +23,7 @@ def test_summary() -> None:
     assert told["dropped_terms"] == {HOSTILE: 1, "cat": 1}
     assert told["scores"] == {f"0.{n}": 2 if n == 9 else 0 for n in range(10)}
     assert told["failures"] == {HOSTILE: 1}
-    assert "seen in half their size, for want of memory: 1 images" in summary().as_text()
+    assert "reduced to half their size to save memory: 1 images" in summary().as_text()
     assert "half their size" not in Summary().as_text()
     assert told["reduced"] == 1
     assert "3 images: 2 labelled with 2 regions, 1 of them empty; 1 failed" in summary().as_text()

@@ -231,8 +231,8 @@ def test_what_works_but_is_often_the_reason(studio: Studio) -> None:
         ("gone", versions(), FAILED, "predictions of gone, and has none of it.", "choose the model"),
         ("yolo", versions(yolo=9, v1=4), NOTE, "the 4 of v1 are not seen", "choose v1"),
         ("yolo", versions(yolo=9), OK, "shows 9 predictions of yolo", ""),
-        ("v1", (404, {}), SKIPPED, "cannot be asked", ""),
-        ("v1", (200, []), SKIPPED, "cannot be asked", ""),
+        ("v1", (404, {}), SKIPPED, "cannot be read", ""),
+        ("v1", (200, []), SKIPPED, "cannot be read", ""),
     ],
 )
 def test_what_hides_predictions(
@@ -291,11 +291,11 @@ def test_f38_a_token_without_its_last_part_is_no_legacy_token(studio: Studio, to
 def test_f38_what_stands_around_a_token_is_told(studio: Studio, token: str) -> None:
     found = studio.find("token", key=token)
     assert (found.status, found.message) == (
-        FAILED, "LABEL_STUDIO_API_KEY has quotes, spaces or other characters that stand in no token.",
+        FAILED, "LABEL_STUDIO_API_KEY has quotes, spaces or other characters that no token has.",
     )  # fmt: skip
     assert studio.asked == ["GET /api/version/"]
     request = Request("GET", HttpUrl.parse(studio.url), Server(studio.url, token), NEVER)
-    with pytest.raises(Denied, match="has quotes, spaces or the like"):
+    with pytest.raises(Denied, match="has quotes, spaces or other invalid"):
         images_at(studio.url).fetcher.ask(request)
 
 
@@ -305,7 +305,7 @@ def test_f39_a_backend_that_died_is_named_with_what_becomes_of_it(studio: Studio
     found = studio.find("backend")
     assert found.status == FAILED
     assert f"cannot use {dead}: Disconnected" in found.message
-    assert "Retrieve predictions and clicks do nothing, and Label Studio says nothing of it" in found.message
+    assert "Retrieve predictions and clicks do nothing, and Label Studio shows no error" in found.message
     assert f"No vlsam answers at {dead}" in studio.find("server", status=FAILED).message
     assert "where `vlsam serve` was started" in studio.find("log").message
 

@@ -18,7 +18,7 @@ CLICK = """<KeyPointLabels name="click" toName="image" smart="true">
 @pytest.mark.parametrize(
     ("controls", "said"),
     [
-        (BRUSH, "nothing to click with"),
+        (BRUSH, "no tool for clicks"),
         (BRUSH.replace("<BrushLabels ", '<BrushLabels smart="false" ') + CLICK, "with Dog is not answered"),
         (BRUSH + CLICK, "Auto-Detect offers BrushLabels 'mask', too, whose smart tool sends nothing"),
     ],

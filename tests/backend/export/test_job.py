@@ -334,10 +334,10 @@ def test_f31_one_bad_task_takes_no_other_along(
         (("--to", "out.parquet", "--copy-images"), "--copy-images goes with"),
         (("--to", "out.json", "--copy-images"), "--copy-images goes with"),
         (("--to", "out.yolo", "--model-version", "v"), "--model-version goes with --what predictions"),
-        (("--to", "theirs.yolo"), "is a folder that is from no run"),
-        (("--to", "theirs"), "is a folder that is from no run"),
+        (("--to", "theirs.yolo"), "is a folder that no run has written"),
+        (("--to", "theirs"), "is a folder that no run has written"),
         (("--to", "theirs.coco.json"), "is there already"),
-        (("--to", "mine.coco.json", "--copy-images"), "mine.images is a folder that is from no run"),
+        (("--to", "mine.coco.json", "--copy-images"), "mine.images is a folder that no run has written"),
         (("--to", "out.yolo", "--project", "8"), "as in /projects/7"),
     ],
 )

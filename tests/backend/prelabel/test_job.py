@@ -173,7 +173,7 @@ def test_f4_without_memory_an_image_is_seen_smaller_and_counted(
     assert "too little memory for this image" in rows[2]["reason"]
     summary = json.loads((tmp_path / "out.json.state" / "summary.json").read_text())
     assert (summary["reduced"], summary["failed"]) == (2, 1)
-    assert "seen in half their size, for want of memory: 2 images" in capsys.readouterr().err
+    assert "reduced to half their size to save memory: 2 images" in capsys.readouterr().err
     versions = {task["predictions"][0]["model_version"] for task in tasks(out) if task["predictions"]}
     assert len(versions) == 1
 
@@ -463,9 +463,9 @@ def test_wrong_arguments_are_one_sentence(
         ("file://{here}/mine.yolo", "mine.yolo", "holds SOURCE"),
         ("linked", "mine.yolo", "holds SOURCE"),
         ("list.parquet", "list.parquet", "holds SOURCE"),
-        ("other.png", "mine.yolo", "a folder that is from no run"),
-        ("other.png", "folder.json", "a folder that is from no run"),
-        ("other.png", "file.yolo", "a file that is from no run"),
+        ("other.png", "mine.yolo", "a folder that no run has written"),
+        ("other.png", "folder.json", "a folder that no run has written"),
+        ("other.png", "file.yolo", "a file that no run has written"),
     ],
 )
 def test_no_restart_takes_away_images_lists_or_folders_of_somebody(

@@ -98,7 +98,7 @@ def test_an_unexpected_error_of_loading_tells_nothing_of_the_machine() -> None:
 
     queue = queue_of(load)
     wait_for(lambda: queue.state == "failed")
-    with pytest.raises(Unavailable, match="log says why") as caught:
+    with pytest.raises(Unavailable, match="see the server's log") as caught:
         queue.run(lambda model: 1, priority=CLICK, deadline=soon())
     assert "secret" not in str(caught.value)
 
@@ -293,4 +293,4 @@ def test_a_probe_reports_what_the_device_does() -> None:
         queue.run(lambda model: None, priority=CLICK, deadline=soon())
     assert queue.probe(lambda model: model is MODEL) == ""
     assert queue.probe(lambda model: False) == "The device computes wrongly."
-    assert queue.probe(fails) == "The device fails; the server's log says why."
+    assert queue.probe(fails) == "The device fails; see the server's log."

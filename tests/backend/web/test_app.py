@@ -173,7 +173,7 @@ def test_ready_where_the_device_fails(make_resources: Make, stand_in: StandIn) -
         pytest.skip("there is a GPU, which answers")
     answer = client.get("/ready")
     assert answer.status_code == 503
-    assert said(answer)["checks"]["device"] == "The device fails; the server's log says why."
+    assert said(answer)["checks"]["device"] == "The device fails; see the server's log."
 
 
 def test_ready_while_the_device_is_at_work_and_until_that_takes_too_long(

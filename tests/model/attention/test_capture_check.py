@@ -65,7 +65,7 @@ def test_a_cache_that_is_longer_than_what_was_read_is_no_plain_one() -> None:
 def test_queries_and_keys_must_be_those_of_a_plain_pass(part: str, wrong: float) -> None:
     given = capture()
     getattr(given.layers[0], part)[-1] = torch.full((1, 1, 2), wrong)
-    with pytest.raises(AttentionError, match="word by word it reads otherwise"):
+    with pytest.raises(AttentionError, match="token by token it computes other values"):
         check(given)
 
 
@@ -98,7 +98,7 @@ def test_f24_a_model_that_generates_without_a_cache_is_refused(monkeypatch: pyte
         config.use_cache = False
 
     monkeypatch.setattr("transformers.GenerationMixin._prepare_cache_for_generation", none)
-    with pytest.raises(ModelLoadError, match=r"cannot say where it looked: .* use another VLM") as error:
+    with pytest.raises(ModelLoadError, match=r"has no attention maps: .* use another VLM") as error:
         VLM.load(choose().vlm, device="cpu")
     assert "\n" not in str(error.value)
 
@@ -110,5 +110,5 @@ def test_f24_a_model_whose_cache_is_not_of_its_tokens_is_refused(monkeypatch: py
         return real(self, keys.roll(1, -1) if keys.shape[2] == 1 else keys, *args, **kwargs)
 
     monkeypatch.setattr(DynamicCache, "update", shifted)
-    with pytest.raises(ModelLoadError, match="word by word it reads otherwise"):
+    with pytest.raises(ModelLoadError, match="token by token it computes other values"):
         VLM.load(choose().vlm, device="cpu")

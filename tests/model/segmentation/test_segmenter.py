@@ -129,7 +129,7 @@ def test_a_missing_checkpoint_says_what_to_name(tmp_path: Path) -> None:
 def test_a_corrupt_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     for name in ("sam.pth", "sam.safetensors"):
         (tmp_path / name).write_bytes(b"not weights")
-        with pytest.raises(ModelLoadError, match="no checkpoint of segment-anything") as error:
+        with pytest.raises(ModelLoadError, match="not a checkpoint of segment-anything") as error:
             Segmenter.load(str(tmp_path / name), device="cpu")
         assert "\n" not in str(error.value)
 

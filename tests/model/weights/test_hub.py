@@ -298,7 +298,7 @@ def test_an_unknown_family_is_refused_before_its_gigabytes_are_fetched(
     fake_hub.repositories[NAME]["config.json"] = b'{"model_type": "blip"}'
     with pytest.raises(ModelLoadError, match="token grid of 'blip' models is not known"):
         VLM.load(NAME, device="cpu", folder=tmp_path)
-    with pytest.raises(ModelLoadError, match="kind 'blip', which is no segmenter known here"):
+    with pytest.raises(ModelLoadError, match="kind 'blip', which is not a supported segmenter"):
         Segmenter.load(NAME, device="cpu", folder=tmp_path)
     monkeypatch.setenv("MODEL_DIR", str(tmp_path))
     monkeypatch.setenv("VLSAM_VLM", NAME)

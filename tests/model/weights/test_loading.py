@@ -141,7 +141,7 @@ def test_published_checkpoints_are_found_in_the_folder_and_compared(
         content = b"no checkpoint, but what was published"
         monkeypatch.setitem(CHECKPOINTS, name, site.checkpoint(name, content))
         (tmp_path / name).unlink()
-        with pytest.raises(ModelLoadError, match="no checkpoint of segment-anything"):
+        with pytest.raises(ModelLoadError, match="not a checkpoint of segment-anything"):
             Segmenter.load(name, device="cpu", folder=tmp_path)
     assert (tmp_path / name).read_bytes() == content
 

@@ -185,9 +185,9 @@ def test_a_processor_for_another_size_is_refused(tmp_path: Path) -> None:
 
 def test_other_models_and_broken_folders_are_one_sentence(tmp_path: Path) -> None:
     for config, reason in (
-        ({"model_type": "clip"}, "of the kind 'clip', which is no segmenter known here"),
-        ({"model_type": "sam2"}, "no checkpoint of transformers"),
-        ([1], "no checkpoint of segment-anything"),
+        ({"model_type": "clip"}, "of the kind 'clip', which is not a supported segmenter"),
+        ({"model_type": "sam2"}, "not a checkpoint of transformers"),
+        ([1], "not a checkpoint of segment-anything"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(ModelLoadError, match=reason) as error:

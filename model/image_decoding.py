@@ -185,7 +185,7 @@ def _window(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def _raw_mode(image: Pillow.Image) -> str:
-    """Return how the values lie in the file; "" after decoding, when Pillow has forgotten it."""
+    """Return the layout of values in the file; "" after decoding."""
     tiles: list[Any] = getattr(image, "tile", [])
     return str(tiles[0][3]) if tiles else ""
 

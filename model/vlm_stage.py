@@ -29,7 +29,7 @@ class TermMap:
     question: str
     term: str
     attention: NDArray[np.float32]  # (rows, columns) 0..1
-    presence: float | None = None  # probability that the term is there; None: not asked
+    presence: float | None = None  # probability that the term is present; None: not checked
     layers: NDArray[np.float32] | None = None  # (layers, rows, columns), if wanted
     phrase: str = ""  # a person's words for the term
     single: bool = False  # the phrase names one object

@@ -74,8 +74,8 @@ def prewarm(access: Access, task: Task, config: LabelConfig, deadline: Deadline)
             access.count(UNEXPECTED)
             log.exception("Task %s: its image is not encoded ahead.", task.name)
 
-    known = access.project and task.id is not None
-    access.resources.background.start((access.project, task.id) if known else object(), encode)
+    identified = access.project and task.id is not None
+    access.resources.background.start((access.project, task.id) if identified else object(), encode)
 
 
 def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
@@ -138,8 +138,8 @@ def annotate(
         f": {', '.join(repr(term[:40]) for term in list(unmatched)[:10])}" if unmatched else "",
     )
     terms = list(dict.fromkeys(detection.term for detection in detections))
-    told = placement.explained(regions, terms, unmatched, config, content, version)
-    return prediction(regions, version, told), {"seen": terms, "unlabelled": list(unmatched)}
+    status_result = placement.explained(regions, terms, unmatched, config, content, version)
+    return prediction(regions, version, status_result), {"seen": terms, "unlabelled": list(unmatched)}
 
 
 def _detect(

@@ -33,7 +33,7 @@ class Unanswerable(Exception):
 class Target:
     """A region that a click may correct, from the task or from a recent answer that is not saved yet."""
 
-    region_id: str  # as Label Studio knows it
+    region_id: str  # Label Studio's id
     control: Control
     labels: tuple[str, ...]
     drawn: Drawn
@@ -93,7 +93,7 @@ class Correction:
     editor: Editor
     # Without a target yet: the mask of the prompt decides whether one of these is it. See `settle`.
     rivals: tuple[Target, ...] = ()
-    unlabelled: Interaction | None = None  # whose prompts have no label, so that they need a target
+    unlabelled: Interaction | None = None  # its prompts have no label, so that they need a target
     target: Target | None = None
     region_id: str | None = None  # None for a new one
     notes: tuple[str, ...] = ()  # for `meta.text`
@@ -152,8 +152,8 @@ def read(
         labels: tuple[str, ...] = () if only is None else (only,)
         needs_target = not labels
     else:
-        # Of several labels those that the control knows: Label Studio refuses regions with others.
-        labels = tuple(filter(control.knows, newest.labels)) if control.takes_labels else ()
+        # Keep only labels of the control, since Label Studio refuses regions with others.
+        labels = tuple(filter(control.has_label, newest.labels)) if control.takes_labels else ()
         answers = [answer for answer in answers if tasks.alike(answer.labels, labels)]
     gestures = [gesture for gesture in interaction.gestures if tasks.alike(gesture.labels, newest.labels)]
     drafted = [gesture for gesture in interaction.drafted if tasks.alike(gesture.labels, newest.labels)]
@@ -403,15 +403,15 @@ def _below(
     clicks = [gesture if gesture.point else replace(gesture, point=(0.0, 0.0)) for gesture in gestures]
     points = click_gestures.pixels_of(clicks, shape)
     below: list[Target | None] = [None] * len(gestures)
-    left = [index for index, gesture in enumerate(gestures) if gesture.point is not None]
+    unassigned = [index for index, gesture in enumerate(gestures) if gesture.point is not None]
     for target in targets:
-        if target.drawn.holds(points[left]):
-            target.drawn.budget.spend(existing_regions.PAIR * len(left))
-            for index in left:
+        if target.drawn.holds(points[unassigned]):
+            target.drawn.budget.spend(existing_regions.PAIR * len(unassigned))
+            for index in unassigned:
                 if target.drawn.holds(points[[index]]):
                     below[index] = target
-            left = [index for index in left if below[index] is None]
-        if not left:
+            unassigned = [index for index in unassigned if below[index] is None]
+        if not unassigned:
             break
     return below
 
@@ -427,16 +427,16 @@ def _of_newest(
     about = next((target for target in reversed(below) if target is not None), None)
     if about is None:
         return gestures, [], None
-    meant: list[Gesture] = []
+    targeted: list[Gesture] = []
     earlier: list[Gesture] = []
     current = None
     for gesture, target in zip(gestures, below, strict=True):
         current = target or current
         if gesture.point is None or current is about:
-            meant.append(gesture)
+            targeted.append(gesture)
         elif current is None:
             earlier.append(gesture)
-    return meant, earlier, about
+    return targeted, earlier, about
 
 
 def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:

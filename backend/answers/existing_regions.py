@@ -26,22 +26,22 @@ def without(
     `labelled` pairs each detection with its labels. When the budget is spent, the remaining detections are
     kept and `budget.unread` is set.
     """
-    left = [(_Candidate(detection), labels) for detection, labels in labelled]
+    remaining = [(_Candidate(detection), labels) for detection, labels in labelled]
     for region in regions:
         try:
-            budget.spend(PAIR * len(left))
+            budget.spend(PAIR * len(remaining))
             # People give any label to an object that has none.
             rivals = [
                 candidate
-                for candidate, labels in left
+                for candidate, labels in remaining
                 if None in labels or any(label in labels for label in region.labels)
             ]
             same = _same_object(rivals, region, budget)
         except TooMuch as error:
             budget.unread.append(f"the others: {error}")
             break
-        left = [(candidate, labels) for candidate, labels in left if candidate not in same]
-    return [candidate.detection for candidate, _ in left]
+        remaining = [(candidate, labels) for candidate, labels in remaining if candidate not in same]
+    return [candidate.detection for candidate, _ in remaining]
 
 
 def of(

@@ -58,8 +58,8 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
     # Label Studio 1.23.2 sends no prompts when a task opens after one that was submitted with a click left in
     # it: there is nothing to tell.
     if status_of is not None and not interaction.empty:
-        told = status(answer.get("reason", ""), status_of, results.new_id())
-        answer["result"] = [*answer["result"], told]
+        status_result = status(answer.get("reason", ""), status_of, results.new_id())
+        answer["result"] = [*answer["result"], status_result]
     return answer
 
 
@@ -74,11 +74,11 @@ def _answer(access: Access, interaction: Interaction, deadline: Deadline) -> Pre
 
     try:
         if interaction.phrase is None:
-            regions, done = _correct(access, interaction, deadline, budget)
+            regions, outcome = _correct(access, interaction, deadline, budget)
         else:
             regions = _find(access, interaction, deadline, budget)
-            done = f"text: {len({region['id'] for region in regions})} new or renewed regions"
-        log.info("Task %s: %s, %d ms", interaction.task.name, done, taken())
+            outcome = f"text: {len({region['id'] for region in regions})} new or renewed regions"
+        log.info("Task %s: %s, %d ms", interaction.task.name, outcome, taken())
         return prediction(regions, access.resources.version)
     except Unavailable:
         raise
@@ -153,14 +153,14 @@ def _correct(
         raise Unanswerable(f"The mask is nothing that <{correction.control.tag}> can draw.")
     if key:
         recent.remember(key, click_target.remembered(correction, region[0], detection, resources.clock()))
-    done = click_target.done(correction, region[0], detection.mask)
+    outcome = click_target.done(correction, region[0], detection.mask)
     words = task.words_of(target.region_id, config.namings) if target else {}
     named = [
         results.naming(region[0], naming, words[naming.name])
         for naming in config.namings
         if words.get(naming.name)
     ]
-    return region + named, done
+    return region + named, outcome
 
 
 def _find(

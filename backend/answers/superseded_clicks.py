@@ -18,5 +18,5 @@ class Click:
         An editor sends all unaccepted prompts with each new one, and shows only the answer to its newest
         request. Prompts of two people have different ids, so their clicks never supersede each other.
         """
-        known = bool(older.prompts) and self.place == older.place and self.arrived > older.arrived
-        return known and older.prompts < self.prompts
+        comparable = bool(older.prompts) and self.place == older.place and self.arrived > older.arrived
+        return comparable and older.prompts < self.prompts

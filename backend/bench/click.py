@@ -381,8 +381,8 @@ class _Bench(AbstractContextManager["_Bench"]):
     ) -> tuple[float, Stopwatch]:
         """Click on the picture's point of that number. Return the seconds from request to last byte."""
         self._files[f"/{picture.name}"] = picture.file
-        asked = self._request(picture, number)
-        body = (beside.beside(asked, LABELS[number]) if beside else json.dumps(asked)).encode()
+        request = self._request(picture, number)
+        body = (beside.beside(request, LABELS[number]) if beside else json.dumps(request)).encode()
         with Stopwatch().running() as watch:
             since = time.perf_counter()
             connection = HTTPConnection("127.0.0.1", self._server.server_port, timeout=HOUR)

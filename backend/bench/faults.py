@@ -63,8 +63,8 @@ def _missed_part(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) 
     angle = rng.uniform(0, 2 * np.pi)
     along = rows * np.sin(angle) + columns * np.cos(angle)
     mask = np.zeros_like(truth)
-    kept = along <= np.quantile(along, rng.uniform(0.55, 0.75))
-    mask[rows[kept], columns[kept]] = True
+    inside = along <= np.quantile(along, rng.uniform(0.55, 0.75))
+    mask[rows[inside], columns[inside]] = True
     return mask
 
 
@@ -141,7 +141,7 @@ class Game:
     case: Case
     reached: list[float] = field(default_factory=list)  # IoU after each click
     touched: bool = False  # a click's answer covers a part of a further object
-    strayed: bool = False  # an answer was another region than the click meant
+    strayed: bool = False  # an answer changed another region than the clicked one
 
     @property
     def clicks(self) -> int:
@@ -157,7 +157,7 @@ def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[st
     rng = np.random.default_rng(seed)
     number = 0
     for picture, sample in samples:
-        made = []
+        applicable = []
         for index, truth in enumerate(sample.objects):
             distance = _distance(truth)
             others = sorted(
@@ -171,10 +171,10 @@ def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[st
                     continue
                 name = f"{picture}, object {index}"
                 number += 1
-                made.append(
+                applicable.append(
                     Case(name, kind, picture, truth, tuple(others), mask, number % 2 == 0, number % 4 < 2)
                 )
-        yield picture, sample.image, made
+        yield picture, sample.image, applicable
 
 
 class Table(AbstractContextManager["Table"]):
@@ -216,13 +216,13 @@ class Table(AbstractContextManager["Table"]):
             start = np.zeros_like(mask) if ours is None else mask
             clicks.append(_click(corrective_click(start, case.truth), len(clicks), (height, width)))
             answer = self._asked(case, list(regions.values()), clicks)
-            found = None if answer is None else region_reading.decode(answer, (height, width))
-            if answer is None or found is None:
+            mask_after = None if answer is None else region_reading.decode(answer, (height, width))
+            if answer is None or mask_after is None:
                 game.reached.append(iou(start, case.truth))
                 break
             covered = mask | start
             game.touched |= any(
-                np.count_nonzero(found & other & ~covered) > TOUCHED * np.count_nonzero(other)
+                np.count_nonzero(mask_after & other & ~covered) > TOUCHED * np.count_nonzero(other)
                 for other in case.others
             )
             if ours is None and answer["id"] != _REGION:
@@ -231,8 +231,8 @@ class Table(AbstractContextManager["Table"]):
                 game.strayed = True
                 game.reached.append(iou(start, case.truth))
                 break
-            same = (found == mask).all()
-            mask = found
+            same = (mask_after == mask).all()
+            mask = mask_after
             game.reached.append(iou(mask, case.truth))
             if case.saved and ours is not None:
                 regions[ours] = answer
@@ -303,7 +303,7 @@ class Row:
     within5: float
     failed: float
     touched: float  # share of the cases in which a click touched a further object
-    strayed: float  # share in which an answer was another region than the click meant
+    strayed: float  # share of cases in which an answer changed another region than the clicked one
     iou1: float  # mean IoU after one click
     worst: tuple[str, ...]
 

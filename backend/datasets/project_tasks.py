@@ -33,7 +33,7 @@ class ProjectTasks:
     ) -> None:
         self.loader = loader
         self.skipped: Counter[str] = Counter()
-        self.cancelled: set[int] = set()  # listed tasks that somebody has skipped
+        self.cancelled: set[int] = set()  # listed tasks that a person has skipped
         self._client, self._project, self._config, self._mark = client, project, config, mark
         self._without = without
 

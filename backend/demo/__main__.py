@@ -81,11 +81,11 @@ def account(data_dir: Path) -> Account:
     path = data_dir / "account.json"
     if path.exists():
         return Account(**json.loads(path.read_text()))
-    made = Account("demo@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
+    created = Account("demo@example.com", secrets.token_urlsafe(9), secrets.token_hex(20))
     data_dir.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(made), file)
-    return made
+        json.dump(asdict(created), file)
+    return created
 
 
 def ready(studio_url: str, project: int, owner: Account, backend: Service) -> str:

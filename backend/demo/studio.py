@@ -43,8 +43,8 @@ class Studio:
         self.json("PATCH", f"/api/projects/{project}", json=settings)
 
     def project(self, project: int) -> dict[str, JSON]:
-        found: dict[str, JSON] = self.json("GET", f"/api/projects/{project}")
-        return found
+        settings: dict[str, JSON] = self.json("GET", f"/api/projects/{project}")
+        return settings
 
     def import_files(self, project: int, paths: Iterable[Path]) -> None:
         """Upload images. Each becomes a task with the `image` "/data/upload/<project>/<8 digits>-<name>"."""
@@ -55,8 +55,8 @@ class Studio:
     def tasks(self, project: int) -> list[dict[str, JSON]]:
         """List all tasks, oldest first. Unlike `task`, this asks no backend for predictions."""
         query = {"project": project, "page_size": 1000, "fields": "all"}
-        found: list[dict[str, JSON]] = self.json("GET", "/api/tasks", params=query)["tasks"]
-        return sorted(found, key=lambda task: int(task["id"]))
+        tasks: list[dict[str, JSON]] = self.json("GET", "/api/tasks", params=query)["tasks"]
+        return sorted(tasks, key=lambda task: int(task["id"]))
 
     def connect_backend(self, project: int, url: str, *, interactive: bool = True) -> int:
         """Connect the backend at `url`, and disconnect all others. Return its id.
@@ -73,8 +73,8 @@ class Studio:
 
     def backends(self, project: int) -> list[dict[str, JSON]]:
         """List backends, each with the `model_version` of its /setup, which Label Studio calls first."""
-        found: list[dict[str, JSON]] = self.json("GET", "/api/ml", params={"project": project})
-        return found
+        backends: list[dict[str, JSON]] = self.json("GET", "/api/ml", params={"project": project})
+        return backends
 
     def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
         """Run the Data Manager's action of that name on these tasks, or on all.
@@ -89,15 +89,15 @@ class Studio:
         self.json("POST", "/api/dm/actions", params={"id": name, "project": project}, json=body)
 
     def predictions(self, project: int) -> list[dict[str, JSON]]:
-        found: list[dict[str, JSON]] = self.json("GET", "/api/predictions", params={"project": project})
-        return found
+        predictions: list[dict[str, JSON]] = self.json("GET", "/api/predictions", params={"project": project})
+        return predictions
 
     def json(self, method: str, path: str, **options: Any) -> JSON:
         """Send a request as the signed-in user and return the JSON of the answer."""
         return self.send(method, path, **options).json()
 
     def send(self, method: str, path: str, **options: Any) -> requests.Response:
-        # Django wants its cookie's token in a header, except of a GET.
+        # Django requires the cookie's token in a header, except for a GET.
         headers = {"X-CSRFToken": self._csrf_token()} if self._session.cookies else {}
         try:
             answer = self._session.request(
@@ -107,9 +107,9 @@ class Studio:
             why = connections.distrust(error) or f"cannot be reached: {error}"
             raise StudioError(f"Label Studio at {self.url} {why}") from error
         if not answer.ok:
-            said = answer.text[:500]
+            reason = answer.text[:500]
             raise StudioError(
-                f"Label Studio answered {answer.status_code} to {method} {path}: {said}",
+                f"Label Studio answered {answer.status_code} to {method} {path}: {reason}",
                 status=answer.status_code,
             )
         return answer

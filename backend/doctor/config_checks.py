@@ -61,7 +61,7 @@ def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[s
             f"give a <Text> that only holds a control the value of the image; {cure}",
         )
     points = [control for control in config.prompts if control.tag == "KeyPointLabels"]
-    held = dict.fromkeys(name for control in config.outputs for name in _HELD.get(control.tag, ()))
+    exported = dict.fromkeys(name for control in config.outputs for name in _HELD.get(control.tag, ()))
     offered = dict.fromkeys(
         name
         for control in (*config.outputs, *config.prompts)
@@ -69,8 +69,8 @@ def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[s
         for name in _OFFERED.get(control.tag, ())
     )
     spoiled = _RINGS if points else ()  # whatever else there is
-    empty = [name for name in offered if name not in held]
-    good = [name for name in held if name not in spoiled]
+    empty = [name for name in offered if name not in exported]
+    good = [name for name in exported if name not in spoiled]
     right = f"{', '.join(good)} hold them, and but for JSON no other" if good else "only JSON holds them"
     bad = list(dict.fromkeys([*empty, *spoiled]))
     if not bad:

@@ -28,7 +28,7 @@ class Change:
     make: Callable[[], None]  # raises StudioError
 
 
-Consent = Callable[[Change], bool | None]  # None if there is nobody to ask
+Consent = Callable[[Change], bool | None]  # None if there is no terminal to ask at
 
 
 def consent(*, yes: bool) -> Consent:
@@ -143,8 +143,8 @@ def _image_field(client: StudioClient, project: int) -> str:
         if labeling_config.FIELD.fullmatch(f"${name}") and isinstance(value, str) and _ADDRESS.match(value)
     ]  # fmt: skip
     # Uploads from before there was a config fit any field name.
-    known = Names().field in fields or not fields or "$undefined$" in data
-    return Names().field if known else fields[0]
+    present = Names().field in fields or not fields or "$undefined$" in data
+    return Names().field if present else fields[0]
 
 
 def _backend(client: StudioClient, project: int, url: str, login: Mapping[str, Any]) -> Iterator[Change]:
@@ -170,7 +170,7 @@ def _backend(client: StudioClient, project: int, url: str, login: Mapping[str, A
 def _shown(client: StudioClient, project: int) -> Iterator[Change]:
     """Offer to show an existing version if the project shows the predictions of none."""
     settings = client.project(project)
-    if settings.get("show_collab_predictions") is False:  # somebody wants none shown
+    if settings.get("show_collab_predictions") is False:  # a person switched them off
         return
     counts, titles = versions_of(client, project)
     before = settings.get("model_version")

@@ -39,8 +39,10 @@ def trial_findings(
     except StudioError as error:
         yield Finding("trial", FAILED, error.problem, error.cure)
     if unlabelled:
-        seen = ", ".join(f"{term[:40]} ({n} of {tried} tasks)" for term, n in unlabelled.most_common(5))
-        yield Finding("trial", NOTE, f"Seen without a label: {seen}.", _label_for(unlabelled))
+        frequent_terms = ", ".join(
+            f"{term[:40]} ({n} of {tried} tasks)" for term, n in unlabelled.most_common(5)
+        )
+        yield Finding("trial", NOTE, f"Seen without a label: {frequent_terms}.", _label_for(unlabelled))
     yield Finding("log", OK, f"The server's log: {place}.")
 
 

@@ -16,7 +16,7 @@ class Selection:
 
     client: StudioClient
     what: str  # annotations, drafts or predictions
-    version: str | None = None  # of predictions; None for the newest
+    version: str | None = None  # the version of predictions; None for the newest
 
     @classmethod
     def of(

@@ -110,11 +110,11 @@ class PinnedHttp:
                 # Label Studio answers 406 to "image/*".
                 headers = {"User-Agent": "vlsam", "Accept": "*/*", **request.headers}
                 prepared = requests.Request(request.method, request.url.url, headers, json=request.json)
-                left = request.deadline.check()
+                seconds_left = request.deadline.check()
                 response = adapter.send(
                     prepared.prepare(),
                     stream=True,
-                    timeout=(min(CONNECT_SECONDS, left), min(request.byte_seconds, left)),
+                    timeout=(min(CONNECT_SECONDS, seconds_left), min(request.byte_seconds, seconds_left)),
                     verify=self._verify,
                     proxies={"all": proxy} if proxy else {},
                 )

@@ -126,12 +126,12 @@ class StudioNames:
         """List the addresses of a server, first the one that requests are sent to."""
         if server is None:
             return []
-        asked = StudioName.parse(server.url)
+        primary = StudioName.parse(server.url)
         others: tuple[StudioName | None, ...] = ()
         # A name from /setup counts for LABEL_STUDIO_URL alone: it must not send requests elsewhere.
         if server.url == self._label_studio_url:
-            others = (asked, StudioName.parse(server.name), *self._hosts)
-        return [name for name in (asked, *others) if name is not None]
+            others = (primary, StudioName.parse(server.name), *self._hosts)
+        return [name for name in (primary, *others) if name is not None]
 
 
 def url_of(source: str, path: str | None, server: Server | None, task: Any) -> str:

@@ -120,7 +120,7 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
     Raises ValueError for a stream of an image of another size, or one that ends early.
     """
     total = 4 * shape[0] * shape[1]
-    # The head says how much there is to decode.
+    # The head contains the number of values.
     if len(stream) < 8 or int.from_bytes(stream[:4].tobytes()) != total:
         raise ValueError("run lengths of an image of another size")
     head = int.from_bytes(stream[:7].tobytes()) >> (56 - HEAD_BITS)
@@ -129,14 +129,14 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
     sizes = np.array([((head >> shift) & 15) + 1 for shift in (12, 8, 4, 0)])
     raw = stream.tobytes() + bytes(8)  # so that the last codes can be read as whole words
     parts = []
-    position, done = HEAD_BITS, 0
-    while done < total:
+    position, decoded = HEAD_BITS, 0
+    while decoded < total:
         if position >= 8 * len(stream):
             raise ValueError("run lengths that end early")
         positions, position = yield from _codes(raw, position, 8 * len(stream), sizes)
         edges, values = yield from _values(raw, positions, sizes)
-        edges += done
-        done = int(edges[-1])
+        edges += decoded
+        decoded = int(edges[-1])
         # The values from a to before b hold the alphas of the pixels from a // 4 to before b // 4.
         pixels = np.minimum(edges, total) // 4
         painted = (values >= 128) & (pixels[:-1] < pixels[1:])

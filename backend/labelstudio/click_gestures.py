@@ -19,7 +19,7 @@ from model.types import Box, Prompt
 MAX_CLICKS = 1000
 MAX_ITEMS = 20_000  # of a context or a draft that are looked through, the newest
 
-Spot = tuple[float | bool, ...]  # the place of a gesture and what it says
+Spot = tuple[float | bool, ...]  # the place of a gesture, and its sign
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Gesture:
     prompt_id: str | None = None
     bound: bool = True  # to a control of the config
     has_list: bool = True  # its tool has a list of labels of its own, as KeyPointLabels has
-    image: str | None = None  # the name of the <Image> that it was drawn on, if the browser says it
+    image: str | None = None  # the name of the <Image> that it was drawn on, if the browser sends it
 
     @property
     def spot(self) -> Spot:
@@ -128,9 +128,9 @@ def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | N
     if box is None and not clicks:
         return None
     points = pixels_of(clicks, shape)
-    kept = newest_of_spots(points)
+    newest = newest_of_spots(points)
     labels = np.array([int(click.positive) for click in clicks], np.int64)
-    return Prompt(points=points[kept], labels=labels[kept], box=box)
+    return Prompt(points=points[newest], labels=labels[newest], box=box)
 
 
 def newest_of_spots(points: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -145,7 +145,7 @@ def pixels_of(clicks: Sequence[Gesture], shape: tuple[int, int]) -> NDArray[np.f
     height, width = shape
     points = np.array([click.point for click in clicks], float).reshape(-1, 2)
     points = (points * np.array([width / 100, height / 100])).astype(np.float32)
-    # 100 % is the far edge of the last pixel, and a click there is meant for that pixel.
+    # 100 % is the far edge of the last pixel. A click there counts for that pixel.
     last = np.nextafter(np.array([width, height], np.float32), np.float32(0))
     return np.asarray(np.clip(points, 0, last))
 

@@ -191,7 +191,7 @@ def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) 
     """Draw a round brush of `width` along points (n, 2) into a canvas of 0 and 1, or erase with it."""
     fine = 4  # bits below the pixel; cv2 has pixel centres on whole numbers
     path = np.round((points - 0.5) * 2**fine).astype(np.int32)
-    # cv2 4.12 draws a line of even thickness one pixel wider than asked, and an odd one two.
+    # cv2 4.12 draws a line of even thickness one pixel too wide, and an odd one two.
     thickness = max(1, 2 * round((width - 1) / 2))
     cv2.polylines(canvas, [path], False, int(add), thickness=thickness, shift=fine)
 

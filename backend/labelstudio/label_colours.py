@@ -12,7 +12,7 @@ from PIL import ImageColor
 Lab = NDArray[np.float64]  # (..., 3): CIELAB's L* 0..100, a*, b*
 _FIRST = "#e11e4b"
 _LIGHTNESS = (35, 90)  # darker ones hide the image, lighter ones do not show on it
-_CHROMA = 25  # less is grey, in which masks are hard to see
+_CHROMA = 25  # below it colours are grey, and masks hard to see
 
 
 def colours(count: int, taken: Iterable[str] = ()) -> list[str]:

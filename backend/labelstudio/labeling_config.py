@@ -30,8 +30,8 @@ MAX_CONFIG = 1_000_000  # characters
 MAX_DEPTH = 100  # of tags in tags
 # Images, and controls that draw or name regions: an answer may use all of them for each object.
 MAX_TAGS = 200
-MAX_INSIDE = 200_000  # tags inside these, those of tags in tags counted for each
-MAX_LABELS = 1000  # that a task's data may bring, of so many characters each:
+MAX_INSIDE = 200_000  # limit for tags inside these; nested tags count for each ancestor
+MAX_LABELS = 1000  # limit for labels from a task's data, each of at most MAX_LABEL characters
 MAX_LABEL = 200
 PROMPT = "vlsam_prompt"  # the TextArea where people type a phrase to find
 
@@ -77,7 +77,7 @@ class Control:
         """One of SHAPES."""
         return self.type.removesuffix("labels")
 
-    def knows(self, label: str) -> bool:
+    def has_label(self, label: str) -> bool:
         return label in self._values
 
     @property
@@ -144,7 +144,7 @@ class LabelConfig:
     outputs: tuple[Control, ...]  # in the order of the config; never empty
     prompt_boxes: frozenset[str] = frozenset()  # names of rectangle controls that only prompt
     namings: tuple[Naming, ...] = ()
-    phrases: frozenset[str] = frozenset()  # names of text controls that only prompt
+    phrases: frozenset[str] = frozenset()  # names of text controls that only take prompts
     prompts: tuple[Control, ...] = ()  # those that only prompt
     idle: tuple[Control, ...] = ()  # outputs that Auto-Detect offers and whose smart tool sends nothing
     status_of: str | None = None  # the object that the <TextArea> named STATUS belongs to
@@ -185,13 +185,14 @@ class LabelConfig:
     def label_control(self, label: str | None) -> Control | None:
         """Return the first predicted control that has the label, or whose regions have no labels."""
         return next(
-            (c for c in self.predicted if not c.takes_labels or (label is not None and c.knows(label))), None
+            (c for c in self.predicted if not c.takes_labels or (label is not None and c.has_label(label))),
+            None,
         )
 
     def control_for(self, labels: Collection[str]) -> Control | None:
         """Return the predicted control with most of these labels, or whose regions have no labels."""
-        best = max(self.predicted, key=lambda control: sum(map(control.knows, labels)))
-        return best if any(map(best.knows, labels)) else self.label_control(None)
+        best = max(self.predicted, key=lambda control: sum(map(control.has_label, labels)))
+        return best if any(map(best.has_label, labels)) else self.label_control(None)
 
     @property
     def only_label(self) -> str | None:
@@ -572,11 +573,11 @@ def _paths(tag: ElementTree.Element, above: tuple[str, ...]) -> Iterator[Choice]
 def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
     """Return the labels in a task's untrusted data: a list of texts or of {"value": ..., "alias": ...}."""
     try:
-        given = field_of(data, path)
+        values = field_of(data, path)
     except LookupError:
         return ()
     labels: list[Label] = []
-    for item in (given if isinstance(given, list) else [])[:MAX_LABELS]:
+    for item in (values if isinstance(values, list) else [])[:MAX_LABELS]:
         attributes = item if isinstance(item, Mapping) else {"value": item}
         texts = {
             key: str(value)

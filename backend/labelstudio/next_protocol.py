@@ -10,7 +10,7 @@ from backend.labelstudio import results
 from backend.labelstudio.results import Result
 from model.types import Mask
 
-# The tags that the browser knows, and the output that it makes of a mask for each.
+# The tags that the browser supports, each with the output that it makes of a mask.
 _TARGETS = {
     "BitmaskLabels": "mask",
     "RectangleLabels": "bbox",

@@ -14,11 +14,11 @@ from model.types import Mask
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
 
 TOLERANCE = 1.0  # pixels between a mask's outline and its ring; less where the mask is below 20 x 20
-SPECK = 0.002  # of the largest part: smaller parts and holes are left out of a ring
-MAX_POINTS = 1000  # of a ring that is made: editors draw a handle for each
+SPECK = 0.002  # share of the largest part: smaller parts and holes are left out of a ring
+MAX_POINTS = 1000  # limit for a new ring, since editors draw a handle for each point
 MAX_PARTS = 100
-MAX_HOLES, MAX_CORNERS = 300, 200_000  # of a mask whose rings are exact
-MAX_PAIRS = 1_000_000  # of points that are compared each time a ring is joined to the others
+MAX_HOLES, MAX_CORNERS = 300, 200_000  # limits for exact rings
+MAX_PAIRS = 1_000_000  # limit of compared points each time a ring is joined to the others
 
 
 def ring_of(mask: Mask) -> Ring:
@@ -73,11 +73,11 @@ def _followed(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[R
     ways = np.sign(lines[:, 1] - lines[:, 0]).tolist()
     starts = zip(lines[:, 0].tolist(), ways, strict=True)
     beginning = {(*start, *way): number for number, (start, way) in enumerate(starts)}
-    left = dict.fromkeys(range(len(rows)))
-    while left:
-        ring = [number := next(iter(left))]
+    remaining = dict.fromkeys(range(len(rows)))
+    while remaining:
+        ring = [number := next(iter(remaining))]
         while True:
-            left.pop(number, None)
+            remaining.pop(number, None)
             (x, y), (dx, dy) = ends[number], ways[number]
             # Where two lines begin, the one to the right goes around the same pixel.
             turned = beginning.get((x, y, -dy, dx))
@@ -143,18 +143,18 @@ def _area(ring: NDArray[Any]) -> float:
 
 def _bridged(rings: Sequence[Ring]) -> Ring:
     """Join rings to one by bridges. The ring nearest to those already joined is always the next."""
-    joined, left = rings[0], list(rings[1:])
+    joined, remaining = rings[0], list(rings[1:])
     pairs = MAX_PAIRS // len(rings)
-    near = [nearest_points(joined, ring, pairs) for ring in left]
-    while left:
-        number = min(range(len(left)), key=lambda i: near[i][0])
-        ring, (_, (x, y), there) = left.pop(number), near.pop(number)
+    near = [nearest_points(joined, ring, pairs) for ring in remaining]
+    while remaining:
+        number = min(range(len(remaining)), key=lambda i: near[i][0])
+        ring, (_, (x, y), there) = remaining.pop(number), near.pop(number)
         here = int(np.argmax((joined == (x, y)).all(axis=1)))
         round_trip = np.concatenate([ring[there:], ring[: there + 1]])
         joined = np.concatenate([joined[: here + 1], round_trip, joined[here:]])
         near = [
             min(old, nearest_points(ring, other, pairs), key=lambda n: n[0])
-            for old, other in zip(near, left, strict=True)
+            for old, other in zip(near, remaining, strict=True)
         ]
     return joined
 
@@ -164,7 +164,7 @@ def ellipse_of(mask: Mask) -> Ellipse:
     rows, columns = np.nonzero(mask)
     x, y = columns + 0.5, rows + 0.5
     centre = (float(x.mean()), float(y.mean()))
-    # A pixel is no point but a square, whose variance is 1/12.
+    # A pixel is a square, whose variance is 1/12, and not a point.
     spread = np.cov(np.stack([x, y]), bias=True) + np.eye(2) / 12
     (short, long), axes = np.linalg.eigh(spread)
     turned = math.degrees(math.atan2(axes[1, 1], axes[0, 1])) % 180

@@ -22,7 +22,7 @@ class Wishes:
     """The level and the minimum score that a person set. Invalid values are ignored."""
 
     level: Level = "auto"
-    score: float = 0.0  # detections below it are no answer
+    score: float = 0.0  # detections below it are dropped
 
 
 def typed(items: Sequence[Mapping[str, Any]], config: LabelConfig) -> str | None:
@@ -60,5 +60,5 @@ def label_of(phrase: str, term: str, selected: Sequence[str], config: LabelConfi
     for name in (bare(phrase), term, term.rpartition(" ")[2]):
         for _, label in config.named(name):
             return label
-    known = (label for label in selected if any(control.knows(label) for control in config.predicted))
-    return next(known, config.only_label)
+    usable = (label for label in selected if any(control.has_label(label) for control in config.predicted))
+    return next(usable, config.only_label)

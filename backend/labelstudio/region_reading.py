@@ -36,7 +36,7 @@ MAX_PERCENT = 1e6  # of a coordinate
 READ, RUN_LENGTHS = 25_000, 80_000
 PAINT, PAINT_RING = 60_000, 130_000
 PNG = "data:image/png;base64,"
-# Of one request. A unit is about a nanosecond; 100 masks of 12 megapixels with ragged outlines take a third.
+# Limit per request. A unit is about 1 ns; 100 masks of 12 megapixels with ragged outlines take a third.
 UNITS = 3_000_000_000
 CACHE_BYTES = 64_000_000
 

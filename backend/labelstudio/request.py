@@ -56,7 +56,7 @@ class Interaction:
     prompt_ids: frozenset[str] = frozenset()  # of all prompts; none if one of them has no id
     control: str = ""  # of the newest prompt
     empty: bool = False  # nothing was drawn or typed
-    other_image: str | None = None  # that a prompt was drawn on, if there are no gestures
+    other_image: str | None = None  # the image that a prompt was drawn on, if there are no gestures
 
     @classmethod
     def parse(cls, task: Task, context: Mapping[str, Any], project_config: LabelConfig) -> "Interaction":

@@ -25,7 +25,7 @@ from model.types import Mask
 
 Result = dict[str, Any]
 
-ELLIPSE_IOU = 0.8  # of a mask and its ellipse: below, a prediction has none
+ELLIPSE_IOU = 0.8  # minimum IoU of a mask and its ellipse in predictions
 KEYPOINT_WIDTH = 0.75  # percent of the image: the size of the marker
 
 

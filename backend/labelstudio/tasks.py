@@ -27,7 +27,7 @@ MAX_TEXT = 10_000
 class Region:
     """A region of an output control. `region_reading.read` reads its geometry."""
 
-    id: str  # as Label Studio knows it
+    id: str  # Label Studio's id
     control: Control
     labels: tuple[str, ...]  # several if a control has choice="multiple"; none if it has none
     result: Mapping[str, Any]

@@ -13,7 +13,7 @@ from backend.labelstudio_api.client import StudioClient, StudioError
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
-# A request with predictions: so many tasks or, of large masks, characters. Label Studio takes 250 MB.
+# Limits of one import request in tasks and, for large masks, in characters. Label Studio accepts 250 MB.
 CHUNK, CHUNK_CHARACTERS = 50, 10_000_000
 
 

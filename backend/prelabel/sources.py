@@ -141,7 +141,7 @@ class Folder:
             address = listing.root + name
             if re.match(r"(?i)data:", address) or (scheme_of(self._source) is None and _is_uri(address)):
                 address = f"./{address}"  # a path, even if its name looks like an address
-            # Percent-encoding keeps the bytes of a name that is no UTF-8.
+            # Percent-encoding keeps the bytes of a name that is not UTF-8.
             shown = text(address) if self._prefix is None else self._prefix + quote(os.fsencode(name))
             yield Item(
                 keys.of(name),

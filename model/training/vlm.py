@@ -140,7 +140,7 @@ class Batch:
     pixels: Tensor  # (B * patches, 3 * 2 * 14 * 14)
     grid: Tensor  # (B, 3) patches
     ids: Tensor  # (B, N)
-    labels: Tensor  # (B, N), -100 where nothing is asked
+    labels: Tensor  # (B, N), -100 where there is no target
     cover: Tensor  # (B, tokens, 1 + names): share of each merged token per name, background first
     rows: Tensor  # (R, 3): sample, position, name: rows whose attention should fall on the name
     image_start: int

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from model.types import Box, GroundingError
 
 MAX_BOXES = 100
-MAX_NAME = 60  # characters; longer ones are no names
+MAX_NAME = 60  # characters; longer texts are not names
 MAX_ANSWER = 50_000  # characters of an answer that are read
 
 

@@ -19,7 +19,7 @@ from model.deadline import NEVER, Deadline
 from model.types import Image, RemoteVLMError
 from model.vlm.terms import without_cut_name, without_thoughts
 
-MAX_TOKENS = 256  # of an answer, as of the local VLM's
+MAX_TOKENS = 256  # limit of an answer, the same as for the local VLM
 MAX_TEXT = 4000  # characters: an endpoint may not heed MAX_TOKENS
 MAX_BYTES = 1_000_000  # of a response body
 TIMEOUT = 60.0  # seconds for an answer, in all

@@ -40,7 +40,7 @@ _COUNTS = word_set("count number quantity amount total present presence visible 
 _PLACES = word_set("bbox box bounding-box coordinate point polygon segmentation mask position location")
 _FIGURES = word_set("confidence score probability id index width height area size x y w h x1 y1 x2 y2 age")
 
-# Accents and vowel signs, which are no letters to `re`.
+# Accents and vowel signs, which `re` does not count as letters.
 _MARKS = "".join(c for c in map(chr, range(0x300, 0x3100)) if unicodedata.category(c)[0] == "M")
 _TOKEN = re.compile(
     r"[xX]?\d+(?:[xX]|st|nd|rd|th)?(?![^\W\d_])|\d+|"
@@ -150,7 +150,7 @@ def parse(answer: str) -> list[Term]:
     """
     terms: dict[str, Term] = {}
     for term in _mentions(answer):
-        # Text that does not parse as itself when it stands alone is no name.
+        # Drop a text that does not parse as itself when it stands alone.
         if term.text not in terms and [alone.text for alone in _mentions(term.text)] == [term.text]:
             terms[term.text] = term
         if len(terms) == MAX_TERMS:
@@ -438,7 +438,7 @@ def _lines(text: str) -> Iterator[Term]:
         title = text.startswith("#", start) or text[start:end].rstrip(" *_").endswith((":", "："))
         body = item.end() if item else end - len(text[start:end].lstrip("# "))
         lines.append((body, end, len(item[1]) if item else -2 if title else -1))
-    heading: tuple[Term, int] | None = None  # a plural, which is no term if things are listed under it
+    heading: tuple[Term, int] | None = None  # a plural, which is not a term if things are listed under it
     for (start, end, depth), (_, _, below) in zip(lines, [*lines[1:], (0, 0, -3)], strict=True):
         if heading and depth <= heading[1]:
             yield heading[0]
@@ -509,7 +509,7 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
         denied = denied or kind == "negation"
         denied = denied and word not in _INSTEAD and _goes_on(words, i)
         if kind in ("function", "is", "sign", "verb"):
-            # The content of a cup, a material, and an attribute are no further things.
+            # The content of a cup, a material or an attribute is not another thing.
             part = word == "without" or (word == "of" and (bool(term) or words[i - 1] in _MADE))
             told = kind == "is" and named and words[i - 1] not in ("there", "here")
             denied = denied and word not in _STOPS

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.types import Image
 
-# Labels of a prompt's tokens. NOTHING is no point: SAM was trained with one after the points.
+# Labels of a prompt's tokens. NOTHING is padding: SAM was trained with one after the points.
 NOTHING, OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = range(-1, 4)
 
 

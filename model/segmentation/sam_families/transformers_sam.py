@@ -40,7 +40,7 @@ class TransformersSam:
         places = encoder.shared_embedding(prompts.points[None] + 0.5, (self.side, self.side))[0]
         sparse = prompts.embedded(places, self._kinds())
         _, dense = encoder(input_points=None, input_labels=None, input_boxes=None, input_masks=prompts.masks)
-        # With masks each prompt sees another image: the library takes them as images of one prompt each.
+        # Prompts with masks are passed as images of one prompt each, since the mask is added to the image.
         images = 1 if prompts.masks is None else count
         logits, quality, *_ = self.model.mask_decoder(
             image_embeddings=features["image"].expand(images, -1, -1, -1),

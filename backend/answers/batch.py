@@ -79,7 +79,7 @@ def prewarm(access: Access, task: Task, config: LabelConfig, deadline: Deadline)
 
 
 def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
-    """Return what a batch would answer for a task, with what the model saw or why it failed."""
+    """Return the prediction for a task as in a batch, with the terms of the model or the failure."""
     task, version = request.task, access.resources.version
     try:
         with access.resources.queue.admitted():

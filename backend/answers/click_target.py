@@ -57,7 +57,7 @@ class Target:
 
     @cached_property
     def prompt(self) -> Prompt:
-        """The prompt that made the region, with its mask, or of a rectangle its box. Raises TooMuch."""
+        """The prompt that made the region, with its mask; for a rectangle, its box. Raises TooMuch."""
         prompt = Prompt() if self.stored is None else region_meta.consistent(self.stored, self.mask)
         if self.is_outline:
             return replace(prompt, box=box_of(self.mask))
@@ -122,17 +122,17 @@ def read(
 ) -> Correction:
     """Return the correction for the clicks of a request, on an image (height, width) = `shape`.
 
-    Label Studio 1.23.2 sends the points or the rectangles of one label, all that were not accepted yet, the
-    newest last, and nothing about the region that they are meant for. Prompts of the other kind come from
-    the newest draft.
+    Label Studio 1.23.2 sends all points or all rectangles of one label that are not accepted yet, the newest
+    last. It does not send the region that they belong to. Prompts of the other kind come from the newest
+    draft.
 
-    A click with several labels is about a region that has one of them, and a corrected region keeps all of
-    its own. Clicks without a label are about the region that the newest of them is in. In no region, they
-    are about the one whose mask they overlap, whatever its label. Otherwise they have the only label of the
-    config. Those of them in other regions do not count.
+    A click with several labels corrects a region with one of them; the region keeps its own labels. Clicks
+    without a label correct the region around the newest click. If there is none, they correct the region that
+    their mask overlaps, whatever its label. If there is none either, they get the only label of the config.
+    Clicks in other regions do not count.
 
     A correction with `rivals` is not settled: segment its prompt, then call `settle`. Only regions that the
-    clicks may be about are read.
+    clicks may correct are read.
 
     `answers` are the recent ones for this task, the newest first, and `now` is the time of their clock.
     Raises Unanswerable and TooMuch.

@@ -23,7 +23,7 @@ from model import coco
 class Coco(Objects):
     """COCO's instances: masks as RLE or polygons, boxes as x, y, width, height.
 
-    `segmentation` returns the one or the other for an object of a row. With `copies` the images are copied
+    `segmentation` makes the RLE or polygons of an object in a row. With `copies` the images are copied
     into the folder `images_of` DEST, and each `file_name` is that of its copy.
     """
 

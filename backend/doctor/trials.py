@@ -102,7 +102,7 @@ def _texts(given: Any) -> list[str]:
 
 
 def _label_for(terms: Counter[str]) -> str:
-    """Return what to add to a labeling config for the most frequent terms."""
+    """Return lines to add to a labeling config for the most frequent terms."""
     (term, _), *_ = terms.most_common(1)
     value, name = quoteattr(term[:1].upper() + term[1:]), quoteattr(term)
     more = "; and so for the others" if len(terms) > 1 else ""

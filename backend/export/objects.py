@@ -60,8 +60,8 @@ def read(
 ) -> Iterator[Object]:
     """Yield the objects in a result list of an image (height, width) = `shape`; the topmost is last.
 
-    Regions that are no objects are counted in `left_out`, by reason. With `scored` objects have their
-    result's score. Raises TooMuch.
+    Other regions are counted in `left_out`, by reason. With `scored`, objects have the score of their
+    result. Raises TooMuch.
     """
     for region in _regions(items):
         if isinstance(region, str):

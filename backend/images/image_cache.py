@@ -33,8 +33,8 @@ class CachedImage:
 class ImageCache:
     """Images by the `cache_key` of their address. Thread-safe.
 
-    An entry lives SECONDS from the time it was loaded, on `clock`. Beyond `entries` the least recently used
-    one is dropped.
+    An entry expires SECONDS after it was loaded, on `clock`. More than `entries` drop the least recently
+    used one.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, entries: int = MAX_ENTRIES) -> None:

@@ -134,7 +134,7 @@ def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | N
 
 
 def newest_of_spots(points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which points (n, 2) are the last on their spot, a tenth of a pixel wide."""
+    """Return a mask (n,) of the points (n, 2) that are the last within a tenth of a pixel."""
     spots = [(round(float(x), 1), round(float(y), 1)) for x, y in points]
     last = {spot: index for index, spot in enumerate(spots)}
     return np.isin(np.arange(len(points)), list(last.values()))

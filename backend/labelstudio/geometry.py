@@ -64,7 +64,7 @@ class Patch:
         return both / union if union else 0.0
 
     def count(self, window: Window) -> int:
-        """Return how many pixels of the mask are in a window."""
+        """Count the mask's pixels in a window."""
         return int(np.count_nonzero(self._within(common(self.window, window))))
 
     def _within(self, window: Window) -> NDArray[np.bool_]:
@@ -104,7 +104,7 @@ def common(one: Window, other: Window) -> Window:
 
 
 def contains(mask: Mask, points: Any) -> Any:
-    """Return which of points (n, 2), xy pixels, are on a mask, as (n,) bool. None outside of the image."""
+    """Return for points (n, 2), xy pixels, whether they are on a mask: bool (n,), False outside the image."""
     height, width = mask.shape
     xy = np.floor(np.asarray(points, float).reshape(-1, 2)).astype(np.int64)
     on_image = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)

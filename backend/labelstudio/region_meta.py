@@ -37,7 +37,7 @@ class Stored:
 def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, Any]:
     """Return `meta` for a result of this detection: at most 2000 bytes of JSON under the key "vlsam".
 
-    Of too many clicks the newest are kept.
+    Too many clicks are cut to the newest.
     """
     height, width = detection.mask.shape
     prompt = detection.evidence.prompt

@@ -136,7 +136,7 @@ class Drawn:
         return self.spans.hold(points[inside]) if self.spans else self.patch.holds(points[inside])
 
     def count(self, window: Window) -> int:
-        """Return how many pixels of the region are in a window. Raises TooMuch."""
+        """Count the region's pixels in a window. Raises TooMuch."""
         self.budget.spend(geometry.area(geometry.common(self.window, window)))
         return self.patch.count(window)
 
@@ -272,7 +272,7 @@ def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], budget: Read
 
 
 def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
-    """Return what the editor paints: the PNG or else the RLE, and the strokes of a draft on top."""
+    """Paint a brush as the editor does: the PNG or else the RLE, and the strokes of a draft on top."""
     below = None
     if value.get("maskDataURL"):
         below = painted(_from_png(value["maskDataURL"], shape, budget))
@@ -360,7 +360,7 @@ def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
 
 
 def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
-    """Return where a PNG is opaque, scaled to the image as the editor does. Raises its decoder's errors."""
+    """Return the opaque pixels of a PNG, scaled to the image as in editors. Raises its decoder's errors."""
     if not isinstance(url, str) or not url.startswith(PNG):
         raise ValueError("no PNG")
     budget.spend(2 * len(url))

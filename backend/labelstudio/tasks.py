@@ -69,7 +69,7 @@ class Entry:
 
     @cached_property
     def related(self) -> frozenset[str]:
-        """The ids of regions that a relation names."""
+        """The ids of the regions in relations."""
         ends = (
             region_id({"id": item.get(end)})
             for item in self.items
@@ -152,7 +152,7 @@ class Task:
 
     @cached_property
     def related(self) -> frozenset[str]:
-        """The ids of regions that a relation names."""
+        """The ids of the regions in relations."""
         return frozenset().union(*(entry.related for entry in self.lists))
 
     def made(self, config: LabelConfig) -> Iterator[Region]:

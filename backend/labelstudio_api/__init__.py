@@ -1,1 +1,1 @@
-"""The client of Label Studio's HTTP API that product code uses."""
+"""Call Label Studio's HTTP API."""

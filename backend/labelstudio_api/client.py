@@ -150,7 +150,7 @@ class StudioClient:
         return answer
 
     def retry(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, tried again while its error is temporary. Raises StudioError."""
+        """Call `work`, and retry it while its error is temporary. Return its result. Raises StudioError."""
         for pause in self._patience.pauses:
             try:
                 return work()

@@ -90,7 +90,7 @@ class Importer:
             os.fsync(file.fileno())
 
     def _has_prediction(self, task: int | None) -> bool:
-        """Return whether a task has a prediction of this version. With `replace` they are deleted."""
+        """Return whether a task has a prediction of this version. With `replace`, delete it."""
         if task is None:
             return False
         ours = [p for p in self._client.predictions(task) if p.get("model_version") == self._version]

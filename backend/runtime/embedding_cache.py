@@ -127,7 +127,7 @@ class EmbeddingCache:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingHandle:
-    """A handle to one cached embedding. Holds a reference, so that eviction cannot remove it meanwhile.
+    """A handle to one cached embedding. It holds a reference, so that eviction cannot remove it in use.
 
     Handles to the same image share one `encode`, or its error.
     """

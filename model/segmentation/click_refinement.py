@@ -58,7 +58,7 @@ def refine_by_clicks(
     least within a cell of the low-resolution logits. Large changes to the start mask without a click are
     undone, so that a click on one object never moves the mask to another. Holes and specks are removed.
 
-    Of contradicting clicks on one pixel the last counts; this is logged, and `mask_cleanup.unmet_points`
+    The last of contradicting clicks on one pixel counts; this is logged, and `mask_cleanup.unmet_points`
     returns the others.
 
     Raises PromptError.

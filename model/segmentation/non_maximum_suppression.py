@@ -46,7 +46,7 @@ def suppress(
     a small view often has a higher score than the whole object in the whole image. Halves of an object that
     only smaller views found stay two.
     Then greedy non-maximum suppression by masks: drop the weaker of two if their IoU exceeds `same_term` or
-    `other_term`. Of equals the earlier stays.
+    `other_term`. The earlier of two equals stays.
     """
     ranked = [_Candidate(d, _cropped(d.mask)) for d in sorted(detections, key=lambda d: -d.score)]
     kept: list[_Candidate] = []

@@ -201,7 +201,7 @@ def without_cut_name(answer: str) -> str:
 
 
 def _open_key(answer: str, start: int) -> list[int]:
-    """Return where an object's last pair begins, if its value is missing or may be cut ("fa" of "false")."""
+    """Return the start of an object's last pair, if its value is missing or may be cut ("fa" of "false")."""
     opened: list[str] = []
     pair: list[re.Match[str]] = []
     for token in _JSON_TOKEN.finditer(answer, start):

@@ -42,7 +42,7 @@ def choose(name: str) -> str:
 
 
 def _count(kind: str) -> int:
-    """Return how many devices of a kind PyTorch can use."""
+    """Count the devices of a kind that PyTorch can use."""
     if kind == "cuda":
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "xpu":

@@ -167,7 +167,7 @@ class _Listing:
         return [file for file, digest in self.digests.items() if not is_intact(here / file, digest)]
 
     def noted(self, here: Path) -> dict[str, list[str]]:
-        """Return what _Note keeps of the weights in a folder."""
+        """Return the entries of _Note for the weights in a folder."""
         return {
             file: [sample_hash(here / file), digest]
             for file, digest in self.digests.items()
@@ -286,7 +286,7 @@ def _failure(name: str, here: Path, error: BaseException | None) -> ModelLoadErr
 
 
 def _refusal(name: str, error: BaseException | None) -> str:
-    """Return what to do if the hub itself refuses a model; "" for any other error."""
+    """Return advice if the hub refuses a model; "" for any other error."""
     response, endpoint = response_of(error), HfApi().endpoint
     if response is None or response.status_code not in (401, 403, 404):
         return ""

@@ -44,7 +44,7 @@ def fetch_sam(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> 
 
 
 def local_path(name: str, folder: Path = FOLDER) -> Path | None:
-    """Return where a model's files are on this machine; None if they are not.
+    """Return the path of a model's files on this machine; None if they are missing.
 
     Raises ModelLoadError where `folder` holds another commit than the name says.
     """

@@ -30,7 +30,7 @@ napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
-# Types of other libraries: their documentation is elsewhere, and building asks nobody.
+# Types of other libraries: the build fetches no inventories of their documentation.
 nitpick_ignore_regex = [("py:.*", r"(numpy|np|PIL|torch|collections|os|pathlib|typing|npt)(\..*)?")]
 
 # The names of vlsam for array types, whose whole spelling would fill the signatures.

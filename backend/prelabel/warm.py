@@ -52,34 +52,34 @@ def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse
         folder=profile.folder,
         concepts=options.localizer == "concept",
     )
-    room = settings.cache.disk_mb * 1e6
-    disk = EmbeddingFiles(folder, room, Metrics())
-    identity, seen, done = segmenter_version_of(profile, options), set[str](), Counter[str]()
+    bytes_left = settings.cache.disk_mb * 1e6
+    disk = EmbeddingFiles(folder, bytes_left, Metrics())
+    identity, keys, counts = segmenter_version_of(profile, options), set[str](), Counter[str]()
     for task in tqdm(tasks, "warm", total, unit="image", file=sys.stderr, disable=None):
         number = task.get("id")
         try:
             image = images.load(config.source(task.get("data")), client.server, task=number)
             key = embedding_key(identity, image_hash(image))
-            kept = disk.read(key)
-            embedding = kept or with_less_memory(segmenter, methodcaller("encode", image))[0]
+            cached = disk.read(key)
+            embedding = cached or with_less_memory(segmenter, methodcaller("encode", image))[0]
         except Exception as error:
-            done["failed"] += 1
+            counts["failed"] += 1
             reason = why(error, f"task {number}")
             tqdm.write(f"vlsam: task {number}: {printable(reason)}", file=sys.stderr)
             continue
-        if key not in seen:
-            seen.add(key)
-            room -= embedding.nbytes
-        if room < 0:  # one more would drive out the first
+        if key not in keys:
+            keys.add(key)
+            bytes_left -= embedding.nbytes
+        if bytes_left < 0:  # another file would evict the first
             raise SettingsError(
-                f"VLSAM_CACHE_DISK_MB={settings.cache.disk_mb} holds {len(seen) - 1} of the project's "
+                f"VLSAM_CACHE_DISK_MB={settings.cache.disk_mb} holds {len(keys) - 1} of the project's "
                 f"{total} images: set more, for the server too."
             )
-        if kept is None:
+        if cached is None:
             _write(disk, key, embedding)
-        done["encoded" if kept is None else "kept"] += 1
-    print(f"{done['encoded']} encoded, {done['kept']} there already, {done['failed']} failed")
-    return 1 if done["failed"] else 0
+        counts["encoded" if cached is None else "kept"] += 1
+    print(f"{counts['encoded']} encoded, {counts['kept']} there already, {counts['failed']} failed")
+    return 1 if counts["failed"] else 0
 
 
 def _write(disk: EmbeddingFiles, key: str, embedding: Embedding) -> None:

@@ -59,7 +59,7 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
         raise ImageError(f"A path, a Pillow image or an array is expected, not {type(image).__name__}.")
     try:
         if not stat.S_ISREG(os.stat(image).st_mode):
-            raise ImageError(f"{os.fspath(image)!r} is no file.")
+            raise ImageError(f"{os.fspath(image)!r} is not a file.")
         data = Path(image).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character
         reason = getattr(error, "strerror", None) or str(error)

@@ -167,7 +167,9 @@ class Localizer:
             raise ModelLoadError("the recipe vit-rollout needs an image classifier: name one")
         classes = [(term, i) for term in terms if (i := self.classifier.class_of(term.text)) is not None]
         if len(classes) < len(terms):
-            log.info("%d of %d terms are no class of the classifier.", len(terms) - len(classes), len(terms))
+            log.info(
+                "%d of %d terms are not classes of the classifier.", len(terms) - len(classes), len(terms)
+            )
         rollouts = [self.classifier.rollout(image, class_index) for _, class_index in classes]
         shape = rollouts[0].shape if rollouts else (1, 1)
         attention = maps.normalised(np.array(rollouts, np.float32).reshape(-1, *shape))

@@ -57,5 +57,5 @@ def run(args: argparse.Namespace) -> int:
         elif Path(name).expanduser().exists():
             print(f"{name}: on this machine, nothing to fetch")
         else:
-            raise ModelLoadError(f"{name} does not exist, and is no name by which weights are fetched")
+            raise ModelLoadError(f"{name} does not exist, and is not the name of downloadable weights")
     return 0

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         reason = body.get("error")
         rows = [] if reason else [(str(row["term"]), int(row["images"])) for row in body["terms"]]
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{url} is no vlsam server's: it answers with {answer.status_code}") from None
+        raise ValueError(f"{url} is not a vlsam server: it answers with {answer.status_code}") from None
     if reason:
         raise ValueError(reason)
     if args.json:

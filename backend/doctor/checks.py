@@ -228,7 +228,7 @@ def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
 
     The version is empty, that of stored predictions, or the title of a backend, which is then asked. *Label
     All Tasks* shows predictions of this version alone; so do the score column and uncertainty sampling, for
-    which a title is no version.
+    which a title does not count as a version.
     """
     check, hidden = "predictions", "in Label All Tasks and the score column"
     cure = "Settings, Annotation, Use predictions to prelabel tasks"

@@ -133,6 +133,6 @@ def _trial(client: StudioClient, connected: Mapping[str, Any]) -> Finding:
             "trial",
             NOTE,
             f"Task {task} got no regions.",
-            "if it shows anything: the server's log has the terms that are no label; see predicted_values",
+            "if it shows anything: the server's log lists the terms without a label; see predicted_values",
         )
     return Finding("trial", OK, f"Task {task} got {len(result)} results.")

@@ -128,7 +128,7 @@ def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
 
 
 def _reason(region: _Region, config: LabelConfig) -> str | None:
-    """Return why a region is no object, None if it is one."""
+    """Return why a region is not an object; None if it is one."""
     if region.geometry.get("to_name") != config.image_name:
         return "a region of another image of the task"
     if region.shape == "rectangle" and tasks.control_of(region.geometry) in config.prompt_boxes:

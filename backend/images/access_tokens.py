@@ -97,7 +97,7 @@ def token_kind(token: str) -> str | None:
 
 
 def _json_object(part: str) -> dict[str, Any] | None:
-    """Decode a part of a web token, None if it is no JSON object."""
+    """Decode a part of a web token, None if it is not a JSON object."""
     try:
         decoded = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (binascii.Error, ValueError, RecursionError):

@@ -27,7 +27,7 @@ class HttpUrl:
         try:
             parts = urllib3.util.parse_url(url)
         except ValueError:
-            raise Refused(f"{shown(url)} is no address.") from None
+            raise Refused(f"{shown(url)} is not an address.") from None
         if parts.scheme not in ("http", "https") or not parts.host:
             raise Refused(f"{shown(url)} is not supported: it is not an http, https or data address.")
         if parts.auth is not None or "\\" in url or any(ord(char) < 32 or ord(char) == 127 for char in url):

@@ -40,7 +40,7 @@ def text(name: str) -> str:
 def listed(source: str) -> Listing:
     """List the images of a folder and its subfolders, those that match a pattern, or one file.
 
-    A name that exists is no pattern, whatever characters it has. Links to folders are followed, each folder
+    A name that exists is never taken for a pattern. Links to folders are followed, each folder
     once. Skipped are links to files that are listed already, and the results of earlier runs.
     Raises ValueError for an invalid pattern.
     """
@@ -210,4 +210,4 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile("".join(parts), re.DOTALL)
     except re.error:
-        raise ValueError(f"{pattern!r} is no pattern") from None
+        raise ValueError(f"{pattern!r} is not a pattern") from None

@@ -99,7 +99,7 @@ class StudioNames:
         self._hosts = tuple(map(StudioName.parse, hosts))
 
     def file_path(self, source: str, server: Server | None) -> str | None:
-        """Return path and query of a file in Label Studio, None if `source` is no such file.
+        """Return path and query of a file in Label Studio, None if `source` is not such a file.
 
         `source` is a path, or a URL below any address of the server. Addresses may have different path
         prefixes; a file's path begins with one of them or with none. Raises Refused.
@@ -154,7 +154,7 @@ def url_of(source: str, path: str | None, server: Server | None, task: Any) -> s
     try:
         uri = base64.urlsafe_b64encode(source.encode()).decode()
     except UnicodeEncodeError:
-        raise Refused(f"{shown(source)} is no address.") from None
+        raise Refused(f"{shown(source)} is not an address.") from None
     return f"{server.url}/tasks/{task}/presign/?fileuri={uri}"
 
 

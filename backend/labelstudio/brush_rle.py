@@ -41,7 +41,7 @@ def numbers(text: memoryview) -> Steps[Bytes]:
         if at + WINDOW < len(characters):  # not in the middle of a number
             (commas,) = np.nonzero(part == ord(","))
             if not len(commas):
-                raise ValueError("run lengths that are no numbers")
+                raise ValueError("run lengths that are not numbers")
             part = part[: commas[-1] + 1]
         parts.append(_numbers(part))
         at += len(part)
@@ -54,7 +54,7 @@ def _numbers(part: Bytes) -> Bytes:
     comma = part == ord(",")
     # JSON has four kinds of white space.
     if not (is_digit | comma | (part == 32) | (part == 10) | (part == 13) | (part == 9)).all():
-        raise ValueError("run lengths that are no whole numbers")
+        raise ValueError("run lengths that are not whole numbers")
     digits *= is_digit
     values = digits.copy()
     values[1:] += 10 * digits[:-1]

@@ -245,7 +245,7 @@ def _percentages(points: list[Any], budget: ReadingBudget) -> NDArray[np.float64
     budget.spend(500 * len(points))
     numbers = np.array(points, np.float64)
     if numbers.shape != (len(points), 2):
-        raise ValueError("points that are no pairs of numbers")
+        raise ValueError("points that are not pairs of numbers")
     if not (np.abs(numbers) <= MAX_PERCENT).all():  # nor NaN
         raise ValueError("a coordinate is far outside the image")
     return numbers
@@ -340,7 +340,7 @@ def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
         budget.spend(10 * len(rle))
         source = bytes(rle)
     else:
-        raise ValueError("run lengths that are no list of whole numbers")
+        raise ValueError("run lengths that are not a list of whole numbers")
     budget.spend(2 * len(source))
     key = (hashlib.sha256(source).digest(), type(source), shape)
     spans = budget.cache.get(key)

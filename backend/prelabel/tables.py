@@ -73,7 +73,7 @@ def _jsonl(source: str) -> Iterator[Row]:
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                raise SourceError(f"{source}, line {number} is no JSON object")
+                raise SourceError(f"{source}, line {number} is not a JSON object")
             yield row
 
 

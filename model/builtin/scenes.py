@@ -197,7 +197,7 @@ def _checks(rng: np.random.Generator, width: int, height: int) -> NDArray[np.flo
 
 
 def _clutter(rng: np.random.Generator, base: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Draw discs, boxes and lines, which are no objects and must not be named."""
+    """Draw discs, boxes and lines, which are not objects and must not be named."""
     height, width = base.shape[:2]
     layer = np.ascontiguousarray(base)
     for _ in range(int(rng.integers(3, 20))):

@@ -109,7 +109,7 @@ def _is_fragment(part: _Candidate, whole: _Candidate, share: float) -> bool:
 
 
 def _ends_at_border(crop: _Crop, view: Box, size: tuple[int, ...]) -> bool:
-    """Return whether a mask reaches a border of its view that is no border of the image (height, width)."""
+    """Return whether a mask reaches a border of its view inside the image (height, width)."""
     x0, y0, x1, y1 = view
     near = _NEAR * min(x1 - x0, y1 - y0)
     left, top, right, bottom = crop.corners

@@ -48,7 +48,7 @@ _TOKEN = re.compile(
 )
 _OPEN = "".join(map(chr, range(0xAC00, 0xD7A4, 28)))  # Korean syllables without a final consonant
 _HAN, _KATAKANA = "\u3400-\u9fff", "\u30a0-\u30ff"
-# Text that is no part of a name: tags, remarks in brackets, questions; in scripts without spaces "the
+# Text that is not part of a name: tags, remarks in brackets, questions; in scripts without spaces "the
 # picture shows", "there is", places, counts with their measure word, colours, modifiers before 的, and "and"
 # unless it may belong to a name (和服, 사과).
 _ASIDE = re.compile(

@@ -23,7 +23,7 @@ def choose(name: str) -> str:
         device = None
     if device is None or device.type not in KINDS:
         raise ModelLoadError(
-            f"{name!r} is no device: choose auto, {', '.join(KINDS)}, one of several such as cuda:1, or "
+            f"{name!r} is not a device: choose auto, {', '.join(KINDS)}, one of several such as cuda:1, or "
             f"{', '.join(DEVICE_MAPS[1:])}"
         )
     count = _count(device.type)

@@ -318,7 +318,7 @@ def _config(here: Path) -> Mapping[str, Any]:
     try:
         config = json.loads((here / "config.json").read_text("utf-8"))
     except ValueError as error:
-        raise ModelLoadError(f"{here / 'config.json'} is no JSON") from error
+        raise ModelLoadError(f"{here / 'config.json'} is not JSON") from error
     return config if isinstance(config, dict) else {}
 
 

@@ -105,7 +105,7 @@ def test_samples_are_the_same_ones_after_a_restart(tmp_path: Path) -> None:
 
 def test_one_run_at_a_time_and_a_dead_ones_lock_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("process 1 on elsewhere\n")
-    with State(tmp_path).open({}), pytest.raises(StateError, match="another run is at work"):
+    with State(tmp_path).open({}), pytest.raises(StateError, match="another run is working"):
         State(tmp_path).open({}).__enter__()
     with State(tmp_path).open({}):
         assert (tmp_path / "lock").read_text().startswith("process ")

@@ -82,7 +82,7 @@ def test_patterns(pattern: str, expected: list[str], place: Path) -> None:
 
 
 def test_a_pattern_that_is_none(place: Path) -> None:
-    with pytest.raises(ValueError, match="is no pattern"):
+    with pytest.raises(ValueError, match="is not a pattern"):
         listed(f"{place}/[z-a].jpg")
 
 

@@ -516,5 +516,5 @@ def test_a_second_run_on_the_same_state_is_refused(
     with State(folder).open({"of": "another command"}):
         assert prelabel(photos, "--to", tmp_path / "out.json") == 2
     err = capsys.readouterr().err
-    assert "another run is at work" in err
+    assert "another run is working" in err
     assert "process " in err

@@ -452,7 +452,7 @@ def test_long_addresses_have_short_keys(tmp_path: Path) -> None:
     ("name", "text", "reason"),
     [
         ("l.csv", "picture,shelf\na.png,1\n", r"row 1: no column 'image' .* but picture, shelf"),
-        ("l.jsonl", '{"image": "a.png"}\nhello\n', r"line 2 is no JSON object"),
+        ("l.jsonl", '{"image": "a.png"}\nhello\n', r"line 2 is not a JSON object"),
         ("l.jsonl", '{"image": "a.png", "id": 1}\n{"image": "b.png", "id": 1}', r"id '1' is there twice"),
         ("l.parquet", "no parquet", r"l.parquet cannot be read: "),
     ],

@@ -56,5 +56,5 @@ def test_a_device_that_is_not_there_is_said_before_any_weights_are_looked_for(
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "0", "cuda:-1", "cuda 1"])
 def test_what_is_no_device_is_said(name: str) -> None:
-    with pytest.raises(ModelLoadError, match=f"{name!r} is no device: choose auto, cpu, cuda"):
+    with pytest.raises(ModelLoadError, match=f"{name!r} is not a device: choose auto, cpu, cuda"):
         devices.choose(name)

@@ -27,10 +27,6 @@ class SettingsError(ValueError):
 # Parsers raise ValueError with what the value must be, as the end of a sentence.
 
 
-def _text(value: str) -> str:
-    return value
-
-
 def _secret(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._~-]{8,200}", value):  # needs no quoting in a URL or a header
         raise ValueError("8 to 200 letters, digits, dots, dashes, underscores and tildes")
@@ -206,14 +202,12 @@ class Group:
 class ModelSettings(Group):
     """Models: which weights to load, and on which device."""
 
-    profile: str = _setting(
-        "VLSAM_PROFILE", "builtin", _text, "The pair of models to load: a profile's name."
-    )
+    profile: str = _setting("VLSAM_PROFILE", "builtin", str, "The pair of models to load: a profile's name.")
     vlm: str | None = _setting(
-        "VLSAM_VLM", None, _text, "Another VLM: a hub id, also as ID@REVISION, or a local folder."
+        "VLSAM_VLM", None, str, "Another VLM: a hub id, also as ID@REVISION, or a local folder."
     )
     sam: str | None = _setting(
-        "VLSAM_SAM", None, _text,
+        "VLSAM_SAM", None, str,
         "Another segmenter: the name of a published checkpoint, a hub id, also as ID@REVISION, a file "
         "or a folder.",
     )  # fmt: skip
@@ -292,10 +286,10 @@ class DetectionSettings(Group):
         "local VLM locates them.",
     )  # fmt: skip
     listing_model: str | None = _setting(
-        "VLSAM_LISTING_MODEL", None, _text, "Name of the model at VLSAM_LISTING_URL."
+        "VLSAM_LISTING_MODEL", None, str, "Name of the model at VLSAM_LISTING_URL."
     )
     listing_key: str | None = _setting(
-        "VLSAM_LISTING_KEY", None, _text, "API key, sent to VLSAM_LISTING_URL and nowhere else.", secret=True
+        "VLSAM_LISTING_KEY", None, str, "API key, sent to VLSAM_LISTING_URL and nowhere else.", secret=True
     )
     vocabulary: Vocabulary = _setting(
         "VLSAM_VOCABULARY", "open", _one_of(*get_args(Vocabulary)),
@@ -308,7 +302,7 @@ class DetectionSettings(Group):
         "does not ask.",
     )  # fmt: skip
     classifier: str | None = _setting(
-        "VLSAM_CLASSIFIER", None, _text, "Image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout."
+        "VLSAM_CLASSIFIER", None, str, "Image classifier of the ViT kind, for VLSAM_ATTENTION=vit-rollout."
     )
 
     def __post_init__(self) -> None:
@@ -380,7 +374,7 @@ class LabelStudioSettings(Group):
         "LABEL_STUDIO_URL", None, _url, "Address of Label Studio from this server. Uploads are fetched there."
     )
     api_key: str | None = _setting(
-        "LABEL_STUDIO_API_KEY", None, _text,
+        "LABEL_STUDIO_API_KEY", None, str,
         "A personal access token or legacy token, sent to LABEL_STUDIO_URL and nowhere else.", secret=True,
     )  # fmt: skip
     hosts: tuple[str, ...] = _setting(
@@ -462,11 +456,11 @@ class ServerSettings(Group):
         "masks.",
     )  # fmt: skip
     basic_auth_user: str | None = _setting(
-        "BASIC_AUTH_USER", None, _text,
+        "BASIC_AUTH_USER", None, str,
         "With BASIC_AUTH_PASS: user that all routes but /health and /webhook ask for.",
     )  # fmt: skip
     basic_auth_pass: str | None = _setting(
-        "BASIC_AUTH_PASS", None, _text, "The password of BASIC_AUTH_USER.", secret=True
+        "BASIC_AUTH_PASS", None, str, "The password of BASIC_AUTH_USER.", secret=True
     )
     webhook_secret: str | None = _setting(
         "VLSAM_WEBHOOK_SECRET", None, _secret,

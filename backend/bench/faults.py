@@ -94,11 +94,6 @@ def _spill(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mas
     return np.asarray(truth | (distance <= outside[min(len(outside), np.count_nonzero(truth) // 3) - 1]))
 
 
-def _another_object(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """Return the nearest neighbour, without a fault: a click on the object starts a new region."""
-    return others[0] if others else None
-
-
 KINDS: Mapping[str, Fault] = {
     "two objects": _two_objects,
     "missed part": _missed_part,
@@ -106,7 +101,7 @@ KINDS: Mapping[str, Fault] = {
     "into a neighbour": _into_a_neighbour,
     "bite": _bite,
     "spill": _spill,
-    "another object": _another_object,
+    "another object": _on_a_neighbour,  # no fault: a click on the object starts a new region
 }
 
 

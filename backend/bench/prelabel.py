@@ -91,10 +91,7 @@ def _with_model(model: VLSAM, memory: list[float]) -> Iterator[None]:
         save(state, row)
         memory.append(resident_mb())
 
-    with (
-        patch.object(VLSAM, "load", lambda *args: model),
-        patch.object(State, "save", save_and_measure),
-    ):
+    with patch.object(VLSAM, "load", lambda *args: model), patch.object(State, "save", save_and_measure):
         yield
 
 

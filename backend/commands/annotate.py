@@ -29,7 +29,6 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `annotate` to the main parser's commands."""
     parser = commands.add_parser(
         "annotate", help="find, name and mask the objects of images", description=ABOUT
     )

@@ -107,7 +107,6 @@ example:
 
 
 def add_to(commands: Any) -> None:
-    """Add `bench` and its subjects to the main parser's commands."""
     bench = commands.add_parser("bench", help="measure speed and quality on this machine", description=ABOUT)
     subjects = bench.add_commands("WHAT")
 

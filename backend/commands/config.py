@@ -47,7 +47,6 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `config` to the main parser's commands."""
     parser = commands.add_parser("config", help="print a labeling config, ready to paste", description=ABOUT)
     parser.add_argument("--labels", metavar="A,B", default="", help='with commas between: "Dog,Car"')
     parser.add_argument(

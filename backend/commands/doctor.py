@@ -37,12 +37,7 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `doctor` to the main parser's commands."""
-    doctor = commands.add_parser(
-        "doctor",
-        help="why does nothing happen in Label Studio?",
-        description=ABOUT,
-    )
+    doctor = commands.add_parser("doctor", help="why does nothing happen in Label Studio?", description=ABOUT)
     doctor.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
     doctor.add_argument("--project", type=int, required=True, metavar="N", help="the number in its address")
     doctor.add_argument(

@@ -28,7 +28,6 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `download` to the main parser's commands."""
     parser = commands.add_parser("download", help="fetch a profile's weights ahead", description=ABOUT)
     add_profile(parser)
     parser.set_defaults(run=run, resumable=True)

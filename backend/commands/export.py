@@ -52,7 +52,6 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `export` to the main parser's commands."""
     parser = commands.add_parser(
         "export",
         help="write a project's annotations: COCO, YOLO, masks, parquet; resumable",
@@ -73,9 +72,7 @@ def add_to(commands: Any) -> None:
         "out.images/, out.yolo/images/ or masks/images/",
     )
     parser.add_argument(
-        "--coco-rle",
-        action="store_true",
-        help="write run lengths into .coco.json, not polygons: smaller",
+        "--coco-rle", action="store_true", help="write run lengths into .coco.json, not polygons: smaller"
     )
     parser.add_argument("--restart", action="store_true", help="discard the finished rows and begin again")
     parser.set_defaults(run=run, resumable=True)

@@ -54,7 +54,6 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `prelabel` to the main parser's commands."""
     parser = commands.add_parser(
         "prelabel",
         help="label whole projects, folders and lists; resumable",

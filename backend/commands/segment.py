@@ -24,7 +24,6 @@ _LARGEST = 1e9  # coordinate; no image has as many pixels, and float32 holds it
 
 
 def add_to(commands: Any) -> None:
-    """Add `segment` to the main parser's commands."""
     parser = commands.add_parser(
         "segment", help="one mask of an image, from points and a box", description=ABOUT
     )

@@ -13,7 +13,6 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `serve` to the main parser's commands."""
     parser = commands.add_parser("serve", help="run the Label Studio ML backend", description=ABOUT)
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
     parser.add_argument("--port", type=int, help="default: $PORT or 9090")

@@ -17,7 +17,6 @@ example:
 
 
 def add_to(commands: Any) -> None:
-    """Add `terms` to the main parser's commands."""
     parser = commands.add_parser(
         "terms", help="what a running server saw that a project has no label for", description=ABOUT
     )

@@ -20,7 +20,6 @@ examples:
 
 
 def add_to(commands: Any) -> None:
-    """Add `warm` to the main parser's commands."""
     parser = commands.add_parser(
         "warm", help="encode a project's images ahead, so that every first click is fast", description=ABOUT
     )

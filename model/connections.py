@@ -44,8 +44,9 @@ def proxy_of(url: str) -> str | None:
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     if urlsplit(proxy).scheme not in ("http", "https") or not urlsplit(proxy).hostname:
+        address = proxy.rpartition("@")[2]  # without a password
         raise ProxyError(
-            f"the proxy for {parts.scheme} is {_host(proxy)}: HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be "
+            f"the proxy for {parts.scheme} is {address}: HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be "
             "addresses of HTTP proxies, as in http://proxy:3128"
         )
     return proxy
@@ -188,8 +189,3 @@ def use_for_hub() -> None:
     session = get_session()
     library, hooks = sys.modules[type(session).__module__.partition(".")[0]], session.event_hooks
     set_client_factory(lambda: client(library, event_hooks=hooks, timeout=None))
-
-
-def _host(url: str) -> str:
-    """Return a proxy's address without a password."""
-    return url.rpartition("@")[2]

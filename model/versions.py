@@ -55,13 +55,7 @@ def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
         return hashlib.sha256(repr(sorted(hub.file_digests(name, folder).items())).encode()).digest()
     path = Path(name).expanduser()
     digest = hashlib.sha256(path.name.encode() if path.exists() else name.encode())
-    files = (
-        sorted(f for f in path.glob("[!.]*") if f.is_file())
-        if path.is_dir()
-        else [path]
-        if path.is_file()
-        else []
-    )
-    for file in files:
-        digest.update(f"{file.name}:{sample_hash(file)}".encode())
+    for file in sorted(path.glob("[!.]*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(f"{file.name}:{sample_hash(file)}".encode())
     return digest.digest()

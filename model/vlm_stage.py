@@ -48,13 +48,8 @@ class Localizer:
     ) -> list[TermMap]:
         """Return the terms of the answer to a question, with their maps from the same forward pass.
 
-        Drop the last term of an answer that was cut, unless the term is known to be whole.
-
-        Args:
-            image: uint8 (H, W, 3).
-            question: what to ask.
-            forced_answer: another VLM's answer, to which this one is teacher-forced.
-            layers: also keep each layer's map.
+        Drop the last term of an answer that was cut, unless the term is known to be whole. `forced_answer`
+        is another VLM's answer, to which this one is teacher-forced. `layers` also keeps each layer's map.
         """
         answer = self._answer(image, question, forced_answer)
         terms = parse(without_cut_name(answer.text) if answer.cut else answer.text)

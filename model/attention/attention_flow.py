@@ -26,12 +26,8 @@ def flow(capture: Capture, rows: Sequence[int], recipe: Recipe, image: Sequence[
 
     Exact, without an N x N matrix: the requested rows V are pushed down from the last layer as
     V <- V + V (S' * d), with the columns' factors d, and the sum over all starting layers is collected.
-
-    Args:
-        capture: the queries and keys of a sequence of N tokens.
-        rows: positions in the sequence.
-        recipe: only start_layer, head_weights, regularise and residual are used.
-        image: the columns of image tokens, for the head weights "vmax".
+    Uses start_layer, head_weights, regularise and residual of the recipe. `rows` are positions in the
+    sequence, `image` the columns of image tokens, for the head weights "vmax".
 
     Raises AttentionError as `Capture.check` does.
     """

@@ -75,10 +75,7 @@ class Run:
                     sums.setdefault(key, []).append(float(value.detach()))
                 if self.step % every == 0:
                     row: dict[str, Any] = {k: round(sum(v) / len(v), 4) for k, v in sums.items()}
-                    row |= {
-                        "step": self.step,
-                        "s_per_step": round((time.time() - since) / every, 3),
-                    }
+                    row |= {"step": self.step, "s_per_step": round((time.time() - since) / every, 3)}
                     print(self.stage, json.dumps(row), file=log, flush=True)
                     if not all(math.isfinite(v) for v in row.values()):
                         raise SystemExit(f"training diverged at step {self.step}")

@@ -41,7 +41,7 @@ MEAN = (123.675, 116.28, 103.53)  # RGB, SAM's
 
 
 def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32], NDArray[Any]]:
-    """A scene, its image on SAM's square (long side scaled, padded), and soft masks (objects, 128, 128)."""
+    """Return a scene, its image on SAM's square, and soft masks (objects, 128, 128)."""
     long = int(rng.integers(SIZE, 440))
     short = int(long * rng.uniform(0.36, 1.0))
     width, height = (long, short) if rng.random() < 0.5 else (short, long)
@@ -52,9 +52,8 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
             break
     zoom = SIZE / long
     w, h = int(width * zoom + 0.5), int(height * zoom + 0.5)
-    square = np.tile(
-        np.array(MEAN, np.float32), (SIZE, SIZE, 1)
-    )  # zero once normalised, as in Sam.preprocess
+    # The padding is zero once normalised, as in Sam.preprocess.
+    square = np.tile(np.array(MEAN, np.float32), (SIZE, SIZE, 1))
     square[:h, :w] = cv2.resize(scene.image, (w, h), interpolation=cv2.INTER_AREA)
     masks = np.zeros((len(scene.objects), LOW, LOW), np.float32)
     for mask, thing in zip(masks, scene.objects, strict=True):
@@ -89,7 +88,7 @@ def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float,
 
 
 def first_prompt(rng: np.random.Generator, mask: NDArray[Any], kind: str) -> tuple[list[Any], list[int]]:
-    """Points with labels; labels 2 and 3 are the corners of a box, as in SAM's prompt encoder."""
+    """Return points with labels; labels 2 and 3 are the corners of a box, as in SAM's prompt encoder."""
     on = mask > 0.5
     if kind == "box":
         rows, columns = np.nonzero(on)
@@ -231,7 +230,7 @@ def start(sam: Sam) -> None:
 
 
 def new_head() -> nn.ModuleDict:
-    """The temporary head of the dense losses; no part of the model."""
+    """Return the temporary head of the dense losses; no part of the model."""
     width = CONFIG["prompt_embed_dim"]
     where = nn.Sequential(nn.Conv2d(width, 16, 1), nn.PixelShuffle(4))
     names = nn.Sequential(nn.Conv2d(width, (1 + len(NAMES)) * 4, 1), nn.PixelShuffle(2))

@@ -161,13 +161,8 @@ def parse(
 
     Corners may be swapped. Drop boxes without a name, thinner than a pixel, not finite, or further outside
     than the image is large; and the last one of a cut answer, unless something follows its name.
-
-    Args:
-        answer: the VLM's text.
-        kind: transformers' `model_type`.
-        size: (height, width) of the image.
-        input_size: (height, width) of the model's input in pixels, for families that count boxes in these.
-        cut: whether the answer was cut at a limit.
+    `kind` is transformers' `model_type`, `size` the image's (height, width), and `input_size` that of the
+    model's input, for families that count boxes in its pixels.
 
     Raises GroundingError where the family cannot answer with boxes, or lacks an `input_size` that it needs.
     """

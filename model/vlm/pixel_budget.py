@@ -28,9 +28,8 @@ def bounded(processor: Any, config: Any, pixels: int) -> Any:
     kind, limited = config.model_type, copy.copy(processor)
     limited.image_processor = images = copy.deepcopy(processor.image_processor)
     if kind in AREA:
-        frames = (
-            images.temporal_patch_size if kind == "glm4v" else 1
-        )  # GLM counts a picture as several frames
+        # GLM counts a picture as several frames.
+        frames = images.temporal_patch_size if kind == "glm4v" else 1
         most = min(images.size.longest_edge, pixels * frames)
         least = min(images.size.shortest_edge, most)
         images.size = replace(images.size, longest_edge=most, shortest_edge=least)

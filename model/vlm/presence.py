@@ -67,9 +67,8 @@ class Reading:
             **inputs, cache=copy.deepcopy(cache), use_cache=True, logits_to_keep=0 if cache is not None else 1
         )
         self._model, self._cache = model, output.cache
-        self._chances = (
-            output.logits[0].float().softmax(-1)
-        )  # (n, vocabulary): of what comes after each token
+        # (n, vocabulary): of what comes after each token.
+        self._chances = output.logits[0].float().softmax(-1)
 
     def then(self, tokens: Tokens) -> "Reading":
         """Return the reading after more tokens."""

@@ -168,7 +168,7 @@ def named(phrase: str) -> list[Term]:
 
     A phrase without a term becomes one as a whole.
     """
-    text = _ASIDE.sub(lambda match: "|" * len(match[0]), phrase)
+    text = _barred(_ASIDE, phrase)
     return _label(text, 0, len(text)) or [Term(phrase.lower(), 0, len(phrase))]
 
 
@@ -180,11 +180,12 @@ def without_thoughts(answer: str) -> str:
     begin: int | None = None
     for mark in _THOUGHTS.finditer(answer):
         if mark.lastgroup:
-            answer = _blanked(answer, begin or 0, mark.end(), "\n")
+            begin = begin or 0
+            answer = answer[:begin] + "\n" * (mark.end() - begin) + answer[mark.end() :]
             begin = None
         elif begin is None:
             begin = mark.start()
-    return answer if begin is None else _blanked(answer, begin, len(answer), "\n")
+    return answer if begin is None else answer[:begin] + "\n" * (len(answer) - begin)
 
 
 def without_cut_name(answer: str) -> str:
@@ -220,27 +221,23 @@ def _open_key(answer: str, start: int) -> list[int]:
     return [pair[0].start()] if len(pair) < 3 or word or any(token["open"] for token in pair) else []
 
 
-def _blanked(text: str, start: int, end: int, sign: str = "|") -> str:
-    return text[:start] + sign * (end - start) + text[end:]
-
-
 def _mentions(answer: str) -> Iterator[Term]:
     """Return every mention of a name in an answer, except in thoughts."""
     text = without_thoughts(answer)
     if references := [match.span(1) for match in _REFERENCE.finditer(text)]:
-        text = _without_asides(text)
+        text = _barred(_ASIDE, text)
         return chain.from_iterable(_label(text, *span) for span in references)
     strings = _json(text)
     if strings is not None:
         return chain.from_iterable(map(_named_in, strings))
-    text = _FENCE.sub(lambda match: "|" * len(match[0]), text)
-    text = _DENIED.sub(lambda match: "|" * len(match[0]), text)
+    text = _barred(_DENIED, _barred(_FENCE, text))
     text = _NUMBERED.sub(lambda match: "\n" + " " * (len(match[0]) - 1), text)
-    return _lines(_without_asides(text))
+    return _lines(_barred(_ASIDE, text))
 
 
-def _without_asides(text: str) -> str:
-    return _ASIDE.sub(lambda match: "|" * len(match[0]), text)
+def _barred(pattern: re.Pattern[str], text: str) -> str:
+    """Replace each match by bars, which are no part of a name, of the same length."""
+    return pattern.sub(lambda match: "|" * len(match[0]), text)
 
 
 def _label(text: str, start: int, end: int) -> list[Term]:
@@ -272,8 +269,7 @@ _Node = _String | _Container | str  # str: a number, true, false or null
 
 
 def _named_in(string: _String) -> list[Term]:
-    text = _without_asides(string.value)
-    places = string.places
+    text, places = _barred(_ASIDE, string.value), string.places
     return [Term(t.text, places[t.start], places[t.end]) for t in _label(text, 0, len(text))]
 
 
@@ -378,7 +374,9 @@ def _sort(node: _Container, key: str, found: dict[str, list[_String]], *, counti
         if counted:
             found.setdefault("counted", []).append(_counted(string))
         if isinstance(value, _Container):
-            _sort(value, name, found, counting=counting and not (counted and _is_named(string)))
+            _sort(
+                value, name, found, counting=counting and not (counted and bool(_named_in(_counted(string))))
+            )
         elif isinstance(value, _String) and not (counted and name not in _KEYS):
             found.setdefault(name if name in _KEYS else "", []).append(value)
 
@@ -393,10 +391,6 @@ def _counted(name: _String) -> _String:
     """Return the part of a key that names the object: "dog" of "num_dogs" and of "dog_count"."""
     match = re.fullmatch(r"(?i)(?:(?:num|number|count)_(?:of_)?)?(.*?)(?:_(?:count|number|num))?", name.value)
     return name[slice(*match.span(1))] if match else name
-
-
-def _is_named(name: _String) -> bool:
-    return bool(_named_in(_counted(name)))
 
 
 def _is_absent(value: _Node) -> bool:

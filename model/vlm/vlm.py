@@ -99,16 +99,10 @@ class VLM:
         on_cut: Callable[[], None] = lambda: None,
         pixels: int = PIXELS,
     ) -> "VLM":
-        """Load a local folder, or a hub id, which is downloaded into `folder` if it is missing.
+        """Load a local folder, or a hub id, whose missing files are downloaded into `folder`.
 
-        Args:
-            name: the folder or id.
-            device: a torch device, or a device map of transformers ("auto", "balanced"), which spreads the
-                model over several.
-            precision: dtype and quantization.
-            folder: where weights from the hub are kept.
-            on_cut: see VLM.
-            pixels: see VLM.
+        `device` is a torch device, or a device map of transformers ("auto", "balanced"), which spreads the
+        model over several. For `on_cut` and `pixels` see `__init__`.
 
         Raises ModelLoadError with one sentence on what to do.
         """
@@ -155,52 +149,22 @@ class VLM:
         vision: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> VLMAnswer:
-        """Ask about an image. Greedy, so the same image gives the same answer.
+        """Ask about an image, uint8 (H, W, 3). Greedy: the same image gives the same answer.
 
-        Args:
-            image: uint8 (H, W, 3).
-            question: what to ask.
-            forced_answer: teacher forcing: the answer is this text, read token by token.
-            hidden: keep hidden states, for maps of the source "cosine".
-            vision: keep the vision tower's map, for the source "vision".
-            max_new_tokens: where the answer is cut.
+        With `forced_answer` (teacher forcing) the model reads that text, token by token, as its answer.
+        `hidden` keeps hidden states, for maps of the source "cosine", and `vision` the vision tower's map. An
+        answer of its own is cut at `max_new_tokens`.
 
         Raises ImageRefused.
         """
-        answer = self._answer(
-            image,
-            question,
-            forced_answer=forced_answer,
-            hidden=hidden,
-            vision=vision,
-            max_new_tokens=max_new_tokens,
-        )
-        if answer.cut:
-            self._tell_cut(max_new_tokens)
-        return answer
-
-    def _tell_cut(self, limit: int) -> None:
-        log.info("An answer was cut at %d tokens: its last term may be missing.", limit)
-        self._on_cut()
-
-    def _answer(
-        self,
-        image: Image,
-        question: str,
-        *,
-        forced_answer: str | None = None,
-        hidden: bool = False,
-        vision: bool = False,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-    ) -> VLMAnswer:
         script = None
         if forced_answer is not None:
-            script = self.processor.tokenizer(self._plain(forced_answer), add_special_tokens=False)[
-                "input_ids"
-            ]
+            script = self._tokens(self._plain(forced_answer))
         inputs = self.inputs(image, question)
         with capturing(vision=vision) as capture:
             generated = self.generate(inputs, max_new_tokens, script, hidden=hidden)
+        if generated.cut:
+            self._report_cut(max_new_tokens)
         text, starts, ends = self.spelled(generated.tokens[:-1])
         grid = self._grid(inputs, image)
         return VLMAnswer(
@@ -214,6 +178,14 @@ class VLM:
             hidden=_before_the_middle(generated.hidden) if hidden else (),
             vision=tower_map(self.model, inputs, capture, grid) if vision else None,
         )
+
+    def _report_cut(self, limit: int) -> None:
+        log.info("An answer was cut at %d tokens: its last term may be missing.", limit)
+        self._on_cut()
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def spelled(self, tokens: Sequence[int]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
         """Return the text of tokens, and each token's characters [start, end), which it may spell in part.
@@ -239,7 +211,7 @@ class VLM:
 
         Raises AttentionError where they differ.
         """
-        script = self.processor.tokenizer("a dog, a cat", add_special_tokens=False)["input_ids"]
+        script = self._tokens("a dog, a cat")
         inputs = self.inputs(TRIAL, "List all objects in the image.")
         with capturing() as capture:
             tokens = self.generate(inputs, 0, script).tokens[:-1]
@@ -341,7 +313,7 @@ class VLM:
     def background_map(self, image: Image, names: Sequence[str], recipe: Recipe) -> NDArray[np.float32]:
         """Return the map of a question about the background (DecAF, arXiv 2510.19592): (rows, columns)."""
         question = f"Describe the background of the image, excluding any {', '.join(names)}."
-        answer = self._answer(image, question, hidden=recipe.source == "cosine", max_new_tokens=1)
+        answer = self.answer(image, question, forced_answer="", hidden=recipe.source == "cosine")
         found: NDArray[np.float32] = self._maps(answer, [[answer.first - 1]], recipe)[0]
         return found
 
@@ -384,12 +356,11 @@ class VLM:
         image in a few tokens. Return 0 where such a prompt does not end as the processor's does.
         """
         prompts = [
-            self.processor.tokenizer(
+            self._tokens(
                 self.processor.apply_chat_template(
                     self._conversation(question), add_generation_prompt=True, tokenize=False
-                ),
-                add_special_tokens=False,
-            )["input_ids"]
+                )
+            )
             for question in questions
         ]
         alike = min(shared(prompts[0], prompt[:-1]) for prompt in prompts)
@@ -407,7 +378,7 @@ class VLM:
         inputs = self.inputs(image, self.box_question(terms))
         generated = self.generate(inputs, MAX_BOX_TOKENS)
         if generated.cut:
-            self._tell_cut(MAX_BOX_TOKENS)
+            self._report_cut(MAX_BOX_TOKENS)
         # Some families spell boxes in special tokens.
         text = self.processor.tokenizer.decode(generated.tokens)
         input_size = None

@@ -6,6 +6,7 @@ from model.profiles import DEVICE_MAPS
 from model.types import ModelLoadError
 
 KINDS = ("cpu", "cuda", "mps", "xpu")
+_CALLED = {"cuda": "GPU of NVIDIA or AMD", "mps": "GPU of Apple", "xpu": "GPU of Intel"}
 
 
 def choose(name: str) -> str:
@@ -29,7 +30,7 @@ def choose(name: str) -> str:
     count = _count(device.type)
     if not count:
         raise ModelLoadError(
-            f"the device {name} is not there: PyTorch {torch.__version__} finds no {_called(device.type)} on "
+            f"the device {name} is not there: PyTorch {torch.__version__} finds no {_CALLED[device.type]} on "
             "this machine; check its driver (in a container, whether it was given the device), or choose "
             "auto or cpu"
         )
@@ -43,14 +44,7 @@ def choose(name: str) -> str:
 
 def _count(kind: str) -> int:
     """Count the devices of a kind that PyTorch can use."""
-    if kind == "cuda":
-        return torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "xpu":
-        return torch.xpu.device_count() if torch.xpu.is_available() else 0
     if kind == "mps":
         return int(torch.backends.mps.is_available())
-    return 1
-
-
-def _called(kind: str) -> str:
-    return {"cuda": "GPU of NVIDIA or AMD", "mps": "GPU of Apple", "xpu": "GPU of Intel"}[kind]
+    library = getattr(torch, kind)
+    return library.device_count() if library.is_available() else 0

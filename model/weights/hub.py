@@ -116,9 +116,8 @@ def revision(name: str, folder: Path = FOLDER) -> str:
 def file_digests(name: str, folder: Path = FOLDER) -> dict[str, str]:
     """Return the SHA-256 of each file of a hub id that decides what the model does.
 
-    They do not depend on where the files came from, nor on whether the weights are here: for missing
-    weights the hub's listing tells them, and the small files are downloaded. Weights that were copied by hand
-    are read once.
+    The hub's listing has the digests of missing weights, and missing small files are downloaded. So the
+    digests are the same before and after a download. Weights that were copied by hand are read once.
 
     Raises ModelLoadError as `fetch` does.
     """
@@ -138,15 +137,16 @@ def file_digests(name: str, folder: Path = FOLDER) -> dict[str, str]:
 
 def complete(folder: Path) -> bool:
     """Return whether a folder holds a model's config and every file of weights that its index names."""
-    return all((folder / name).is_file() for name in ("config.json", *_weights_of(folder)))
+    return all(os.path.isfile(folder / name) for name in ("config.json", *_weights_of(folder)))
 
 
 def _weights_of(folder: Path) -> set[str]:
     """Return the names of the weights that a folder has, or should have by its index."""
     index = folder / _INDEX
     if index.is_file() and not (folder / _WHOLE).is_file():
-        with suppress(ValueError, LookupError, TypeError, AttributeError):
-            return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        with suppress(ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+            return {str(name) for name in names} or {_WHOLE}
     return {_WHOLE}
 
 
@@ -185,7 +185,7 @@ class _Note:
     @classmethod
     def of(cls, folder: Path) -> "_Note":
         """Read a folder's note; an empty one if there is none or it is damaged."""
-        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             note = json.loads((folder / _NOTE).read_text("utf-8"))
             weights = {str(name): [str(item) for item in pair] for name, pair in note["weights"].items()}
             return cls(str(note["revision"]), {n: pair for n, pair in weights.items() if len(pair) == 2})
@@ -221,7 +221,7 @@ def _list(name: str, folder: Path) -> _Listing:
     digests = {
         file: about.lfs.sha256 if about.lfs else about.blob_id or ""
         for file, about in files.items()
-        if "/" not in file and any(fnmatch(file, pattern) for pattern in (*_TEXTS, weights))
+        if not set("/\\\0") & set(file) and any(fnmatch(file, pattern) for pattern in (*_TEXTS, weights))
     }
     return _Listing(base, str(info.sha), digests)
 
@@ -317,7 +317,7 @@ def _refusal(name: str, error: BaseException | None) -> str:
 def _config(here: Path) -> Mapping[str, Any]:
     try:
         config = json.loads((here / "config.json").read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{here / 'config.json'} is not JSON") from error
     return config if isinstance(config, dict) else {}
 

@@ -308,6 +308,38 @@ def test_an_unknown_family_is_refused_before_its_gigabytes_are_fetched(
     assert not list((tmp_path / NAME).glob("*.safetensors*"))
 
 
+@pytest.mark.parametrize("weight_map", [{}, {"a": 5}, {"a": None}, {"a": ["b"]}, {"a": "b" * 400}, "a"])
+def test_an_index_of_anything_is_no_complete_model(
+    fake_hub: Site, tmp_path: Path, weight_map: object
+) -> None:
+    index = json.dumps({"weight_map": weight_map}).encode()
+    fake_hub.repositories[NAME]["model.safetensors.index.json"] = index
+    hub.fetch(NAME, tmp_path)
+    assert hub.find(NAME, tmp_path) is None
+
+
+@pytest.mark.parametrize("config", [b"{", b"\xff", b"[" * 100_000])
+def test_a_config_that_is_not_json_is_said(fake_hub: Site, tmp_path: Path, config: bytes) -> None:
+    fake_hub.repositories[NAME]["config.json"] = config
+    with pytest.raises(ModelLoadError, match=r"config\.json is not JSON"):
+        hub.ensure(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a.json", "/a.json", "b/../a.json", "..\\a.json", "a\0.json"])
+def test_a_file_whose_name_leads_elsewhere_is_not_downloaded(
+    fake_hub: Site, tmp_path: Path, name: str
+) -> None:
+    fake_hub.repositories[NAME][name] = b"{}"
+    folder = hub.fetch(NAME, tmp_path)
+    assert {f.name for f in folder.glob("[!.]*") if f.is_file()} == NEEDED
+
+
+def test_a_name_that_no_disk_takes_is_one_sentence(fake_hub: Site, tmp_path: Path) -> None:
+    fake_hub.repositories[NAME][f"{'a' * 300}.json"] = b"{}"
+    with pytest.raises(ModelLoadError, match="cannot be used for weights: File name too long"):
+        hub.ensure(NAME, tmp_path)
+
+
 def test_a_segmenter_that_takes_no_names_is_refused_before_it_is_fetched(
     fake_hub: Site, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ class Request:
                 raise SourceError("--show goes with --to labelstudio://N")
         elif source_project != target_project:
             raise SourceError(
-                f"predictions for {args.to} need its tasks as SOURCE; for images that are no tasks yet "
+                f"predictions for {args.to} need its tasks as SOURCE; for images that are not tasks yet "
                 "write a .json and import it"
             )
         elif args.coco_polygons or args.copy_images:

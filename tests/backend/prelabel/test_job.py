@@ -458,11 +458,11 @@ def test_wrong_arguments_are_one_sentence(
 @pytest.mark.parametrize(
     ("source", "to", "reason"),
     [
-        ("mine.yolo/images", "mine.yolo", "holds SOURCE"),
-        ("mine.yolo/images/*.png", "mine.yolo", "holds SOURCE"),
-        ("file://{here}/mine.yolo", "mine.yolo", "holds SOURCE"),
-        ("linked", "mine.yolo", "holds SOURCE"),
-        ("list.parquet", "list.parquet", "holds SOURCE"),
+        ("mine.yolo/images", "mine.yolo", "contains SOURCE"),
+        ("mine.yolo/images/*.png", "mine.yolo", "contains SOURCE"),
+        ("file://{here}/mine.yolo", "mine.yolo", "contains SOURCE"),
+        ("linked", "mine.yolo", "contains SOURCE"),
+        ("list.parquet", "list.parquet", "contains SOURCE"),
         ("other.png", "mine.yolo", "a folder that no run has written"),
         ("other.png", "folder.json", "a folder that no run has written"),
         ("other.png", "file.yolo", "a file that no run has written"),

@@ -147,7 +147,7 @@ def test_what_is_missing_is_set_where_somebody_agrees(ask: Ask, studio: Studio, 
     url = ("--backend-url", servers.backend.url)
     status, found = ask(project, "--fix", *url)  # no terminal
     assert status == 1
-    assert ["Not done, for nobody" in f["message"] for f in found["fix"]] == [False, True]
+    assert ["Not done, since there" in f["message"] for f in found["fix"]] == [False, True]
     assert 'name its labels: --fix --labels "Dog,Car"' in found["fix"][0]["cure"]
     assert (studio.backends(project), studio.project(project)["label_config"]) == ([], "<View></View>")
 

@@ -32,6 +32,7 @@ class Site(ThreadingHTTPServer):
         self.refusal: tuple[int, dict[str, str]] | None = None  # what files of repositories are answered with
         self.asked: list[tuple[str, str, str]] = []  # path, Range and Authorization of each GET
         self.breaks: list[int] = []  # the next answers hang up after so many bytes
+        self.breaking = ""  # if set, those to paths that end so
         self.moved = ""  # files of repositories are answered with a redirect to this address
         self.status = 0  # if set, what everything is answered with
         self.ranges = True
@@ -143,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
-        if self.server.breaks:
+        if self.server.breaks and urlsplit(self.path).path.endswith(self.server.breaking):
             self.wfile.write(content[: self.server.breaks.pop(0)])
             self.wfile.flush()
             self.server.stall.wait()

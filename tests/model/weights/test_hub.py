@@ -113,7 +113,7 @@ def test_a_broken_connection_is_taken_up_again(
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     fake_hub.repositories[NAME] = {"config.json": b"{}", "model.safetensors": CONTENT}
-    fake_hub.breaks = [*[10**9] * 3, 1_500_000]  # model, list of files, config.json, weights
+    fake_hub.breaking, fake_hub.breaks = ".safetensors", [1_500_000]
     folder = hub.fetch(NAME, tmp_path)
     assert (folder / "model.safetensors").read_bytes() == CONTENT
     ranges = [asked for name, asked in downloads(fake_hub) if name == "model.safetensors"]
@@ -481,8 +481,8 @@ def test_a_change_of_revision_that_is_broken_off_leaves_no_mixture(
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     folder = hub.fetch(NAME, tmp_path)
     two_commits.commits[NAME, OTHER] = {**MODEL, WEIGHTS: MIDDLE, "tokenizer.json": b"{}"}
-    # Model, list of files and tokenizer come, and of the weights nothing, however often the library asks.
-    two_commits.breaks = [*[10**9] * 3, *[0] * 20]
+    # The tokenizer comes, and of the weights nothing, however often the library asks.
+    two_commits.breaking, two_commits.breaks = ".safetensors", [0] * 20
     with pytest.raises(ModelLoadError, match="run `vlsam download`"):
         hub.fetch(f"{NAME}@{OTHER}", tmp_path)
     two_commits.breaks = []

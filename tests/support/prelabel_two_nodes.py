@@ -5,6 +5,7 @@
 A process of its own, so that all that Ray starts ends with it. Prints what came of it as JSON.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -75,7 +76,10 @@ def kill_a_worker(rows: Path, killed: list[str]) -> None:
 
 def listening() -> list[str]:
     """Return the addresses on which these processes listen, without loopback."""
-    found = [each for process in children() for each in process.net_connections("tcp")]
+    found: list[Any] = []
+    for process in children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended since
+            found += process.net_connections("tcp")
     return sorted(
         {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN} - {"127.0.0.1", "::ffff:127.0.0.1"}
     )

@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.editor_gestures import click_on_pixel, context, deepest, mask
 from tests.support.haproxy import start_balancer
 from tests.support.label_studio_user import Studio
 from tests.support.studio_servers import OWNER, START_TIMEOUT_S, Servers, start_backend
+from tests.support.waiting import wait_for
 
 SIZE = (400, 300)
 
@@ -32,6 +34,8 @@ def replicas(servers: Servers, tmp_path: Path) -> Iterator[list[Service]]:
             running.append(start_backend(servers.studio, OWNER.token, tmp_path / f"replica-{number}.log"))
         for service in running:
             service.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        for service in running:  # else the balancer begins with one of them, and goes over to both
+            wait_for(partial(ready, service), START_TIMEOUT_S)
         yield running
     finally:
         for service in running:
@@ -47,6 +51,10 @@ def balancer(replicas: list[Service], tmp_path: Path) -> Iterator[str]:
         yield service.url
     finally:
         service.stop()
+
+
+def ready(replica: Service) -> bool:
+    return requests.get(f"{replica.url}/ready", timeout=30).ok
 
 
 def encoded(replica: Service) -> int:

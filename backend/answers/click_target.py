@@ -419,10 +419,10 @@ def _below(
 def _of_newest(
     gestures: list[Gesture], below: Sequence[Target | None]
 ) -> tuple[list[Gesture], list[Gesture], Target | None]:
-    """Return the gestures for the region of the newest click, those before any region, and the region.
+    """Split gestures by the region of the newest click: return its gestures, the earlier ones, the region.
 
-    A click outside all regions belongs to the region of the click before it. A rectangle belongs to any.
-    If no click is in a region, all gestures belong together.
+    The earlier ones precede the first click in a region. A click outside all regions belongs to the region of
+    the click before it. A rectangle belongs to any. If no click is in a region, all gestures belong together.
     """
     about = next((target for target in reversed(below) if target is not None), None)
     if about is None:

@@ -73,7 +73,7 @@ def _numbers(part: Bytes) -> Bytes:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """The pixels of a mask as spans: start and end of each run, counted row by row."""
+    """The runs of a mask's pixels, numbered row by row."""
 
     width: int  # of the image
     # (2 n,) ascending: each span's first pixel, and the one behind its last.

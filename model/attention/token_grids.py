@@ -33,7 +33,7 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """All image tokens of one input: several planes where the processor makes several views of the image."""
+    """The image tokens of one input, in one plane for each view that the processor makes of the image."""
 
     planes: tuple[Plane, ...]
 

@@ -1,4 +1,4 @@
-"""Prefetch, progress bar and rows of failures, for batch commands."""
+"""Prefetch, rows of failures, messages and progress bar of batch commands."""
 
 import sys
 import threading
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from backend.answers.failure_reason import why
 from backend.datasets.items import Item
 from backend.datasets.run_state import FAILED, Row
+from backend.telemetry.logs import printable
 
 # Threads that fetch and decode files, and how many images they are ahead.
 FETCHERS, AHEAD = 4, 6
@@ -43,3 +44,7 @@ def progress(name: str, unit: str, *, total: int, done: int) -> Any:
     tqdm.set_lock(threading.RLock())  # tqdm's own kind of lock starts a process
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(total=total, initial=done, desc=name, unit=unit, file=sys.stderr, mininterval=interval)
+
+
+def say(text: str) -> None:
+    print(f"vlsam: {printable(text)}", file=sys.stderr)

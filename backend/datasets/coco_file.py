@@ -9,11 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from backend.datasets.file_names import file_names, stems
-from backend.datasets.image_copies import Copies
+from backend.datasets.file_names import file_names
 from backend.datasets.items import Loader
-from backend.datasets.objects import Files, Finished, Objects, beside, done, mask_of, replaced, written
-from backend.datasets.run_state import DONE, Row, state_of, write
+from backend.datasets.objects import Files, Finished, Objects, done, mask_of, replaced, stems_of, written
+from backend.datasets.run_state import DONE, Row, write
 from backend.images import local_files
 from backend.labelstudio import outlines
 from backend.labelstudio.outlines import Ring
@@ -34,18 +33,17 @@ class Coco(Objects):
         segmentation: Callable[[Row], Any],
         copies: Loader | None = None,
     ) -> None:
-        super().__init__(path)
-        self._info, self._segmentation, self._copies = info, segmentation, copies
+        super().__init__(path, copies)
+        self._info, self._segmentation = info, segmentation
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         if self._copies is None:
             called = file_names(lambda: ((item.name, item.address) for item, _ in done(rows)))
             self._write(rows, names, called)
             return Counter()
-        named = list(stems(lambda: (item.name for item, _ in done(rows))))
-        copies = Copies(self._copies, state_of(self._path) / "images")
+        named = stems_of(rows)
         with replaced(images_of(self._path)) as folder:
-            files = beside(rows, named, folder, copies.put)
+            files = self._place_images(rows, named, folder)
             copied = {path.stem: path.name for path in folder.iterdir()}
         called = (
             copied.get(stem, stem + posixpath.splitext(item.name)[1])

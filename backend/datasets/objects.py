@@ -15,14 +15,17 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from backend.datasets.batch_command import FETCHERS, prefetch
-from backend.datasets.items import Item
-from backend.datasets.run_state import DONE, Row
+from backend.datasets.file_names import stems
+from backend.datasets.image_copies import Copies
+from backend.datasets.items import Item, Loader
+from backend.datasets.run_state import DONE, Row, state_of, write
 from backend.labelstudio.outlines import Ring
 from model import coco
 from model.types import Mask, box_of
 
 Finished = Callable[[], Iterable[tuple[Item, Row]]]  # yields all rows in the source's order, each time
 Files = Counter[str]  # results of linking or copying images, by text; empty if none are
+Put = Callable[[Item, str, Path, str], str]  # links or copies an image: see Copies.put
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +40,13 @@ class Object:
 
 
 class Objects(ABC):
-    """A file or folder of labelled objects with their masks, in a format that is not Label Studio's."""
+    """A file or folder of labelled objects with their masks, in a format that is not Label Studio's.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    With `copies`, which reads them, the images are copied, too.
+    """
+
+    def __init__(self, path: Path, copies: Loader | None = None) -> None:
+        self._path, self._copies = path, copies
 
     def keep(self, objects: Iterable[Object]) -> Row:
         """Return the part of an image's row that holds its objects."""
@@ -49,6 +55,25 @@ class Objects(ABC):
     @abstractmethod
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         """Write everything, atomically. `names` are the labels, in their order."""
+
+    def _place_images(
+        self, rows: Finished, named: Sequence[str], folder: Path, put: Put | None = None
+    ) -> Files:
+        """Put each image into `folder` under its stem of `named`, a copy or by `put`. Count the results."""
+        if self._copies is not None:
+            put = Copies(self._copies, state_of(self._path) / "images").put
+        files: Files = Counter()
+        if put is None:
+            return files
+        folder.mkdir(exist_ok=True)
+        images = (
+            (item, row["content"], folder, stem) for (item, row), stem in zip(done(rows), named, strict=True)
+        )
+        with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
+            placed = prefetch(images, lambda image: put(*image), fetchers)
+            for _, result in tqdm(placed, "images", len(named), unit="image", file=sys.stderr, disable=None):
+                files[result.result()] += 1
+        return files
 
     def _kept(self, object_: Object) -> Row:
         ring, mask = object_.ring, object_.mask
@@ -81,22 +106,20 @@ def replaced(path: Path) -> Iterator[Path]:
     partial.replace(path)
 
 
-def beside(
-    rows: Finished, named: Sequence[str], folder: Path, put: Callable[[Item, str, Path, str], str]
-) -> Files:
-    """Call `put` for all images, each under its stem of `named` in `folder`. Count the results."""
+def stems_of(rows: Finished) -> list[str]:
+    """Return a unique stem for the files of each row that did not fail."""
+    return list(stems(lambda: (item.name for item, _ in done(rows))))
 
-    def place(image: tuple[Item, str, str]) -> str:
-        item, content, stem = image
-        return put(item, content, folder, stem)
 
-    images = ((item, row["content"], stem) for (item, row), stem in zip(done(rows), named, strict=True))
-    files: Files = Counter()
-    with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
-        placed = prefetch(images, place, fetchers)
-        for _, result in tqdm(placed, "images", len(named), unit="image", file=sys.stderr, disable=None):
-            files[result.result()] += 1
-    return files
+def write_list(path: Path, values: Iterable[Any]) -> None:
+    """Write a JSON list, a value on each line."""
+
+    def fill(file: BinaryIO) -> None:
+        file.write(b"[")
+        written(file, values)
+        file.write(b"\n]\n")
+
+    write(path, fill)
 
 
 def written(file: BinaryIO, values: Iterable[Any]) -> None:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from backend.datasets.items import need
 from backend.datasets.objects import Files, Finished, Objects
@@ -16,6 +16,7 @@ class Parquet(Objects):
     """A row per image: key, image, task's data as JSON, size, error, and a list of detections."""
 
     def __init__(self, path: Path, version: str | None) -> None:
+        need("pyarrow.parquet", "parquet files")  # before the work, not after
         super().__init__(path)
         self._version = version
 
@@ -46,7 +47,7 @@ class Parquet(Objects):
                     kept = {name: row.get(name) for name in ("width", "height", "detections")}
                     version = row.get("model_version", self._version)
                     record = {**about, **kept, "error": row.get("reason"), "model_version": version}
-                    batch.append(_encodable(record))
+                    batch.append(local_files.with_text(record))
                     if len(batch) == 500:
                         writer.write_table(arrow.Table.from_pylist(batch, schema))
                         batch.clear()
@@ -54,15 +55,3 @@ class Parquet(Objects):
 
         write(self._path, fill)
         return Counter()
-
-
-def _encodable(value: Any) -> Any:
-    """Return the value with texts that UTF-8 can encode: JSON may hold half a surrogate pair."""
-    match value:
-        case str():
-            return local_files.text(value)
-        case list():
-            return [_encodable(item) for item in value]
-        case dict():
-            return {name: _encodable(item) for name, item in value.items()}
-    return value

@@ -46,10 +46,10 @@ def state_of(target: Path, part: str = "") -> Path:
     return target.with_name(f"{target.name}{part}.state")
 
 
-def check_target(target: Path, *, is_folder: bool, known: bool) -> None:
+def check_target(target: Path, *, is_folder: bool, known: bool, restart: bool = True) -> None:
     """Raise StateError if `target`, a folder or a file, exists and was not written by a run.
 
-    `known`: `target` has a state, so it was written by a run.
+    `known`: `target` has a state, so it was written by a run. `restart`: a file may be replaced all the same.
     """
     if not target.exists():
         return
@@ -57,6 +57,8 @@ def check_target(target: Path, *, is_folder: bool, known: bool) -> None:
     if target.is_dir() != is_folder or strange:
         kind = "folder" if target.is_dir() else "file"
         raise StateError(f"{target} is a {kind} that no run has written; move it, or give another --to")
+    if not (known or restart or is_folder):
+        raise StateError(f"{target} is there already; move it, or overwrite it with --restart")
 
 
 class Unchanged(Exception):
@@ -72,6 +74,11 @@ class State:
         self._failed: set[str] = set()
         self._stamps: dict[str, str] = {}  # of the rows' items, if known
         self._file: BinaryIO | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Return whether a run has begun."""
+        return (self.folder / "run.json").exists()
 
     @contextmanager
     def open(self, identity: Mapping[str, Any], *, restart: bool = False) -> Iterator["State"]:
@@ -109,8 +116,8 @@ class State:
 
     def _claim(self, identity: Mapping[str, Any]) -> None:
         path = self.folder / "run.json"
-        if not path.exists():
-            write(path, lambda file: file.write(json.dumps(identity, indent=1).encode()))
+        if not self.exists:
+            write_text(path, json.dumps(identity, indent=1))
             return
         before = json.loads(path.read_text("utf-8"))
         changed = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
@@ -267,6 +274,10 @@ def write(path: Path, fill: Callable[[BinaryIO], object], *, private: bool = Fal
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    write(path, lambda file: file.write(text.encode("utf-8", "replace")))
 
 
 def _brief(value: Any) -> str:

@@ -1,12 +1,19 @@
-"""Summarise a run: counts over its rows, as text and as JSON."""
+"""Finish a run: write DEST, and count its rows in a summary, as text and as JSON."""
 
+import heapq
+import json
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from backend.datasets.items import Item
-from backend.datasets.run_state import FAILED, REDUCED, SKIPPED, Row
+from backend.datasets.objects import Files, Finished
+from backend.datasets.run_state import FAILED, REDUCED, SKIPPED, Row, State, write_text
+from backend.labelstudio.labeling_config import Control
+from backend.telemetry.logs import printable
 
 FEW = 8  # reasons that are printed
 SHOWN = 100  # failures, terms and images that are listed
@@ -110,24 +117,45 @@ class Summary:
         if self.several:
             lines.append(f"several annotations, of which one was taken: {self.several}")
         for reason, count in self.left_out.most_common(FEW):
-            images = self.left_out_of[reason]
-            more = ", ..." if len(images) > FEW else ""
-            lines.append(
-                f"regions left out: {count} x {_plain(reason)} ({', '.join(map(_plain, images[:FEW]))}{more})"
-            )
+            images = [*map(printable, self.left_out_of[reason][:FEW]), "..."]
+            shown = ", ".join(images[: len(self.left_out_of[reason])])
+            lines.append(f"regions left out: {count} x {printable(reason)} ({shown})")
         for what, counts in (("failed", self.reasons), ("skipped", self.skipped)):
-            lines += [f"{what}: {count} x {_plain(reason)}" for reason, count in counts.most_common(FEW)]
+            lines += [f"{what}: {count} x {printable(reason)}" for reason, count in counts.most_common(FEW)]
             if len(counts) > FEW:
                 lines.append(f"{what}: {sum(counts.values())} in all, for {len(counts)} reasons")
         lines += [f"images {came}: {count}" for came, count in self.files.most_common(8)]
         return "\n".join(lines)
 
 
+def finish(
+    states: Sequence[State],
+    folder: Path,
+    controls: Iterable[Control],
+    write_rows: Callable[[Finished, Sequence[str]], Files] | None,
+) -> Summary:
+    """Write DEST by `write_rows`, and summary.json into `folder`. Print and return the summary."""
+
+    def rows() -> Iterator[tuple[Item, Row]]:
+        merged = heapq.merge(*(state.rows() for state in states), key=lambda entry: entry[0])
+        return ((item, row) for _, item, row in merged)
+
+    # Each shard lists the whole source, and skips the same files.
+    summary = Summary.of(rows(), states[0].skipped)
+    if write_rows is not None:
+        configured = [label.value for control in controls for label in control.labels]
+        # Other labels come from the data of tasks, from an earlier config, or are terms.
+        names = list(dict.fromkeys([*configured, *sorted(summary.labels)]))
+        summary.files = write_rows(
+            lambda: ((item, row) for item, row in rows() if row["status"] != SKIPPED), names
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "summary.json", json.dumps(summary.as_json(), indent=1))
+    print(summary.as_text(), file=sys.stderr)
+    return summary
+
+
 def _top(counts: Counter[str], most: int = 15) -> str:
-    shown = ", ".join(f"{_plain(name)} {count}" for name, count in counts.most_common(most))
+    shown = ", ".join(f"{printable(name)} {count}" for name, count in counts.most_common(most))
     more = len(counts) - most
     return (shown or "none") + (f" and {more} more" if more > 0 else "")
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

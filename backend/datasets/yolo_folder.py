@@ -5,11 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.datasets.file_names import stems
-from backend.datasets.image_copies import Copies, link
-from backend.datasets.items import Item, Loader
-from backend.datasets.objects import Files, Finished, Object, Objects, beside, done, replaced
-from backend.datasets.run_state import Row, state_of
+from backend.datasets.image_copies import link
+from backend.datasets.items import Loader
+from backend.datasets.objects import Files, Finished, Object, Objects, done, replaced, stems_of
+from backend.datasets.run_state import Row
 from backend.labelstudio import outlines
 
 
@@ -21,8 +20,8 @@ class Yolo(Objects):
     """
 
     def __init__(self, path: Path, loader: Loader, *, copy: bool = False) -> None:
-        super().__init__(path)
-        self._loader, self._copy = loader, copy
+        super().__init__(path, loader if copy else None)
+        self._loader = loader
 
     def _kept(self, object_: Object) -> Row:
         height, width = object_.mask.shape
@@ -34,15 +33,9 @@ class Yolo(Objects):
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         number = {name: place for place, name in enumerate(names)}
-        named = list(stems(lambda: (item.name for item, _ in done(rows))))
-        copies = Copies(self._loader, state_of(self._path) / "images") if self._copy else None
-
-        def linked(item: Item, content: str, folder: Path, stem: str) -> str:
-            return link(item, self._loader, folder, stem)
-
+        named = stems_of(rows)
         with replaced(self._path) as folder:
-            for kind in ("images", "labels"):
-                (folder / kind).mkdir()
+            (folder / "labels").mkdir()
             for (_, row), stem in zip(done(rows), named, strict=True):
                 lines = [
                     " ".join(
@@ -51,7 +44,12 @@ class Yolo(Objects):
                     for each in row["detections"]
                 ]
                 (folder / "labels" / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
-            files = beside(rows, named, folder / "images", copies.put if copies else linked)
+            files = self._place_images(
+                rows,
+                named,
+                folder / "images",
+                lambda item, _, images, stem: link(item, self._loader, images, stem),
+            )
             # Without `path` trainers look beside data.yaml, wherever they are started. JSON is YAML.
             lines = [f"  {place}: {_yaml(name)}" for name, place in number.items()]
             head = ["train: images", "val: images", "names:" if lines else "names: {}"]

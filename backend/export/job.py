@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from backend.datasets.batch_command import FETCHERS, failed, prefetch, progress
+from backend.datasets.batch_command import FETCHERS, failed, prefetch, progress, say
 from backend.datasets.coco_file import Coco, exact_polygons, images_of, run_lengths
 from backend.datasets.image_copies import size_text
-from backend.datasets.items import Item, Loader, SourceError, need
-from backend.datasets.objects import Files, Finished, Object, Objects, done, written
+from backend.datasets.items import Item, Loader, SourceError
+from backend.datasets.objects import Files, Finished, Object, Objects, done, write_list
 from backend.datasets.parquet_file import Parquet
 from backend.datasets.project_tasks import ProjectTasks, TaskImages
-from backend.datasets.run_state import DONE, SKIPPED, Row, State, StateError, check_target, state_of, write
-from backend.datasets.summary import Summary
+from backend.datasets.run_state import DONE, SKIPPED, Row, State, check_target, state_of
+from backend.datasets.summary import finish
 from backend.datasets.yolo_folder import Yolo
 from backend.export import objects
 from backend.export.masks import Masks
@@ -30,7 +30,6 @@ from backend.labelstudio_api.client import StudioClient
 from backend.settings import Settings
 from backend.telemetry.logs import printable, unsigned
 
-SUMMARY = "summary.json"
 TASK_UNITS = 20 * UNITS  # work for the regions of one task: about a minute
 
 
@@ -88,12 +87,7 @@ class TaskList:
         return {"taken": {name: entry[name] for name in names if entry.get(name) is not None}}
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
-        def fill(file: BinaryIO) -> None:
-            file.write(b"[")
-            written(file, ({"data": item.data, self._key: [row["taken"]]} for item, row in done(rows)))
-            file.write(b"\n]\n")
-
-        write(self._path, fill)
+        write_list(self._path, ({"data": item.data, self._key: [row["taken"]]} for item, row in done(rows)))
         return Counter()
 
 
@@ -198,7 +192,6 @@ def _destination(request: Request, loader: Loader) -> Objects | TaskList:
     if name.endswith(".yolo"):
         return Yolo(target, loader, copy=request.copy_images)
     if name.endswith(".parquet"):
-        need("pyarrow.parquet", "parquet files")  # before the work, not after
         return Parquet(target, None)
     if not target.suffix or request.to.endswith("/"):
         return Masks(target, copies)
@@ -216,13 +209,11 @@ def main(request: Request) -> int:
     settings = Settings.from_env()
     job = Job.of(request, settings, StudioClient.connect(settings.images, settings.label_studio))
     target, state = request.target, State(state_of(request.target))
-    known = (state.folder / "run.json").exists()
-    check_target(target, is_folder=isinstance(job.destination, Yolo | Masks), known=known)
+    is_folder = isinstance(job.destination, Yolo | Masks)
+    check_target(target, is_folder=is_folder, known=state.exists, restart=request.restart)
     if request.copy_images and isinstance(job.destination, Coco):
-        copied = known and (state.folder / "images").is_dir()
+        copied = state.exists and (state.folder / "images").is_dir()
         check_target(images_of(target), is_folder=True, known=copied)
-    if target.is_file() and not known and not request.restart:
-        raise StateError(f"{target} is there already; move it, or overwrite it with --restart")
     identity = {
         "export of project": request.project,
         "to": str(target),
@@ -233,19 +224,17 @@ def main(request: Request) -> int:
     with state.open(identity, restart=request.restart):
         total, read, _ = state.plan(job.source.items(), shard=(1, 1), limit=None, samples=0)
         if read:
-            print(f"vlsam: {read} of {total} tasks are read already", file=sys.stderr)
+            say(f"{read} of {total} tasks are read already")
         with progress("export", "task", total=total, done=read) as bar:
             _read(job, state, bar.update)
-        summary = _finish(job, state)
+        controls = (*job.config.predicted, *job.config.outputs)
+        summary = finish([state], state.folder, controls, job.destination.write)
+        print(printable(f"written: {target}"), file=sys.stderr)
     if not summary.images:
         others = [what for what in ("annotations", "drafts", "predictions") if what != request.what]
-        print(
-            f"vlsam: project {request.project} has no {request.what} to write "
-            f"(--what {' or '.join(others)}?)",
-            file=sys.stderr,
-        )
+        say(f"project {request.project} has no {request.what} to write (--what {' or '.join(others)}?)")
     if summary.failed and summary.failed == summary.images:
-        print("vlsam: every task failed", file=sys.stderr)
+        say("every task failed")
         return 1
     return 0
 
@@ -264,22 +253,3 @@ def _read(job: Job, state: State, update: Callable[[], object]) -> None:
                 update()
         finally:
             fetchers.shutdown(wait=False, cancel_futures=True)
-
-
-def _finish(job: Job, state: State) -> Summary:
-    """Write DEST and the summary."""
-
-    def rows() -> Iterator[tuple[Item, Row]]:
-        return ((item, row) for _, item, row in state.rows() if row["status"] != SKIPPED)
-
-    summary = Summary.of((item, row) for _, item, row in state.rows())
-    controls = (*job.config.predicted, *job.config.outputs)
-    configured = [label.value for control in controls for label in control.labels]
-    # Other labels come from the data of tasks, from an earlier config, or are terms.
-    names = list(dict.fromkeys([*configured, *sorted(summary.labels)]))
-    summary.files = job.destination.write(rows, names)
-    text = json.dumps(summary.as_json(), indent=1).encode("utf-8", "replace")
-    write(state.folder / SUMMARY, lambda file: file.write(text))
-    print(summary.as_text(), file=sys.stderr)
-    print(printable(f"written: {job.request.target}"), file=sys.stderr)
-    return summary

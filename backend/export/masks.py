@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from tqdm import tqdm
 
-from backend.datasets.file_names import stems
-from backend.datasets.image_copies import Copies
-from backend.datasets.items import Loader, SourceError
-from backend.datasets.objects import Files, Finished, Objects, beside, done, mask_of, replaced, written
-from backend.datasets.run_state import Row, state_of, write
+from backend.datasets.items import SourceError
+from backend.datasets.objects import Files, Finished, Objects, done, mask_of, replaced, stems_of, written
+from backend.datasets.run_state import Row, write
 from backend.images import local_files
 from backend.labelstudio.label_colours import colours
 
@@ -32,21 +29,13 @@ class Masks(Objects):
     and so on are the objects of the image, from the lowest to the topmost, complete: 255 is the object.
     """
 
-    def __init__(self, path: Path, copies: Loader | None = None) -> None:
-        super().__init__(path)
-        self._copies = copies
-
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         if len(names) > MAX_CLASSES:
             raise SourceError(f"a folder of masks holds {MAX_CLASSES} classes at most, and there are more")
         number = {name: place for place, name in enumerate(names, 1)}
-        named = list(stems(lambda: (item.name for item, _ in done(rows))))
-        files: Files = Counter()
+        named = stems_of(rows)
         with replaced(self._path) as folder:
-            if self._copies is not None:
-                (folder / "images").mkdir()
-                copies = Copies(self._copies, state_of(self._path) / "images")
-                files = beside(rows, named, folder / "images", copies.put)
+            files = self._place_images(rows, named, folder / "images")
             copied = {path.stem: path.name for path in folder.glob("images/*")}
             lines = [" ".join(name.split()) for name in (BACKGROUND, *names)]
             (folder / "classes.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8", "replace")

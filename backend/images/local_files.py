@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from model.types import ImageError
 
@@ -35,6 +36,18 @@ def text(name: str) -> str:
     except UnicodeEncodeError:  # a surrogate that encodes no byte
         raw = name.encode("utf-8", "surrogatepass")
     return raw.decode("utf-8", "backslashreplace")
+
+
+def with_text(value: Any) -> Any:
+    """Return a JSON value with `text` of all its names and texts: JSON may hold half a surrogate pair."""
+    match value:
+        case str():
+            return text(value)
+        case dict():
+            return {text(str(name)): with_text(item) for name, item in value.items()}
+        case list():
+            return [with_text(item) for item in value]
+    return value
 
 
 def listed(source: str) -> Listing:

@@ -6,21 +6,31 @@ from dataclasses import dataclass
 
 from backend.answers.placement import Labelling, alike, not_empty, vocabulary
 from backend.datasets.items import Item
+from backend.datasets.objects import Object
 from backend.datasets.run_state import REDUCED, Row, Unchanged
 from backend.images.content_hash import image_hash
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import LabelConfig
 from backend.prelabel import contact_sheet
-from backend.prelabel.destinations import Destination, Found
+from backend.prelabel.destinations import Destination, ImportList
 from backend.settings import Settings
 from model.pipeline import VLSAM, prefetch_answers
 from model.profiles import Profile
-from model.types import Image, ModelLoadError
+from model.types import Detection, Image, ModelLoadError
 from model.vlm.questions import RemoteAnswer
 from model.weights.out_of_memory import with_less_memory
 
 RemoteAnswers = list[list[RemoteAnswer]] | None
 PICTURE = "picture"  # key of a row until it is saved; the state keeps it as a file
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The detections of one image, and the data that their labels depend on."""
+
+    detections: list[Detection]
+    labelling: Labelling  # with the labels in the item's data
+    reduced: bool = False  # annotated in half its size, after memory ran out
 
 
 @dataclass(frozen=True)
@@ -72,12 +82,18 @@ class Annotator:
 
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
         """Return the row for the summary and DEST, with a picture in base64 for keys in `sampled`."""
-        labelled = [[d.term, label, round(results.unit(d.score), 4)] for d, label in found.labelled()]
-        row = {
-            "content": image_hash(image),
-            "found": labelled,
-            **self.destination.describe(image, found),
-        }
+        labelled = [(d, found.labelling.label_of(d.term), results.unit(d.score)) for d in found.detections]
+        content = image_hash(image)
+        if isinstance(self.destination, ImportList):
+            kept = self.destination.keep(found.detections, found.labelling, content)
+        else:
+            kept = self.destination.keep(
+                Object(label, detection.mask, detection.term, score)
+                for detection, label, score in labelled
+                if label is not None and detection.mask.any()
+            )
+        shown = [[detection.term, label, round(score, 4)] for detection, label, score in labelled]
+        row = {"content": content, "found": shown, **kept}
         if found.reduced:
             row[REDUCED] = True
         if item.key in sampled:

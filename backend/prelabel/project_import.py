@@ -100,6 +100,54 @@ class Importer:
             return False
         return bool(ours)
 
+    def show(self, *, anyway: bool) -> Iterator[str]:
+        """Have Label Studio show the predictions of this version. Yield lines to report.
+
+        Label Studio 1.23.2 shows a project's predictions of one version (Project.model_version) in *Label All
+        Tasks*, the score column and uncertainty sampling. The version is empty at first, which shows none, or
+        the title of the first connected backend, which shows that backend's answers and no score. Any other
+        version was chosen by a person: replace it, and switch predictions on, only with `anyway`. Raises
+        nothing, since the predictions are imported already.
+        """
+        where = f"project {self._project}, Settings, Annotation, Use predictions to prelabel tasks"
+        try:
+            yield from self._show(where, anyway=anyway)
+        except StudioError as error:
+            if "Model version doesn't exist" in str(error):  # as Label Studio calls one without a prediction
+                yield f"project {self._project} has no predictions of {self._version} to show"
+            else:
+                yield f"{error}. To see the predictions choose {self._version} in Label Studio: {where}"
+
+    def _show(self, where: str, *, anyway: bool) -> Iterator[str]:
+        client, version, project = self._client, self._version, f"project {self._project}"
+        settings = client.project(self._project)
+        shown = settings.get("model_version") or ""
+        hidden = settings.get("show_collab_predictions") is False
+        titles: list[str] = []
+        if shown not in ("", version):
+            titles = [str(backend.get("title")) for backend in client.backends(self._project)]
+        changes: dict[str, Any] = {}
+        if shown != version and (anyway or shown in ("", *titles)):
+            changes["model_version"] = version
+        if anyway and hidden:
+            changes["show_collab_predictions"] = True
+        if changes:
+            client.update_project(self._project, changes)
+            before = ""
+            if shown not in ("", version):
+                before = f", no longer {'those of backend ' if shown in titles else ''}{shown}"
+            yield f"{project} shows the predictions of {version} now{before}"
+        elif shown != version:
+            yield (
+                f"{project} shows the predictions of {shown}: those of {version} are not seen in Label "
+                f"All Tasks and the score column. The same command with --show changes that, as does {where}"
+            )
+        if hidden and not anyway:
+            yield (
+                f"{project} shows annotators no predictions at all. The same command with --show changes "
+                f"that, as does {where}"
+            )
+
 
 def _sent(folder: Path) -> set[int]:
     path = folder / "sent.jsonl"
@@ -109,50 +157,3 @@ def _sent(folder: Path) -> set[int]:
     complete = text[: text.rfind(b"\n") + 1]
     os.truncate(path, len(complete))  # a kill may have cut the last line
     return {task for line in complete.splitlines() for task in json.loads(line)["tasks"]}
-
-
-def show_predictions(client: StudioClient, project: int, version: str, *, anyway: bool) -> Iterator[str]:
-    """Have Label Studio show the predictions of a version. Yield lines to report.
-
-    Label Studio 1.23.2 shows a project's predictions of one version (Project.model_version) in *Label All
-    Tasks*, the score column and uncertainty sampling. The version is empty at first, which shows none, or the
-    title of the first connected backend, which shows that backend's answers and no score. Any other version
-    was chosen by a person: replace it, and switch predictions on, only with `anyway`. Raises nothing, since
-    the predictions are imported already.
-    """
-    where = f"project {project}, Settings, Annotation, Use predictions to prelabel tasks"
-    try:
-        yield from _show(client, project, version, where, anyway=anyway)
-    except StudioError as error:
-        if "Model version doesn't exist" in str(error):  # as Label Studio calls one without a prediction
-            yield f"project {project} has no predictions of {version} to show"
-        else:
-            yield f"{error}. To see the predictions choose {version} in Label Studio: {where}"
-
-
-def _show(client: StudioClient, project: int, version: str, where: str, *, anyway: bool) -> Iterator[str]:
-    settings = client.project(project)
-    shown = settings.get("model_version") or ""
-    switched_on = settings.get("show_collab_predictions") is not False
-    titles: list[str] = []
-    if shown not in ("", version):
-        titles = [str(backend.get("title")) for backend in client.backends(project)]
-    changes: dict[str, Any] = {}
-    if shown != version and (anyway or shown in ("", *titles)):
-        changes["model_version"] = version
-    if anyway and not switched_on:
-        changes["show_collab_predictions"] = switched_on = True
-    if changes:
-        client.update_project(project, changes)
-        before = f", no longer {'those of backend ' if shown in titles else ''}{shown}" if shown else ""
-        yield f"project {project} shows the predictions of {version} now{before if shown != version else ''}"
-    elif shown != version:
-        yield (
-            f"project {project} shows the predictions of {shown}: those of {version} are not seen in Label "
-            f"All Tasks and the score column. The same command with --show changes that, as does {where}"
-        )
-    if not switched_on:
-        yield (
-            f"project {project} shows annotators no predictions at all. The same command with --show changes "
-            f"that, as does {where}"
-        )

@@ -23,7 +23,7 @@ from backend.images import local_files
 from backend.images.errors import Refused
 from backend.images.http_url import shown
 from backend.images.load import Images, decode
-from backend.images.local_files import IMAGES, Listing, text
+from backend.images.local_files import IMAGES, Listing, text, with_text
 from backend.images.output_files import is_ours
 from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import data_with, field_of
@@ -291,7 +291,7 @@ class Manifest:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # no UTF-8, so no reader could parse it
             self.skipped[r"rows with bytes that are no UTF-8, which stay as \xff and the like"] += 1
-            return {text(name): _as_text(value) for name, value in row.items()}
+            return dict(with_text(row))
         return row
 
 
@@ -304,17 +304,6 @@ def _address(value: Any) -> str:
     if isinstance(value, Mapping):
         value = value.get("path")
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
-
-
-def _as_text(value: Any) -> Any:
-    match value:
-        case str():
-            return text(value)
-        case dict():
-            return {text(str(name)): _as_text(item) for name, item in value.items()}
-        case list():
-            return [_as_text(item) for item in value]
-    return value
 
 
 class Embedded:
@@ -362,13 +351,16 @@ def _short(address: str) -> str:
     return "hash:" + hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
+def without_file_scheme(source: str) -> str:
+    return source[len("file://") :] if source.lower().startswith("file://") else source
+
+
 def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Folder | Manifest:
     """Return the source for an argument: a manifest if it has such a suffix, else a folder, glob or URI.
 
     Raises SourceError.
     """
-    if source.lower().startswith("file://"):
-        source = source[len("file://") :]
+    source = without_file_scheme(source)
     scheme = scheme_of(source)
     if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):
         raise SourceError(f"{source}: addresses of several file systems (::) are not supported")

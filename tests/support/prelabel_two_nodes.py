@@ -30,8 +30,8 @@ from backend.datasets.items import Item
 from backend.datasets.run_state import Row
 from backend.labelstudio import labeling_config
 from backend.prelabel import cluster
-from backend.prelabel.annotator import Annotator, RemoteAnswers
-from backend.prelabel.destinations import Found, ImportList
+from backend.prelabel.annotator import Annotator, Found, RemoteAnswers
+from backend.prelabel.destinations import ImportList
 from backend.prelabel.sources import Files
 from backend.settings import ImageSettings, LabelStudioSettings, Settings
 from model.pipeline import VLSAM

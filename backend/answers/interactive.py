@@ -12,7 +12,6 @@ from backend.answers.superseded_clicks import Click
 from backend.answers.task_image import UNEXPECTED, Access
 from backend.labelstudio import next_protocol, prompt_controls, results
 from backend.labelstudio.labeling_config import TaskError
-from backend.labelstudio.next_protocol import UnknownEvent
 from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.region_reading import OutOfTime, ReadingBudget, TooMuch
 from backend.labelstudio.request import Interaction
@@ -33,11 +32,11 @@ NOTHING_THERE = "The mask is empty: the model finds nothing there."
 
 def event(name: Any, version: str) -> Prediction:
     """Answer an event of Label Studio's next protocol."""
-    try:
-        return prediction(next_protocol.answer(name, version), version)
-    except UnknownEvent as unknown:
-        log.warning("%s", unknown)
-        return prediction([], version, reason=str(unknown))
+    answer, reason = next_protocol.answer(name, version), ""
+    if answer is None:
+        answer, reason = [], f"This model has no answer to the event {ascii(name)[:80]}."
+        log.warning("%s", reason)
+    return prediction(answer, version, reason=reason)
 
 
 def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Prediction:

@@ -6,10 +6,10 @@ minus 1 in so many bits, and one value. A literal is a bit 0 with the same field
 its length. `results.rle` encodes.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from backend.labelstudio.geometry import Window
 from model.types import Mask
 
-T = TypeVar("T")
 Bytes = NDArray[np.uint8]
-Steps = Generator[float, None, T]  # yields the cost of each step before it is done, in units of work
+Spend = Callable[[float], None]  # is called with the cost of each step before it is done, in units of work
 
 VALUE_BITS = 8
 HEAD_BITS = 32 + 5 + 4 * 4
@@ -28,7 +27,7 @@ WINDOW = 1 << 16  # bytes of a stream that are decoded together, and characters 
 BIT, LITERAL, CHARACTER = 6, 500, 4
 
 
-def numbers(text: memoryview) -> Steps[Bytes]:
+def numbers(text: memoryview, spend: Spend) -> Bytes:
     """Parse the inside of a JSON array. Raises ValueError for anything but 0 to 255 and commas."""
     characters = np.frombuffer(text, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
@@ -36,7 +35,7 @@ def numbers(text: memoryview) -> Steps[Bytes]:
     parts = []
     at = 0
     while at < len(characters):
-        yield CHARACTER * WINDOW
+        spend(CHARACTER * WINDOW)
         part = characters[at : at + WINDOW]
         if at + WINDOW < len(characters):  # not in the middle of a number
             (commas,) = np.nonzero(part == ord(","))
@@ -112,7 +111,7 @@ class Spans:
         return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(bottom - top, right - left)
 
 
-def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
+def spans(stream: Bytes, shape: tuple[int, int], spend: Spend) -> Spans:
     """Decode a mask (height, width) = `shape`: the pixels whose fourth channel, alpha, is 128 or more.
 
     Values beyond the image are ignored.
@@ -133,8 +132,8 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
     while decoded < total:
         if position >= 8 * len(stream):
             raise ValueError("run lengths that end early")
-        positions, position = yield from _codes(raw, position, 8 * len(stream), sizes)
-        edges, values = yield from _values(raw, positions, sizes)
+        positions, position = _codes(raw, position, 8 * len(stream), sizes, spend)
+        edges, values = _values(raw, positions, sizes, spend)
         edges += decoded
         decoded = int(edges[-1])
         # The values from a to before b hold the alphas of the pixels from a // 4 to before b // 4.
@@ -145,12 +144,12 @@ def spans(stream: Bytes, shape: tuple[int, int]) -> Steps[Spans]:
 
 
 def _codes(
-    raw: bytes, position: int, end: int, sizes: NDArray[np.int64]
-) -> Steps[tuple[NDArray[np.int64], int]]:
+    raw: bytes, position: int, end: int, sizes: NDArray[np.int64], spend: Spend
+) -> tuple[NDArray[np.int64], int]:
     """Return the positions of the codes in the next WINDOW bytes, and of the code after them, in bits."""
     first = position >> 3
     window = np.unpackbits(np.frombuffer(raw, np.uint8, min(WINDOW, len(raw) - 8 - first) + 1, first))
-    yield BIT * len(window)
+    spend(BIT * len(window))
     # The length of a code that begins at a bit: the first three bits of a run determine it.
     lengths = np.concatenate([np.zeros(4, np.int64), 3 + sizes + VALUE_BITS]).astype(np.uint8)
     steps = lengths[window[:-2] << 2 | window[1:-1] << 1 | window[2:]].tobytes()
@@ -169,7 +168,7 @@ def _codes(
             size = bits[word >> 29]
             step = 3 + size + VALUE_BITS * (((word << 3 & 0xFFFFFFFF) >> (32 - size)) + 1)
         at += step
-    yield LITERAL * literals
+    spend(LITERAL * literals)
     if 8 * first + at > end:
         positions.pop()  # which the stream's end cuts off
         if not positions:
@@ -179,8 +178,8 @@ def _codes(
 
 
 def _values(
-    raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64]
-) -> Steps[tuple[NDArray[np.int64], Bytes]]:
+    raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64], spend: Spend
+) -> tuple[NDArray[np.int64], Bytes]:
     """Return the bounds of the values of codes, n + 1 numbers from 0 on, and the values (n,)."""
     stream = np.frombuffer(raw, np.uint8)
     first = int(positions[0]) >> 3
@@ -193,7 +192,7 @@ def _values(
     place = positions + 3 + size
     if literal.any():
         count = np.where(literal, length, 1)
-        yield 20 * int(count.sum())
+        spend(20 * int(count.sum()))
         before = np.cumsum(count) - count
         place = np.repeat(place - VALUE_BITS * before, count) + VALUE_BITS * np.arange(count.sum())
         length = np.repeat(np.where(literal, 1, length), count)

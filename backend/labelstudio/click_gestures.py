@@ -20,6 +20,7 @@ MAX_CLICKS = 1000
 MAX_ITEMS = 20_000  # of a context or a draft that are looked through, the newest
 
 Spot = tuple[float | bool, ...]  # the place of a gesture, and its sign
+Rectangle = tuple[float, float, float, float, float]  # x, y, width, height, rotation
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Gesture:
     labels: tuple[str, ...]
     point: tuple[float, float] | None = None
     positive: bool = True
-    rectangle: tuple[float, float, float, float, float] | None = None  # x, y, width, height, rotation
+    rectangle: Rectangle | None = None
     prompt_id: str | None = None
     bound: bool = True  # to a control of the config
     has_list: bool = True  # its tool has a list of labels of its own, as KeyPointLabels has
@@ -68,13 +69,9 @@ def drafted_gestures(draft: Entry, config: LabelConfig) -> list[Gesture]:
     A prompt is a keypoint with `is_positive`, or a rectangle of a prompt tool.
     """
     items = tasks.latest(draft.items, MAX_ITEMS, "items of a context or draft")
-    ids = {
-        tasks.id_of(item)
-        for item in items
-        if "is_positive" in item or tasks.control_of(item) in config.prompt_boxes
-    }
-    prompts = [item for item in items if (item_id := tasks.id_of(item)) is not None and item_id in ids]
-    return gestures_of(prompts, config.image_name)
+    boxes = config.prompt_boxes
+    ids = {tasks.id_of(i) for i in items if "is_positive" in i or tasks.control_of(i) in boxes} - {None}
+    return gestures_of([item for item in items if tasks.id_of(item) in ids], config.image_name)
 
 
 def other_image(items: Sequence[Mapping[str, Any]]) -> str | None:
@@ -124,7 +121,7 @@ def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | N
     """
     clicks = [gesture for gesture in gestures if gesture.point is not None][-MAX_CLICKS:]
     rectangles = [gesture.rectangle for gesture in gestures if gesture.rectangle is not None]
-    box = _box(rectangles[-1], shape) if rectangles else None
+    box = _box(rectangles[-1] if rectangles else None, shape)
     if box is None and not clicks:
         return None
     points = pixels_of(clicks, shape)
@@ -142,20 +139,19 @@ def newest_of_spots(points: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def pixels_of(clicks: Sequence[Gesture], shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return (n, 2) xy pixels of clicks on an image (height, width) = `shape`."""
-    height, width = shape
-    points = np.array([click.point for click in clicks], float).reshape(-1, 2)
-    points = (points * np.array([width / 100, height / 100])).astype(np.float32)
+    percent = np.array([click.point for click in clicks], float).reshape(-1, 2)
     # 100 % is the far edge of the last pixel. A click there counts for that pixel.
-    last = np.nextafter(np.array([width, height], np.float32), np.float32(0))
-    return np.asarray(np.clip(points, 0, last))
+    last = np.nextafter(np.array(shape[::-1], np.float32), np.float32(0))
+    return np.clip(geometry.pixels_of(percent, shape).astype(np.float32), 0, last)
 
 
-def _box(rectangle: tuple[float, float, float, float, float], shape: tuple[int, int]) -> Box | None:
-    """Return the upright box in pixels around a rectangle, None for less than a pixel."""
-    height, width = shape
-    corners = geometry.corners(*rectangle, shape)
-    (x0, y0), (x1, y1) = (np.clip(edge(axis=0), 0, (width, height)) for edge in (corners.min, corners.max))
-    return (float(x0), float(y0), float(x1), float(y1)) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
+def _box(rectangle: Rectangle | None, shape: tuple[int, int]) -> Box | None:
+    """Return the upright box in pixels around a rectangle, None for less than a pixel of the image."""
+    if rectangle is None:
+        return None
+    corners = np.clip(geometry.corners(*rectangle, shape), 0, shape[::-1])
+    (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    return (x0, y0, x1, y1) if x1 - x0 >= 1 and y1 - y0 >= 1 else None
 
 
 def with_drafted(
@@ -177,14 +173,9 @@ def with_drafted(
     if clicks:
         positive = pixels_of([click for click in clicks if click.positive] or clicks, shape)
         extremes = np.stack([positive.min(axis=0), positive.max(axis=0)])
-        around = [
-            gesture
-            for gesture in drafted
-            if gesture.rectangle and (box := _box(gesture.rectangle, shape)) and holds(box, extremes)
-        ]
+        around = [g for g in drafted if (box := _box(g.rectangle, shape)) and holds(box, extremes)]
         return [*around[-1:], *gestures]
-    rectangle = gestures[-1].rectangle
-    box = _box(rectangle, shape) if rectangle else None
+    box = _box(gestures[-1].rectangle, shape)
     inside = [g for g in drafted if g.point and box and holds(box, pixels_of([g], shape))]
     return [*inside, *gestures]
 

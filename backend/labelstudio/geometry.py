@@ -28,12 +28,9 @@ class Patch:
 
     @classmethod
     def of(cls, mask: Mask) -> "Patch":
-        window = tight_window(mask)
-        return cls(
-            (mask.shape[0], mask.shape[1]),
-            window[:2],
-            mask[window[1] : window[3], window[0] : window[2]].copy(),
-        )
+        left, top, right, bottom = tight_window(mask)
+        height, width = mask.shape
+        return cls((height, width), (left, top), mask[top:bottom, left:right].copy())
 
     @property
     def mask(self) -> Mask:
@@ -75,20 +72,15 @@ class Patch:
 
 def tight_window(mask: Mask) -> Window:
     """Return the window of the pixels of a mask; (0, 0, 0, 0) if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return left, top, left + width, top + height
 
 
 def window_of(points: Ring, shape: tuple[int, int], margin: float = 0.0) -> Window:
     """Return the window that points (n, 2), n >= 1, span in an image (height, width), with a margin."""
-    low = np.floor(points.min(axis=0) - margin)
-    high = np.floor(points.max(axis=0) + margin) + 1
-    (x0, y0), (x1, y1) = (
-        np.clip(corner, 0, (shape[1], shape[0])).astype(int).tolist() for corner in (low, high)
-    )
-    return x0, y0, x1, y1
+    corners = [np.floor(points.min(axis=0) - margin), np.floor(points.max(axis=0) + margin) + 1]
+    (left, top), (right, bottom) = np.clip(corners, 0, shape[::-1]).astype(int).tolist()
+    return left, top, right, bottom
 
 
 def area(window: Window) -> int:
@@ -128,9 +120,7 @@ def fill(ring: Ring, window: Window) -> Mask:
     xa, ya = (ring - (left, top)).T
     xb, yb = np.roll(xa, -1), np.roll(ya, -1)
     # The rows whose centres lie between the ends of an edge.
-    first, last = (
-        np.clip(np.ceil(side - 0.5), 0, height) for side in (np.minimum(ya, yb), np.maximum(ya, yb))
-    )
+    first, last = np.clip(np.ceil(np.sort([ya, yb], axis=0) - 0.5), 0, height)
     edges = np.stack([xa, ya, xb, yb, first, last])[:, first < last]
     if not (mask.size and edges.size):
         return mask

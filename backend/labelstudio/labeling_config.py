@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from backend.labelstudio.status_control import STATUS
 from backend.labelstudio.term_matching import NameIndex, exact, fold, singular_forms, synonym_forms
@@ -36,6 +37,9 @@ MAX_LABEL = 200
 PROMPT = "vlsam_prompt"  # the TextArea where people type a phrase to find
 
 Choice = tuple[tuple[str, ...], tuple[str, ...]]  # its path and its names
+_Source = tuple[
+    str, tuple["Label", ...], str | None
+]  # of labels: name, labels, path of more in a task's data
 FIELD = re.compile(r"\$([^\s$]{1,200})")  # of a task's data, as configs name it
 
 
@@ -77,9 +81,6 @@ class Control:
         """One of SHAPES."""
         return self.type.removesuffix("labels")
 
-    def has_label(self, label: str) -> bool:
-        return label in self._values
-
     @property
     def takes_labels(self) -> bool:
         return bool(self.labels) or self.labels_key is not None or self.open
@@ -91,6 +92,9 @@ class Control:
     def synonym_of(self, term: str) -> str | None:
         """Return the label that is a synonym of a term."""
         return self._synonymous.find(term)
+
+    def has_label(self, label: str) -> bool:
+        return label in self._values
 
     @cached_property
     def _values(self) -> frozenset[str]:
@@ -170,16 +174,14 @@ class LabelConfig:
         """Return the config of one task, with the labels that controls take from its data."""
         if data is None or all(control.labels_key is None for control in self.outputs):
             return self
-        outputs: list[Control] = []
         labels: dict[tuple[int, str], tuple[Label, ...]] = {}  # of controls that share them, once
-        for control in self.outputs:
-            key = control.labels_key
-            if key is not None:
+        outputs = list(self.outputs)
+        for place, control in enumerate(outputs):
+            if (key := control.labels_key) is not None:
                 shared = (id(control.labels), key)
                 if shared not in labels:
                     labels[shared] = (*control.labels, *_data_labels(data, key))
-                control = replace(control, labels=labels[shared])
-            outputs.append(control)
+                outputs[place] = replace(control, labels=labels[shared])
         return replace(self, outputs=tuple(outputs))
 
     def label_control(self, label: str | None) -> Control | None:
@@ -233,8 +235,7 @@ class LabelConfig:
         return tuple(first.values())
 
     def output(self, name: str) -> Control | None:
-        place = self._places.get(name)
-        return None if place is None else self.outputs[place]
+        return next((control for control in self.outputs if control.name == name), None)
 
     def turn(self, control: Control) -> tuple[bool, int]:
         """Return the sort key of outputs for a click: the order of the config, but rectangles last.
@@ -245,7 +246,7 @@ class LabelConfig:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {control.name: place for place, control in reversed([*enumerate(self.outputs)])}
+        return {control.name: place for place, control in enumerate(self.outputs)}
 
 
 # For images without a project: masks, and whatever the model names is a label.
@@ -269,9 +270,10 @@ def parse(xml: str) -> LabelConfig:
     STATUS never does.
     """
     root = _read(xml)
-    images = {
-        name: tag for tag in reversed([*root.iter()]) if _kind(tag) == "image" and (name := tag.get("name"))
-    }
+    images: dict[str, Element] = {}
+    for tag in root.iter():
+        if _kind(tag) == "image" and (name := tag.get("name")):
+            images.setdefault(name, tag)
     if not images:
         raise ConfigError(
             "The labeling config has no <Image> with a name, and this model only labels images."
@@ -283,9 +285,7 @@ def parse(xml: str) -> LabelConfig:
         )
     if sum(1 for tag in counted for _ in tag.iter()) > MAX_INSIDE:
         raise ConfigError("The labeling config has too many labels in controls inside of controls.")
-    images = dict(reversed(images.items()))
-    about = (_About.of(image, on) for image, on in _by_image(root, images))
-    usable = [*islice((each for each in about if each.labelled or each.free), 2)]
+    usable = [*islice((about for about in _by_image(root, images) if about.usable), 2)]
     if not usable:
         first = next(iter(images.values()))
         _only_one(root, [_About(first, (), (), ())])
@@ -302,20 +302,20 @@ def parse(xml: str) -> LabelConfig:
             f"{_shown(meant.image)} has value={meant.image.get('value', '')[:80]!r} instead of a single "
             "field such as value='$image'."
         )
-    # Of prompt tools alone: smart brushes and polygons send no prompts, so they come first.
-    order = list(SHAPES)
-    tools = sorted(
-        (control for _, control in meant.labelled or meant.free), key=lambda c: order.index(c.shape)
-    )
-    outputs = _plain(meant.labelled) or _plain(meant.free) or tools[:1]
+    outputs = meant.outputs
     names = {control.name for control in outputs}
+    boxes = [tag for tag in root.iter() if _kind(tag) in ("rectanglelabels", "rectangle")]
+    texts = [tag for tag in meant.on if _kind(tag) == "textarea" and not _is_set(tag, "perRegion")]
     return LabelConfig(
         image_key=field[1],
         image_name=meant.image.get("name", ""),
         outputs=tuple(outputs),
-        prompt_boxes=frozenset(_prompt_boxes(root)) - names,
+        prompt_boxes=frozenset(tag.get("name", "") for tag in boxes if _is_prompt_tool(tag)) - names,
         namings=meant.namings,
-        phrases=frozenset(_phrases(meant.on)) - {STATUS},
+        phrases=frozenset(
+            tag.get("name", "") for tag in texts if tag.get("name") == PROMPT or _is_set(tag, "smart")
+        )
+        - {STATUS},
         prompts=tuple(
             control for tag, control in meant.found if _is_prompt_tool(tag) and control.shape in PROMPT_SHAPES
         ),
@@ -328,7 +328,7 @@ def parse(xml: str) -> LabelConfig:
     )
 
 
-def label_tags(xml: str) -> Iterator[ElementTree.Element]:
+def label_tags(xml: str) -> Iterator[Element]:
     """Yield the <Label> tags of all lists for the image that is labelled. Raises ConfigError."""
     image = parse(xml).image_name
     for tag in _read(xml).iter():
@@ -392,53 +392,50 @@ def _parts(path: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _About:
-    """An <Image> tag and the tags that point to it, by kind."""
+    """An <Image> tag and the tags that point to it."""
 
-    image: ElementTree.Element
-    on: Sequence[ElementTree.Element]
-    found: Sequence[tuple[ElementTree.Element, Control]]  # all controls that draw
+    image: Element
+    on: Sequence[Element]
+    found: Sequence[tuple[Element, Control]]  # all controls that draw
     namings: tuple[Naming, ...]
 
-    @classmethod
-    def of(cls, image: ElementTree.Element, on: Sequence[ElementTree.Element]) -> "_About":
-        source = next((tag for tag in on if _kind(tag) == "labels"), None)
-        shared = None if source is None else _Source.of(source)  # once: many tools may share thousands
-        found = [(tag, control) for tag in on if (control := _control(tag, image, shared)) is not None]
-        return cls(image, on, found, tuple(_namings(on, image)) if found else ())
+    @property
+    def usable(self) -> list[tuple[Element, Control]]:
+        """The controls whose regions have a label, or words of a naming."""
+        return [(tag, control) for tag, control in self.found if control.takes_labels or self.namings]
 
     @property
-    def labelled(self) -> list[tuple[ElementTree.Element, Control]]:
-        return [(tag, control) for tag, control in self.found if control.takes_labels]
-
-    @property
-    def free(self) -> list[tuple[ElementTree.Element, Control]]:
-        return (
-            [(tag, control) for tag, control in self.found if not control.takes_labels]
-            if self.namings
-            else []
-        )
+    def outputs(self) -> list[Control]:
+        """Those with labels if any has some. Of prompt tools one alone, if there is nothing else."""
+        plain = [control for tag, control in self.usable if not _is_prompt_tool(tag)]
+        if plain:
+            return [control for control in plain if control.takes_labels] or plain
+        # Smart brushes and polygons send no prompts, so they come first.
+        tools = [control for _, control in self.usable]
+        return [min(tools, key=lambda c: (not c.takes_labels, list(SHAPES).index(c.shape)))]
 
 
-def _by_image(
-    root: ElementTree.Element, images: Mapping[str, ElementTree.Element]
-) -> Iterator[tuple[ElementTree.Element, list[ElementTree.Element]]]:
+def _by_image(root: Element, images: Mapping[str, Element]) -> Iterator[_About]:
     """Yield each image with the named tags that point to it."""
-    on: dict[str, list[ElementTree.Element]] = {name: [] for name in images}
+    on: dict[str, list[Element]] = {name: [] for name in images}
     for tag in root.iter():
         if tag.get("name"):
             for target in _targets(tag) & on.keys():
                 on[target].append(tag)
-    for name, image in images.items():
-        yield image, on[name]
+    for name, tags in on.items():
+        lists = (tag for tag in tags if _kind(tag) == "labels")
+        shared = next(map(_labels_in, lists), None)  # once: many tools may share thousands
+        found = [(tag, control) for tag in tags if (control := _control(tag, name, shared)) is not None]
+        yield _About(images[name], tags, found, tuple(_namings(tags, name)) if found else ())
 
 
-def _targets(tag: ElementTree.Element) -> set[str]:
+def _targets(tag: Element) -> set[str]:
     return {target.strip() for target in tag.get("toName", "").split(",")}
 
 
-def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
+def _only_one(root: Element, usable: Sequence[_About]) -> None:
     """Check that only one image of a task is labelled. Raises ConfigError."""
-    repeated: dict[ElementTree.Element, ElementTree.Element] = {}
+    repeated: dict[Element, Element] = {}
     for repeater in root.iter():
         if _kind(repeater) == "repeater" and repeater not in repeated:
             repeated |= dict.fromkeys(repeater.iter(), repeater)
@@ -464,7 +461,7 @@ def _only_one(root: ElementTree.Element, usable: Sequence[_About]) -> None:
         )
 
 
-def _shown(tag: ElementTree.Element) -> str:
+def _shown(tag: Element) -> str:
     return f"<{tag.tag} name={tag.get('name', '')[:80]!r}>"
 
 
@@ -488,7 +485,7 @@ class _Builder(ElementTree.TreeBuilder):
         return super().end(tag)
 
 
-def _read(xml: str) -> ElementTree.Element:
+def _read(xml: str) -> Element:
     if len(xml) > MAX_CONFIG:
         raise ConfigError(f"The labeling config is longer than {MAX_CONFIG} characters.")
     if not xml.strip():
@@ -502,64 +499,51 @@ def _read(xml: str) -> ElementTree.Element:
         raise ConfigError(f"The labeling config is not well-formed XML: {str(error)[:200]}.") from None
 
 
-def _kind(tag: ElementTree.Element) -> str:
+def _kind(tag: Element) -> str:
     return tag.tag.lower()
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A tag with labels."""
-
-    tag: ElementTree.Element
-    labels: tuple[Label, ...]
-    key: str | None  # the path of further ones in a task's data
-
-    @classmethod
-    def of(cls, tag: ElementTree.Element) -> "_Source":
-        field = FIELD.fullmatch(tag.get("value", "").strip())
-        labels = tuple(labels_of(child for child in tag.iter() if _kind(child) == "label"))
-        if labels and field:
-            log.warning(
-                "%s has labels beside those of %r: Label Studio refuses predictions with the latter "
-                "where its prediction validation is on. Give all of them in the data.",
-                _shown(tag),
-                field[1],
-            )
-        return cls(tag, labels, field[1] if field else None)
+def _labels_in(tag: Element) -> _Source:
+    field = FIELD.fullmatch(tag.get("value", "").strip())
+    labels = tuple(labels_of(child for child in tag.iter() if _kind(child) == "label"))
+    if labels and field:
+        log.warning(
+            "%s has labels beside those of %r: Label Studio refuses predictions with the latter "
+            "where its prediction validation is on. Give all of them in the data.",
+            _shown(tag),
+            field[1],
+        )
+    return tag.get("name", ""), labels, field[1] if field else None
 
 
-def _control(tag: ElementTree.Element, image: ElementTree.Element, shared: _Source | None) -> Control | None:
-    """Parse a control tag on an image; None for other tags. `shared` is the <Labels>."""
+def _control(tag: Element, to_name: str, shared: _Source | None) -> Control | None:
+    """Parse a control tag; None for other tags. `shared` is of the <Labels>."""
     kind = _kind(tag)
     shape = kind.removesuffix("labels")
     if shape not in SHAPES:
         return None
-    name, to_name = tag.get("name", ""), image.get("name", "")
-    source = shared if kind == shape else _Source.of(tag)
+    own = kind != shape
+    source = _labels_in(tag) if own else shared
+    control = Control(tag.get("name", ""), f"{SHAPES[shape]}Labels" if own else SHAPES[shape], to_name, ())
     if source is None:
-        return Control(name, SHAPES[shape], to_name, ())
-    labels, key = source.labels, source.key
+        return control
+    name, labels, key = source
     if not labels and not key:
         log.warning("%s has no labels and is left out.", _shown(tag))
         return None
-    if source is not shared:
-        return Control(name, f"{SHAPES[shape]}Labels", to_name, labels, None, key)
-    return Control(name, SHAPES[shape], to_name, labels, source.tag.get("name"), key)
+    return replace(control, labels=labels, labels_name=None if own else name, labels_key=key)
 
 
-def _namings(on: Iterable[ElementTree.Element], image: ElementTree.Element) -> Iterator[Naming]:
-    to_name = image.get("name", "")
-    for tag in on:
+def _namings(tags: Iterable[Element], to_name: str) -> Iterator[Naming]:
+    for tag in tags:
         name = tag.get("name", "")
-        if not _names_regions(tag) or name == STATUS:
-            continue
-        if _kind(tag) == "textarea":
-            yield Naming(name, "TextArea", to_name)
-        else:
-            yield Naming(name, "Taxonomy", to_name, tuple(_paths(tag, ())))
+        if _names_regions(tag) and name != STATUS:
+            is_text = _kind(tag) == "textarea"
+            choices = () if is_text else tuple(_paths(tag, ()))
+            yield Naming(name, "TextArea" if is_text else "Taxonomy", to_name, choices)
 
 
-def _paths(tag: ElementTree.Element, above: tuple[str, ...]) -> Iterator[Choice]:
+def _paths(tag: Element, above: tuple[str, ...]) -> Iterator[Choice]:
     for child in tag:
         if _kind(child) != "choice":
             yield from _paths(child, above)
@@ -584,11 +568,11 @@ def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
             for key in ("value", "alias", "predicted_values")
             if isinstance(value := attributes.get(key), str) and len(value) <= MAX_LABEL
         }
-        labels += labels_of([ElementTree.Element("Label", texts)])
+        labels += labels_of([Element("Label", texts)])
     return tuple(labels)
 
 
-def labels_of(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
+def labels_of(tags: Iterable[Element]) -> Iterator[Label]:
     for tag in tags:
         value, alias = tag.get("value", "").strip(), tag.get("alias", "").strip()
         # Label Studio writes the alias into results, where there is one.
@@ -599,48 +583,30 @@ def labels_of(tags: Iterable[ElementTree.Element]) -> Iterator[Label]:
         yield Label(value=result, names=tuple(name for name in (value, alias, *predicted) if name))
 
 
-def _plain(controls: Iterable[tuple[ElementTree.Element, Control]]) -> list[Control]:
-    return [control for tag, control in controls if not _is_prompt_tool(tag)]
-
-
-def _is_prompt_tool(tag: ElementTree.Element) -> bool:
+def _is_prompt_tool(tag: Element) -> bool:
     if _is_plain_tool(tag):  # with smartOnly="true" it has no tool at all
         return False
     return _kind(tag).startswith("keypoint") or _is_set(tag, "smart") or _is_set(tag, "smartOnly")
 
 
-def _is_plain_tool(tag: ElementTree.Element) -> bool:
+def _is_plain_tool(tag: Element) -> bool:
     return tag.get("smart", "").strip().lower() == "false"
 
 
-def _prompt_boxes(root: ElementTree.Element) -> Iterator[str]:
-    for tag in root.iter():
-        if _kind(tag) in ("rectanglelabels", "rectangle") and _is_prompt_tool(tag):
-            yield tag.get("name", "")
-
-
-def _phrases(on: Iterable[ElementTree.Element]) -> Iterator[str]:
-    for tag in on:
-        if _kind(tag) != "textarea" or _is_set(tag, "perRegion"):
-            continue
-        if tag.get("name") == PROMPT or _is_set(tag, "smart"):
-            yield tag.get("name", "")
-
-
-def _counts(tag: ElementTree.Element) -> bool:
+def _counts(tag: Element) -> bool:
     kind = _kind(tag)
     return kind == "image" or kind.removesuffix("labels") in SHAPES or _names_regions(tag)
 
 
-def _names_regions(tag: ElementTree.Element) -> bool:
+def _names_regions(tag: Element) -> bool:
     return _kind(tag) in ("textarea", "taxonomy") and _is_set(tag, "perRegion")
 
 
-def _is_set(tag: ElementTree.Element, name: str) -> bool:
+def _is_set(tag: Element, name: str) -> bool:
     return any(tag.get(each, "").strip().lower() == "true" for each in (name, name.lower()))
 
 
-def _status_of(root: ElementTree.Element) -> Iterator[str]:
+def _status_of(root: Element) -> Iterator[str]:
     for tag in root.iter():
         if _kind(tag) != "textarea" or tag.get("name") != STATUS:
             continue

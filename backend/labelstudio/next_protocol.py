@@ -27,12 +27,8 @@ def mask(pixels: Mask, score: float) -> list[Result]:
     return [{"type": "bitmasklabels", "score": results.unit(score), "value": value}]
 
 
-class UnknownEvent(Exception):
-    """The event is unknown. The message is one sentence."""
-
-
-def answer(event: Any, version: str) -> list[Result]:
-    """Return the result for an event. Raises UnknownEvent."""
+def answer(event: Any, version: str) -> list[Result] | None:
+    """Return the result for an event, None for an unknown one."""
     if event == "capabilities":
         value = {
             "prompts": ["point", "box"],
@@ -42,4 +38,4 @@ def answer(event: Any, version: str) -> list[Result]:
         return [{"type": "capabilities", "score": 1.0, "value": value}]
     if event == "release":  # nothing to release: caches are bounded, and others may work on the same task
         return []
-    raise UnknownEvent(f"This model has no answer to the event {ascii(event)[:80]}.")
+    return None

@@ -5,7 +5,7 @@ click they are read from the draft.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from backend.labelstudio import tasks
@@ -37,18 +37,15 @@ def typed(items: Sequence[Mapping[str, Any]], config: LabelConfig) -> str | None
 
 
 def wishes_of(items: Sequence[Mapping[str, Any]]) -> Wishes:
-    wishes = Wishes()
+    level, score = Wishes.level, Wishes.score
     for item in items:
-        value = tasks.value_of(item)
-        match item.get("from_name"), item.get("type"):
-            case name, "choices" if name == LEVEL:
-                chosen = value.get("choices")
-                wishes = replace(wishes, level=next((x for x in LEVELS if [x] == chosen), wishes.level))
-            case name, "number" if name == SCORE:
-                number: Any = value.get("number")
-                if type(number) in (int, float) and 0 <= number <= 1:
-                    wishes = replace(wishes, score=float(number))
-    return wishes
+        name, kind, value = item.get("from_name"), item.get("type"), tasks.value_of(item)
+        if name == LEVEL and kind == "choices":
+            level = next((each for each in LEVELS if [each] == value.get("choices")), level)
+        number: Any = value.get("number")
+        if name == SCORE and kind == "number" and type(number) in (int, float) and 0 <= number <= 1:
+            score = float(number)
+    return Wishes(level, score)
 
 
 def label_of(phrase: str, term: str, selected: Sequence[str], config: LabelConfig) -> str | None:

@@ -48,7 +48,7 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
         [_share(x, width), _share(y, height), int(label)]
         for (x, y), label in zip(prompt.points, prompt.labels, strict=True)
     ]
-    box = prompt.box
+    sides = zip(prompt.box or (), (width, height) * 2, strict=False)
     # The model placed all points of a detection that a question found.
     model_points = len(points) if detection.evidence.question else prompt.model_points
     stored: dict[str, Any] = {
@@ -56,8 +56,7 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
         "term": detection.term[:_WRITTEN_TEXT],
         "points": points[-_WRITTEN_POINTS:],
         "found": max(0, model_points - max(0, len(points) - _WRITTEN_POINTS)),
-        "box": box
-        and [_share(box[0], width), _share(box[1], height), _share(box[2], width), _share(box[3], height)],
+        "box": [_share(side, extent) for side, extent in sides] or None,
         "scores": {
             name[:24]: round(unit(score), 4) for name, score in list(detection.evidence.scores.items())[:6]
         },
@@ -74,31 +73,30 @@ def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, An
 
 def read(meta: Any, shape: tuple[int, int]) -> Stored | None:
     """Return the evidence in a result's `meta`, None if it is missing or any value is invalid."""
-    stored = meta.get(KEY) if isinstance(meta, Mapping) else None
-    if not isinstance(stored, Mapping) or stored.get("v") != 1:
+    stored: Any = meta.get(KEY) if isinstance(meta, Mapping) else None
+    match stored:
+        case {"v": 1, "term": str(term), "model": str(model), "mask": str(digest), "points": list(points)}:
+            box, found, reduced = stored.get("box"), stored.get("found", 0), stored.get("reduced", False)
+        case _:
+            return None
+    valid = (
+        max(map(len, (term, model, digest))) <= MAX_TEXT
+        and len(points) <= MAX_POINTS
+        and all(_are_percent(point, 3) and type(point[2]) is int and point[2] <= 1 for point in points)
+        and (box is None or (_are_percent(box, 4) and box[0] < box[2] and box[1] < box[3]))
+        and (type(found) is int and 0 <= found <= len(points))
+        and isinstance(reduced, bool)
+    )
+    if not valid:
         return None
-    term, model, digest = (stored.get(key) for key in ("term", "model", "mask"))
-    points, box, reduced = stored.get("points"), stored.get("box"), stored.get("reduced", False)
-    if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in (term, model, digest)):
-        return None
-    if not isinstance(points, list) or len(points) > MAX_POINTS or not isinstance(reduced, bool):
-        return None
-    if not all(_is_point(point) for point in points):
-        return None
-    if box is not None and not _is_box(box):
-        return None
-    model_points = stored.get("found", 0)
-    if type(model_points) is not int or not 0 <= model_points <= len(points):
-        return None
-    height, width = shape
-    scale = np.array([width / 100, height / 100])
-    xy = np.array([point[:2] for point in points], float).reshape(-1, 2) * scale
+    xy = geometry.pixels_of(np.array([point[:2] for point in points], float).reshape(-1, 2), shape)
     pixels: Box | None = None
     if box is not None:
-        pixels = (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1])
+        (x0, y0), (x1, y1) = geometry.pixels_of(np.reshape(box, (2, 2)), shape).tolist()
+        pixels = (x0, y0, x1, y1)
     labels = np.array([point[2] for point in points], np.int64)
-    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels, model_points=model_points)
-    return Stored(term=str(term), prompt=prompt, mask_hash=str(digest))
+    prompt = Prompt(points=xy.astype(np.float32), labels=labels, box=pixels, model_points=found)
+    return Stored(term, prompt, digest)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -136,26 +134,10 @@ def _share(pixels: float, side: int) -> float:
     return round(min(100.0, max(0.0, 100.0 * float(pixels) / side)), 4)
 
 
-def _is_percent(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 100  # nor NaN
-
-
-def _is_point(point: Any) -> bool:
+def _are_percent(values: Any, count: int) -> bool:
+    """Return whether an untrusted value is a list of `count` numbers from 0 to 100."""
     return (
-        isinstance(point, list)
-        and len(point) == 3
-        and _is_percent(point[0])
-        and _is_percent(point[1])
-        and type(point[2]) is int
-        and point[2] in (0, 1)
-    )
-
-
-def _is_box(box: Any) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(_is_percent(side) for side in box)
-        and box[0] < box[2]
-        and box[1] < box[3]
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(value) in (int, float) and 0 <= value <= 100 for value in values)  # nor NaN
     )

@@ -8,11 +8,11 @@ import hashlib
 import io
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from backend.labelstudio import brush_rle, geometry
-from backend.labelstudio.brush_rle import Spans, Steps
+from backend.labelstudio.brush_rle import Spans
 from backend.labelstudio.geometry import Patch, Window
 from model.deadline import NEVER, Deadline
 from model.types import Mask
 
 log = logging.getLogger(f"vlsam.{__name__}")
-
-T = TypeVar("T")
 
 MAX_RING = 10_000  # points of a ring, or of strokes together, that are read
 MAX_PERCENT = 1e6  # of a coordinate
@@ -71,7 +69,7 @@ class RegionCache:
 
 @dataclass
 class ReadingBudget:
-    """The remaining cost limit for reading regions of a request. Call `spend` or `pay` before the work."""
+    """The remaining cost limit for reading regions of a request. Call `spend` before the work."""
 
     units: float = UNITS  # that are left
     deadline: Deadline = NEVER
@@ -100,16 +98,6 @@ class ReadingBudget:
                 "Task %s: %d regions cannot be read, so %s; the first is %s", task, count, consequence, first
             )
             self.unread.clear()
-
-    def pay(self, steps: Steps[T]) -> T:
-        """Run steps that yield their cost before the work, and return their result. Raises TooMuch."""
-        while True:
-            try:
-                units = next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            self.spend(units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,11 +198,10 @@ def _read(
         case "polygon":
             return _filled(_ring(value["points"], shape, budget), shape, budget)
         case "vector" if value.get("closed") is True:
-            corners_of = [(vertex["x"], vertex["y"]) for vertex in value["vertices"][: MAX_RING + 1]]
-            return _filled(_ring(corners_of, shape, budget), shape, budget)
+            points = [(vertex["x"], vertex["y"]) for vertex in value["vertices"][: MAX_RING + 1]]
+            return _filled(_ring(points, shape, budget), shape, budget)
         case "rectangle":
-            x, y, width, height = (_percentage(value[key]) for key in ("x", "y", "width", "height"))
-            turned = _percentage(value.get("rotation") or 0)
+            x, y, width, height, turned = _placed(value, "width", "height")
             return _filled(geometry.corners(x, y, width, height, turned, shape), shape, budget)
         case "ellipse":
             return _read_ellipse(value, shape, budget)
@@ -238,30 +225,33 @@ def _filled(ring: NDArray[np.float64], shape: tuple[int, int], budget: ReadingBu
 def _ring(points: Any, shape: tuple[int, int], budget: ReadingBudget) -> NDArray[np.float64]:
     if not isinstance(points, list) or not 3 <= len(points) <= MAX_RING:
         raise ValueError(f"a ring has 3 to {MAX_RING} points")
-    return geometry.pixels_of(_percentages(points, budget), shape)
+    return _pixels(points, shape, budget)
 
 
-def _percentages(points: list[Any], budget: ReadingBudget) -> NDArray[np.float64]:
+def _pixels(points: list[Any], shape: tuple[int, int], budget: ReadingBudget) -> NDArray[np.float64]:
     budget.spend(500 * len(points))
-    numbers = np.array(points, np.float64)
-    if numbers.shape != (len(points), 2):
+    percent = _numbers(points)
+    if percent.shape != (len(points), 2):
         raise ValueError("points that are not pairs of numbers")
+    return geometry.pixels_of(percent, shape)
+
+
+def _numbers(values: Any) -> NDArray[np.float64]:
+    numbers = np.array(values, np.float64)
     if not (np.abs(numbers) <= MAX_PERCENT).all():  # nor NaN
         raise ValueError("a coordinate is far outside the image")
     return numbers
 
 
-def _percentage(value: Any) -> float:
-    number = float(value)
-    if not abs(number) <= MAX_PERCENT:  # nor NaN
-        raise ValueError("a coordinate is far outside the image")
-    return number
+def _placed(value: Mapping[str, Any], *size: str) -> Iterator[float]:
+    """Return x, y, the two values of `size` and the rotation of a rectangle or an ellipse."""
+    return map(float, _numbers([*(value[key] for key in ("x", "y", *size)), value.get("rotation") or 0]))
 
 
 def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
-    x, y, radius_x, radius_y = (_percentage(value[key]) for key in ("x", "y", "radiusX", "radiusY"))
-    ((x, y), (radius_x, radius_y)) = geometry.pixels_of(np.array([[x, y], [radius_x, radius_y]]), shape)
-    ellipse = (x, y, radius_x, radius_y, _percentage(value.get("rotation") or 0))
+    x, y, radius_x, radius_y, turned = _placed(value, "radiusX", "radiusY")
+    (x, y), (radius_x, radius_y) = geometry.pixels_of(np.array([[x, y], [radius_x, radius_y]]), shape)
+    ellipse = (x, y, radius_x, radius_y, turned)
     window = geometry.ellipse_window(ellipse, shape)
 
     def paint() -> Mask:
@@ -315,16 +305,15 @@ def _strokes(touches: Any, shape: tuple[int, int], budget: ReadingBudget) -> lis
         raise ValueError(f"a region has at most {MAX_RING} strokes")
     if sum(len(touch["relativePoints"]) for touch in touches) > 2 * MAX_RING:
         raise ValueError(f"a region's strokes have at most {MAX_RING} points")
-    width = shape[1]
     strokes = []
     for touch in touches:
         numbers = touch["relativePoints"]
         budget.spend(20_000)
         if len(numbers):
-            percent = _percentages([numbers[at : at + 2] for at in range(0, len(numbers), 2)], budget)
+            pixels = _pixels([numbers[at : at + 2] for at in range(0, len(numbers), 2)], shape, budget)
             # Of the width also where the brush goes up and down. Four images wide paints everything.
-            thick = min(400.0, _percentage(touch["relativeStrokeWidth"])) / 100 * width
-            points = np.clip(geometry.pixels_of(percent, shape), -4 * max(shape), 4 * max(shape))
+            thick = min(400.0, float(_numbers(touch["relativeStrokeWidth"]))) / 100 * shape[1]
+            points = np.clip(pixels, -4 * max(shape), 4 * max(shape))
             window = geometry.window_of(points, shape, max(0.0, thick) / 2 + 4)
             lengths = np.hypot(*np.diff(points, axis=0, append=points[-1:]).T)
             areas = np.minimum(geometry.area(window), (lengths + thick + 4) * (abs(thick) + 4))
@@ -348,8 +337,8 @@ def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
         budget.spend(RUN_LENGTHS)
         stream = np.frombuffer(source, np.uint8)
         if isinstance(source, memoryview):
-            stream = budget.pay(brush_rle.numbers(source))
-        spans = budget.pay(brush_rle.spans(stream, shape))
+            stream = brush_rle.numbers(source, budget.spend)
+        spans = brush_rle.spans(stream, shape, budget.spend)
         budget.cache.put(key, spans)
 
     def paint(spans: Spans = spans) -> Mask:

@@ -23,7 +23,7 @@ def plain(found: Any) -> Any:
     """Return the value with lists in place of the texts of run lengths."""
     if isinstance(found, memoryview):
         try:
-            return ReadingBudget().pay(brush_rle.numbers(found)).tolist()
+            return brush_rle.numbers(found, ReadingBudget().spend).tolist()
         except ValueError as error:
             raise RunLengthsError from error
     if isinstance(found, dict):

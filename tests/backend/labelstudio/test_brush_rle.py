@@ -21,7 +21,7 @@ alphas = st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255)
 def painted(stream: list[int], shape: tuple[int, int], budget: ReadingBudget | None = None) -> Mask:
     mask: Mask = np.zeros(shape[0] * shape[1], bool)
     last = 0
-    spans = (budget or ReadingBudget()).pay(brush_rle.spans(np.array(stream, np.uint8), shape))
+    spans = brush_rle.spans(np.array(stream, np.uint8), shape, (budget or ReadingBudget()).spend)
     for begin, end in spans.edges.reshape(-1, 2):
         assert last <= begin < end
         mask[begin:end] = True
@@ -154,7 +154,7 @@ def test_f18_the_work_on_a_bomb_is_counted_before_it_is_done(byte: int) -> None:
 
 
 def read(text: bytes) -> list[int]:
-    return [int(number) for number in ReadingBudget().pay(brush_rle.numbers(memoryview(text)))]
+    return [int(number) for number in brush_rle.numbers(memoryview(text), ReadingBudget().spend)]
 
 
 @given(

@@ -10,18 +10,17 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backend.answers import existing_regions
-from backend.answers.recent_answers import Answer, Draft
+from backend.answers.recent_answers import Answer
 from backend.labelstudio import click_gestures, region_matching, region_meta, region_reading, results, tasks
 from backend.labelstudio.click_gestures import Gesture, Spot
 from backend.labelstudio.geometry import Patch
-from backend.labelstudio.labeling_config import Control, LabelConfig
+from backend.labelstudio.labeling_config import Control
 from backend.labelstudio.region_reading import Drawn, ReadingBudget
 from backend.labelstudio.request import Interaction
 from backend.labelstudio.results import Result
-from backend.labelstudio.tasks import Entry, Region, Task
+from backend.labelstudio.tasks import Region, Task
 from model.types import Detection, Mask, Prompt, box_of
 
 
@@ -70,30 +69,20 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
-class Editor:
-    """The state of a person's editor, reconstructed from a request."""
-
-    prompts: Mapping[str, Spot]  # by id
-    draft: Draft | None  # the newest
-    related: frozenset[str]  # ids that a relation names
-    in_place: bool  # any region can be replaced: none can be selected
-    unlabelled: bool  # the newest prompt has no label, so no region with a label is selected
-    newest: NDArray[np.float32]  # (n, 2) xy of the point that was clicked last; none after a rectangle
-    same: tuple[Answer, ...]  # earlier answers to these prompts, the newest first
-
-
-@dataclass(frozen=True, eq=False)
 class Correction:
     """The prompt for the segmenter, and the region that the result replaces."""
 
+    interaction: Interaction
     prompt: Prompt
+    clicks: Prompt  # of this request alone
+    prompts: Mapping[str, Spot]  # of this request, by id
+    same: tuple[Answer, ...]  # earlier answers to these prompts, the newest first
     labels: tuple[str, ...]  # none where regions have no labels
     control: Control
-    clicks: Prompt  # of this request alone
-    editor: Editor
+    in_place: bool  # any region can be replaced: none can be selected
+    needs_target: bool  # its prompts have no label
     # Without a target yet: the mask of the prompt decides whether one of these is it. See `settle`.
-    rivals: tuple[Target, ...] = ()
-    unlabelled: Interaction | None = None  # its prompts have no label, so that they need a target
+    rivals: tuple[Target, ...]
     target: Target | None = None
     region_id: str | None = None  # None for a new one
     notes: tuple[str, ...] = ()  # for `meta.text`
@@ -108,7 +97,7 @@ class Correction:
     def lineage(self) -> Mapping[str, Spot]:
         """The prompts of this request and of the answers that it corrects, by id."""
         answer = self.target.answer if self.target else None
-        return {**(answer.lineage if answer else {}), **self.editor.prompts}
+        return {**(answer.lineage if answer else {}), **self.prompts}
 
 
 def read(
@@ -138,50 +127,35 @@ def read(
     Raises Unanswerable and TooMuch.
     """
     task, config = interaction.task, interaction.config
-    if not interaction.gestures:
-        raise Unanswerable(_nothing(interaction))
+    gestures = _inside(interaction)
     answers = [answer for answer in answers if answer.patch.shape == shape and not _arrived(answer, task)]
-    newest = interaction.gestures[-1]
+    newest = gestures[-1]
     control = config.control_for(newest.labels)
-    nameless, needs_target = control is None, False
+    nameless = control is None
     if control is None:
         if newest.labels:
             raise Unanswerable(f"No output control has the label {' or '.join(newest.labels)[:80]!r}.")
         only = config.only_label
         control = config.label_control(only) or config.predicted[0]
         labels: tuple[str, ...] = () if only is None else (only,)
-        needs_target = not labels
     else:
         # Keep only labels of the control, since Label Studio refuses regions with others.
         labels = tuple(filter(control.has_label, newest.labels)) if control.takes_labels else ()
         answers = [answer for answer in answers if tasks.alike(answer.labels, labels)]
-    gestures = [gesture for gesture in interaction.gestures if tasks.alike(gesture.labels, newest.labels)]
-    drafted = [gesture for gesture in interaction.drafted if tasks.alike(gesture.labels, newest.labels)]
+    gestures = [gesture for gesture in gestures if tasks.alike(gesture.labels, newest.labels)]
+    drafted = [g for g in interaction.drafted if tasks.alike(g.labels, newest.labels) and not g.is_outside]
     gestures = click_gestures.with_drafted(gestures, drafted, shape)
     prompts = {gesture.prompt_id: gesture.spot for gesture in gestures if gesture.prompt_id is not None}
     same = tuple(answer for answer in answers if answer.lineage.keys() & prompts.keys())
-    editor = Editor(
-        prompts,
-        None if task.draft is None else (str(task.draft.id), task.draft.changed),
-        task.related,
-        # A selected region keeps tools with labels of their own from working, and lends others its label.
-        labels_in_place or newest.has_list,
-        not newest.labels,
-        click_gestures.pixels_of([newest] if newest.point else [], shape),
-        same,
-    )
-    targets = partial(
-        _targets,
-        task.lists,
-        _of_this_person(answers, editor, task, now),
-        config,
-        shape,
-        budget or ReadingBudget(),
-    )
+    others = [answer for answer in answers if answer not in same]
+    ancestors = {prompt_id for answer in same for prompt_id in answer.lineage}
+    theirs = [answer for answer in others if answer.is_of(task, prompts, now, ancestors)]
+    targets = partial(_targets, interaction, theirs, shape, budget or ReadingBudget())
     meant, earlier, wanted = gestures, list[Gesture](), None if nameless else labels
     if nameless:
         meant, earlier, about = _of_newest(gestures, _below(gestures, targets(None), shape))
         wanted = about.labels if about else None
+    needs_target = nameless and not labels
     clicks = _prompt(meant, shape)
     foreign = clicks.box is not None if needs_target else None
     target, rivals = _search(targets(wanted), clicks, foreign=foreign)
@@ -192,16 +166,29 @@ def read(
     if target is None and not positive:
         which = "no region" if nameless else "no region of their label"
         raise Unanswerable(f"There are negative clicks only, and {which} is below them.")
+    # A selected region keeps tools with labels of their own from working, and lends others its label.
     correction = Correction(
+        interaction,
         clicks,
+        clicks,
+        prompts,
+        same,
         labels,
         control,
-        clicks,
-        editor,
-        rivals if positive else (),
-        interaction if needs_target else None,
+        in_place=labels_in_place or newest.has_list,
+        needs_target=needs_target,
+        rivals=rivals if positive else (),
     )
     return correction if target is None and correction.rivals else _aimed(correction, target)
+
+
+def _inside(interaction: Interaction) -> list[Gesture]:
+    """Return the gestures without clicks outside of the image. Raises Unanswerable if the newest is one."""
+    if not interaction.gestures:
+        raise Unanswerable(_nothing(interaction))
+    if interaction.gestures[-1].is_outside:
+        raise Unanswerable("The click is outside of the image.")
+    return [gesture for gesture in interaction.gestures if not gesture.is_outside]
 
 
 def bare(interaction: Interaction, shape: tuple[int, int]) -> Prompt | None:
@@ -211,7 +198,7 @@ def bare(interaction: Interaction, shape: tuple[int, int]) -> Prompt | None:
     """
     if not interaction.gestures or any(gesture.bound for gesture in interaction.gestures):
         return None
-    prompt = _prompt(interaction.gestures, shape)
+    prompt = _prompt(_inside(interaction), shape)
     if prompt.box is None and not prompt.labels.any():
         raise Unanswerable("There are negative clicks only.")
     return prompt
@@ -228,7 +215,7 @@ def settle(correction: Correction, mask: Mask) -> Correction:
     """
     drawn = [rival.drawn for rival in correction.rivals]
     number = region_matching.most_alike(drawn, mask)
-    if number is None and correction.unlabelled and correction.clicks.box:
+    if number is None and correction.needs_target and correction.clicks.box:
         number = region_matching.about_box(drawn, correction.clicks.box)
     return _aimed(correction, None if number is None else correction.rivals[number])
 
@@ -238,9 +225,9 @@ def _aimed(correction: Correction, target: Target | None) -> Correction:
 
     Raises Unanswerable if a target is required and None is given.
     """
-    if target is None and correction.unlabelled:
-        raise Unanswerable(_missing(correction.unlabelled))
-    editor, clicks = correction.editor, correction.clicks
+    interaction, clicks = correction.interaction, correction.clicks
+    if target is None and correction.needs_target:
+        raise Unanswerable(_missing(interaction))
     prompt, boxed, state = clicks, None, ""
     if target is not None:
         correction = replace(correction, target=target, control=target.control, labels=target.labels)
@@ -249,18 +236,26 @@ def _aimed(correction: Correction, target: Target | None) -> Correction:
     # The browser sent these prompts before, fewer of them: go on from that answer. If one was moved or
     # deleted since, nothing of it may stay.
     lineage = correction.lineage
-    earlier = next((a for a in editor.same if a.base == state and a.lineage.items() < lineage.items()), None)
+    earlier = next(
+        (a for a in correction.same if a.base == state and a.lineage.items() < lineage.items()), None
+    )
     if earlier is not None:
         prompt, boxed = replace(prompt, mask=earlier.patch.mask, logits=earlier.logits), None
+    newest = interaction.gestures[-1]
     in_place = (
-        editor.in_place
-        or (editor.unlabelled and correction.control.takes_labels)
+        correction.in_place
+        # No region with a label is selected.
+        or (not newest.labels and correction.control.takes_labels)
         # In a selected region a click places no point.
-        or (target is not None and target.drawn.holds(editor.newest))
+        or (
+            target is not None
+            and newest.point is not None
+            and target.drawn.holds(click_gestures.pixels_of([newest], target.drawn.shape))
+        )
     )
     region_id = target.region_id if target else earlier.region_id if earlier else None
     notes: tuple[str, ...] = ()
-    if region_id is not None and (region_id in editor.related or not in_place):
+    if region_id is not None and (region_id in interaction.task.related or not in_place):
         # Replacing it may break the editor.
         notes = (f"{region_meta.SUPERSEDES}{region_id}",) if target else ()
         region_id = None
@@ -296,10 +291,10 @@ def remembered(correction: Correction, region: Result, detection: Detection, now
         meta=region["meta"],
         patch=Patch.of(detection.mask),
         logits=detection.logits,
-        prompts=correction.editor.prompts,
+        prompts=correction.prompts,
         lineage=correction.lineage,
         base=correction.target.state if correction.target else "",
-        draft=correction.editor.draft,
+        draft=correction.interaction.task.draft_state,
         at=now,
     )
 
@@ -318,25 +313,9 @@ def done(correction: Correction, region: Result, mask: Mask) -> str:
     return f"{click_gestures.click_with(correction.labels)}: {change}"
 
 
-def _of_this_person(answers: Sequence[Answer], editor: Editor, task: Task, now: float) -> list[Answer]:
-    """Return the person's recent answers to other prompts whose regions still exist."""
-    drafted = task.draft.items if task.draft else ()
-    drafted_ids = {item_id for item in drafted if (item_id := tasks.id_of(item)) is not None}
-    ancestors = {prompt_id for answer in editor.same for prompt_id in answer.lineage}
-    return [
-        answer
-        for answer in answers
-        if answer not in editor.same
-        and answer.is_of(
-            editor.prompts, editor.draft, drafted_ids, now, continued=answer.prompts.keys() <= ancestors
-        )
-    ]
-
-
 def _targets(
-    sources: Sequence[Entry],
+    interaction: Interaction,
     answers: Sequence[Answer],
-    config: LabelConfig,
     shape: tuple[int, int],
     budget: ReadingBudget,
     labels: tuple[str, ...] | None,
@@ -349,6 +328,8 @@ def _targets(
     Raises TooMuch.
     """
 
+    config = interaction.config
+
     def turn(region: Region) -> tuple[bool, int]:
         last, place = config.turn(region.control)
         return last, 0 if labels is None else place
@@ -359,10 +340,10 @@ def _targets(
         if control is None or answer.region_id in taken:
             continue
         taken.add(answer.region_id)
-        drawn = region_reading.painted(answer.patch)
-        yield Target(answer.region_id, control, answer.labels, drawn, answer.meta, answer)
+        painted = region_reading.painted(answer.patch)
+        yield Target(answer.region_id, control, answer.labels, painted, answer.meta, answer)
     newer: set[str] = set()
-    for source in sources:
+    for source in interaction.task.lists:
         # A newer source was made from this one: a region that only this one has was deleted since.
         if source.ids & newer:
             continue
@@ -371,10 +352,8 @@ def _targets(
             if region.id in taken or not (labels is None or tasks.alike(region.labels, labels)):
                 continue
             budget.spend(existing_regions.PAIR)
-            region_drawn = region_reading.read(region.result, shape, budget)
-            if region_drawn is not None:
-                meta = region.result.get("meta")
-                yield Target(region.id, region.control, region.labels, region_drawn, meta)
+            if (read := region_reading.read(region.result, shape, budget)) is not None:
+                yield Target(region.id, region.control, region.labels, read, region.result.get("meta"))
         newer |= source.ids
 
 
@@ -442,7 +421,7 @@ def _of_newest(
 def _prompt(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt:
     prompt = click_gestures.prompt_of(gestures, shape)
     if prompt is None:
-        raise Unanswerable("The rectangle is empty.")
+        raise Unanswerable("The rectangle is empty or outside of the image.")
     return prompt
 
 

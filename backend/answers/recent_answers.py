@@ -6,7 +6,7 @@ task does not contain the region that was just drawn. A lost answer costs one co
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,10 @@ import numpy as np
 from cachetools import TTLCache
 from numpy.typing import NDArray
 
+from backend.labelstudio import tasks
 from backend.labelstudio.click_gestures import Spot
 from backend.labelstudio.geometry import Patch
+from backend.labelstudio.tasks import Task
 
 SECONDS = 30.0
 MAX_BYTES = 64_000_000
@@ -24,7 +26,6 @@ MAX_BYTES = 64_000_000
 DRAFT_SECONDS = 6.0
 
 Key = tuple[str, ...]  # server, project, task, image
-Draft = tuple[str, str]  # id and time of change
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Answer:
     prompts: Mapping[str, Spot]  # by id: those that the browser showed at that time
     lineage: Mapping[str, Spot]  # these and the ones of the answer that was corrected
     base: str  # which region was corrected, in which shape; "" for a new one
-    draft: Draft | None  # the newest draft at that time
+    draft: tuple[str, str] | None  # the state of the newest draft at that time
     at: float  # time.monotonic()
 
     @cached_property
@@ -50,27 +51,19 @@ class Answer:
         texts = sum(100 + 4 * len(text) for text in (*self.labels, *self.meta.get("text", ())))
         return arrays + 8_000 + 500 * len(self.lineage) + texts
 
-    def is_of(
-        self,
-        prompts: Collection[str],
-        draft: Draft | None,
-        drafted: Collection[str],
-        now: float,
-        *,
-        continued: bool,
-    ) -> bool:
-        """Return whether this answer belongs to the requesting person and its region may still be on screen.
+    def is_of(self, task: Task, prompts: Collection[str], now: float, continued: Set[str]) -> bool:
+        """Return whether this answer belongs to the person who sent a task, and may still be on screen.
 
         Label Studio does not send the person's name, but a request contains only the person's own drafts.
         True if (1) the newest draft contains one of the answer's prompts, or (2) no draft was saved since.
-        Before any draft exists: if (3) a later answer `continued` it, or (4) both have a single prompt, as
-        with Auto-Accept, and it is younger than DRAFT_SECONDS. The request has none of its prompts.
+        Before any draft exists: if (3) a later answer `continued` its prompts, or (4) both have a single
+        prompt, as with Auto-Accept, and it is younger than DRAFT_SECONDS. It answered none of the `prompts`.
         """
-        if self.prompts.keys() & drafted:
+        if task.draft and self.prompts.keys() & {tasks.id_of(item) for item in task.draft.items}:
             return True
-        if draft is None and self.draft is None and not continued:
+        if task.draft is None and self.draft is None and not self.prompts.keys() <= continued:
             return len(self.prompts) == len(prompts) == 1 and now - self.at <= DRAFT_SECONDS
-        return draft == self.draft
+        return self.draft == task.draft_state
 
 
 class RecentAnswers:

@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -29,24 +28,53 @@ from model.versions import segmenter_version_of
 log = logging.getLogger(f"vlsam.{__name__}")
 
 
-@dataclass(frozen=True, eq=False)
 class Resources:
     """The objects that all requests of a process share. Each consumer takes the parts that it needs."""
 
-    settings: Settings
-    version: str  # of the models, known before they are loaded
-    queue: JobQueue[RetryingModel[VLSAM]]
-    background: BackgroundTasks
-    images: Images
-    image_cache: ImageCache
-    embeddings: EmbeddingCache
-    embedding_files: EmbeddingFiles | None  # None without VLSAM_CACHE_DIR
-    annotating: SingleFlight[list[Detection]]  # in progress, by image hash and vocabulary
-    recent_answers: RecentAnswers
-    regions: RegionCache  # read from run lengths
-    unmatched_terms: UnmatchedTerms
-    metrics: Metrics
-    clock: Callable[[], float]  # seconds; decides deadlines and how long anything is cached
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        settings: Settings,
+        *,
+        version: str,
+        segmenter: str | None = None,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare for the model that `load` will return; nothing is loaded yet.
+
+        `segmenter` names what makes embeddings, by default `version`. `clock`, in seconds, decides deadlines
+        and how long anything is cached.
+        """
+        cache, capacity = settings.cache, settings.server.admitted
+        self.settings, self.clock = settings, clock
+        self.version = version  # of the models, known before they are loaded
+        self.metrics = metrics = metrics or Metrics()
+        self.background = BackgroundTasks(capacity)
+        self.images = Images(settings.images, settings.label_studio)
+        self.image_cache = ImageCache(clock)
+        files = EmbeddingFiles(cache.dir, cache.disk_mb * 1e6, metrics) if cache.dir else None
+        self.embedding_files = files  # None without VLSAM_CACHE_DIR
+        self.embeddings = EmbeddingCache(segmenter or version, cache.mb * 1e6, metrics, files)
+        # In progress, by image hash and vocabulary.
+        self.annotating: SingleFlight[list[Detection]] = SingleFlight()
+        self.recent_answers = RecentAnswers(clock)
+        self.regions = RegionCache()  # read from run lengths
+        self.unmatched_terms = UnmatchedTerms()
+
+        def load_retrying() -> RetryingModel[VLSAM]:
+            started = time.monotonic()
+            model = RetryingModel(load(), metrics, self.embeddings.leave_device)
+            log.info("Loaded %s in %.1f s.", version, time.monotonic() - started)
+            return model
+
+        self.queue: JobQueue[RetryingModel[VLSAM]] = JobQueue(
+            load_retrying,
+            capacity=capacity,
+            seconds=settings.answers.deadline,
+            metrics=metrics,
+            clock=clock,
+        )
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
@@ -60,60 +88,10 @@ class Resources:
             version, segmenter = settings.version(profile), segmenter_version_of(profile, options)
         except ModelLoadError as error:
             version = f"vlsam-{profile.name}-not-loaded"
-            return cls.around(partial(_fail, error), settings, version=version, metrics=metrics)
+            return cls(partial(_fail, error), settings, version=version, metrics=metrics)
         device, on_cut = settings.models.device, metrics.cut_answers.inc
         load = partial(VLSAM.load, profile, device, options, version, on_cut=on_cut)
-        return cls.around(load, settings, version=version, segmenter=segmenter, metrics=metrics)
-
-    @classmethod
-    def around(
-        cls,
-        load: Callable[[], Any],
-        settings: Settings,
-        *,
-        version: str,
-        segmenter: str | None = None,
-        metrics: Metrics | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> "Resources":
-        """Return the resources for the model that `load` will return.
-
-        `segmenter` names what makes embeddings, by default `version`. `clock`, in seconds, decides deadlines
-        and how long anything is cached.
-        """
-        metrics = metrics or Metrics()
-        cache, capacity = settings.cache, settings.server.admitted
-        files = EmbeddingFiles(cache.dir, cache.disk_mb * 1e6, metrics) if cache.dir else None
-        embeddings = EmbeddingCache(segmenter or version, cache.mb * 1e6, metrics, files)
-
-        def load_retrying() -> RetryingModel[VLSAM]:
-            started = time.monotonic()
-            model = RetryingModel(load(), metrics, embeddings.leave_device)
-            log.info("Loaded %s in %.1f s.", version, time.monotonic() - started)
-            return model
-
-        return cls(
-            settings=settings,
-            version=version,
-            queue=JobQueue(
-                load_retrying,
-                capacity=capacity,
-                seconds=settings.answers.deadline,
-                metrics=metrics,
-                clock=clock,
-            ),
-            background=BackgroundTasks(capacity),
-            images=Images(settings.images, settings.label_studio),
-            image_cache=ImageCache(clock),
-            embeddings=embeddings,
-            embedding_files=files,
-            annotating=SingleFlight(),
-            recent_answers=RecentAnswers(clock),
-            regions=RegionCache(),
-            unmatched_terms=UnmatchedTerms(),
-            metrics=metrics,
-            clock=clock,
-        )
+        return cls(load, settings, version=version, segmenter=segmenter, metrics=metrics)
 
     def start(self) -> "Resources":
         """Start to load the models in the background, once."""

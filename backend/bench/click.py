@@ -357,7 +357,7 @@ class _Bench(AbstractContextManager["_Bench"]):
         settings = Settings(
             answers=AnswerSettings(deadline=HOUR), images=ImageSettings(allowed_hosts=(("127.0.0.1", None),))
         )
-        self._resources = Resources.around(
+        self._resources = Resources(
             lambda: VLSAM(vlm, self.segmenter, version=version), settings, version=version
         )
         self._files: dict[str, bytes] = {}

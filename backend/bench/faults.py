@@ -182,9 +182,7 @@ class Table(AbstractContextManager["Table"]):
             images=ImageSettings(local_files_document_root=Path(self._folder.name)),
         )
         vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # never called
-        self._resources = Resources.around(
-            lambda: VLSAM(vlm, segmenter, version=version), settings, version=version
-        )
+        self._resources = Resources(lambda: VLSAM(vlm, segmenter, version=version), settings, version=version)
         self._backend: VLSAMBackend | None = None
         self._tasks = 0
 

@@ -15,6 +15,10 @@ class Missing(ImageError):
     """The file does not exist: HTTP 404 and 410."""
 
 
+class TooLarge(ImageError):
+    """The file, or the answer of an API, has too many bytes."""
+
+
 class Busy(ImageError):
     """The server is overloaded: HTTP 429, 502, 503 and 504.
 

@@ -94,7 +94,8 @@ class Fetcher:
                 return response.status, response.redirect.encode()
             if response.status == 401 and server is not None:
                 self._tokens.drop(server)
-            return response.status, response.read(max_bytes or self._max_bytes)
+            body = response.read(max_bytes, setting="") if max_bytes else response.read(self._max_bytes)
+            return response.status, body
 
     def _get(self, url: HttpUrl, server: Server | None, deadline: Deadline) -> tuple[bytes, str | None]:
         """Return the body, or the address of a redirect. Try a busy server up to three times."""

@@ -18,12 +18,11 @@ from requests.sessions import SessionRedirectMixin
 from urllib3.exceptions import ConnectTimeoutError
 
 from backend.images.address_policy import AddressPolicy
-from backend.images.errors import Refused, TimedOut, Unreachable, Untrusted
+from backend.images.errors import Refused, TimedOut, TooLarge, Unreachable, Untrusted
 from backend.images.http_url import HttpUrl, shown
 from backend.images.studio_urls import Server
 from model import connections
 from model.deadline import Deadline
-from model.types import ImageError
 
 CONNECT_SECONDS = 5.0
 BYTE_SECONDS = 10.0  # until the first byte of an answer, and between two
@@ -56,8 +55,8 @@ class Response:
     def status(self) -> int:
         return self.response.status_code
 
-    def read(self, max_bytes: int) -> bytes:
-        """Read the body. Raises ImageError for more than `max_bytes`."""
+    def read(self, max_bytes: int, setting: str = "VLSAM_MAX_IMAGE_BYTES") -> bytes:
+        """Read the body. Raises TooLarge, which names the `setting`, for more than `max_bytes`."""
         # read1 returns what has arrived, so the deadline also ends a body that drips.
         read: Callable[[int], bytes] = partial(self.response.raw.read1, decode_content=True)
         chunks, size = [], 0
@@ -65,7 +64,7 @@ class Response:
             chunks.append(chunk)
             size += len(chunk)
             if size > max_bytes:
-                raise too_large(shown(self.request.url.url), max_bytes)
+                raise too_large(shown(self.request.url.url), max_bytes, setting)
             self.request.deadline.check()
         self.request.deadline.check()  # a body that was cut off there looks complete
         return b"".join(chunks)
@@ -221,5 +220,5 @@ def _cut_at(deadline: Deadline, connection: socket.socket) -> Iterator[None]:
         duplicate.close()
 
 
-def too_large(what: str, max_bytes: int) -> ImageError:
-    return ImageError(f"{what} has more than {max_bytes} bytes (VLSAM_MAX_IMAGE_BYTES).")
+def too_large(what: str, max_bytes: int, setting: str = "VLSAM_MAX_IMAGE_BYTES") -> TooLarge:
+    return TooLarge(f"{what} has more than {max_bytes} bytes{setting and f' ({setting})'}.")

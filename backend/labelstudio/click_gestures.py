@@ -17,6 +17,7 @@ from backend.labelstudio.tasks import Entry
 from model.types import Box, Prompt
 
 MAX_CLICKS = 1000
+EDGE = 1.0  # percent of the image: a click outside by less counts at the edge
 MAX_ITEMS = 20_000  # of a context or a draft that are looked through, the newest
 
 Spot = tuple[float | bool, ...]  # the place of a gesture, and its sign
@@ -35,6 +36,11 @@ class Gesture:
     bound: bool = True  # to a control of the config
     has_list: bool = True  # its tool has a list of labels of its own, as KeyPointLabels has
     image: str | None = None  # the name of the <Image> that it was drawn on, if the browser sends it
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is a click outside of the image, beyond a slip of the hand at its edge."""
+        return self.point is not None and not all(-EDGE <= side <= 100 + EDGE for side in self.point)
 
     @property
     def spot(self) -> Spot:

@@ -126,6 +126,11 @@ class Task:
         """The newest draft."""
         return max(self.drafts[::-1], key=lambda entry: entry.changed, default=None)
 
+    @property
+    def draft_state(self) -> tuple[str, str] | None:
+        """The id and the time of change of the newest draft."""
+        return None if self.draft is None else (str(self.draft.id), self.draft.changed)
+
     @cached_property
     def own(self) -> Sequence[Entry]:
         """The entries that the requesting person sees or made, the newest first.

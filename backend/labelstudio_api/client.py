@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from backend.images.access_tokens import token_kind
-from backend.images.errors import Busy, Denied, Unreachable, Untrusted
+from backend.images.errors import Busy, Denied, TooLarge, Unreachable, Untrusted
 from backend.images.fetch import Fetcher
 from backend.images.http_url import HttpUrl, shown
 from backend.images.pinned_http import Request
@@ -33,6 +33,7 @@ IN_CONTAINER = (
     "inside a container `localhost` is the container itself; use the other's service name or host name"
 )
 OWN_LOG = "look into Label Studio's log"
+LESS = "give the tasks addresses instead of images, or fewer and simpler regions"
 NEW_KEY = "create a Personal Access Token in Account & Settings, and set LABEL_STUDIO_API_KEY to it"
 
 
@@ -130,6 +131,8 @@ class StudioClient:
             raise StudioError(str(error), NEW_KEY) from None
         except Untrusted as error:
             raise StudioError(str(error)) from None
+        except TooLarge as error:
+            raise StudioError(str(error), LESS if patience.max_bytes else "") from None
         except Busy as error:  # when it exchanges a personal access token
             self._has_answered = True
             raise StudioError(str(error), OWN_LOG, temporary=True) from None
@@ -151,21 +154,18 @@ class StudioClient:
 
     def retry(self, work: Callable[[], T]) -> T:
         """Call `work`, and retry it while its error is temporary. Return its result. Raises StudioError."""
-        for pause in self._patience.pauses:
+        pauses = iter(self._patience.pauses)
+        while True:
             try:
                 return work()
             except StudioError as error:
                 self._has_answered |= bool(error.status)
-                if not (error.temporary and self._has_answered):
+                if not (error.temporary and self._has_answered and self._patience.pauses):
                     raise
+                if (pause := next(pauses, None)) is None:
+                    raise StudioError(error.problem, RESUME, status=error.status) from None
                 log.warning("%s Trying again in %g s.", error.problem, pause)
                 time.sleep(pause)
-        try:
-            return work()
-        except StudioError as error:
-            if error.temporary and self._patience.pauses:
-                raise StudioError(error.problem, RESUME, status=error.status) from None
-            raise
 
     def get(self, path: str, **query: Any) -> Any:
         """Return the JSON at a path. Raises StudioError."""

@@ -38,7 +38,7 @@ def make_resources(stand_in: StandIn) -> Iterator[Callable[..., Resources]]:
         **settings: Any,
     ) -> Resources:
         load = load or (lambda: stand_in)
-        return Resources.around(load, settings_with(**settings), version="v1", clock=clock).start()
+        return Resources(load, settings_with(**settings), version="v1", clock=clock).start()
 
     yield make
     PROCESS.install(None)

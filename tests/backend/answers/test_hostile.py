@@ -67,13 +67,44 @@ def test_f18_a_click_at_no_place_is_not_answered_with_a_mask(
     assert item["reason"]
 
 
-def test_f18_a_click_outside_counts_at_the_edge(
+def test_f18_a_click_just_outside_counts_at_the_edge(
     client: FlaskClient, stand_in: StandIn, predict_body: Body
 ) -> None:
-    client.post("/predict", json=predict_body(data_url(), context=clicks(1, x=-7, y=1000)))
+    client.post("/predict", json=predict_body(data_url(), context=clicks(1, x=-0.7, y=100.9)))
     ((x, y),) = stand_in.prompts[-1].points.tolist()
     assert (x, round(y)) == (0, 60)
     assert y < 60
+
+
+@pytest.mark.parametrize("where", [{"x": -7}, {"y": 1000}, {"x": 101.5, "y": 50}])
+def test_f18_a_click_outside_is_answered_empty_with_a_reason(
+    client: FlaskClient, stand_in: StandIn, predict_body: Body, where: dict[str, Any]
+) -> None:
+    context = clicks(1, **where)
+    answer = client.post("/predict", json=predict_body(data_url(), context=context))
+    (item,) = answer.get_json()["results"]
+    assert (item["result"], item["reason"]) == ([], "The click is outside of the image.")
+    assert stand_in.prompts == []
+
+
+def test_f18_an_older_click_outside_is_left_out(
+    client: FlaskClient, stand_in: StandIn, predict_body: Body
+) -> None:
+    outside, inside = clicks(1, x=-7)["result"][0], clicks(1, x=25, y=50)["result"][0]
+    context = {"result": [{**outside, "id": "outside"}, {**inside, "id": "inside"}]}
+    client.post("/predict", json=predict_body(data_url(), context=context))
+    assert stand_in.prompts[-1].points.tolist() == [[20, 30]]
+
+
+def test_f18_a_box_outside_is_answered_empty_with_a_reason(
+    client: FlaskClient, stand_in: StandIn, predict_body: Body
+) -> None:
+    value = {"x": 120, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["Cat"]}
+    box = {"id": "b", "from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": value}
+    answer = client.post("/predict", json=predict_body(data_url(), context={"result": [box]}))
+    (item,) = answer.get_json()["results"]
+    assert (item["result"], item["reason"]) == ([], "The rectangle is empty or outside of the image.")
+    assert stand_in.prompts == []
 
 
 @pytest.mark.parametrize("length", [1, 10_000])

@@ -305,7 +305,7 @@ def test_a_phrase_finds_its_object_in_a_drawn_scene(builtin: VLSAM) -> None:
         '<View><Image name="i" value="$image"/><TextArea name="vlsam_prompt" toName="i"/>'
         f'<BrushLabels name="b" toName="i">{values}</BrushLabels></View>'
     )
-    resources = Resources.around(lambda: builtin, Settings(), version="v1").start()
+    resources = Resources(lambda: builtin, Settings(), version="v1").start()
     (answer,) = backend(resources, config).predict(
         [{"id": 1, "data": {"image": image_url(scene.image)}}],
         context=context(text(f"the {thing.name} over there")),

@@ -99,6 +99,30 @@ def test_once_label_studio_has_answered_a_connection_that_breaks_is_tried_again(
     assert asking.project(7)["title"] == "Pets"
 
 
+@pytest.mark.parametrize(
+    ("patience", "problem", "cure"),
+    [
+        (
+            replace(QUICK, max_bytes=20),
+            "has more than 20 bytes.",
+            "give the tasks addresses instead of images",
+        ),
+        (ONE_TRY, "has more than 30 bytes (VLSAM_MAX_IMAGE_BYTES).", ""),
+    ],
+    ids=["limit of the client", "limit of the settings"],
+)
+def test_an_answer_that_is_too_large_names_the_remedy(
+    web: Web, patience: Patience, problem: str, cure: str
+) -> None:
+    statuses(web, "/api/projects/7/", 200)
+    fetcher = fetcher_with(allowed_hosts=LOOPBACK, max_image_bytes=30)
+    with pytest.raises(StudioError) as caught:
+        StudioClient(Server(web.url, "sesame"), fetcher, patience).project(7)
+    assert caught.value.problem == f"{web.url}/api/projects/7/ {problem}"
+    assert caught.value.cure.partition(",")[0] == cure
+    assert len(web.seen) == 1
+
+
 def test_a_redirect_is_an_address_to_correct(web: Web) -> None:
     web.redirect("/api/projects/7/", to="https://studio.example/ls/api/projects/7/?token=secret")
     with pytest.raises(StudioError) as caught:

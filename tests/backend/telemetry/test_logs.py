@@ -181,7 +181,7 @@ def test_a_request_keeps_the_name_that_its_sender_gave_it_if_it_is_one(given: st
 
 
 def test_what_the_models_log_names_the_request_that_they_work_for(stand_in: StandIn) -> None:
-    resources = Resources.around(lambda: stand_in, Settings(), version="v1").start()
+    resources = Resources(lambda: stand_in, Settings(), version="v1").start()
     seen: dict[str, str] = {}
 
     def ask(name: str) -> None:

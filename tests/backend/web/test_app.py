@@ -603,7 +603,7 @@ from backend.web.app import create_app
 from tests.support.detections import detection, disc
 from tests.support.stand_in import StandIn
 stand_in = StandIn([detection("cat", disc(20, 30, 12))])
-resources = Resources.around(lambda: stand_in, Settings(), version="v1")
+resources = Resources(lambda: stand_in, Settings(), version="v1")
 client = create_app(resources=resources).test_client()
 assert client.get("/health").json["model_class"] == "VLSAMBackend"
 (item,) = client.post("/predict", json=json.load(sys.stdin)).json["results"]

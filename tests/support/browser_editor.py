@@ -31,6 +31,10 @@ _IMAGE_SIZE = """() => {
 }"""
 
 
+# Two, since the first may be one that began before the regions were added.
+_TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 def config(labels: str, outputs: str, *, width: int) -> str:
     """Return a labeling config whose labels stand above an image that is shown `width` pixels wide.
 
@@ -262,6 +266,9 @@ class Editor:
         with self.page.expect_response(lambda r: "/interactive-annotating" in r.url) as answer:
             gesture()
         regions: list[dict[str, Any]] = answer.value.json()["data"]["result"]
+        # The editor drops a click if a region appears between its mouse down and its mouse up.
+        expect(self.page.locator(".lsf-requesting")).to_have_count(0)
+        self.page.evaluate(_TWO_FRAMES)
         return regions
 
     def _toggle(self, test_id: str, on: bool) -> None:

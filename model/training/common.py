@@ -1,17 +1,20 @@
-"""Optimizers, the learning-rate schedule, checkpoints and the log of both training scripts."""
+"""Options, optimizers, the learning-rate schedule, checkpoints and the log of both training scripts."""
 
+import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Losses = Callable[[], tuple[Tensor, dict[str, Tensor]]]
+from model.builtin.scenes import NAMES, Scene
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -21,12 +24,32 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     return mixed
 
 
-def optimizers(model: nn.Module, is_matrix: Callable[[str], bool], lr: float) -> list[torch.optim.Optimizer]:
+def name_shares(
+    scene: Scene, masks: Sequence[NDArray[np.float32]], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return each name's share of the cells of a grid (w, h), background first: (1 + names, h, w)."""
+    shares = np.zeros((1 + len(NAMES), *size[::-1]), np.float32)
+    for thing, mask in zip(scene.objects, masks, strict=True):
+        shares[1 + NAMES.index(thing.name)] += cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+    shares[0] = np.clip(1 - shares[1:].sum(0), 0, 1)
+    return shares
+
+
+def naming_loss(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of names (axis 1), objects weighted up, and the accuracy on objects."""
+    weight = 1 + 3 * (1 - shares[:, 0])
+    entropy = -(shares * logits.log_softmax(1)).sum(1)
+    shown = shares[:, 1:].sum(1) > 0.6
+    right = logits[:, 1:].argmax(1) == shares[:, 1:].argmax(1)
+    return (entropy * weight).sum() / weight.sum(), right[shown].float().mean()
+
+
+def optimizers(model: nn.Module, blocks: Sequence[str], lr: float) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the blocks, and AdamW for all else."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if p.ndim == 2 and is_matrix(name)]
-    chosen = {id(p) for p in matrices}
-    others = [p for _, p in named if id(p) not in chosen]
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        inner = p.ndim == 2 and any(block in name for block in blocks)
+        (matrices if inner else others).append(p)
     return [
         torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
@@ -41,29 +64,27 @@ def schedule(step: int, steps: int, decay: int) -> float:
 class Run:
     """A resumable run in a folder: `state.pt`, and `log.txt` with lines of mean losses."""
 
-    def __init__(self, work: Path, stage: str, model: nn.Module, opts: list[torch.optim.Optimizer]) -> None:
+    def __init__(self, args: argparse.Namespace, model: nn.Module, blocks: Sequence[str]) -> None:
         cv2.setNumThreads(1)
-        work.mkdir(parents=True, exist_ok=True)
-        self.work, self.stage, self.model, self.opts = work, stage, model, opts
+        args.work.mkdir(parents=True, exist_ok=True)
+        self.args, self.model, self.opts = args, model, optimizers(model, blocks, args.rate)
         self.step = 0
-        file = work / "state.pt"
+        file = args.work / "state.pt"
         if file.exists():
             state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(state["model"])
-            if state["stage"] == stage:
+            if state["stage"] == args.stage:
                 self.step = int(state["step"])
-                for opt, saved in zip(opts, state["optimizers"], strict=True):
+                for opt, saved in zip(self.opts, state["optimizers"], strict=True):
                     opt.load_state_dict(saved)
-        self.peak = opts[0].defaults["lr"]
 
-    def train(self, losses: Losses, *, steps: int, decay: int, every: int) -> None:
-        sums: dict[str, list[float]] = {}
-        since = time.time()
-        with (self.work / "log.txt").open("a") as log:
-            while self.step < steps:
+    def train(self, losses: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> None:
+        args, sums, since = self.args, dict[str, list[float]](), time.time()
+        with (args.work / "log.txt").open("a") as log:
+            while self.step < args.steps:
                 for opt in self.opts:
                     for group in opt.param_groups:
-                        group["lr"] = self.peak * schedule(self.step, steps, decay)
+                        group["lr"] = args.rate * schedule(self.step, args.steps, args.decay)
                 loss, parts = losses()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -73,10 +94,10 @@ class Run:
                 self.step += 1
                 for key, value in parts.items():
                     sums.setdefault(key, []).append(float(value.detach()))
-                if self.step % every == 0:
+                if self.step % args.every == 0:
                     row: dict[str, Any] = {k: round(sum(v) / len(v), 4) for k, v in sums.items()}
-                    row |= {"step": self.step, "s_per_step": round((time.time() - since) / every, 3)}
-                    print(self.stage, json.dumps(row), file=log, flush=True)
+                    row |= {"step": self.step, "s_per_step": round((time.time() - since) / args.every, 3)}
+                    print(args.stage, json.dumps(row), file=log, flush=True)
                     if not all(math.isfinite(v) for v in row.values()):
                         raise SystemExit(f"training diverged at step {self.step}")
                     sums, since = {}, time.time()
@@ -85,18 +106,49 @@ class Run:
         self.save()
 
     def save(self) -> None:
-        new = self.work / "state.new"
+        new = self.args.work / "state.new"
         state = {
-            "stage": self.stage,
+            "stage": self.args.stage,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizers": [opt.state_dict() for opt in self.opts],
         }
         torch.save(state, new)
-        new.replace(self.work / "state.pt")
+        new.replace(self.args.work / "state.pt")
 
 
 def trained_weights(work: Path) -> tuple[dict[str, Tensor], str]:
     """Return the weights of a run, and its stage and step as text."""
     state = torch.load(work / "state.pt", map_location="cpu", weights_only=True)
     return state["model"], f"stage {state['stage']}, step {state['step']}"
+
+
+def options(model: str, *stages: str) -> argparse.ArgumentParser:
+    """Return the options of both scripts. The last stage is the default."""
+    parser = argparse.ArgumentParser(description=f"Train the built-in {model} from scratch.")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the state and the log")
+    parser.add_argument("--stage", choices=stages, default=stages[-1])
+    parser.add_argument("--steps", type=int, default=0, help="train until this step of the stage")
+    parser.add_argument("--decay", type=int, default=0, help="last steps with a falling rate")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0, help="another one shows other scenes")
+    parser.add_argument("--start", type=Path, help="an exported folder to go on from, in a new --work")
+    parser.add_argument("--export", type=Path, help="write the weights of --work and stop")
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    train: Callable[[argparse.Namespace, str], None],
+    export: Callable[[Path, Path], None],
+) -> None:
+    """Run a script: export, or train on the best device."""
+    args = parser.parse_args()
+    if args.export:
+        export(args.work, args.export)
+        return
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    train(args, "cuda" if torch.cuda.is_available() else "cpu")

@@ -28,7 +28,7 @@ from model.builtin.scenes import NAMES, Scene, draw_scene
 from model.segmentation.sam_families.family import Tokens
 from model.segmentation.sam_families.segment_anything_sam import build_sam, decode, embed
 from model.segmentation.segmenter import MASK_LOGIT
-from model.training.common import Run, attend, optimizers, trained_weights
+from model.training import common
 
 CONFIG: dict[str, Any] = {
     "image_size": 256, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3,
@@ -62,16 +62,6 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
         full[:h, :w] = cv2.resize(visible, (w, h), interpolation=cv2.INTER_AREA)
         mask[:] = cv2.resize(full, (LOW, LOW), interpolation=cv2.INTER_AREA)
     return scene, square, masks
-
-
-def name_targets(scene: Scene, masks: NDArray[Any]) -> NDArray[np.float32]:
-    """Return each name's share of 64 x 64 cells, background first: (1 + names, 64, 64)."""
-    shares = np.zeros((1 + len(NAMES), CELLS, CELLS), np.float32)
-    for thing, mask in zip(scene.objects, masks, strict=True):
-        share = cv2.resize(mask, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
-        shares[1 + NAMES.index(thing.name)] += share
-    shares[0] = np.clip(1 - shares[1:].sum(0), 0, 1)
-    return shares
 
 
 def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float, float]:
@@ -137,13 +127,9 @@ class Trainer:
             guess = self.head["where"](embeddings).float()
             said = self.head["names"](embeddings).float()
             seen = F.binary_cross_entropy_with_logits(guess, shown)
-            shares = torch.from_numpy(np.stack([name_targets(*d[::2]) for d in drawn])).to(self.device)
-            weight = 1 + 3 * (1 - shares[:, 0])
-            each = -(shares * said.log_softmax(1)).sum(1)
-            name = (each * weight).sum() / weight.sum()
-            clear = shares[:, 1:].sum(1) > 0.6
-            right = said[:, 1:].argmax(1) == shares[:, 1:].argmax(1)
-            parts = {"seen": seen, "name": name, "named": right[clear].float().mean()}
+            shares = [common.name_shares(scene, masks, (CELLS, CELLS)) for scene, _, masks in drawn]
+            name, named = common.naming_loss(said, torch.from_numpy(np.stack(shares)).to(self.device))
+            parts = {"seen": seen, "name": name, "named": named}
             loss = seen + 2 * name
             if dense_only:
                 return loss, parts
@@ -214,7 +200,7 @@ def _short_attention(self: image_encoder.Attention, x: Tensor) -> Tensor:
     """Compute the library's attention without its detour over float32."""
     b, h, w, _ = x.shape
     q, k, v = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    mixed: Tensor = self.proj(attend(q, k, v).transpose(1, 2).reshape(b, h, w, -1))
+    mixed: Tensor = self.proj(common.attend(q, k, v).transpose(1, 2).reshape(b, h, w, -1))
     return mixed
 
 
@@ -237,29 +223,21 @@ def new_head() -> nn.ModuleDict:
     return nn.ModuleDict({"where": where, "names": names})
 
 
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
+def train(args: argparse.Namespace, device: str) -> None:
     image_encoder.Attention.forward = _short_attention
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     sam, head = build_sam(CONFIG).to(device), new_head().to(device)
     start(sam)
     if args.start:
         weights = load_file(args.start / "model.safetensors")
         sam.load_state_dict({key: value.float() for key, value in weights.items()})
     both = nn.ModuleDict({"sam": sam, "head": head})
-    inner = (".blocks.", "transformer.layers")
-    opts = optimizers(both, lambda name: any(part in name for part in inner), args.rate)
-    run = Run(args.work, args.stage, both, opts)
+    run = common.Run(args, both, (".blocks.", "transformer.layers"))
     trainer = Trainer(sam, head, args.seed + run.step, args.images, args.prompts, args.rounds)
-    run.train(
-        lambda: trainer.losses(dense_only=args.stage == "dense"),
-        steps=args.steps, decay=args.decay, every=args.every,
-    )  # fmt: skip
+    run.train(lambda: trainer.losses(dense_only=args.stage == "dense"))
 
 
 def export(work: Path, folder: Path) -> None:
-    weights, reached = trained_weights(work)
+    weights, reached = common.trained_weights(work)
     folder.mkdir(parents=True, exist_ok=True)
     kept = {
         key.removeprefix("sam."): value.half().contiguous()
@@ -272,27 +250,13 @@ def export(work: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the built-in segmenter from scratch.")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the state and the log")
-    parser.add_argument("--stage", choices=("dense", "prompts"), default="prompts")
-    parser.add_argument("--steps", type=int, default=0, help="train until this step of the stage")
-    parser.add_argument("--decay", type=int, default=0, help="last steps with a falling rate")
+    parser = common.options("segmenter", "dense", "prompts")
     parser.add_argument("--images", type=int, default=8, help="images per step")
     parser.add_argument("--prompts", type=int, default=4, help="prompts per image")
     parser.add_argument(
         "--rounds", type=int, default=7, help="the most, 2 or more: the first prompt, then clicks on errors"
     )
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="another one shows other scenes")
-    parser.add_argument("--start", type=Path, help="an exported folder to go on from, in a new --work")
-    parser.add_argument("--export", type=Path, help="write the weights of --work and stop")
-    args = parser.parse_args()
-    if args.export:
-        export(args.work, args.export)
-    else:
-        train(args)
+    common.run(parser, train, export)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from model.builtin.scenes import NAMES, Scene, draw_scene
-from model.training.common import Run, attend, optimizers, trained_weights
+from model.training import common
 
 QUESTIONS = (
     "List all objects in the image.",
@@ -188,12 +188,8 @@ class Scenes:
                 scale=scale, min_visible=0.3,
             )  # fmt: skip
             pixels.append(self.patches(scene, width, height))
-            cover = np.zeros((gh * gw, 1 + len(NAMES)), np.float32)
-            for thing in scene.objects:
-                share = cv2.resize(thing.visible.astype(np.float32), (gw, gh), interpolation=cv2.INTER_AREA)
-                cover[:, 1 + NAMES.index(thing.name)] += share.ravel()
-            cover[:, 0] = np.clip(1 - cover[:, 1:].sum(1), 0, 1)
-            covers.append(cover)
+            visible = [thing.visible.astype(np.float32) for thing in scene.objects]
+            covers.append(common.name_shares(scene, visible, (gw, gh)).reshape(1 + len(NAMES), -1).T)
             ids = self.before + [self.pad] * (gh * gw) + self.after[rng.integers(len(self.after))]
             asked = len(ids)
             names = answer_of(scene)
@@ -240,7 +236,7 @@ def _keeping_attention(
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     n = query.shape[2]
     later = torch.full((n, n), -torch.inf, dtype=query.dtype, device=query.device).triu(1)
-    return attend(query, key, value, later).transpose(1, 2), None
+    return common.attend(query, key, value, later).transpose(1, 2), None
 
 
 def _fused_norm(self: qwen.Qwen2_5_VLRMSNorm, x: Tensor) -> Tensor:
@@ -287,7 +283,7 @@ def _see_block(block: Any, x: Tensor, cos: Tensor, sin: Tensor, groups: list[tup
     for length, number in groups:
         part = slice(start, start := start + length * number)
         window = (t[:, part].reshape(images * number, length, heads, -1).transpose(1, 2) for t in (q, k, v))
-        mixed.append(attend(*window).transpose(1, 2).reshape(images, length * number, -1))
+        mixed.append(common.attend(*window).transpose(1, 2).reshape(images, length * number, -1))
     x = x + block.attn.proj(torch.cat(mixed, 1))
     out: Tensor = x + block.mlp(block.norm2(x))
     return out
@@ -300,13 +296,8 @@ def losses(
     seen = see(model.model.visual, batch.pixels, gh, gw)
     words = model.get_input_embeddings().weight
     logits = seen.flatten(0, 1).float() @ words[name_ids].float().T  # background first
-    cover = batch.cover.flatten(0, 1)
-    weight = 1 + 3 * (1 - cover[:, 0])
-    patch = -(cover * logits.log_softmax(-1)).sum(-1)
-    found = {"patch": (patch * weight).sum() / weight.sum()}
-    shown = cover[:, 1:].sum(1) > 0.6
-    right = logits[shown, 1:].argmax(1) == cover[shown, 1:].argmax(1)
-    found["patch_accuracy"] = right.float().mean().detach()
+    patch, accuracy = common.naming_loss(logits, batch.cover.flatten(0, 1))
+    found = {"patch": patch, "patch_accuracy": accuracy}
     if patches_only:
         return found
     embeds = model.get_input_embeddings()(batch.ids)
@@ -342,21 +333,16 @@ def losses(
     return found
 
 
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
+def train(args: argparse.Namespace, device: str) -> None:
     AttentionInterface.register("keeping", _keeping_attention)
     qwen.Qwen2_5_VLRMSNorm.forward = _fused_norm
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = build_tokenizer()
     model = build_model(tokenizer).to(device)
     if args.start:
         known = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
         model.load_state_dict(known.state_dict())
     model.set_attn_implementation({"text_config": "keeping"})
-    inner = (".blocks.", ".layers.", "merger.mlp")
-    opts = optimizers(model, lambda name: any(part in name for part in inner), args.rate)
-    run = Run(args.work, args.stage, model, opts)
+    run = common.Run(args, model, (".blocks.", ".layers.", "merger.mlp"))
     # A seed of its own for every resumption: the same scenes are never shown twice.
     scenes = Scenes(tokenizer, args.seed + run.step)
     names = [tokenizer.convert_tokens_to_ids("<|vision_pad|>")] + [i[0] for i in scenes.names]
@@ -374,14 +360,14 @@ def train(args: argparse.Namespace) -> None:
             loss = 0.3 * loss + parts["answer"] + 0.3 * parts.get("attention", 0.0)
         return loss, parts
 
-    run.train(step, steps=args.steps, decay=args.decay, every=args.every)
+    run.train(step)
 
 
 def export(work: Path, folder: Path) -> None:
     """Write the weights in half precision with the processor, as an ordinary local checkpoint."""
     processor = build_processor()
     model = build_model(processor.tokenizer)
-    weights, reached = trained_weights(work)
+    weights, reached = common.trained_weights(work)
     model.load_state_dict(weights)
     model.to(torch.float16).save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -389,24 +375,10 @@ def export(work: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the built-in VLM from scratch.")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the state and the log")
-    parser.add_argument("--stage", choices=("patches", "answers"), default="answers")
-    parser.add_argument("--steps", type=int, default=0, help="train until this step of the stage")
-    parser.add_argument("--decay", type=int, default=0, help="last steps with a falling rate")
+    parser = common.options("VLM", "patches", "answers")
     parser.add_argument("--small", action="store_true", help="small canvases: 6 times faster")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--every", type=int, default=50, help="steps per line of the log")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0, help="another one shows other scenes")
-    parser.add_argument("--start", type=Path, help="an exported folder to go on from, in a new --work")
-    parser.add_argument("--export", type=Path, help="write the checkpoint of --work and stop")
-    args = parser.parse_args()
-    if args.export:
-        export(args.work, args.export)
-    else:
-        train(args)
+    common.run(parser, train, export)
 
 
 if __name__ == "__main__":

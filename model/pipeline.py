@@ -4,8 +4,7 @@ Ask the VLM for the objects, read its attention for each name, prompt SAM there,
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import torch
@@ -56,13 +55,17 @@ def _views(image: Image, options: Options) -> tuple[Box, ...]:
     return views if options.views == "corners" else views[:1]
 
 
-def _check_size(embedding: Embedding | None, image: Image) -> None:
+def _read(source: ImageLike, embedding: Embedding | None) -> Image:
+    """Read an image. Raises ImageError, also if the embedding is of an image of another size."""
+    image = read_image(source)
     height, width = image.shape[:2]
     if embedding is not None and embedding.size != (height, width):
         made = "{1} x {0}".format(*embedding.size)
         raise ImageError(f"The embedding is of an image of {made} pixels, this one has {width} x {height}.")
+    return image
 
 
+@dataclass(eq=False, repr=False)
 class VLSAM:
     """A VLM and a segmenter, which together find, name and mask the objects of images.
 
@@ -81,21 +84,13 @@ class VLSAM:
         (549, 427)
     """
 
-    def __init__(
-        self,
-        vlm: VLM,
-        segmenter: Segmenter,
-        *,
-        version: str,
-        options: Options | None = None,
-        classifier: Classifier | None = None,
-        reduced: bool = False,
-    ) -> None:
-        self.vlm, self.segmenter = vlm, segmenter
-        self._options = options or Options()
-        self._localizer = Localizer(vlm, self._options, classifier)
-        self.version = version
-        self._reduced = reduced  # see Evidence.reduced
+    vlm: VLM
+    segmenter: Segmenter
+    _: KW_ONLY
+    version: str
+    options: Options = Options()  # noqa: RUF009
+    classifier: Classifier | None = None
+    reduced: bool = False  # see Evidence.reduced
 
     @classmethod
     def load(
@@ -144,7 +139,7 @@ class VLSAM:
             ),
             segmenter,
             version=version or version_of(profile, options),
-            options=options,
+            options=options or Options(),
             classifier=classifier,
         )
 
@@ -152,6 +147,10 @@ class VLSAM:
     def device(self) -> torch.device:
         """The segmenter's device."""
         return self.segmenter.device
+
+    @property
+    def _localizer(self) -> Localizer:
+        return Localizer(self.vlm, self.options, self.classifier)
 
     def encode(self, image: ImageLike) -> Embedding:
         """Encode an image for any number of calls of `refine`, `annotate` and `find`.
@@ -191,42 +190,31 @@ class VLSAM:
             >>> detections[0]
             Detection('cup', score=0.7..., box=(50.0, 347.0, 199.0, 494.0), mask=549x427)
         """
-        image = read_image(image)
-        _check_size(embedding, image)
+        image = _read(image, embedding)
         size = (image.shape[0], image.shape[1])
         detections: list[Detection] = []
-        for number, view in enumerate(_views(image, self._options)):
-            answers = remote_answers[number] if remote_answers is not None else None
-            part, known = crop(image, view), embedding if number == 0 else None
-            in_view = self._annotate_view(part, known, vocabulary, answers)
-            detections += [to_image(detection, view, size) for detection in in_view]
+        for number, view in enumerate(_views(image, self.options)):
+            part, term_maps = crop(image, view), list[TermMap]()
+            if self.options.localizer != "boxes":
+                answers = remote_answers[number] if remote_answers is not None else None
+                term_maps = self.maps(part, vocabulary=vocabulary, answers=answers)
+            boxes = self._boxes(part, [term_map.term for term_map in term_maps])
+            if term_maps or boxes:  # else the view need not be encoded
+                known = embedding if embedding and number == 0 else self.encode(part)
+                in_view = self._masks(known, term_maps, boxes)
+                detections += [to_image(detection, view, size) for detection in in_view]
         return self._best(detections)
-
-    def _annotate_view(
-        self,
-        image: Image,
-        embedding: Embedding | None,
-        vocabulary: Sequence[str],
-        answers: Sequence[RemoteAnswer] | None,
-    ) -> list[Detection]:
-        """Return the detections of a view in its own pixels. Encode it only if the VLM names something."""
-        by = self._options.localizer
-        term_maps = self.maps(image, vocabulary=vocabulary, answers=answers) if by != "boxes" else []
-        boxes = self._boxes(image, [term_map.term for term_map in term_maps])
-        if not term_maps and not boxes:
-            return []
-        return self._masks(embedding or self.encode(image), term_maps, boxes)
 
     def _boxes(self, image: Image, names: list[str]) -> list[NamedBox]:
         """Return the boxes that the VLM writes for names, if the options want boxes."""
-        return self._localizer.boxes(image, names) if self._options.localizer in ("boxes", "both") else []
+        return self._localizer.boxes(image, names) if self.options.localizer in ("boxes", "both") else []
 
     def _masks(
         self, embedding: Embedding, term_maps: Sequence[TermMap], boxes: Sequence[NamedBox]
     ) -> list[Detection]:
         """Return the instances of each term map and the mask of each box."""
-        search = InstanceSearch(self.segmenter, embedding, self._options)
-        instances = search.from_phrases if self._options.localizer == "concept" else search.from_maps
+        search = InstanceSearch(self.segmenter, embedding, self.options)
+        instances = search.from_phrases if self.options.localizer == "concept" else search.from_maps
         detections = [
             self._detection(term_map.term, term_map.question, instance)
             for term_map, instance in instances(term_maps)
@@ -267,19 +255,16 @@ class VLSAM:
             >>> [detection.term for detection in VLSAM.load().find("street.jpg", "the guitar")]
             ['guitar']
         """
-        image = read_image(image)
-        _check_size(embedding, image)
+        image = _read(image, embedding)
         term_maps = self._localizer.locate_phrase(image, phrase)
         if not term_maps:
             return []
         boxes = self._boxes(image, [term_map.phrase for term_map in term_maps])
         embedding = embedding or self.encode(image)
-        wanted = [] if self._options.localizer == "boxes" else term_maps
+        wanted = [] if self.options.localizer == "boxes" else term_maps
         detections = self._best(self._masks(embedding, wanted, boxes))
         singular = {term_map.term for term_map in term_maps if term_map.single}
-        first: dict[str, Detection] = {}
-        for detection in detections:
-            first.setdefault(detection.term, detection)
+        first = {detection.term: detection for detection in reversed(detections)}
         detections = [d for d in detections if d.term not in singular or d is first[d.term]]
         if level == "auto":
             return detections
@@ -295,7 +280,7 @@ class VLSAM:
 
     def _best(self, detections: Sequence[Detection]) -> list[Detection]:
         """Drop weak and empty detections and duplicates; sort the others by score."""
-        options = self._options
+        options = self.options
         kept = [d for d in detections if d.score >= options.min_score and d.mask.any()]
         return suppress(kept, same_term=options.same_term_iou, other_term=options.other_term_iou)
 
@@ -324,17 +309,14 @@ class VLSAM:
     def answer_text(self, image: Image, *, vocabulary: Sequence[str] = ()) -> str:
         """Return the VLM's answers about an image, one per line and question."""
         pairs = self._questions(image, vocabulary)
-        return "\n".join(self._answer(image, q) if answer is None else answer for q, answer in pairs)
+        return "\n".join(self.vlm.answer(image, q).text if text is None else text for q, text in pairs)
 
     def _questions(self, image: Image, vocabulary: Sequence[str]) -> list[RemoteAnswer]:
         """Return the questions about an image, each with the remote VLM's answer or None."""
-        if self._options.remote_vlm is not None:
-            return ask_remote(self._options.remote_vlm, image, self._options, vocabulary)
-        own = questions(lambda question: self._answer(image, question), self._options, vocabulary)
+        if self.options.remote_vlm is not None:
+            return ask_remote(self.options.remote_vlm, image, self.options, vocabulary)
+        own = questions(lambda question: self.vlm.answer(image, question).text, self.options, vocabulary)
         return [(question, None) for question in own]
-
-    def _answer(self, image: Image, question: str) -> str:
-        return self.vlm.answer(image, question).text
 
     def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]:
         """Compare terms with names by the VLM's input embeddings.
@@ -379,34 +361,23 @@ class VLSAM:
     def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:
         """Mask the object in each named box (pixels), in one pass of the segmenter."""
         boxes = [NamedBox(name, box, 0, 0) for name, box in named]
-        instances = InstanceSearch(self.segmenter, self.encode(image), self._options).from_boxes(boxes)
+        instances = InstanceSearch(self.segmenter, self.encode(image), self.options).from_boxes(boxes)
         return [self._detection(b.name, "", instance) for b, instance in zip(boxes, instances, strict=True)]
 
     def with_options(self, options: Options) -> "VLSAM":
         """Return the same models with other options, for comparisons. The version does not change."""
-        return self._with(options=options)
+        return replace(self, options=options)
 
     def smaller(self) -> "VLSAM":
         """Return the same models with smaller batches and a smaller image for the VLM, to save memory."""
-        return self._with(vlm=self.vlm.smaller(), segmenter=self.segmenter.smaller(), reduced=True)
-
-    def _with(self, **changes: Any) -> "VLSAM":
-        kept = {
-            "vlm": self.vlm,
-            "segmenter": self.segmenter,
-            "version": self.version,
-            "options": self._options,
-            "classifier": self._localizer.classifier,
-            "reduced": self._reduced,
-        }
-        return VLSAM(**{**kept, **changes})
+        return replace(self, vlm=self.vlm.smaller(), segmenter=self.segmenter.smaller(), reduced=True)
 
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
         """Add the evidence to an instance."""
         height, width = instance.mask.shape
         view: Box = (0.0, 0.0, float(width), float(height))
         unmet = unmet_points(instance.mask, instance.prompt)
-        reduced = self._reduced and bool(question)  # the segmenter sees the image at full size
+        reduced = self.reduced and bool(question)  # the segmenter sees the image at full size
         evidence = Evidence(question, view, instance.prompt, instance.scores, self.version, unmet, reduced)
         score = float(np.mean(list(instance.scores.values()))) if instance.mask.any() else 0.0
         return Detection(term, instance.mask, score, evidence)

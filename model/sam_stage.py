@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from model.attention import point_prompts
 from model.options import Options
 from model.segmentation.embedding import Embedding
-from model.segmentation.segmenter import Concept, Segmenter
+from model.segmentation.segmenter import Answer, Concept, Segmenter
 from model.types import Box, Mask, Prompt, box_of
 from model.vlm.named_boxes import NamedBox
 from model.vlm_stage import TermMap
@@ -26,15 +26,7 @@ class Instance:
     scores: dict[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class _Decoded:
-    mask: Mask
-    prompt: Prompt  # gives this mask
-    predicted_iou: float
-    logits: NDArray[np.float32]  # (h, w)
-
-
-_Search = Generator[Prompt, "_Decoded | None", list[Instance]]
+_Search = Generator[Prompt, Answer | None, list[Instance]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +45,7 @@ class InstanceSearch:
         decode = self._cascade if self.options.recipe.refine else self._single_pass
         searches = [self._search(term_map) for term_map in term_maps]
         instances: dict[int, list[Instance]] = {}
-        answers: dict[int, _Decoded | None] = dict.fromkeys(range(len(searches)))
+        answers: dict[int, Answer | None] = dict.fromkeys(range(len(searches)))
         while True:
             prompts: dict[int, Prompt] = {}
             for index, answer in answers.items():
@@ -67,12 +59,8 @@ class InstanceSearch:
 
     def from_boxes(self, named_boxes: Sequence[NamedBox]) -> list[Instance]:
         """Return one instance per box, all decoded together."""
-        prompts = [Prompt.of(box=named.box) for named in named_boxes]
-        answers = self.segmenter.decode(self.embedding, prompts, multimask=False)
-        return [
-            Instance(answer.masks[0], prompt, {"predicted_iou": float(answer.predicted_iou[0])})
-            for prompt, answer in zip(prompts, answers, strict=True)
-        ]
+        answers = self._best([Prompt.of(box=named.box) for named in named_boxes], multimask=False)
+        return [Instance(a.mask, a.prompt, {"predicted_iou": a.predicted_iou}) for a in answers]
 
     def from_phrases(self, term_maps: Sequence[TermMap]) -> list[tuple[TermMap, Instance]]:
         """Return all instances of the terms, by a segmenter that takes noun phrases.
@@ -116,7 +104,7 @@ class InstanceSearch:
                 answer = yield self._prompt(aim, attention)
                 if answer is None or not answer.mask.any():
                     continue
-                mask, _ = self.segmenter.clean(self.embedding, answer.mask, answer.logits, answer.prompt)
+                mask = self.segmenter.clean(self.embedding, answer).mask
                 scores = {"predicted_iou": answer.predicted_iou}
                 if recipe.consistency:
                     scores["attention"] = point_prompts.consistency(term_map.attention, mask)
@@ -143,16 +131,16 @@ class InstanceSearch:
         (height, width), (x0, y0, x1, y1) = self.embedding.size, shares
         return (x0 * width, y0 * height, x1 * width, y1 * height)
 
-    def _single_pass(self, prompts: Sequence[Prompt]) -> list[_Decoded]:
+    def _single_pass(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Decode once: a single point, which may mean a part or the whole, into the best of three masks."""
-        answers: dict[int, _Decoded] = {}
+        answers: dict[int, Answer] = {}
         for multimask in (False, True):
             indices = [i for i, prompt in enumerate(prompts) if (len(prompt.points) == 1) == multimask]
             best = self._best([prompts[i] for i in indices], multimask=multimask)
             answers.update(zip(indices, best, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
-    def _cascade(self, prompts: Sequence[Prompt]) -> list[_Decoded]:
+    def _cascade(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Decode three times: the points; with the first answer's logits; with the second answer's box.
 
         VL-SAM section 3.4 after PerSAM (arXiv 2305.03048): one mask first, then the best of three by
@@ -170,15 +158,10 @@ class InstanceSearch:
             answers[i] = third
         return answers
 
-    def _best(self, prompts: Sequence[Prompt], *, multimask: bool) -> list[_Decoded]:
-        """Return each prompt's mask with the highest predicted IoU."""
-        decoded = []
-        answers = self.segmenter.decode(self.embedding, prompts, multimask=multimask)
-        for prompt, answer in zip(prompts, answers, strict=True):
-            best = int(answer.predicted_iou.argmax())
-            quality, logits = float(answer.predicted_iou[best]), answer.logits[best]
-            decoded.append(_Decoded(answer.masks[best], replace(prompt, logits=None), quality, logits))
-        return decoded
+    def _best(self, prompts: Sequence[Prompt], *, multimask: bool) -> list[Answer]:
+        """Return each prompt's mask with the highest predicted IoU, and its prompt without logits."""
+        masks = self.segmenter.decode(self.embedding, prompts, multimask=multimask)
+        return [replace(m.best(), prompt=replace(m.prompt, logits=None)) for m in masks]
 
 
 def _of_concepts(

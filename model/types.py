@@ -63,14 +63,6 @@ def refused(model: str, image: Image, reason: str) -> ImageRefused:
     return ImageRefused(f"{model} does not take an image of {width} x {height} pixels: {reason}")
 
 
-def _no_points() -> NDArray[np.float32]:
-    return np.zeros((0, 2), np.float32)
-
-
-def _no_labels() -> NDArray[np.int64]:
-    return np.zeros(0, np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """A prompt for the segmenter, in pixels of the image: at least one point, or a box.
@@ -81,9 +73,9 @@ class Prompt:
     """
 
     #: float32 (n, 2), x and y of each point
-    points: NDArray[np.float32] = field(default_factory=_no_points)
+    points: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     #: int64 (n,), 1 for a point inside the object and 0 for one outside
-    labels: NDArray[np.int64] = field(default_factory=_no_labels)
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     #: x0, y0, x1, y1 around the object
     box: Box | None = None
     #: bool (H, W), a mask to start from

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from model.builtin.measure import corrective_click, paste_scene
 from model.pipeline import VLSAM
-from model.segmentation.click_refinement import Refinement, refine_by_clicks
+from model.segmentation.click_refinement import refine_by_clicks
 from model.segmentation.non_maximum_suppression import iou
-from model.segmentation.segmenter import Segmenter
+from model.segmentation.segmenter import Answer, Segmenter
 from model.types import Detection, Image, Mask, Prompt
 
 CAP = 20  # clicks on an object before it counts as failed
@@ -113,7 +113,7 @@ def read(image_path: Path, mask_path: Path) -> Sample:
 
 
 def play(
-    refine: Callable[[Prompt], Refinement | Detection], truth: Mask, start: Prompt | None = None
+    refine: Callable[[Prompt], Answer | Detection], truth: Mask, start: Prompt | None = None
 ) -> list[float]:
     """Return the IoU of `refine`'s mask after each click, until the highest goal and SHOWN, or CAP.
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import innermost_pixel, unmet_points, without_specks_and_holes
 from model.segmentation.non_maximum_suppression import iou
-from model.segmentation.segmenter import Masks, Segmenter
+from model.segmentation.segmenter import Answer, Masks, Segmenter
 from model.types import LEVELS, Level, Mask, Prompt, box_of
 
 log = logging.getLogger(f"vlsam.{__name__}")
@@ -36,22 +35,10 @@ EDGE_CHANGE = 0.1
 MAX_CORRECTIONS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Refinement:
-    """A refined mask, and the state that the next click starts from."""
-
-    mask: Mask
-    predicted_iou: float  # 0..1, of the segmenter's own answer
-    # (h, w) low resolution, for the next click to start from: the segmenter's own where they agree with the
-    # corrected mask.
-    logits: NDArray[np.float32]
-    prompt: Prompt  # the obeyed prompt, without the model's points that clicks overrule
-
-
 def refine_by_clicks(
     segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Level = "auto"
-) -> Refinement:
-    """Return the mask for a person's prompt, with every click on its side.
+) -> Answer:
+    """Return the mask for a person's prompt, with every click on its side. Raises PromptError.
 
     The segmenter starts from the prompt's logits, else from its mask. Its first answer stands unless it
     disobeys a click; `level` takes its largest, middle or smallest mask instead. Each click is obeyed at
@@ -59,17 +46,15 @@ def refine_by_clicks(
     undone, so that a click on one object never moves the mask to another. Holes and specks are removed.
 
     The last of contradicting clicks on one pixel counts; this is logged, and `mask_cleanup.unmet_points`
-    returns the others.
-
-    Raises PromptError.
+    returns the others. The returned prompt lacks the model's points that clicks overrule. The next click may
+    start from the logits: the segmenter's own where they agree with the mask.
     """
     # A mask alone, such as a brush stroke, locates an object and corrects nothing.
     corrects = len(prompt.points) > 0
     if not corrects and prompt.box is None and prompt.mask is not None and prompt.mask.any():
         (row, column), _ = innermost_pixel(prompt.mask)
-        prompt = replace(
-            prompt, points=np.array([[column + 0.5, row + 0.5]], np.float32), labels=np.array([1])
-        )
+        point = np.array([[column + 0.5, row + 0.5]], np.float32)
+        prompt = replace(prompt, points=point, labels=np.array([1]))
     before = prompt.mask
     if before is None and prompt.logits is not None:
         before = segmenter.mask(embedding, prompt.logits)
@@ -87,12 +72,15 @@ def refine_by_clicks(
                 prompt = replace(prompt, box=prompt.box and box_of(remaining))
         if prompt.logits is None or not prompt.labels.any():
             decoder_prompt = _anchored(prompt, remaining)
-    mask, quality, logits = (
-        _best_obeying(segmenter, embedding, decoder_prompt)
-        if level == "auto"
-        else _at_level(segmenter.decode(embedding, [decoder_prompt], multimask=True)[0], level)
-    )
-    mask, logits = segmenter.clean(embedding, mask, logits, decoder_prompt)
+    if level == "auto":
+        answer = _best_obeying(segmenter, embedding, decoder_prompt)
+    else:
+        levels = segmenter.decode(embedding, [decoder_prompt], multimask=True)[0]
+        # SAM learns its masks in no fixed order, so their sizes tell them apart.
+        by_size = np.argsort(-(levels.logits > 0).sum((1, 2)), kind="stable")
+        answer = levels.at(int(by_size[LEVELS.index(level) - 1]))
+    answer = segmenter.clean(embedding, answer)
+    mask, logits = answer.mask, answer.logits
     cell = math.ceil(max(embedding.size) / logits.shape[-1])
     corrected = mask
     if before is not None and remaining is not None:
@@ -112,7 +100,7 @@ def refine_by_clicks(
     if final is not mask:
         shown = segmenter.hint(embedding, final.astype(np.float32))
         logits = np.where((shown > 0) == (logits > 0), logits, shown)
-    return Refinement(final, quality, logits, prompt)
+    return Answer(final, answer.predicted_iou, logits, prompt)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +119,12 @@ def _corrections(
 ) -> list[_Correction]:
     """Return the newest corrections, decoded in one call."""
     pixels, labels = prompt.pixels(before.shape), prompt.labels.astype(bool)
-    correcting = [
-        i for i, pixel in enumerate(pixels) if i >= prompt.model_points and before[pixel] != labels[i]
-    ][-MAX_CORRECTIONS:]
+    wrong = [i for i in range(prompt.model_points, len(pixels)) if before[pixels[i]] != labels[i]]
+    correcting = wrong[-MAX_CORRECTIONS:]
     alone = [Prompt(prompt.points[i : i + 1], np.ones(1, np.int64)) for i in correcting]
     found = []
     for i, levels in zip(correcting, segmenter.decode(embedding, alone, multimask=True), strict=True):
-        best = levels.masks[int(levels.predicted_iou.argmax())]
+        best = levels.best().mask
         piece = _piece(best & (before != labels[i]), pixels[i])
         inside = np.count_nonzero(piece) >= MOSTLY_INSIDE * np.count_nonzero(best)
         found.append(_Correction(pixels[i], bool(labels[i]), levels, piece, inside))
@@ -157,19 +144,11 @@ def _without_negatives(before: Mask, prompt: Prompt, corrections: Sequence[_Corr
 
     They are if next to nothing would be left, or a person's positive click is in them, too.
     """
-    held = [
-        pixel
-        for i, (pixel, label) in enumerate(zip(prompt.pixels(before.shape), prompt.labels, strict=True))
-        if label and i >= prompt.model_points
-    ]
+    clicks = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.model_points :]
     remaining = before
-    for correction in corrections:
-        if (
-            not correction.adds
-            and correction.piece.any()
-            and not any(correction.piece[pixel] for pixel in held)
-        ):
-            left = remaining & ~correction.piece
+    for piece in (correction.piece for correction in corrections if not correction.adds):
+        if piece.any() and not any(label and piece[pixel] for pixel, label in clicks):
+            left = remaining & ~piece
             if np.count_nonzero(left) >= MIN_LEFT * np.count_nonzero(before):
                 remaining = left
     return remaining
@@ -194,12 +173,8 @@ def _anchored(prompt: Prompt, remaining: Mask) -> Prompt:
         return prompt
     (row, column), _ = innermost_pixel(remaining)
     points = np.concatenate([np.array([[column + 0.5, row + 0.5]], np.float32), prompt.points])
-    return replace(
-        prompt,
-        points=points,
-        labels=np.concatenate([[1], prompt.labels]),
-        model_points=prompt.model_points + 1,
-    )
+    labels = np.concatenate([[1], prompt.labels])
+    return replace(prompt, points=points, labels=labels, model_points=prompt.model_points + 1)
 
 
 def _progressive_merge(mask: Mask, before: Mask, prompt: Prompt, corrections: Sequence[_Correction]) -> Mask:
@@ -242,9 +217,7 @@ def _without_missed_parts(mask: Mask, remaining: Mask, corrections: Sequence[_Co
     return mask
 
 
-def _best_obeying(
-    segmenter: Segmenter, embedding: Embedding, prompt: Prompt
-) -> tuple[Mask, float, NDArray[np.float32]]:
+def _best_obeying(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) -> Answer:
     """Return the first answer unless it disobeys a click, else the candidate that obeys most clicks.
 
     Candidates are the other levels and, since a start mask can outweigh a click, the answers without it. Of
@@ -253,30 +226,20 @@ def _best_obeying(
     start = prompt.mask is not None or prompt.logits is not None
     # One point may mean a part or the whole, so decode three levels; more points mean one.
     ambiguous = len(prompt.points) == 1 and prompt.box is None and not start
-    answer = segmenter.decode(embedding, [prompt], multimask=ambiguous)[0]
-    best = int(answer.predicted_iou.argmax())
-    mask, quality, logits = answer.masks[best], float(answer.predicted_iou[best]), answer.logits[best]
-    far = round(math.sqrt(max(1, np.count_nonzero(mask))) * _FAR)
-    obeyed = _count_obeyed(mask, prompt, far)
-    if obeyed == len(prompt.points):
-        return mask, quality, logits
+    best = segmenter.decode(embedding, [prompt], multimask=ambiguous)[0].best()
+    far = round(math.sqrt(max(1, np.count_nonzero(best.mask))) * _FAR)
+    rank = (_count_obeyed(best.mask, prompt, far), 1, best.predicted_iou)
+    if rank[0] == len(prompt.points):
+        return best
     free = replace(prompt, mask=None, logits=None)
     others = [(prompt, not ambiguous), *([(free, False), (free, True)] if start else [])]
-    rank = (obeyed, 1, quality)
     for turn, (each, multimask) in enumerate(others):
-        other = segmenter.decode(embedding, [each], multimask=multimask)[0]
-        for m, q, low in zip(other.masks, other.predicted_iou, other.logits, strict=True):
-            its_rank = (_count_obeyed(m, prompt, far), -turn, float(q))
+        masks = segmenter.decode(embedding, [each], multimask=multimask)[0]
+        for other in map(masks.at, range(len(masks.masks))):
+            its_rank = (_count_obeyed(other.mask, prompt, far), -turn, other.predicted_iou)
             if its_rank > rank:
-                rank, mask, quality, logits = its_rank, m, float(q), low
-    return mask, quality, logits
-
-
-def _at_level(answer: Masks, level: Level) -> tuple[Mask, float, NDArray[np.float32]]:
-    """Return the mask of a level. SAM learns its masks in no fixed order, so their sizes tell them apart."""
-    by_size = np.argsort(-(answer.logits > 0).sum((1, 2)), kind="stable")
-    index = int(by_size[LEVELS.index(level) - 1])
-    return answer.masks[index], float(answer.predicted_iou[index]), answer.logits[index]
+                rank, best = its_rank, other
+    return replace(best, prompt=prompt)
 
 
 def _count_obeyed(mask: Mask, prompt: Prompt, far: int) -> int:

@@ -5,7 +5,7 @@ could confuse. The families of SAM are in sam_families/.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ CHUNK, CHUNK_CPU = 32, 2
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The masks (H, W) of k logits. Each is made when it is indexed, since most callers need one of three."""
+    """The masks (H, W) of k logits. Each is made when it is indexed: most callers need one of three."""
 
     logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
     size: tuple[int, int]  # H, W of the image
@@ -60,20 +60,38 @@ class Levels:
 
 
 @dataclass(frozen=True, eq=False)
+class Answer:
+    """A mask, with the prompt that gives it."""
+
+    mask: Mask  # in image pixels
+    predicted_iou: float  # 0..1
+    logits: NDArray[np.float32]  # (h, w) low resolution, of the encoder's square
+    prompt: Prompt
+
+
+@dataclass(frozen=True, eq=False)
 class Masks:
     """The masks for one prompt: k is 3 levels (multimask) or 1."""
 
     masks: Levels  # k masks in image pixels
     predicted_iou: NDArray[np.float32]  # (k,) clipped to 0..1
     logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
+    prompt: Prompt
+
+    def at(self, level: int) -> Answer:
+        return Answer(self.masks[level], float(self.predicted_iou[level]), self.logits[level], self.prompt)
+
+    def best(self) -> Answer:
+        """Return the mask with the highest predicted IoU."""
+        return self.at(int(self.predicted_iou.argmax()))
 
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """The k objects that a noun phrase names in an image, unordered."""
+    """The k objects that a noun phrase names in an image, unordered, with scores (k,) of 0..1."""
 
-    masks: Levels  # k masks in image pixels
-    scores: NDArray[np.float32]  # (k,) 0..1
+    masks: Levels
+    scores: NDArray[np.float32]
 
 
 class Segmenter:
@@ -131,19 +149,28 @@ class Segmenter:
         Raises PromptError for a prompt without points and box, with numbers that are not finite, or with a
         mask or logits of a wrong size.
         """
-        embedding = embedding.to(self.family.device)
+        device = self.family.device
+        embedding = embedding.to(device)
         rows = [self._tokens(embedding, prompt) for prompt in prompts]
         # No padding to one length: one more token of any kind changes the answer.
         groups: dict[tuple[int, bool], list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault((row.labels.shape[1], row.masks is not None), []).append(index)
-        masks: dict[int, Masks] = {}
+        decoded: dict[int, Masks] = {}
         for members in groups.values():
             for start in range(0, len(members), self._chunk):
                 chunk = members[start : start + self._chunk]
-                answers = self._decode_alike(embedding, [rows[i] for i in chunk], multimask)
-                masks.update(zip(chunk, answers, strict=True))
-        return [masks[i] for i in range(len(prompts))]
+                masks = [low for i in chunk if (low := rows[i].masks) is not None]
+                tokens = Tokens(
+                    torch.cat([rows[i].points for i in chunk]).to(device),
+                    torch.cat([rows[i].labels for i in chunk]).to(device),
+                    torch.cat(masks).to(device) if masks else None,
+                )
+                logits, quality = self.family.decode(embedding.tensors, tokens, multimask=multimask)
+                scores, lows = quality.clamp(0, 1).cpu().numpy(), logits.float().cpu().numpy()
+                for i, score, low in zip(chunk, scores, lows, strict=True):
+                    decoded[i] = Masks(self.levels(embedding, low), score, low, prompts[i])
+        return [decoded[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
     def concepts(
@@ -184,10 +211,10 @@ class Segmenter:
         (height, width), (scaled_height, scaled_width) = embedding.size, embedding.scaled
         xy = np.concatenate(points) * np.array([scaled_width / width, scaled_height / height])
         low = prompt.logits
-        if prompt.mask is not None and prompt.mask.shape != embedding.size:
-            raise PromptError(f"the prompt's mask is {prompt.mask.shape}, the image {embedding.size}")
-        if low is None and prompt.mask is not None:
-            low = self.hint(embedding, prompt.mask.astype(np.float32))
+        if prompt.mask is not None:
+            if prompt.mask.shape != embedding.size:
+                raise PromptError(f"the prompt's mask is {prompt.mask.shape}, the image {embedding.size}")
+            low = self.hint(embedding, prompt.mask.astype(np.float32)) if low is None else low
         if low is not None:
             self._check_logits(low)
         return Tokens(
@@ -195,21 +222,6 @@ class Segmenter:
             torch.from_numpy(np.concatenate(labels).astype(np.int64))[None],
             None if low is None else torch.tensor(low, dtype=torch.float32)[None, None],
         )
-
-    def _decode_alike(self, embedding: Embedding, rows: Sequence[Tokens], multimask: bool) -> list[Masks]:
-        device = self.family.device
-        masks = [row.masks for row in rows if row.masks is not None]
-        prompts = Tokens(
-            torch.cat([row.points for row in rows]).to(device),
-            torch.cat([row.labels for row in rows]).to(device),
-            torch.cat(masks).to(device) if masks else None,
-        )
-        logits, quality = self.family.decode(embedding.tensors, prompts, multimask=multimask)
-        good = quality.clamp(0, 1).cpu().numpy()
-        low = logits.float().cpu().numpy()
-        return [
-            Masks(self.levels(embedding, each), score, each) for each, score in zip(low, good, strict=True)
-        ]
 
     def levels(self, embedding: Embedding, logits: NDArray[np.float32]) -> Levels:
         if self.family.stretched:  # libraries do not resize to the encoder's square first
@@ -222,24 +234,21 @@ class Segmenter:
         self._check_logits(logits)
         return self.levels(embedding, logits[None])[0]
 
-    def clean(
-        self, embedding: Embedding, mask: Mask, logits: NDArray[np.float32], prompt: Prompt
-    ) -> tuple[Mask, NDArray[np.float32]]:
-        """Remove specks and holes (mask_cleanup.py) from an answer: mask (H, W) and logits (h, w).
+    def clean(self, embedding: Embedding, answer: Answer) -> Answer:
+        """Remove specks and holes (mask_cleanup.py); return the answer itself if there are none.
 
-        Search the logits, which are few, flip their signs, and make the mask again. Return the given
-        objects if there are none.
+        Search the logits, which are few, flip their signs, and make the mask again.
         """
         height, width = self._inside(embedding)
-        inside = logits[:height, :width]
+        inside, prompt = answer.logits[:height, :width], answer.prompt
         points = prompt.points * (np.array([width, height]) / embedding.size[::-1]).astype(np.float32)
         shown = inside > 0
         tidy = without_specks_and_holes(shown, Prompt(points, prompt.labels))
         if tidy is shown:
-            return mask, logits
-        logits = logits.copy()
+            return answer
+        logits = answer.logits.copy()
         logits[:height, :width] = np.where(tidy == shown, inside, -inside)
-        return self.mask(embedding, logits), logits
+        return replace(answer, mask=self.mask(embedding, logits), logits=logits)
 
     def _inside(self, embedding: Embedding) -> tuple[int, int]:
         """Return H, W of the image on the square of logits."""

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, get_token, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils.tqdm import tqdm
 
 from model import connections
@@ -39,21 +40,14 @@ _WORKERS = 2
 Accept = Callable[[Mapping[str, Any]], None]  # raises ModelLoadError for a config.json that cannot be used
 
 
-def accept_any(config: Mapping[str, Any]) -> None:
-    pass
-
-
 def split_revision(name: str) -> tuple[str, str | None]:
     """Split "owner/name@revision"; None where there is no revision."""
     base, _, revision = name.partition("@")
     return (base, revision or None) if "/" in base else (name, None)
 
 
-def ensure(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
-    """Return the folder of a hub id's files. Download them if they are not on this machine.
-
-    Raises ModelLoadError as `fetch` and `find` do.
-    """
+def ensure(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
+    """Return the folder of a hub id's files. Download missing ones. Raises ModelLoadError."""
     return find(name, folder) or fetch(name, folder, accept)
 
 
@@ -77,7 +71,7 @@ def find(name: str, folder: Path = FOLDER) -> Path | None:
     )
 
 
-def fetch(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
+def fetch(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
     """Download the missing files of a hub id, compare every file with its checksum, and return the folder.
 
     Without a revision in its name, the model stays at the one that was fetched first. `accept` gets
@@ -90,18 +84,18 @@ def fetch(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path
     # The hub's cache names each file's content by the hub's digest.
     if cached and all(is_intact(file, file.resolve().name) for file in cached.iterdir() if file.is_file()):
         return cached
-    listing = _list(name, folder)
-    if not listing.damaged(here):
-        accept(_config(here))
+    listing = _list(name, here)
+    if not listing.damaged(listing.digests):
+        _check_config(here, accept)
         if _Note.of(here).revision != listing.revision:
             with suppress(OSError):  # a read-only folder has all that is needed
-                _Note(listing.revision, listing.noted(here)).write(here)
+                listing.note()
         return here
     with exclusive(here):
-        _download(listing, here, ["config.json"])
-        accept(_config(here))
-        _download(listing, here, [file for file in listing.digests if not _is_weights(file)])
-        _download(listing, here, list(listing.digests))  # last: weights complete a folder
+        listing.download(["config.json"])
+        _check_config(here, accept)
+        listing.download(file for file in listing.digests if not _is_weights(file))
+        listing.download(listing.digests)  # last: weights complete a folder
     return here
 
 
@@ -118,18 +112,16 @@ def file_digests(name: str, folder: Path = FOLDER) -> dict[str, str]:
 
     The hub's listing has the digests of missing weights, and missing small files are downloaded. So the
     digests are the same before and after a download. Weights that were copied by hand are read once.
-
-    Raises ModelLoadError as `fetch` does.
+    Raises ModelLoadError.
     """
     found = find(name, folder)
     if found is None:
-        listing, here = _list(name, folder), folder.expanduser() / split_revision(name)[0]
-        # Weights that the hub keeps as small files have no SHA-256 in the listing.
-        known = {file: d for file, d in listing.digests.items() if _is_weights(file) and len(d) == 64}
-        small = [file for file in listing.digests if file not in known]
+        here = folder.expanduser() / split_revision(name)[0]
+        listing = _list(name, here)
+        small = listing.digests.keys() - listing.weights.keys()
         with exclusive(here):
-            _download(listing, here, small)
-        return known | {file: digest_of(here / file) for file in small}
+            listing.download(small)
+        return {**listing.weights, **{file: digest_of(here / file) for file in small}}
     note = _Note.of(found)
     texts = {file.name for file in found.iterdir() if any(fnmatch(file.name, text) for text in _TEXTS)}
     return {file: _local_digest(found / file, note) for file in sorted(texts | _weights_of(found))}
@@ -154,27 +146,6 @@ def _is_weights(file: str) -> bool:
     return file == _WHOLE or fnmatch(file, _SHARDS)
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """The files that transformers needs of a model at one commit, with the hub's digests."""
-
-    name: str
-    revision: str
-    digests: Mapping[str, str]
-
-    def damaged(self, here: Path) -> list[str]:
-        """Return the files that are missing in a folder or differ."""
-        return [file for file, digest in self.digests.items() if not is_intact(here / file, digest)]
-
-    def noted(self, here: Path) -> dict[str, list[str]]:
-        """Return the entries of _Note for the weights in a folder."""
-        return {
-            file: [sample_hash(here / file), digest]
-            for file, digest in self.digests.items()
-            if _is_weights(file) and len(digest) == 64 and (here / file).is_file()
-        }
-
-
 @dataclass
 class _Note:
     """The commit of a model's files, and per file of weights its `sample_hash` and SHA-256."""
@@ -184,11 +155,11 @@ class _Note:
 
     @classmethod
     def of(cls, folder: Path) -> "_Note":
-        """Read a folder's note; an empty one if there is none or it is damaged."""
+        """Read a folder's note; it is empty if there is none or it is damaged."""
         with suppress(OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             note = json.loads((folder / _NOTE).read_text("utf-8"))
-            weights = {str(name): [str(item) for item in pair] for name, pair in note["weights"].items()}
-            return cls(str(note["revision"]), {n: pair for n, pair in weights.items() if len(pair) == 2})
+            weights = {name: [str(sample), str(digest)] for name, (sample, digest) in note["weights"].items()}
+            return cls(str(note["revision"]), weights)
         return cls()
 
     def write(self, folder: Path) -> None:
@@ -197,14 +168,96 @@ class _Note:
         part.replace(folder / _NOTE)
 
 
-def _list(name: str, folder: Path) -> _Listing:
-    """Ask the hub for a model's files, at its revision or the noted one. Raises ModelLoadError."""
+@dataclass(frozen=True)
+class _Listing:
+    """The files that transformers needs of a model at one commit, with the hub's digests."""
+
+    name: str
+    here: Path
+    revision: str
+    digests: Mapping[str, str]
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """The weights with their SHA-256. The hub lists none for weights that it keeps as small files."""
+        return {file: d for file, d in self.digests.items() if _is_weights(file) and len(d) == 64}
+
+    def damaged(self, files: Iterable[str]) -> list[str]:
+        """Return those of `files` that are missing in the folder or differ."""
+        return [file for file in files if not is_intact(self.here / file, self.digests[file])]
+
+    def note(self) -> None:
+        """Note the revision and the weights that the folder has."""
+        have = {file: digest for file, digest in self.weights.items() if (self.here / file).is_file()}
+        samples = {file: [sample_hash(self.here / file), digest] for file, digest in have.items()}
+        _Note(self.revision, samples).write(self.here)
+
+    def download(self, files: Iterable[str]) -> None:
+        """Download the missing ones of `files` into the folder, which thereby is of the listed revision.
+
+        Deletes files of another revision first, so that a folder that looks complete never mixes two.
+        """
+        here = self.here
+        if _Note.of(here).revision != self.revision:
+            stale = {f.name for f in here.iterdir() if _is_weights(f.name)} - self.digests.keys()
+            for name in (*stale, *self.damaged(self.digests)):
+                (here / name).unlink(missing_ok=True)
+            _Note(self.revision).write(here)
+        missing = self.damaged(files)
+        for file in missing:  # the library would trust a damaged one
+            (here / file).unlink(missing_ok=True)
+        if missing:
+            for orphan in here.glob(
+                ".cache/huggingface/download/*.incomplete"
+            ):  # of a process that was killed
+                orphan.unlink(missing_ok=True)
+            log.info("Downloading %d files of %s into %s.", len(missing), self.name, here)
+            try:
+                snapshot_download(
+                    self.name,
+                    revision=self.revision,
+                    local_dir=here,
+                    cache_dir=here / ".cache",  # not the usual one, whose damaged files it would copy
+                    allow_patterns=[glob.escape(file) for file in missing],
+                    max_workers=_WORKERS,
+                    tqdm_class=_TerminalBar,
+                )
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno:  # of the disk
+                    raise
+                raise _failure(self.name, here, error) from error
+        for file in missing:
+            if not (here / file).is_file():  # the library returns a folder that it could not complete
+                raise _failure(self.name, here, None)
+            if self.damaged([file]):
+                (here / file).unlink()
+                raise ModelLoadError(
+                    f"{file} of {self.name} came with another checksum than {self.digests[file]} and was "
+                    "deleted: try again, and if it stays so do not trust the address in HF_ENDPOINT"
+                )
+        self.note()
+
+
+class _TerminalBar(tqdm):
+    """The library's progress bar, on terminals only."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": None})  # type: ignore[no-untyped-call]
+
+
+def _list(name: str, here: Path) -> _Listing:
+    """Ask the hub for a model's files, at its revision or the noted one."""
     base, wanted = split_revision(name)
-    here = folder.expanduser() / base
     wanted = wanted or _Note.of(here).revision or None
     connections.use_for_hub()
     try:
         info = HfApi().model_info(base, revision=wanted, files_metadata=True, timeout=_PATIENCE)
+    except HFValidationError as error:
+        raise ModelLoadError(
+            f"{base!r} is malformed as an id of the hub: an id is owner/name, such as "
+            "Qwen/Qwen2.5-VL-3B-Instruct, of letters, digits, '-', '_' and '.', and may end with @ and a "
+            "revision; a path begins with / or ./"
+        ) from error
     except Exception as error:  # whichever the hub library's HTTP client raises
         if complete(here):
             raise ModelLoadError(
@@ -223,57 +276,7 @@ def _list(name: str, folder: Path) -> _Listing:
         for file, about in files.items()
         if not set("/\\\0") & set(file) and any(fnmatch(file, pattern) for pattern in (*_TEXTS, weights))
     }
-    return _Listing(base, str(info.sha), digests)
-
-
-def _download(listing: _Listing, here: Path, files: Sequence[str]) -> None:
-    """Download the missing ones of `files` into a folder, which thereby is of the listed revision.
-
-    Deletes files of another revision first, so that a folder that looks complete never mixes two.
-    """
-    if _Note.of(here).revision != listing.revision:
-        stale = {f.name for f in here.iterdir() if _is_weights(f.name)} - listing.digests.keys()
-        for name in (*stale, *listing.damaged(here)):
-            (here / name).unlink(missing_ok=True)
-        _Note(listing.revision).write(here)
-    missing = [file for file in files if not is_intact(here / file, listing.digests[file])]
-    for file in missing:  # the library would trust a damaged one
-        (here / file).unlink(missing_ok=True)
-    if missing:
-        for orphan in here.glob(".cache/huggingface/download/*.incomplete"):  # of a process that was killed
-            orphan.unlink(missing_ok=True)
-        log.info("Downloading %d files of %s into %s.", len(missing), listing.name, here)
-        try:
-            snapshot_download(
-                listing.name,
-                revision=listing.revision,
-                local_dir=here,
-                cache_dir=here / ".cache",  # not the usual one, whose damaged files it would copy
-                allow_patterns=[glob.escape(file) for file in missing],
-                max_workers=_WORKERS,
-                tqdm_class=_TerminalBar,
-            )
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno:  # of the disk
-                raise
-            raise _failure(listing.name, here, error) from error
-    for file in missing:
-        if not (here / file).is_file():  # the library returns a folder that it could not complete
-            raise _failure(listing.name, here, None)
-        if not is_intact(here / file, listing.digests[file]):
-            (here / file).unlink()
-            raise ModelLoadError(
-                f"{file} of {listing.name} came with another checksum than {listing.digests[file]} and was "
-                "deleted: try again, and if it stays so do not trust the address in HF_ENDPOINT"
-            )
-    _Note(listing.revision, listing.noted(here)).write(here)
-
-
-class _TerminalBar(tqdm):
-    """The library's progress bar, on terminals only."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "disable": None})  # type: ignore[no-untyped-call]
+    return _Listing(base, here, str(info.sha), digests)
 
 
 def _failure(name: str, here: Path, error: BaseException | None) -> ModelLoadError:
@@ -314,12 +317,13 @@ def _refusal(name: str, error: BaseException | None) -> str:
     )
 
 
-def _config(here: Path) -> Mapping[str, Any]:
+def _check_config(here: Path, accept: Accept | None) -> None:
     try:
         config = json.loads((here / "config.json").read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{here / 'config.json'} is not JSON") from error
-    return config if isinstance(config, dict) else {}
+    if accept:
+        accept(config if isinstance(config, dict) else {})
 
 
 def _local_digest(file: Path, note: _Note) -> str:
@@ -343,9 +347,7 @@ def _cached(name: str) -> Path | None:
     base, wanted = split_revision(name)
     patterns = [*_TEXTS, _WHOLE, _SHARDS]
     try:
-        cached = Path(
-            snapshot_download(base, revision=wanted, local_files_only=True, allow_patterns=patterns)
-        )
+        cached = snapshot_download(base, revision=wanted, local_files_only=True, allow_patterns=patterns)
     except (OSError, ValueError):  # missing, incomplete, or no hub id at all
         return None
-    return cached if complete(cached) else None
+    return Path(cached) if complete(Path(cached)) else None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from model.profiles import FOLDER
 from model.weights import hub
-from model.weights.hub import Accept, accept_any, split_revision
+from model.weights.hub import Accept, split_revision
 from model.weights.sam_checkpoints import CHECKPOINTS, fetch
 
 
@@ -20,11 +20,8 @@ def is_remote_sam(name: str) -> bool:
     return name in CHECKPOINTS or ("/" in name and Path(name).suffix not in (".pth", ".pt", ".safetensors"))
 
 
-def sam_path(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
-    """Return the file or folder of a segmenter, and download it if it is missing.
-
-    Raises ModelLoadError as `hub.fetch` does.
-    """
+def sam_path(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
+    """Return the path of a segmenter, and download it if it is missing. Raises ModelLoadError."""
     if not is_remote_sam(name):
         return Path(name).expanduser()
     if name not in CHECKPOINTS:
@@ -33,10 +30,10 @@ def sam_path(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> P
     return path if path.is_file() else fetch(CHECKPOINTS[name], folder)
 
 
-def fetch_sam(name: str, folder: Path = FOLDER, accept: Accept = accept_any) -> Path:
+def fetch_sam(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
     """Download what is missing of a segmenter, compare checksums, and return its path.
 
-    Raises ModelLoadError as `hub.fetch` does.
+    Raises ModelLoadError.
     """
     if name in CHECKPOINTS:
         return fetch(CHECKPOINTS[name], folder)

@@ -8,8 +8,8 @@ from PIL import Image as PILImage
 from model.bench.noc import CAP, Folder, Help, drawn, helped, needed, noc, play
 from model.builtin.scenes import Scene
 from model.pipeline import VLSAM
-from model.segmentation.click_refinement import Refinement, refine_by_clicks
-from model.segmentation.segmenter import Segmenter
+from model.segmentation.click_refinement import refine_by_clicks
+from model.segmentation.segmenter import Answer, Segmenter
 from model.types import Detection, Evidence, Mask, Prompt, box_of
 
 PERSON = Evidence("", (0.0, 0.0, 1.0, 1.0), Prompt(), {}, "")
@@ -107,7 +107,7 @@ def test_clicks_on_a_region_join_its_prompt_and_start_from_its_mask(
     thing: Mask = max((each.visible for each in scene.objects), key=np.count_nonzero)
     prompts: list[Prompt] = []
 
-    def noted(prompt: Prompt) -> Refinement:
+    def noted(prompt: Prompt) -> Answer:
         prompts.append(prompt)
         return refine(prompt)
 

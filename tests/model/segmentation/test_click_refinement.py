@@ -11,12 +11,12 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from model.builtin.scenes import Scene, sprites
-from model.segmentation.click_refinement import LARGE, Refinement, refine_by_clicks
+from model.segmentation.click_refinement import LARGE, refine_by_clicks
 from model.segmentation.embedding import Embedding
 from model.segmentation.mask_cleanup import innermost_pixel, unmet_points
 from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.sam_families.family import Tokens
-from model.segmentation.segmenter import Segmenter
+from model.segmentation.segmenter import Answer, Segmenter
 from model.types import Level, Mask, Prompt, PromptError, box_of
 
 
@@ -124,7 +124,7 @@ class Scripted:
 
 def answered(
     prompt: Prompt, one: Mask, three: tuple[Mask, Mask, Mask] | None = None, level: Level = "auto"
-) -> Refinement:
+) -> Answer:
     segmenter = Segmenter(Scripted(one, three))
     return refine_by_clicks(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt, level)
 
@@ -238,7 +238,7 @@ class Seeing(Scripted):
         return found.float() * 16 - 8, torch.full(found.shape[:2], 0.9)
 
 
-def seen(prompt: Prompt, things: Sequence[Mask], corrected: Mask) -> tuple[Refinement, Seeing]:
+def seen(prompt: Prompt, things: Sequence[Mask], corrected: Mask) -> tuple[Answer, Seeing]:
     family = Seeing(things, corrected)
     segmenter = Segmenter(family)
     return refine_by_clicks(segmenter, segmenter.encode(np.zeros((64, 64, 3), np.uint8)), prompt), family

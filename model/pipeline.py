@@ -221,8 +221,8 @@ class VLSAM:
         ]
         if boxes:
             question = self.vlm.box_question()
-            for box, instance in zip(boxes, search.from_boxes(boxes), strict=True):
-                detections.append(self._detection(box.name, question, instance))
+            for (name, _), instance in zip(boxes, search.from_boxes(boxes), strict=True):
+                detections.append(self._detection(name, question, instance))
         return detections
 
     def find(
@@ -358,11 +358,10 @@ class VLSAM:
         instance = Instance(refined.mask, replace(refined.prompt, logits=None), scores)
         return replace(self._detection("", "", instance), logits=refined.logits)
 
-    def in_boxes(self, image: Image, named: Sequence[tuple[str, Box]]) -> list[Detection]:
+    def in_boxes(self, image: Image, named: Sequence[NamedBox]) -> list[Detection]:
         """Mask the object in each named box (pixels), in one pass of the segmenter."""
-        boxes = [NamedBox(name, box, 0, 0) for name, box in named]
-        instances = InstanceSearch(self.segmenter, self.encode(image), self.options).from_boxes(boxes)
-        return [self._detection(b.name, "", instance) for b, instance in zip(boxes, instances, strict=True)]
+        instances = InstanceSearch(self.segmenter, self.encode(image), self.options).from_boxes(named)
+        return [self._detection(name, "", i) for (name, _), i in zip(named, instances, strict=True)]
 
     def with_options(self, options: Options) -> "VLSAM":
         """Return the same models with other options, for comparisons. The version does not change."""

@@ -59,7 +59,7 @@ class InstanceSearch:
 
     def from_boxes(self, named_boxes: Sequence[NamedBox]) -> list[Instance]:
         """Return one instance per box, all decoded together."""
-        answers = self._best([Prompt.of(box=named.box) for named in named_boxes], multimask=False)
+        answers = self._best([Prompt.of(box=box) for _, box in named_boxes], multimask=False)
         return [Instance(a.mask, a.prompt, {"predicted_iou": a.predicted_iou}) for a in answers]
 
     def from_phrases(self, term_maps: Sequence[TermMap]) -> list[tuple[TermMap, Instance]]:

@@ -114,7 +114,7 @@ class Localizer:
                 f"the VLM answered without boxes ({text.strip()[:60]!r}): use the attention localizer"
             )
         # A box's name is parsed as a term, so that boxes and maps of one object share a term.
-        return [replace(box, name=term.text) for box in boxes for term in parse(box.name)[:1]]
+        return [(term.text, box) for name, box in boxes for term in parse(name)[:1]]
 
     def _answer(self, image: Image, question: str, forced_answer: str | None = None) -> VLMAnswer:
         recipe = self.options.recipe

@@ -17,16 +17,7 @@ MAX_NAME = 60  # characters; longer texts are not names
 MAX_ANSWER = 50_000  # characters of an answer that are read
 
 
-@dataclass(frozen=True)
-class NamedBox:
-    """A box with the name that the VLM gave it."""
-
-    name: str  # lower case, as a term's text
-    box: Box  # inside the image, at least a pixel wide and high
-    start: int  # characters [start, end) of the answer spell the name
-    end: int
-
-
+NamedBox = tuple[str, Box]  # the VLM's name, in lower case as a term; inside the image, a pixel or more
 _Match = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 as written
 
 
@@ -46,11 +37,11 @@ _OBJECT = re.compile(r"\{[^{}]*+\}")
 _LABEL = re.compile(r'"label"\s*+:\s*+"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 _BOXES = re.compile(r'"bbox(?:_2d)?"\s*+:\s*+(\[[^"]*+)')
 _LIST = re.compile(r"\[[^\[\]]*+\]")
-# (x0,y0),(x1,y1) or [x0, y0, x1, y1] or four location tokens
-_CORNERS = re.compile(r"\([^()]{3,60}\), ?\([^()]{3,60}\)|\[[^\[\]]{7,120}\]|(?:<loc_\d{1,4}>){4}")
+# (x0,y0),(x1,y1) or [x0, y0, x1, y1]
+_CORNERS = re.compile(r"\([^()]{3,60}\), ?\([^()]{3,60}\)|\[[^\[\]]{7,120}\]")
 _WORDS = re.compile(r"(?:<ref>|<\|object_ref_start\|>)([^<>]++)|<[^<>]*+>|([^<>,.;:\"\n]++)")
 _LOCATED = re.compile(r"((?:<loc\d{4}>){4})([^<;]*+)")
-_LEAD = re.compile(r"[\s\-*'`]*(?:(?:and|an?|the)\s+)*", re.IGNORECASE)
+_LEAD = re.compile(r"^[\s\-*'`]*(?:(?:and|an?|the)\s+)*", re.IGNORECASE)
 
 
 def _numbers(text: str) -> list[float]:
@@ -67,7 +58,7 @@ def _json(answer: str) -> Iterator[_Match]:
 
 
 def _named_first(answer: str) -> Iterator[_Match]:
-    """Read names before boxes: <ref>dog</ref><box>(x0,y0),(x1,y1)</box>, dog<loc_1><loc_2><loc_3><loc_4>.
+    """Read names before boxes: <ref>dog</ref><box>(x0,y0),(x1,y1)</box>.
 
     Decoding may drop the marks, which are special tokens: then the words before a box are its name.
     """
@@ -78,11 +69,6 @@ def _named_first(answer: str) -> Iterator[_Match]:
                 span = words.span(words.lastindex)
         yield *span, _numbers(box[0])
         done = box.end()
-
-
-def _bins(answer: str) -> Iterator[_Match]:
-    """Read Florence-2's 1000 bins a side; a bin stands for its centre."""
-    return ((start, end, [n + 0.5 for n in numbers]) for start, end, numbers in _named_first(answer))
 
 
 def _boxed_first(answer: str) -> Iterator[_Match]:
@@ -123,13 +109,6 @@ BOX_FORMATS = {
     # PaliGemma (arXiv 2407.07726): "detect a ; b", location tokens in 1024 bins, y before x. There is no
     # question for objects that are not named.
     "paligemma": BoxFormat(_boxed_first, full=1024, these="detect {terms}", joint=" ; "),
-    # Florence-2's tasks <OD> and <CAPTION_TO_PHRASE_GROUNDING>, as its processor in transformers spells them.
-    "florence2": BoxFormat(
-        _bins,
-        full=1000,
-        every="Locate the objects with category name in the image.",
-        these="Locate the phrases in the caption: {terms}",
-    ),
 }
 
 
@@ -141,7 +120,9 @@ def question_for(kind: str, terms: Sequence[str] = ()) -> str:
     Raises GroundingError where the family cannot answer with boxes, or needs terms and gets none.
     """
     family = _family(kind)
-    names = family.joint.join(filter(None, map(_plain, terms)))
+    # Without marks, quotes and separators.
+    plain = (" ".join(re.sub(r'[<>|;"\[\]{}]', " ", term).split())[:MAX_NAME] for term in terms)
+    names = family.joint.join(filter(None, plain))
     if names and family.these:
         return family.these.format(terms=names)
     if family.every is None:
@@ -174,16 +155,14 @@ def parse(
     else:
         raise GroundingError(f"boxes of {kind!r} models count pixels of the resized input: give input_size")
     answer = answer[:MAX_ANSWER]
-    boxes: dict[tuple[str, Box], NamedBox] = {}
-    for begin, stop, numbers in family.read(answer):
-        start, end = _trimmed(answer, begin, stop)
+    boxes: dict[NamedBox, None] = {}
+    for start, end, numbers in family.read(answer):
         name, box = _name(answer[start:end]), _in_pixels(numbers, full, size)
-        whole = not cut or answer[stop:].strip()
-        if name and box and whole:
-            boxes.setdefault((name, box), NamedBox(name, box, start, end))
+        if name and box and (not cut or answer[end:].strip()):
+            boxes[name, box] = None
         if len(boxes) == MAX_BOXES:
             break
-    return list(boxes.values())
+    return list(boxes)
 
 
 def _family(kind: str) -> BoxFormat:
@@ -195,20 +174,9 @@ def _family(kind: str) -> BoxFormat:
     return BOX_FORMATS[kind]
 
 
-def _plain(term: str) -> str:
-    """Remove marks, quotes and separators from a term for a question."""
-    return " ".join(re.sub(r'[<>|;"\[\]{}]', " ", term).split())[:MAX_NAME]
-
-
-def _trimmed(answer: str, start: int, end: int) -> tuple[int, int]:
-    """Return [start, end) of a name without surrounding space, list marks and articles."""
-    lead = _LEAD.match(answer, start, end)
-    start = lead.end() if lead else start
-    return start, start + len(answer[start:end].rstrip(" \t\r\n*'`"))
-
-
 def _name(text: str) -> str:
-    """Return a name as a term; "" if it is not one."""
+    """Return a name as a term, without surrounding space, list marks and articles; "" if it is not one."""
+    text = _LEAD.sub("", text).rstrip(" \t\r\n*'`")
     if len(text) > MAX_NAME:
         return ""
     if "\\" in text:

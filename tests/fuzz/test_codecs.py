@@ -95,8 +95,7 @@ def test_any_file_is_an_image_or_an_error(data: bytes) -> None:
 def test_any_answer_is_read_as_terms_and_boxes(answer: str, kind: str) -> None:
     counted("answer texts")
     assert all(len(term.text) <= terms.MAX_LENGTH for term in terms.parse(answer))
-    for box in named_boxes.parse(answer, kind, SHAPE, SHAPE):
-        x0, y0, x1, y1 = box.box
+    for _, (x0, y0, x1, y1) in named_boxes.parse(answer, kind, SHAPE, SHAPE):
         assert 0 <= x0 < x1 <= WIDTH
         assert 0 <= y0 < y1 <= HEIGHT
 

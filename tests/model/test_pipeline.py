@@ -21,7 +21,6 @@ from model.segmentation.segmenter import Segmenter
 from model.types import AttentionError, GroundingError, Image, ModelLoadError, Prompt, PromptError, box_of
 from model.versions import segmenter_version_of, version_of
 from model.views import corner_views
-from model.vlm.named_boxes import NamedBox
 from model.vlm.questions import questions
 from model.vlm.vlm import VLMAnswer
 
@@ -95,12 +94,12 @@ def test_a_box_that_the_vlm_writes_becomes_a_mask(
 ) -> None:
     """The built-in model was never taught boxes, so here its answer is that of one that was."""
     thing = max(scene.objects, key=lambda thing: int(thing.visible.sum()))
-    named = NamedBox(thing.name, box_of(thing.visible), 0, 0)
+    named = (thing.name, box_of(thing.visible))
     monkeypatch.setattr(vlsam.vlm, "boxes", lambda image, terms: ("as JSON", [named]))
     (detection,) = vlsam.with_options(Options(localizer="boxes")).annotate(scene.image)
     assert detection.term == thing.name
     assert iou(detection.mask, thing.visible) > 0.6
-    assert detection.evidence.prompt.box == named.box
+    assert detection.evidence.prompt.box == named[1]
     assert detection.evidence.question == vlsam.vlm.box_question()
 
 
@@ -351,7 +350,7 @@ def test_a_phrase_goes_to_a_vlm_that_writes_boxes(
 
     def boxes(image: Image, names: list[str]) -> Any:
         asked.extend(names)
-        return "as JSON", [NamedBox(thing.name, box_of(thing.visible), 0, 0)]
+        return "as JSON", [(thing.name, box_of(thing.visible))]
 
     monkeypatch.setattr(vlsam.vlm, "boxes", boxes)
     (found,) = vlsam.with_options(Options(localizer="boxes")).find(scene.image, f"{thing.name} on the left")

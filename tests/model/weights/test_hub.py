@@ -194,7 +194,7 @@ def test_a_model_that_is_not_there_or_not_for_you_is_said(fake_hub: Site, tmp_pa
 @pytest.mark.parametrize("name", ["some body/tiny", "a/tiny--vl", "a/-tiny@main", f"a/{'b' * 99}"])
 def test_a_malformed_id_is_said_with_what_an_id_looks_like(fake_hub: Site, tmp_path: Path, name: str) -> None:
     for call in (hub.ensure, hub.file_digests):
-        with pytest.raises(ModelLoadError, match="malformed .* an id is owner/name, such as"):
+        with pytest.raises(ModelLoadError, match=r"malformed .* an id is owner/name, such as"):
             call(name, tmp_path)
     assert fake_hub.asked == []
 

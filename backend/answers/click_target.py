@@ -15,12 +15,12 @@ from backend.answers import existing_regions
 from backend.answers.recent_answers import Answer
 from backend.labelstudio import click_gestures, region_matching, region_meta, region_reading, results, tasks
 from backend.labelstudio.click_gestures import Gesture, Spot
-from backend.labelstudio.geometry import Patch
 from backend.labelstudio.labeling_config import Control
 from backend.labelstudio.region_reading import Drawn, ReadingBudget
 from backend.labelstudio.request import Interaction
 from backend.labelstudio.results import Result
 from backend.labelstudio.tasks import Region, Task
+from model.patches import Patch
 from model.types import Detection, Mask, Prompt, box_of
 
 

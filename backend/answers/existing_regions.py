@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from backend.labelstudio import region_reading, results, tasks
-from backend.labelstudio.geometry import Patch
 from backend.labelstudio.region_matching import SAME_OBJECT
 from backend.labelstudio.region_reading import MAX_PERCENT, Drawn, ReadingBudget, TooMuch
 from backend.labelstudio.tasks import Region
+from model.patches import Patch
 from model.types import Detection
 
 PAIR = 3000  # units of work to see whether a detection and a region may be alike

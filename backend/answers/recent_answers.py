@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from backend.labelstudio import tasks
 from backend.labelstudio.click_gestures import Spot
-from backend.labelstudio.geometry import Patch
 from backend.labelstudio.tasks import Task
+from model.patches import Patch
 
 SECONDS = 30.0
 MAX_BYTES = 64_000_000

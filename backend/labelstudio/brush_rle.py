@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio.geometry import Window
+from model.patches import Window
 from model.types import Mask
 
 Bytes = NDArray[np.uint8]

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio.geometry import Ellipse, tight_window
+from backend.labelstudio.geometry import Ellipse
+from model.patches import tight_window
 from model.types import Mask
 
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from backend.labelstudio.geometry import Patch, area, common
 from backend.labelstudio.region_reading import Drawn
+from model.patches import Patch, area, common
 from model.types import Box, Mask
 
 # A mask and a region of this IoU are of one object.

@@ -22,8 +22,9 @@ from PIL import Image as PILImage
 
 from backend.labelstudio import brush_rle, geometry
 from backend.labelstudio.brush_rle import Spans
-from backend.labelstudio.geometry import Patch, Window
+from model import patches
 from model.deadline import NEVER, Deadline
+from model.patches import Patch, Window
 from model.types import Mask
 
 log = logging.getLogger(f"vlsam.{__name__}")
@@ -125,20 +126,20 @@ class Drawn:
 
     def count(self, window: Window) -> int:
         """Count the region's pixels in a window. Raises TooMuch."""
-        self.budget.spend(geometry.area(geometry.common(self.window, window)))
+        self.budget.spend(patches.area(patches.common(self.window, window)))
         return self.patch.count(window)
 
     def may_be(self, patch: Patch, share: float, held: float = 0.0) -> bool:
         """Return whether the IoU with a mask can be `share`, and the mask can hold `held` of the region."""
-        least, most = (self.spans.area,) * 2 if self.spans else (0, geometry.area(self.window))
-        if min(most, patch.area, geometry.area(geometry.common(self.window, patch.window))) == 0:
+        least, most = (self.spans.area,) * 2 if self.spans else (0, patches.area(self.window))
+        if min(most, patch.area, patches.area(patches.common(self.window, patch.window))) == 0:
             return False
         common = min(most, patch.count(self.window))
         return common >= max(share * max(least, patch.area), held * least)
 
     def iou(self, patch: Patch) -> float:
         """Return the intersection over union with a mask of the same image. Raises TooMuch."""
-        self.budget.spend(geometry.area(geometry.common(self.window, patch.window)))
+        self.budget.spend(patches.area(patches.common(self.window, patch.window)))
         return self.patch.iou(patch)
 
 
@@ -216,7 +217,7 @@ def _filled(ring: NDArray[np.float64], shape: tuple[int, int], budget: ReadingBu
     window = geometry.window_of(ring, shape)
 
     def paint() -> Mask:
-        budget.spend(PAINT_RING + 10 * geometry.crossings(ring, window) + 5 * geometry.area(window))
+        budget.spend(PAINT_RING + 10 * geometry.crossings(ring, window) + 5 * patches.area(window))
         return geometry.fill(ring, window)
 
     return Drawn(shape, window, paint, budget)
@@ -255,7 +256,7 @@ def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], budget: Read
     window = geometry.ellipse_window(ellipse, shape)
 
     def paint() -> Mask:
-        budget.spend(20_000 + 6 * geometry.area(window))
+        budget.spend(20_000 + 6 * patches.area(window))
         return geometry.fill_ellipse(ellipse, window)
 
     return Drawn(shape, window, paint, budget)
@@ -272,14 +273,14 @@ def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: Readin
     if not strokes:
         return below
     windows = [stroke.window for stroke in strokes] + [below.window for _ in range(1) if below]
-    sides = np.array([window for window in windows if geometry.area(window)] or [(0, 0, 0, 0)])
+    sides = np.array([window for window in windows if patches.area(window)] or [(0, 0, 0, 0)])
     (left, top), (right, bottom) = sides[:, :2].min(axis=0).tolist(), sides[:, 2:].max(axis=0).tolist()
     window = (left, top, right, bottom)
 
     def paint() -> Mask:
-        budget.spend(2 * geometry.area(window))
+        budget.spend(2 * patches.area(window))
         canvas = np.zeros((bottom - top, right - left), np.uint8)
-        if below is not None and geometry.area(below.window):
+        if below is not None and patches.area(below.window):
             x, y, _, _ = below.window
             pixels = below.patch.pixels
             canvas[y - top : y - top + len(pixels), x - left : x - left + pixels.shape[1]] = pixels
@@ -316,7 +317,7 @@ def _strokes(touches: Any, shape: tuple[int, int], budget: ReadingBudget) -> lis
             points = np.clip(pixels, -4 * max(shape), 4 * max(shape))
             window = geometry.window_of(points, shape, max(0.0, thick) / 2 + 4)
             lengths = np.hypot(*np.diff(points, axis=0, append=points[-1:]).T)
-            areas = np.minimum(geometry.area(window), (lengths + thick + 4) * (abs(thick) + 4))
+            areas = np.minimum(patches.area(window), (lengths + thick + 4) * (abs(thick) + 4))
             work = 20_000 + 1000 * len(points) + float(areas.sum())
             strokes.append(_Stroke(points, thick, touch.get("type") != "eraser", window, work))
     return strokes
@@ -342,7 +343,7 @@ def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
         budget.cache.put(key, spans)
 
     def paint(spans: Spans = spans) -> Mask:
-        budget.spend(PAINT + 5 * len(spans.edges) + 2 * geometry.area(spans.window))
+        budget.spend(PAINT + 5 * len(spans.edges) + 2 * patches.area(spans.window))
         return spans.paint()
 
     return Drawn(shape, spans.window, paint, budget, spans)

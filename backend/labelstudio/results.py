@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.labelstudio import geometry, outlines
-from backend.labelstudio.geometry import Patch
 from backend.labelstudio.labeling_config import Control, Naming
 from backend.labelstudio.region_reading import PNG, decode
+from model.patches import Patch, tight_window
 from model.types import Mask
 
 Result = dict[str, Any]
@@ -113,7 +113,7 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
                 return {"points": ring, "closed": True}
             return {"vertices": [{"x": x, "y": y} for x, y in ring], "closed": True}
         case "rectangle":
-            corners = np.array(geometry.tight_window(mask)).reshape(2, 2)
+            corners = np.array(tight_window(mask)).reshape(2, 2)
             (x0, y0), (x1, y1) = _percent(corners, mask.shape)
             return {"x": x0, "y": y0, "width": round(x1 - x0, 6), "height": round(y1 - y0, 6), "rotation": 0}
         case "ellipse":

@@ -16,9 +16,9 @@ from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.recent_answers import Answer, RecentAnswers
 from backend.answers.resources import Resources
 from backend.labelstudio import region_meta
-from backend.labelstudio.geometry import Patch
 from backend.labelstudio.region_reading import decode
 from backend.web.app import create_app
+from model.patches import Patch
 from model.types import Mask
 from tests.support.clock import Clock
 from tests.support.detections import disc

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio import geometry, region_meta, region_reading, results
+from backend.labelstudio import region_meta, region_reading, results
 from backend.labelstudio.labeling_config import Control, Label
+from model import patches
 from model.types import Detection, Prompt
 from tests.support.detections import detection, disc
 
@@ -166,4 +167,4 @@ def test_of_a_changed_mask_what_contradicts_it_is_dropped() -> None:
 def test_points_outside_the_image_lie_in_no_mask() -> None:
     everywhere = np.ones(SHAPE, bool)
     points = [[0, 0], [79.9, 59.9], [80, 30], [30, 60], [-0.1, 5]]
-    assert geometry.contains(everywhere, points).tolist() == [True, True, False, False, False]
+    assert patches.contains(everywhere, points).tolist() == [True, True, False, False, False]

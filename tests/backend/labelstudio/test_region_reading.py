@@ -15,9 +15,9 @@ from PIL import Image
 
 from backend.labelstudio import geometry, region_reading, results
 from backend.labelstudio.brush_rle import Spans
-from backend.labelstudio.geometry import Patch
 from backend.labelstudio.region_reading import UNITS, OutOfTime, ReadingBudget, RegionCache, TooMuch
 from model.deadline import Deadline
+from model.patches import Patch
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.support.detections import disc

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from model.patches import Window, tight_window
+from model.patches import Window
 from model.types import Mask
 
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
@@ -82,16 +82,6 @@ def fill_ellipse(ellipse: Ellipse, window: Window) -> Mask:
         aside = (down * cos - across * sin) / radius_y
         mask[begin - top : begin - top + step] = along**2 + aside**2 <= 1
     return mask
-
-
-def deepest(mask: Mask) -> tuple[float, float]:
-    """Return the centre x, y of the pixel of a mask, not empty, that is farthest from its edge."""
-    left, top, right, bottom = tight_window(mask)
-    # The edge of the image is an edge of the mask too.
-    padded = np.pad(mask[top:bottom, left:right].astype(np.uint8), 1)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    row, column = np.unravel_index(int(distance.argmax()), distance.shape)
-    return float(left + column + 0.5), float(top + row + 0.5)
 
 
 def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) -> None:

@@ -17,10 +17,11 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio import geometry, outlines
+from backend.labelstudio import outlines
 from backend.labelstudio.labeling_config import Control, Naming
 from backend.labelstudio.region_reading import PNG, decode
 from model.patches import Patch, tight_window
+from model.segmentation.mask_cleanup import innermost_pixel
 from model.types import Mask
 
 Result = dict[str, Any]
@@ -120,7 +121,8 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
             value = _ellipse(mask)
             return value if compact or _fits(value, mask) else None
         case "keypoint":
-            ((x, y),) = _percent(np.array([geometry.deepest(mask)]), mask.shape)
+            (row, column), _ = innermost_pixel(mask)
+            ((x, y),) = _percent(np.array([[column + 0.5, row + 0.5]]), mask.shape)
             return {"x": x, "y": y, "width": KEYPOINT_WIDTH}
     raise ValueError(f"no shape {shape!r}")
 

@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 
-from model.types import Mask, Prompt, box_of
+from model.patches import tight_window
+from model.types import Mask, Prompt
 
 # Holes and specks are smaller than this share of the mask.
 SPECK = 0.01
@@ -14,7 +15,7 @@ def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
 
     Keep those that hold a point of the prompt, and larger ones: a partly hidden object has several pieces.
     """
-    x0, y0, x1, y1 = (int(n) for n in box_of(mask))
+    x0, y0, x1, y1 = tight_window(mask)
     if x0 == x1:
         return mask
     area = np.pad(mask[y0:y1, x0:x1], 1).view(np.uint8)  # joins all of the outside
@@ -41,9 +42,12 @@ def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
 
 def innermost_pixel(area: Mask) -> tuple[tuple[int, int], float]:
     """Return row and column of the pixel farthest from the area's edge, and its distance in pixels."""
-    depth = cv2.distanceTransform(np.pad(area, 1).view(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    left, top, right, bottom = tight_window(area)
+    inside = area[top : max(bottom, 1), left : max(right, 1)]  # a pixel at least
+    # The edge of the image is an edge of the area, too.
+    depth = cv2.distanceTransform(np.pad(inside, 1).view(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return (int(row), int(column)), float(depth[row, column])
+    return (top + int(row), left + int(column)), float(depth[row, column])
 
 
 def unmet_points(mask: Mask, prompt: Prompt) -> tuple[int, ...]:

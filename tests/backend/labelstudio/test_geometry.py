@@ -7,6 +7,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from backend.labelstudio import geometry, outlines
+from model.segmentation.mask_cleanup import innermost_pixel
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
 from tests.support.detections import disc, ellipse_mask, ring_mask
@@ -260,14 +261,16 @@ def test_an_ellipse_turns_clockwise() -> None:
 
 @given(masks)
 def test_the_deepest_pixel_is_on_the_mask(mask: Mask) -> None:
-    x, y = geometry.deepest(mask)
+    (row, column), _ = innermost_pixel(mask)
+    x, y = column + 0.5, row + 0.5
     assert mask[int(y), int(x)]
 
 
 def test_the_deepest_pixel_is_far_from_the_edge_of_the_image_too() -> None:
     mask = np.zeros((60, 80), bool)
     mask[:21, :41] = True
-    x, y = geometry.deepest(mask)
+    (row, column), _ = innermost_pixel(mask)
+    x, y = column + 0.5, row + 0.5
     assert y == 10.5
     assert 10 < x < 31
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def name_shares(
-    scene: Scene, masks: Sequence[NDArray[np.float32]], size: tuple[int, int]
+    scene: Scene, masks: Iterable[NDArray[np.float32]], size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Return each name's share of the cells of a grid (w, h), background first: (1 + names, h, w)."""
     shares = np.zeros((1 + len(NAMES), *size[::-1]), np.float32)
@@ -46,7 +46,7 @@ def naming_loss(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 def optimizers(model: nn.Module, blocks: Sequence[str], lr: float) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the blocks, and AdamW for all else."""
-    matrices, others = [], []
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
     for name, p in model.named_parameters():
         inner = p.ndim == 2 and any(block in name for block in blocks)
         (matrices if inner else others).append(p)

@@ -268,7 +268,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = VLSAM.annotate
 
     def annotate(self: VLSAM, image: Image, **options: Any) -> list[Detection]:
-        if not self._reduced:
+        if not self.reduced:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return usual(self, image, **options)
 

@@ -23,6 +23,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 TIMEOUT_MS = 60_000.0  # enough on a busy machine
+expect.set_options(timeout=TIMEOUT_MS)
 SMART_TOOLS = {"KeyPoint": "key-point-tool", "Rectangle": "rectangle-tool"}
 
 _IMAGE_SIZE = """() => {

@@ -22,8 +22,7 @@ from model import coco
 class Coco(Objects):
     """COCO's instances: masks as RLE or polygons, boxes as x, y, width, height.
 
-    `segmentation` makes the RLE or polygons of an object in a row. With `copies` the images are copied
-    into the folder `images_of` DEST, and each `file_name` is that of its copy.
+    `segmentation` makes the RLE or polygons of an object in a row. Copied images go into `images_of` DEST.
     """
 
     def __init__(
@@ -83,10 +82,7 @@ class Coco(Objects):
             written(file, ({"id": place, **each} for place, each in enumerate(annotations(), 1)))
             file.write(b'], "categories": [')
             # pycocotools looks up categories by `supercategory`, and some loaders need one.
-            written(
-                file,
-                ({"id": n, "name": name, "supercategory": "object"} for name, n in number.items()),
-            )
+            written(file, ({"id": n, "name": name, "supercategory": "object"} for name, n in number.items()))
             file.write(b"]}\n")
 
         write(self._path, fill)

@@ -69,8 +69,7 @@ def file_names(named: Callable[[], Iterable[tuple[str, str]]]) -> Iterator[str]:
 def stems(names: Callable[[], Iterable[str]]) -> Iterator[str]:
     """Yield a unique stem, a name without folder and suffix, for each image name.
 
-    It is the stem of the image's file. If several images share it, their folders are put in front, and a
-    number is added if that is not enough.
+    Images that share the stem of their file get their folders in front, and a number if that is not enough.
     """
     counts = Counter(_same(_stem(posixpath.basename(name))) for name in names())
     # A stem that one image alone has is not given to another.

@@ -1,6 +1,5 @@
 """Link or copy image files beside their labels. Convert copies that trainers would read wrongly."""
 
-import hashlib
 import logging
 import os
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image as Pillow
 
-from backend.datasets.items import Item, Loader
+from backend.datasets.items import Item, Loader, stamp
 from backend.datasets.run_state import write
 from backend.images.content_hash import image_hash
 from model.image_decoding import formats
@@ -23,7 +22,7 @@ SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP"
 ORIENTATION = 0x0112  # of EXIF
 
 
-def link(item: Item, loader: Loader, folder: Path, stem: str) -> str:
+def link(loader: Loader, item: Item, _: str, folder: Path, stem: str) -> str:
     """Link a file of this machine into `folder`. Return the result, for the summary.
 
     A file with EXIF orientation is linked, too: OpenCV, which YOLO's trainers use, applies it.
@@ -55,12 +54,10 @@ class Copies:
 
         `pixels` identifies the image: its image_hash, or its size by `size_text`. The copy is the file itself
         if every reader decodes it to what was labelled. Otherwise the labelled pixels are written, as JPEG
-        for a JPEG and as PNG for others. An image that cannot be read is logged. Safe to call from
-        several threads for different items.
-        Raises OSError if the copy cannot be written.
+        for a JPEG and as PNG for others. An image that cannot be read is logged. Safe to call from several
+        threads for different items. Raises OSError if the copy cannot be written.
         """
-        wanted = f"{item.key}\0{item.address}\0{pixels}".encode("utf-8", "surrogatepass")
-        name = hashlib.blake2b(wanted, digest_size=16).hexdigest()
+        name = stamp(item.key, item.address, pixels)
         path = self._copies.get(name)
         if path is None:
             try:
@@ -97,12 +94,10 @@ def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
             why = "a palette"
     if not why:
         return data, "", SUFFIXES[kind]
+    kind = "JPEG" if kind in ("JPEG", "MPO") else "PNG"
     file = BytesIO()
-    if kind in ("JPEG", "MPO"):
-        Pillow.fromarray(image).save(file, "JPEG", quality=95, subsampling=0)
-        return file.getvalue(), why, ".jpg"
-    Pillow.fromarray(image).save(file, "PNG")
-    return file.getvalue(), why, ".png"
+    Pillow.fromarray(image).save(file, kind, quality=95, subsampling=0)  # PNG has neither
+    return file.getvalue(), why, SUFFIXES[kind]
 
 
 def _obstacle(image: Pillow.Image) -> str:

@@ -40,10 +40,7 @@ class Object:
 
 
 class Objects(ABC):
-    """A file or folder of labelled objects with their masks, in a format that is not Label Studio's.
-
-    With `copies`, which reads them, the images are copied, too.
-    """
+    """A file or folder of labelled objects with their masks. With `copies`, their images are copied, too."""
 
     def __init__(self, path: Path, copies: Loader | None = None) -> None:
         self._path, self._copies = path, copies

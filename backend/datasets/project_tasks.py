@@ -39,8 +39,12 @@ class ProjectTasks:
 
     def items(self) -> Iterator[Item]:
         """Yield an item for each task. Raises StudioError."""
-        listed = 0
-        for task in self._client.tasks(self._project, self._filters()):
+        listed, filters = 0, list[dict[str, Any]]()
+        if self._without is not None:
+            name = "filter:tasks:predictions_model_versions"
+            value = [self._without]
+            filters.append({"filter": name, "operator": "not_contains", "type": "List", "value": value})
+        for task in self._client.tasks(self._project, filters):
             number, data = int(task["id"]), task.get("data")
             try:
                 source = self._config.source(data)
@@ -59,29 +63,13 @@ class ProjectTasks:
             if total > listed:
                 self.skipped["labelled by this model already (--all replaces)"] = total - listed
 
-    def _filters(self) -> list[dict[str, Any]]:
-        if self._without is None:
-            return []
-        return [
-            {
-                "filter": "filter:tasks:predictions_model_versions",
-                "operator": "not_contains",
-                "type": "List",
-                "value": [self._without],
-            }
-        ]
-
 
 class TaskImages:
     """Reads the images of tasks. Their data is not trusted, so no files of this machine are read."""
 
     def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings, config: LabelConfig) -> None:
-        self._arguments = images, label_studio, config
         self._images, self._config = Images(images, label_studio), config
         self._server = Server(label_studio.url or "", label_studio.api_key)
-
-    def __reduce__(self) -> tuple[type["TaskImages"], tuple[Any, ...]]:
-        return TaskImages, self._arguments  # locks cannot be pickled
 
     def read(self, item: Item) -> tuple[bytes, Image]:
         try:

@@ -10,14 +10,13 @@ samples/      pictures for the contact sheet
 """
 
 import fcntl
-import hashlib
 import heapq
 import json
 import os
 import re
 import shutil
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from backend.datasets.items import Item
+from backend.datasets.items import Item, digest
 
 Row = dict[str, Any]
 
@@ -49,7 +48,7 @@ def state_of(target: Path, part: str = "") -> Path:
 def check_target(target: Path, *, is_folder: bool, known: bool, restart: bool = True) -> None:
     """Raise StateError if `target`, a folder or a file, exists and was not written by a run.
 
-    `known`: `target` has a state, so it was written by a run. `restart`: a file may be replaced all the same.
+    `known`: it has a state, so a run has written it. `restart`: a file may be replaced all the same.
     """
     if not target.exists():
         return
@@ -162,35 +161,36 @@ class State:
 
         `skipped` are the source's counts of skipped files by reason, complete when all items are listed.
         """
-        counts = [0, 0]
+        total = done = 0
         chosen: list[tuple[str, str]] = []
 
         def lines(file: BinaryIO) -> None:
+            nonlocal total, done
             for index, item in enumerate(items):
-                digest = hashlib.blake2b(item.key.encode("utf-8", "replace"), digest_size=8).hexdigest()
-                if int(digest, 16) % shard[1] != shard[0] - 1:
+                hashed = digest(item.key.encode("utf-8", "replace"))
+                if int(hashed, 16) % shard[1] != shard[0] - 1:
                     continue
-                if counts[0] == limit:
+                if total == limit:
                     break
                 file.write(json.dumps({"index": index, **vars(item)}).encode() + b"\n")
-                counts[0] += 1
-                counts[1] += self.is_done(item.key, item.stamp)
+                total += 1
+                done += self.is_done(item)
                 # The smallest hashes, which are the same after a restart.
-                chosen.append((digest, item.key))
+                chosen.append((hashed, item.key))
                 if len(chosen) > 10 * samples:
                     chosen[:] = heapq.nsmallest(samples, chosen)
             file.write(json.dumps({"skipped": skipped}, default=dict).encode() + b"\n")
 
         write(self.folder / "items.jsonl", lines, private=True)  # addresses may be signed
-        return counts[0], counts[1], frozenset(key for _, key in heapq.nsmallest(samples, chosen))
+        return total, done, frozenset(key for _, key in heapq.nsmallest(samples, chosen))
 
-    def is_done(self, key: str, stamp: str = "") -> bool:
-        """Return whether a key has results, of this stamp if both stamps are known."""
-        return key in self._offsets and key not in self._failed and not self._is_stale(key, stamp)
+    def is_done(self, item: Item) -> bool:
+        """Return whether an item has results, of its stamp if both stamps are known."""
+        return item.key not in self._failed and self._is_current(item)
 
-    def _is_stale(self, key: str, stamp: str) -> bool:
-        known = self._stamps.get(key)
-        return bool(stamp and known and stamp != known)
+    def _is_current(self, item: Item) -> bool:
+        known = self._stamps.get(item.key)
+        return item.key in self._offsets and (not known or item.stamp in ("", known))
 
     def pending(self) -> Iterator[Item]:
         """Yield the planned items that are not done, that failed, or whose stamp has changed.
@@ -198,9 +198,9 @@ class State:
         Items with a changed stamp have the hash of the annotated pixels in `content`.
         """
         for _, item in self._items():
+            if self.is_done(item):
+                continue
             if item.key in self._offsets and item.key not in self._failed:
-                if not self._is_stale(item.key, item.stamp):
-                    continue
                 item = replace(item, content=self._row(item.key).get("content", ""))
             yield item
 
@@ -214,11 +214,9 @@ class State:
     @property
     def skipped(self) -> Counter[str]:
         """Return the counts of what the source skipped when it was listed, by reason."""
-        last = b"{}"
         with (self.folder / "items.jsonl").open("rb") as file:
-            for line in file:
-                last = line
-        return Counter(json.loads(last).get("skipped", {}))
+            (last,) = deque(file, maxlen=1)
+        return Counter(json.loads(last)["skipped"])
 
     def save(self, row: Row) -> None:
         """Write a row of {"key", "status", ...} to the disk."""
@@ -238,8 +236,7 @@ class State:
     def _row(self, key: str) -> Row:
         with (self.folder / "rows.jsonl").open("rb") as file:
             file.seek(self._offsets[key])
-            row: Row = json.loads(file.readline())
-            return row
+            return dict(json.loads(file.readline()))
 
     def rows(self) -> Iterator[tuple[int, Item, Row]]:
         """Yield (place in the source, item, row) of all finished items, in the source's order."""
@@ -254,14 +251,10 @@ class State:
     def complete(self) -> bool:
         """Return whether every planned item has a row."""
         planned = (self.folder / "items.jsonl").exists()
-        return planned and all(
-            item.key in self._offsets and not self._is_stale(item.key, item.stamp)
-            for _, item in self._items()
-        )
+        return planned and all(self._is_current(item) for _, item in self._items())
 
     def sample(self, key: str) -> Path:
-        name = hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=12).hexdigest()
-        return self.folder / "samples" / f"{name}.jpg"
+        return self.folder / "samples" / f"{digest(key.encode('utf-8', 'replace'))}.jpg"
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object], *, private: bool = False) -> None:

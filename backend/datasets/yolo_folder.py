@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from backend.datasets.image_copies import link
@@ -15,8 +16,8 @@ from backend.labelstudio import outlines
 class Yolo(Objects):
     """A folder for YOLO's segmentation: data.yaml, labels/*.txt, and images/ of links or copies.
 
-    Each image has a label file of its name, also without objects. A line is a class and one ring around all
-    parts of the mask, in fractions of the image's size.
+    Each image has a label file. A line is a class and one ring around all parts of the mask, in fractions of
+    the image's size.
     """
 
     def __init__(self, path: Path, loader: Loader, *, copy: bool = False) -> None:
@@ -26,10 +27,8 @@ class Yolo(Objects):
     def _kept(self, object_: Object) -> Row:
         height, width = object_.mask.shape
         ring = object_.ring if object_.ring is not None else outlines.ring_of(object_.mask)
-        return {
-            **super()._kept(object_),
-            "ring": (100 * ring / (width, height)).clip(0, 100).round(6).tolist(),
-        }
+        percent = (100 * ring / (width, height)).clip(0, 100).round(6)
+        return {**super()._kept(object_), "ring": percent.tolist()}
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
         number = {name: place for place, name in enumerate(names)}
@@ -37,19 +36,12 @@ class Yolo(Objects):
         with replaced(self._path) as folder:
             (folder / "labels").mkdir()
             for (_, row), stem in zip(done(rows), named, strict=True):
-                lines = [
-                    " ".join(
-                        [str(number[each["label"]]), *(f"{n / 100:.6g}" for xy in each["ring"] for n in xy)]
-                    )
-                    for each in row["detections"]
-                ]
-                (folder / "labels" / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
-            files = self._place_images(
-                rows,
-                named,
-                folder / "images",
-                lambda item, _, images, stem: link(item, self._loader, images, stem),
-            )
+                text = ""
+                for each in row["detections"]:
+                    numbers = (f"{n / 100:.6g}" for xy in each["ring"] for n in xy)
+                    text += f"{number[each['label']]} {' '.join(numbers)}\n"
+                (folder / "labels" / f"{stem}.txt").write_text(text)
+            files = self._place_images(rows, named, folder / "images", partial(link, self._loader))
             # Without `path` trainers look beside data.yaml, wherever they are started. JSON is YAML.
             lines = [f"  {place}: {_yaml(name)}" for name, place in number.items()]
             head = ["train: images", "val: images", "names:" if lines else "names: {}"]

@@ -54,9 +54,7 @@ class Request:
             raise ValueError("--model-version goes with --what predictions")
         if args.coco_rle and not name.endswith(".coco.json"):
             raise SourceError("--coco-rle goes with --to NAME.coco.json")
-        if args.copy_images and (
-            name.endswith(".parquet") or (name.endswith(".json") and ".coco." not in name)
-        ):
+        if args.copy_images and name.endswith((".parquet", ".json")) and not name.endswith(".coco.json"):
             raise SourceError("--copy-images goes with .coco.json, .yolo and a folder of masks")
         if args.to.startswith("labelstudio://"):
             raise SourceError(
@@ -121,10 +119,7 @@ class Job:
         return cls(request, settings.images.max_image_pixels, config, selection, source, destination)
 
     def row(self, item: Item, body: bytes | None) -> Row:
-        """Return the row of a task from the JSON of its entries.
-
-        Raises TaskError, ImageError and other errors, which become the reason of a failure.
-        """
+        """Return the row of a task from the JSON of its entries. All errors are those of this task."""
         if body is None:
             return {"key": item.key, "status": SKIPPED, "reason": "deleted since the tasks were listed"}
         entries = [entry for entry in self._entries(body) if isinstance(entry, Mapping)]
@@ -202,10 +197,7 @@ def _destination(request: Request, loader: Loader) -> Objects | TaskList:
 
 
 def main(request: Request) -> int:
-    """Export a project. Return 1 if every task failed.
-
-    Raises SourceError, ConfigError, StateError, StudioError and OSError.
-    """
+    """Export a project. Return 1 if every task failed."""
     settings = Settings.from_env()
     job = Job.of(request, settings, StudioClient.connect(settings.images, settings.label_studio))
     target, state = request.target, State(state_of(request.target))

@@ -60,8 +60,7 @@ def read(
 ) -> Iterator[Object]:
     """Yield the objects in a result list of an image (height, width) = `shape`; the topmost is last.
 
-    Other regions are counted in `left_out`, by reason. With `scored`, objects have the score of their
-    result. Raises TooMuch.
+    Other regions are counted in `left_out`, by reason. `scored`: objects have scores. Raises TooMuch.
     """
     for region in _regions(items):
         if isinstance(region, str):

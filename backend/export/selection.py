@@ -31,13 +31,13 @@ class Selection:
 
     def read(self, item: Item) -> bytes | None:
         """Return the JSON of all entries of a task, None if the task is gone. Raises StudioError."""
+        paths = {
+            "annotations": f"/api/tasks/{item.task}/annotations/",
+            "drafts": f"/api/tasks/{item.task}/drafts",  # a list of tasks has only those of the token's owner
+            "predictions": f"/api/predictions/?task={item.task}",
+        }
         try:
-            match self.what:
-                case "annotations":
-                    return self.client.read(f"/api/tasks/{item.task}/annotations/").body
-                case "drafts":  # a list of tasks contains only those of the token's owner
-                    return self.client.read(f"/api/tasks/{item.task}/drafts").body
-            return self.client.read("/api/predictions/", task=item.task).body
+            return self.client.read(paths[self.what]).body
         except StudioError as error:
             if error.status == 404:
                 return None

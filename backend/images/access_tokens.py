@@ -54,10 +54,11 @@ class AccessTokens:
                 return f"Bearer {access}"
         return f"Bearer {token}"
 
-    def drop(self, server: Server) -> None:
-        """Drop the access token of a server, which has refused it."""
+    def drop(self, server: Server) -> bool:
+        """Drop the access token of a server, which has refused it. Return whether another can be had."""
         with self._lock:
             self._kept.pop((server.url, server.token or ""), None)
+        return token_kind(server.token or "") == "refresh"
 
     def _exchange(self, server: Server, token: str, deadline: Deadline) -> str:
         url = HttpUrl.parse(f"{server.url}/api/token/refresh/")

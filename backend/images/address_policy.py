@@ -11,6 +11,7 @@ pinned_http.py connects to a checked address, and each redirect is checked anew.
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from backend.images.errors import Refused
@@ -27,30 +28,25 @@ _NEVER = (
 )
 
 
+@dataclass(frozen=True)
 class AddressPolicy:
     """Decides which hosts may be fetched from.
 
     `label_studio_url` and `allowed_hosts` (host in lower case, port or None for any) come from the operator.
     """
 
-    def __init__(
-        self, label_studio_url: str | None, allowed_hosts: Collection[tuple[str, int | None]]
-    ) -> None:
-        self._label_studio_url = label_studio_url
-        self._allowed_hosts = allowed_hosts
+    label_studio_url: str | None
+    allowed_hosts: Collection[tuple[str, int | None]]
 
     def allows_name(self, url: HttpUrl) -> bool:
         """Return whether the operator named the host, so that its addresses do not matter."""
-        ours = self._label_studio_url
+        ours = self.label_studio_url
         return (ours is not None and url.has_origin_of(ours)) or any(
-            host == url.host and port in (None, url.port) for host, port in self._allowed_hosts
+            host == url.host and port in (None, url.port) for host, port in self.allowed_hosts
         )
 
     def check(self, url: HttpUrl, addresses: Iterable[str], server: Server | None) -> None:
-        """Check all addresses of a host. `server` is the Label Studio of the request.
-
-        Raises Refused if one of them is not allowed.
-        """
+        """Raise Refused if an address of a host is not allowed. `server` is the Label Studio of the task."""
         if self.allows_name(url):
             return
         caller = server.caller if server is not None and url.has_origin_of(server.url) else ""

@@ -6,7 +6,8 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from backend.images.access_tokens import BUSY, AccessTokens
 from backend.images.address_policy import AddressPolicy
 from backend.images.errors import Busy, Denied, Missing, Refused
 from backend.images.http_url import HttpUrl, shown
-from backend.images.pinned_http import PinnedHttp, Request, Resolve, too_large
+from backend.images.pinned_http import PinnedHttp, Request, Resolve, Response, too_large
 from backend.images.studio_urls import Server, StudioNames, is_local_file, url_of
 from backend.settings import ImageSettings, LabelStudioSettings
 from model.deadline import NEVER, Deadline
@@ -28,10 +29,9 @@ PAUSES = (0.25, 1.0)  # seconds before another try of a busy server without Retr
 
 
 class Fetcher:
-    """Reads files within the limits of the settings. Safe to share among threads.
+    """Reads files that address_policy.py allows, within the limits of the settings. Thread-safe.
 
-    address_policy.py decides which hosts are allowed. A token is sent only to file routes of its own Label
-    Studio, see `Server.gives`.
+    A token is sent only to file routes of its own Label Studio, see `Server.gives`.
     """
 
     def __init__(
@@ -53,12 +53,11 @@ class Fetcher:
     def fetch(
         self, source: str, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> bytes:
-        """Return the file of an address in the data of a task.
+        """Return the file of an address in the data of a task. Raises ImageError.
 
         `source` is a path of Label Studio, a cloud storage's URI, which Label Studio signs for the id `task`,
         an http(s) URL or a data URL. An http(s) URL of a file below another name of the Label Studio at
         LABEL_STUDIO_URL is asked for there.
-        Raises ImageError.
         """
         deadline = deadline.within(self._timeout)
         if source[:5].lower() == "data:":
@@ -85,17 +84,24 @@ class Fetcher:
         Return status and body; for a redirect, the address instead of the body. `max_bytes` replaces the
         limit of the settings. Raises ImageError.
         """
-        server = request.server
-        if server is not None and server.token:
-            token = self._tokens.authorization(server, request.deadline)
-            request = replace(request, headers={**request.headers, "Authorization": token})
-        with self._http.open(request) as response:
+        with self._opened(request, request.server) as response:
             if response.redirect is not None:
                 return response.status, response.redirect.encode()
-            if response.status == 401 and server is not None:
-                self._tokens.drop(server)
             body = response.read(max_bytes, setting="") if max_bytes else response.read(self._max_bytes)
             return response.status, body
+
+    @contextmanager
+    def _opened(self, request: Request, studio: Server | None) -> Iterator[Response]:
+        """Send a request with the token of `studio`, once more if its access token has expired."""
+        for last in (False, True):
+            if studio is not None and studio.token:
+                token = self._tokens.authorization(studio, request.deadline)
+                request = replace(request, headers={"Authorization": token})
+            with self._http.open(request) as response:
+                expired = response.status == 401 and studio is not None and self._tokens.drop(studio)
+                if last or not expired:
+                    yield response
+                    return
 
     def _get(self, url: HttpUrl, server: Server | None, deadline: Deadline) -> tuple[bytes, str | None]:
         """Return the body, or the address of a redirect. Try a busy server up to three times."""
@@ -111,10 +117,7 @@ class Fetcher:
 
     def _get_once(self, url: HttpUrl, server: Server | None, deadline: Deadline) -> tuple[bytes, str | None]:
         studio = server if server is not None and server.gives(url) else None
-        headers = {}
-        if studio is not None and studio.token:
-            headers["Authorization"] = self._tokens.authorization(studio, deadline)
-        with self._http.open(Request("GET", url, server, deadline, headers)) as response:
+        with self._opened(Request("GET", url, server, deadline), studio) as response:
             if response.redirect is not None:
                 return b"", response.redirect
             name, status = shown(url.url), response.status

@@ -19,10 +19,9 @@ class HttpUrl:
 
     @classmethod
     def parse(cls, url: str) -> "HttpUrl":
-        """Parse a plain http(s) URL.
+        """Parse a plain http(s) URL. Raises Refused for anything else.
 
-        Raises Refused for anything else, and for URLs that programs parse differently: with a user, a
-        backslash or a control character.
+        A user, a backslash or a control character, which programs parse differently, are refused, too.
         """
         try:
             parts = urllib3.util.parse_url(url)

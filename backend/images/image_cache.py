@@ -1,7 +1,6 @@
 """Cache the content hash of each image address for ten minutes.
 
-A click on a recently loaded image then needs only the embedding, not the file or its pixels. Pixels are not
-kept.
+A click on a recently loaded image then needs only the embedding. Pixels are not kept.
 """
 
 import hashlib
@@ -31,11 +30,7 @@ class CachedImage:
 
 
 class ImageCache:
-    """Images by the `cache_key` of their address. Thread-safe.
-
-    An entry expires SECONDS after it was loaded, on `clock`. More than `entries` drop the least recently
-    used one.
-    """
+    """Images by the `cache_key` of their address, for SECONDS on `clock`. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, entries: int = MAX_ENTRIES) -> None:
         self._lock = threading.Lock()

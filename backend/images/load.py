@@ -15,11 +15,14 @@ decode = partial(image_decoding.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
 
 
 class Images:
-    """Loads images within the limits of the settings. Safe to share among threads."""
+    """Loads images within the limits of the settings. Safe to share among threads; can be pickled."""
 
     def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings) -> None:
         self.fetcher = Fetcher(images, label_studio)
-        self._max_pixels = images.max_image_pixels
+        self._arguments, self._max_pixels = (images, label_studio), images.max_image_pixels
+
+    def __reduce__(self) -> tuple[type["Images"], tuple[Any, ...]]:
+        return Images, self._arguments  # locks cannot be pickled
 
     def load(
         self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER

@@ -17,6 +17,7 @@ IMAGES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
     ".avif", ".heic", ".heif", ".hif",
 )  # fmt: skip
+NO_IMAGE = "no image by its name"
 REASONS = 100  # counted apart; files may have any suffix
 
 
@@ -100,7 +101,7 @@ def chosen(
     def is_image(name: str) -> bool:
         reason = _no_image(name)
         if reason is not None:
-            listing.skipped[reason if len(listing.skipped) < REASONS else "no image by its name"] += 1
+            listing.skipped[reason if len(listing.skipped) < REASONS else NO_IMAGE] += 1
         return reason is None
 
     listing.names.extend(name for name in files if matches(name) and is_image(name))
@@ -136,11 +137,7 @@ def _no_image(name: str) -> str | None:
     ending = posixpath.splitext(base)[1].lower()
     if ending in IMAGES:
         return None
-    return (
-        f"no image by its name: {ending}"
-        if re.fullmatch(r"\.[a-z0-9]{1,9}", ending)
-        else "no image by its name"
-    )
+    return f"{NO_IMAGE}: {ending}" if re.fullmatch(r"\.[a-z0-9]{1,9}", ending) else NO_IMAGE
 
 
 def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[str]]:

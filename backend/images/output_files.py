@@ -27,8 +27,7 @@ class Pictures:
     def name(self, folder: Path, stem: str) -> Path:
         """Return `stem`.png in a folder, which is created, or stem-2.png and so on if that is taken.
 
-        Pictures of earlier runs may be overwritten, other files not.
-        Raises ValueError if the folder cannot be created.
+        Pictures of earlier runs may be overwritten. Raises ValueError if the folder cannot be created.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)

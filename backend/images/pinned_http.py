@@ -94,10 +94,7 @@ class PinnedHttp:
 
     @contextmanager
     def open(self, request: Request) -> Iterator[Response]:
-        """Send a request. Read the body inside the context; the body of a redirect is never read.
-
-        Raises Refused and Unreachable, also for failures inside the context.
-        """
+        """Send a request. Read the body inside the context, but not that of a redirect. Raises ImageError."""
         name = shown(request.url.url)
         try:
             proxy = connections.proxy_of(request.url.url)

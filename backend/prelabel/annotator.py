@@ -53,10 +53,7 @@ class Annotator:
         )
 
     def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, RemoteAnswers]:
-        """Load an item's image, and prefetch the remote VLM's answers, so that no model waits for them.
-
-        Raises Unchanged if the same pixels were annotated already.
-        """
+        """Load an image, and prefetch the remote VLM's answers. Raises Unchanged for pixels done already."""
         image = load(item)
         if item.content and item.content == image_hash(image):
             raise Unchanged

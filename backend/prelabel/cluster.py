@@ -178,10 +178,7 @@ class Actor:
 
 @contextmanager
 def workers(address: str, count: int | None) -> Iterator[Workers]:
-    """Yield the workers of a cluster; the address "local" starts one that ends with this process.
-
-    Raises ClusterError if there is no such cluster, or it is too small.
-    """
+    """Yield the workers of a cluster; "local" starts one that ends with this process. Raises ClusterError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":
         # As Ray does on macOS: listen on loopback.

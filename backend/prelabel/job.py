@@ -98,10 +98,7 @@ def _read_config(path: Path) -> str:
 
 
 def main(request: Request) -> int:
-    """Run or merge a job. Return 1 if every image failed, or more than --max-failures.
-
-    Raises SourceError, ConfigError, SettingsError, ModelLoadError, StateError, StudioError and OSError.
-    """
+    """Run or merge a job. Return 1 if every image failed, or more than --max-failures."""
     job = Job.of(request, Settings.from_env())
     summary = _run(job) if request.merge is None else _merge(job, request.merge)
     return _status(summary, request.max_failures)
@@ -208,10 +205,7 @@ def _run(job: Job) -> Summary:
 
 
 def _check_target(request: Request, *, known: bool) -> None:
-    """Raise StateError if writing DEST would replace SOURCE, or what was not written by a run.
-
-    `known`: DEST has a state, so it was written by a run.
-    """
+    """Raise StateError if writing DEST would replace SOURCE, or what no run has written."""
     source, target = sources.without_file_scheme(request.source), request.target
     if scheme_of(source) is None and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(target)):
         raise StateError(f"{target} contains SOURCE, which would be replaced; give another --to")

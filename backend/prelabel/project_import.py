@@ -101,13 +101,12 @@ class Importer:
         return bool(ours)
 
     def show(self, *, anyway: bool) -> Iterator[str]:
-        """Have Label Studio show the predictions of this version. Yield lines to report.
+        """Have Label Studio show the predictions of this version. Yield lines to report; raise nothing.
 
         Label Studio 1.23.2 shows a project's predictions of one version (Project.model_version) in *Label All
         Tasks*, the score column and uncertainty sampling. The version is empty at first, which shows none, or
         the title of the first connected backend, which shows that backend's answers and no score. Any other
-        version was chosen by a person: replace it, and switch predictions on, only with `anyway`. Raises
-        nothing, since the predictions are imported already.
+        version was chosen by a person: replace it, and switch predictions on, only with `anyway`.
         """
         where = f"project {self._project}, Settings, Annotation, Use predictions to prelabel tasks"
         try:

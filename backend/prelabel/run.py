@@ -32,11 +32,18 @@ def run(
     becomes its row, with status "failed" and a reason. If `load` raises Unchanged, the row has status "same".
     Raises only what `items` and `save` raise.
     """
+
+    def finish(item: Item, image: Image, result: T) -> None:
+        try:
+            height, width = image.shape[:2]
+            size = {"width": width, "height": height}
+            row: Row = {"key": item.key, "status": DONE, **size, **describe(item, image, result)}
+        except Exception as error:
+            row = failed(item, error)
+        save(item, row)
+
     malloc.share()
-    with (
-        ThreadPoolExecutor(FETCHERS, "fetch") as fetchers,
-        ThreadPoolExecutor(1, "encode") as encoder,
-    ):
+    with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers, ThreadPoolExecutor(1, "encode") as encoder:
         behind: deque[Future[None]] = deque()
         try:
             for count, (item, fetched) in enumerate(prefetch(items, load, fetchers), 1):
@@ -47,10 +54,9 @@ def run(
                 except Unchanged:
                     behind.append(encoder.submit(save, item, {"key": item.key, "status": SAME}))
                 except Exception as error:
-                    row = failed(item, error)
-                    behind.append(encoder.submit(save, item, row))
+                    behind.append(encoder.submit(save, item, failed(item, error)))
                 else:
-                    behind.append(encoder.submit(_finish, item, image, result, describe, save))
+                    behind.append(encoder.submit(finish, item, image, result))
                 del fetched, image  # otherwise they stay in memory until the next ones come
                 if count % malloc.EVERY == 0:
                     malloc.trim()
@@ -63,19 +69,3 @@ def run(
             # After an error nothing more starts; a row that is being saved is saved.
             fetchers.shutdown(wait=False, cancel_futures=True)
             encoder.shutdown(wait=False, cancel_futures=True)
-
-
-def _finish(
-    item: Item,
-    image: Image,
-    result: T,
-    describe: Callable[[Item, Image, T], Row],
-    save: Callable[[Item, Row], None],
-) -> None:
-    try:
-        height, width = image.shape[:2]
-        size = {"width": width, "height": height}
-        row: Row = {"key": item.key, "status": DONE, **size, **describe(item, image, result)}
-    except Exception as error:
-        row = failed(item, error)
-    save(item, row)

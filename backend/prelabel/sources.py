@@ -37,44 +37,41 @@ MANIFESTS = (".csv", ".jsonl", ".parquet")
 STORAGES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})  # allowed in manifests
 LONGEST_KEY = 300  # characters
 # What file systems list that changes when a file is replaced.
-_FACTS = [
-    "etag",
-    "md5hash",
-    "generation",
-    "size",
-    "lastmodified",
-    "last_modified",
-    "updated",
-    "mtime",
-    "created",
-]
+_FACTS = (
+    "etag", "md5hash", "generation", "size", "lastmodified", "last_modified", "updated", "mtime", "created",
+)  # fmt: skip
 _CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::http://...
 
 
 class Files:
-    """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes."""
+    """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes.
+
+    `cells` has the files of items with a place; a row without bytes is read from its address.
+    """
 
     def __init__(
         self,
         images: ImageSettings,
         label_studio: LabelStudioSettings,
         schemes: frozenset[str] = STORAGES,
+        cells: tables.Cells | None = None,
     ) -> None:
-        self._arguments = images, label_studio, schemes
-        self._schemes, self._images = schemes, Images(images, label_studio)
-        self.most, self._max_pixels = images.max_image_bytes, images.max_image_pixels
+        self._schemes, self._cells, self._images = schemes, cells, Images(images, label_studio)
+        self._max_bytes, self._max_pixels = images.max_image_bytes, images.max_image_pixels
         url = label_studio.url  # its token is sent to its files alone
         self._server = Server(url, label_studio.api_key) if url else None
 
-    def __reduce__(self) -> tuple[type["Files"], tuple[Any, ...]]:
-        return Files, self._arguments  # locks cannot be pickled
-
     def path(self, item: Item) -> Path | None:
-        is_file = scheme_of(item.address) is None and os.path.isfile(item.address)
-        return Path(item.address) if is_file else None
+        address = item.address
+        is_file = item.place is None and scheme_of(address) is None and os.path.isfile(address)
+        return Path(address) if is_file else None
 
     def read(self, item: Item) -> tuple[bytes, Image]:
-        address, limit = item.address, self.most
+        data = self._cells.read(item.place) if self._cells and item.place is not None else None
+        return self._read(item.address) if data is None else self._decoded(data)
+
+    def _read(self, address: str) -> tuple[bytes, Image]:
+        limit = self._max_bytes
         if re.match(r"(?i)https?://|data:", address):
             return self._images.read(address, self._server)
         if not address:
@@ -86,9 +83,11 @@ class Files:
                 "data, s3, gs and az."
             )
         try:
-            data = (
-                local_files.read(address, limit + 1) if scheme is None else _remote_bytes(address, limit + 1)
-            )
+            if scheme is None:
+                data = local_files.read(address, limit + 1)
+            else:
+                fs, path = _file_system(address)
+                data = bytes(fs.cat_file(path, start=0, end=limit + 1))
         except ImageError:
             raise
         except FileNotFoundError:
@@ -97,12 +96,11 @@ class Files:
             raise ImageError(str(error)) from None
         except Exception as error:  # each file system has its own errors, with secrets in some messages
             raise ImageError(f"The file cannot be read ({type(error).__name__}).") from None
-        return self.decoded(data)
+        return self._decoded(data)
 
-    def decoded(self, data: bytes) -> tuple[bytes, Image]:
-        """Return a file and its pixels. Raises ImageError."""
-        if len(data) > self.most:
-            raise ImageError(f"The file has more than {self.most} bytes (VLSAM_MAX_IMAGE_BYTES).")
+    def _decoded(self, data: bytes) -> tuple[bytes, Image]:
+        if len(data) > self._max_bytes:
+            raise ImageError(f"The file has more than {self._max_bytes} bytes (VLSAM_MAX_IMAGE_BYTES).")
         return data, decode(data, max_pixels=self._max_pixels)
 
 
@@ -136,17 +134,21 @@ class Folder:
                 if left_out
                 else f"{self._source}: there is no such folder, file, or anything that fits"
             )
-        keys = _Keys(listing.names)
+        taken = set(listing.names)
         for name in listing.names:
+            key = text(name)
+            if key != name:  # it is not UTF-8
+                key = f"{key} ({digest(os.fsencode(name))})" if key in taken else key
+                taken.add(key)
             address = listing.root + name
             if re.match(r"(?i)data:", address) or (scheme_of(self._source) is None and _is_uri(address)):
                 address = f"./{address}"  # a path, even if its name looks like an address
             # Percent-encoding keeps the bytes of a name that is not UTF-8.
             shown = text(address) if self._prefix is None else self._prefix + quote(os.fsencode(name))
             yield Item(
-                keys.of(name),
+                key,
                 address,
-                _data(self._image_key, shown),
+                data_with(self._image_key, shown),
                 name=text(name),
                 stamp=stamps[name] if stamps else _stamp_of(address),
             )
@@ -154,29 +156,15 @@ class Folder:
 
 def _without_pictures(listing: Listing) -> Listing:
     """Return a listing without the pictures that `vlsam annotate` wrote beside the images."""
-    names = [name for name in listing.names if not _is_picture(listing.root + name)]
+    names = [
+        name
+        for name in listing.names
+        # Only PNG files are opened.
+        if not (name.lower().endswith(".png") and is_ours(Path(listing.root + name)))
+    ]
     if left_out := len(listing.names) - len(names):
         listing.skipped["picture of an earlier run"] += left_out
     return Listing(listing.root, names, listing.skipped)
-
-
-def _is_picture(path: str) -> bool:
-    return path.lower().endswith(".png") and is_ours(Path(path))  # opens PNG files alone
-
-
-class _Keys:
-    """Makes unique keys, which are text, from names that may be no UTF-8."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._taken = set(names) if any(text(name) != name for name in names) else set()
-
-    def of(self, name: str) -> str:
-        key = text(name)
-        if key != name:
-            if key in self._taken:
-                key = f"{key} ({digest(os.fsencode(name))})"
-            self._taken.add(key)
-        return key
 
 
 def _remote(source: str) -> tuple[Listing, dict[str, str]]:
@@ -221,13 +209,6 @@ def _stamp_of_uri(address: str) -> str:
         return ""
 
 
-def _data(image_key: str, address: str) -> dict[str, Any]:
-    try:
-        return data_with(image_key, address)
-    except ValueError as error:
-        raise SourceError(str(error)) from None
-
-
 class Manifest:
     """A table with an image address in each row. Its other columns become the task's data.
 
@@ -270,7 +251,7 @@ class Manifest:
             if place is not None:
                 row[self._image_key] = given or key
             if self._image_key in row:  # the column "photo.url" becomes a field of "photo"
-                row |= _data(self._image_key, row.pop(self._image_key))
+                row |= data_with(self._image_key, row.pop(self._image_key))
             yield Item(
                 key,
                 address,
@@ -306,36 +287,8 @@ def _address(value: Any) -> str:
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
 
-class Embedded:
-    """Reads images from a column of a parquet file, and from the address of a row without bytes."""
-
-    def __init__(self, source: str, column: str, files: Files) -> None:
-        self._source, self._column, self._files = source, column, files
-        self._cells = tables.Cells(source, column, files.most)
-
-    def __reduce__(self) -> tuple[type["Embedded"], tuple[str, str, Files]]:
-        return Embedded, (self._source, self._column, self._files)
-
-    def path(self, item: Item) -> Path | None:
-        return self._files.path(item) if item.place is None else None
-
-    def read(self, item: Item) -> tuple[bytes, Image]:
-        if item.place is None:
-            return self._files.read(item)
-        data = self._cells.read(item.place)
-        return self._files.read(item) if data is None else self._files.decoded(data)
-
-
-def _remote_bytes(address: str, most: int) -> bytes:
-    fs, path = _file_system(address)
-    return bytes(fs.cat_file(path, start=0, end=most))
-
-
 def _file_system(address: str) -> tuple[Any, str]:
-    """Return the file system of a URI and the path in it. "::" has no meaning, unlike in fsspec.
-
-    Raises SourceError.
-    """
+    """Return the file system of a URI and the path in it; "::" has no meaning. Raises SourceError."""
     scheme = scheme_of(address) or "file"
     try:
         kind = fsspec.get_filesystem_class(scheme)
@@ -356,10 +309,7 @@ def without_file_scheme(source: str) -> str:
 
 
 def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Folder | Manifest:
-    """Return the source for an argument: a manifest if it has such a suffix, else a folder, glob or URI.
-
-    Raises SourceError.
-    """
+    """Return the source for an argument: a manifest by its suffix, else a folder, glob or URI."""
     source = without_file_scheme(source)
     scheme = scheme_of(source)
     if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):
@@ -367,9 +317,9 @@ def choose(source: str, settings: Settings, *, image_key: str, prefix: str | Non
     if source.lower().endswith(MANIFESTS) and not os.path.isdir(source):
         if prefix is not None:
             raise SourceError("--image-prefix goes with a folder or URIs; a manifest has its own addresses")
-        files = Files(settings.images, settings.label_studio)
-        loader = Embedded(source, image_key, files) if source.lower().endswith(".parquet") else files
-        return Manifest(source, loader, image_key)
+        is_parquet = source.lower().endswith(".parquet")
+        cells = tables.Cells(source, image_key, settings.images.max_image_bytes) if is_parquet else None
+        return Manifest(source, Files(settings.images, settings.label_studio, cells=cells), image_key)
     # The command line may name any file system.
     schemes = STORAGES | ({scheme} if scheme else set())
     files = Files(settings.images, settings.label_studio, schemes)

@@ -8,7 +8,7 @@ import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -123,6 +123,9 @@ class Cells:
         self._next = 0  # the place that it yields next
         self.passed: dict[int, Cell] = {}  # the last cells read on the way to another, by place
 
+    def __reduce__(self) -> tuple[type["Cells"], tuple[str, str, int]]:
+        return Cells, (self._source, self._column, self._most)  # locks cannot be pickled
+
     def read(self, place: int) -> bytes | None:
         """Return the bytes at a place, None if there are none. Raises ImageError."""
         try:
@@ -171,14 +174,13 @@ class Cells:
             for batch in batches:
                 cells = batch.column(0).field("bytes") if nested else batch.column(0)
                 for cell in cells.dictionary_decode() if hasattr(cells, "dictionary_decode") else cells:
-                    yield now, self._taken(cell)
+                    data = cell.as_buffer()
+                    if data is not None and data.size > self._most:
+                        limit = f"{self._most} bytes (VLSAM_MAX_IMAGE_BYTES)"
+                        yield now, ImageError(f"The image has more than {limit}.")
+                    else:
+                        yield now, None if data is None else bytes(data.to_pybytes())
                     now += 1
-
-    def _taken(self, cell: Any) -> Cell:
-        data = cell.as_buffer()
-        if data is not None and data.size > self._most:
-            return ImageError(f"The image has more than {self._most} bytes (VLSAM_MAX_IMAGE_BYTES).")
-        return None if data is None else bytes(data.to_pybytes())
 
 
 @contextmanager
@@ -198,11 +200,5 @@ def _holds_bytes(kind: Any) -> bool:
     return of_bytes or any(_holds_bytes(child) for child in inside if child is not None)
 
 
-@contextmanager
-def _opened(source: str) -> Iterator[BinaryIO]:
-    if scheme_of(source) is None:
-        with open(source, "rb") as file:
-            yield file
-    else:
-        with fsspec.open(source, "rb") as file:
-            yield file
+def _opened(source: str) -> AbstractContextManager[BinaryIO]:
+    return open(source, "rb") if scheme_of(source) is None else fsspec.open(source, "rb")

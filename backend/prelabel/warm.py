@@ -19,17 +19,13 @@ from backend.runtime.embedding_files import EmbeddingFiles
 from backend.settings import Settings, SettingsError
 from backend.telemetry.logs import printable
 from backend.telemetry.metrics import Metrics
-from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Segmenter
 from model.versions import segmenter_version_of
 from model.weights.out_of_memory import with_less_memory
 
 
 def run(args: argparse.Namespace) -> int:
-    """Return the exit status: 1 if an image failed.
-
-    Raises SettingsError, StudioError and ModelLoadError.
-    """
+    """Return the exit status: 1 if an image failed."""
     given = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
     settings = Settings.from_env({**os.environ, **given})
     if settings.cache.dir is None:
@@ -76,14 +72,10 @@ def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse
                 f"{total} images: set more, for the server too."
             )
         if cached is None:
-            _write(disk, key, embedding)
+            try:
+                disk.write(key, embedding)
+            except OSError as error:
+                raise SettingsError(f"VLSAM_CACHE_DIR cannot be written: {error}.") from error
         counts["encoded" if cached is None else "kept"] += 1
     print(f"{counts['encoded']} encoded, {counts['kept']} there already, {counts['failed']} failed")
     return 1 if counts["failed"] else 0
-
-
-def _write(disk: EmbeddingFiles, key: str, embedding: Embedding) -> None:
-    try:
-        disk.write(key, embedding)
-    except OSError as error:
-        raise SettingsError(f"VLSAM_CACHE_DIR cannot be written: {error}.") from error

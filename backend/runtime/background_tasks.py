@@ -11,23 +11,20 @@ class BackgroundTasks:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._running: set[Hashable] = set()
-
-    def __len__(self) -> int:
-        return len(self._running)
+        self.running: set[Hashable] = set()  # keys
 
     def start(self, key: Hashable, work: Callable[[], None]) -> None:
         """Start `work`. Do nothing if a task with the same `key` runs, or as many as there may be."""
         with self._lock:
-            if key in self._running or len(self._running) >= self._capacity:
+            if key in self.running or len(self.running) >= self._capacity:
                 return
-            self._running.add(key)
+            self.running.add(key)
 
         def run() -> None:
             try:
                 work()
             finally:
                 with self._lock:
-                    self._running.remove(key)
+                    self.running.remove(key)
 
         threading.Thread(target=copy_context().run, args=(run,), name="background", daemon=True).start()

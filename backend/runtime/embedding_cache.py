@@ -1,7 +1,4 @@
-"""Cache embeddings, so that no image is encoded twice.
-
-There are two tiers in memory (device and host), and optional files.
-"""
+"""Cache embeddings in memory (device and host) and optional files, so that no image is encoded twice."""
 
 import threading
 from dataclasses import dataclass
@@ -35,10 +32,7 @@ def embedding_key(segmenter: str, content: str) -> str:
 
 
 class _Tier(LRUCache[str, Embedding]):
-    """Embeddings in one kind of memory, of at most `capacity` bytes together.
-
-    When the tier is full, the least recently used embedding moves to `next_tier`.
-    """
+    """Embeddings in one kind of memory; when it is full, the least recently used goes to `next_tier`."""
 
     def __init__(self, name: str, capacity: float, metrics: Metrics, next_tier: "_Tier | None") -> None:
         super().__init__(capacity, getsizeof=lambda embedding: embedding.nbytes)
@@ -102,18 +96,16 @@ class EmbeddingCache:
                     return embedding
         return None
 
-    def add(self, key: str, embedding: Embedding) -> None:
+    def add(self, key: str, embedding: Embedding, *, encoded: bool) -> None:
+        """Add an embedding, and write it if it was just encoded."""
         with self._lock:
             for tier in (self._device, self._host):
                 tier.pop(key, None)
             self._keep(key, embedding)
-
-    def add_encoded(self, key: str, embedding: Embedding) -> None:
-        """Add an embedding that was just made, and write it."""
-        self._metrics.embedding_misses.inc()
-        self.add(key, embedding)
-        if self._files:
-            self._files.write_later(key, embedding)
+        if encoded:
+            self._metrics.embedding_misses.inc()
+            if self._files:
+                self._files.write_later(key, embedding)
 
     def leave_device(self) -> None:
         """Move all embeddings to the host, to free the device's memory."""
@@ -127,7 +119,7 @@ class EmbeddingCache:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingHandle:
-    """A handle to one cached embedding. It holds a reference, so that eviction cannot remove it in use.
+    """A handle to one cached embedding, which eviction cannot remove meanwhile.
 
     Handles to the same image share one `encode`, or its error.
     """
@@ -145,19 +137,17 @@ class EmbeddingHandle:
     def get(self, model: RetryingModel[E], image: Image | None = None) -> Embedding:
         """Return the embedding on the model's device, encoded from `image` if it is not cached.
 
-        Raises ValueError if it is not cached and there is no image, and what encoding raises; no error is
-        cached.
+        Raises ValueError if there is no image either, and what encoding raises; no error is cached.
         """
 
         def made() -> Embedding:
             if self._cached is not None:  # read from its file, or evicted in the meantime
                 embedding = self._cached.to(model.device)
-                self._cache.add(self.key, embedding)
             elif image is not None:
                 embedding = model.run("encode", lambda encoder: encoder.encode(image))
-                self._cache.add_encoded(self.key, embedding)
             else:
                 raise ValueError("an embedding that is not cached needs the image")
+            self._cache.add(self.key, embedding, encoded=self._cached is None)
             return embedding
 
         return self._cache.take(self.key, model.device) or self._flight.run(made)

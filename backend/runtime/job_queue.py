@@ -82,7 +82,7 @@ class JobQueue(Generic[M]):
         self._metrics, self._clock = metrics, clock
         self._state = "loading"
         self._failure = ""
-        self._admitted = 0
+        self.admitted_requests = 0  # that wait or run
         self._jobs: list[_Job] = []  # in order of arrival
         self._batch_ended = clock()
         self._running_since: float | None = None
@@ -91,7 +91,8 @@ class JobQueue(Generic[M]):
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         metrics.watch_queue(
-            lambda: self._admitted, **{kind: partial(self.waiting, value) for kind, value in KINDS.items()}
+            lambda: self.admitted_requests,
+            **{kind: partial(self.waiting, value) for kind, value in KINDS.items()},
         )
 
     @property
@@ -107,21 +108,13 @@ class JobQueue(Generic[M]):
             return "This server was loaded before it forked: start gunicorn without --preload."
         return self._failure
 
-    @property
-    def admitted_requests(self) -> int:
-        """The number of requests that wait or run."""
-        return self._admitted
-
     def waiting(self, priority: int | None = None) -> int:
         """Return the number of jobs that wait, all or those of one priority."""
         with self._changed:
             return sum(priority in (None, job.priority) for job in self._jobs)
 
     def probe(self, computes: Callable[[M], bool], timeout: float = 1.0) -> str:
-        """Return why the device does not work; "" if `computes` is true or another job runs in its time.
-
-        This takes at most `timeout` seconds.
-        """
+        """Return why the device does not work; "" if `computes` is true or another job runs in its time."""
         if self.state != "ready":
             return f"The models are {'loading' if self.state == 'loading' else 'not loaded'}."
         since = self._running_since
@@ -145,10 +138,7 @@ class JobQueue(Generic[M]):
                 self._thread.start()
 
     def stop(self) -> None:
-        """End all waiting jobs as Late and accept no new ones: the process is about to end.
-
-        Batches then answer with what is done.
-        """
+        """End all waiting jobs as Late, so that batches answer with what is done, and accept no new ones."""
         with self._changed:
             self._stopping = True
         self._fail_waiting(Late())
@@ -159,14 +149,16 @@ class JobQueue(Generic[M]):
         with self._changed:
             if self.failure:
                 raise Unavailable(self.failure)
-            if self._admitted >= self._capacity:
-                raise Unavailable(f"{self._admitted} predictions are waiting already; try again later.")
-            self._admitted += 1
+            if self.admitted_requests >= self._capacity:
+                raise Unavailable(
+                    f"{self.admitted_requests} predictions are waiting already; try again later."
+                )
+            self.admitted_requests += 1
         try:
             yield
         finally:
             with self._changed:
-                self._admitted -= 1
+                self.admitted_requests -= 1
 
     def run(
         self, work: Callable[[M], T], *, priority: int, deadline: Deadline, topic: Topic | None = None

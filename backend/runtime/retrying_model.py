@@ -28,9 +28,7 @@ class RetryingModel(Generic[M]):
     def run(self, stage: str, work: Callable[[M], T]) -> T:
         """Return the result of `work` for the model, or for its `smaller` one if memory runs out.
 
-        Do not nest stages. The time counts for `stage` in /metrics.
-
-        Raises OutOfMemory if the retry runs out of memory, too. Other errors of `work` are not retried.
+        The time counts for `stage` in /metrics. Do not nest stages. Raises OutOfMemory if both run out.
         """
 
         def free() -> None:

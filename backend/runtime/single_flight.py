@@ -49,15 +49,12 @@ class SingleFlight(Generic[T]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._flights: WeakValueDictionary[Hashable, Flight[T]] = WeakValueDictionary()
-
-    def __len__(self) -> int:
-        return len(self._flights)
+        self.flights: WeakValueDictionary[Hashable, Flight[T]] = WeakValueDictionary()
 
     def flight(self, key: Hashable) -> Flight[T]:
         """Return the flight for `key` that is in progress, or a new one."""
         with self._lock:
-            flight = self._flights.get(key)
+            flight = self.flights.get(key)
             if flight is None or flight.done:
-                self._flights[key] = flight = Flight()
+                self.flights[key] = flight = Flight()
             return flight

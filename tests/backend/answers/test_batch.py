@@ -267,7 +267,7 @@ def test_prewarm_answers_an_opened_task_at_once_and_the_click_finds_it_encoded(
     with busy(ours.resources):
         assert ours.predict([task(5)]) == []
         assert ours.predict([task(5)]) == []
-    wait_for(lambda: not len(ours.resources.background))
+    wait_for(lambda: not len(ours.resources.background.running))
     assert ours.predict([task(5)], context=click_context(20, 30))[0]["result"]
     assert (stand_in.encoded, stand_in.images) == ([5], [])
 
@@ -302,7 +302,7 @@ def test_clicks_and_batches_go_before_what_is_prewarmed(make_resources: Make, st
         wait_for(lambda: ours.resources.queue.waiting() == 3)
     assert batch.result(10)[0]["result"]
     assert clicked.result(10)[0]["result"]
-    wait_for(lambda: not len(ours.resources.background))
+    wait_for(lambda: not len(ours.resources.background.running))
     # The batch's second image comes when its first is done: what waits may go in between.
     assert stand_in.encoded[:2] == [8, 6]
     assert sorted(stand_in.encoded) == [5, 6, 7, 8]
@@ -312,8 +312,8 @@ def test_prewarm_takes_on_only_so_much_at_a_time(make_resources: Make, stand_in:
     ours = prewarming(make_resources, queue=3)
     with busy(ours.resources):
         assert [ours.predict([task(number)]) for number in range(1, 9)] == [[]] * 8
-        assert len(ours.resources.background) == 3
-    wait_for(lambda: not len(ours.resources.background))
+        assert len(ours.resources.background.running) == 3
+    wait_for(lambda: not len(ours.resources.background.running))
     assert sorted(stand_in.encoded) == [1, 2, 3]
 
 

@@ -137,7 +137,7 @@ def test_links_lead_to_files_that_trainers_read(loader: Files, folder: Path) -> 
     said = {}
     for name, data in {**KEPT, **{name: data for name, (data, _, _) in CONVERTED.items()}}.items():
         (folder.parent / name).write_bytes(data)
-        said[name] = link(Item(name, str(folder.parent / name), {}), loader, folder, name)
+        said[name] = link(loader, Item(name, str(folder.parent / name), {}), "", folder, name)
     linked = {path.stem for path in folder.iterdir()}
     assert linked == {name for name, came in said.items() if came == "linked"}
     assert linked == {*KEPT, "turned jpeg", "turned png", "palette"}  # which OpenCV reads right
@@ -145,10 +145,12 @@ def test_links_lead_to_files_that_trainers_read(loader: Files, folder: Path) -> 
         assert path.read_bytes() == (folder.parent / path.stem).read_bytes()
         assert np.abs(seen(path).astype(int) - loader.read(Item("", str(path.resolve()), {}))[1]).max() <= 3
     assert said["gif"] == "not linked, since trainers do not read GIF (--copy-images converts them)"
-    away = link(Item("a", "https://host.example/a.png", {}), loader, folder, "a")
+    away = link(loader, Item("a", "https://host.example/a.png", {}), "", folder, "a")
     assert away == "not linked, since they are not on this machine (--copy-images fetches them)"
     (folder.parent / "gif").write_text("text")
-    assert "cannot be read any more" in link(Item("gif", str(folder.parent / "gif"), {}), loader, folder, "g")
+    assert "cannot be read any more" in link(
+        loader, Item("gif", str(folder.parent / "gif"), {}), "", folder, "g"
+    )
 
 
 def test_an_image_of_which_the_size_alone_is_known_is_copied_if_it_has_that(

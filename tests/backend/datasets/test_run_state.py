@@ -117,7 +117,7 @@ def test_a_state_of_another_command_is_refused_unless_thrown_away(tmp_path: Path
     with pytest.raises(StateError, match=r"model version was '1', is '2'\. Repeat .* --restart"):
         State(tmp_path).open({"source": "a", "model version": "2"}).__enter__()
     with State(tmp_path).open({"source": "a", "model version": "2"}, restart=True) as state:
-        assert not state.is_done("x")
+        assert not state.is_done(Item("x", "", {}))
     assert json.loads((tmp_path / "run.json").read_text())["model version"] == "2"
 
 

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -6,6 +8,7 @@ from backend.images import fetch
 from backend.images.errors import Busy, Denied
 from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
+from backend.labelstudio_api.client import StudioClient, StudioError
 from tests.support.fake_web import Web
 from tests.support.fetching import FILE, LOOPBACK, PATH, fetcher_with, jwt
 
@@ -39,7 +42,36 @@ def test_an_access_token_that_was_refused_is_exchanged_anew(web: Web, fetcher: F
     for _ in range(2):
         with pytest.raises(Denied, match="refused the token"):
             fetcher.fetch(PATH, Server(web.url, jwt("refresh")))
-    assert [seen[0] for seen in web.seen] == ["POST", "GET", "POST", "GET"]
+    assert [seen[0] for seen in web.seen] == ["POST", "GET"] * 4  # once more in each fetch
+
+
+def read_api(fetcher: Fetcher, server: Server) -> bytes:
+    return StudioClient(server, fetcher).read(PATH).body
+
+
+@pytest.mark.parametrize("read", [lambda fetcher, server: fetcher.fetch(PATH, server), read_api])
+def test_an_access_token_that_expires_early_ends_no_run(
+    web: Web, fetcher: Fetcher, read: Callable[[Fetcher, Server], bytes]
+) -> None:
+    issued: list[str] = []
+
+    def exchange(handler: BaseHTTPRequestHandler) -> None:
+        issued.append(f"{jwt('access')}{len(issued)}")
+        web.answer(handler, json.dumps({"access": issued[-1]}).encode())
+
+    def file(handler: BaseHTTPRequestHandler) -> None:
+        valid = handler.headers["Authorization"] == f"Bearer {issued[-1]}" and len(issued) < 4
+        web.answer(handler, FILE if valid else b"{}", status=200 if valid else 401)
+
+    web.routes |= {"/api/token/refresh/": exchange, PATH: file}
+    server = Server(web.url, jwt("refresh"))
+    for tokens in (1, 2, 3):
+        assert read(fetcher, server) == FILE
+        assert len(issued) == tokens
+        issued[-1] = "expired"
+    with pytest.raises((Denied, StudioError), match=r"refuse[sd] the (personal access )?token"):
+        read(fetcher, server)
+    assert len(issued) == 4
 
 
 @pytest.mark.parametrize(

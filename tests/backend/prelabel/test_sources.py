@@ -432,7 +432,7 @@ def test_images_that_are_deep_in_a_tasks_data(photos: Path, tmp_path: Path) -> N
         (item,) = items(str(tmp_path / f"list.{kind}"), key="photo.url")
         assert (item.key, item.address, item.data) == ("a.png", f"{tmp_path}/a.png", nested)
     assert items(str(photos), key="imgs[0]")[0].data == {"imgs": [f"{photos}/a.png"]}
-    with pytest.raises(SourceError, match=r"the image is imgs\[1\], which is one of several"):
+    with pytest.raises(ValueError, match=r"the image is imgs\[1\], which is one of several"):
         items(str(photos), key="imgs[1]")
     with pytest.raises(SourceError, match=r"no column 'photo.uri' for the image's address, but photo, shelf"):
         items(str(tmp_path / "list.jsonl"), key="photo.uri")

@@ -18,9 +18,9 @@ def test_a_task_runs_once_per_key_and_no_more_than_the_capacity_at_a_time() -> N
         task(name)
     wait_for(lambda: len(ran) == 2)
     assert sorted(ran) == ["a", "b"]
-    assert len(tasks) == 2
+    assert len(tasks.running) == 2
     go.set()
-    wait_for(lambda: not len(tasks))
+    wait_for(lambda: not len(tasks.running))
     task("a")
-    wait_for(lambda: not len(tasks))
+    wait_for(lambda: not len(tasks.running))
     assert sorted(ran) == ["a", "a", "b"]

@@ -87,6 +87,6 @@ def test_nobody_waits_beyond_a_deadline_of_their_own() -> None:
 def test_a_flight_that_nobody_holds_is_forgotten() -> None:
     flights = SingleFlight[int]()
     flights.flight("key").run(lambda: 1)
-    assert not len(flights)
+    assert not len(flights.flights)
     held = flights.flight("key")
     assert flights.flight("key") is held

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
 from tqdm import tqdm
 
@@ -81,10 +80,5 @@ def _objects(folder: Path, stem: str, row: Row, number: dict[str, int]) -> Itera
         yield entry if detection["score"] is None else {**entry, "score": detection["score"]}
     picture = Pillow.fromarray(classes)
     if classes.dtype == np.uint8:
-        picture.putpalette(_palette(len(number)).tobytes())
+        picture.putpalette(bytes(3) + b"".join(bytes.fromhex(c.lstrip("#")) for c in colours(len(number))))
     picture.save(folder / f"{stem}.png")
-
-
-def _palette(count: int) -> NDArray[np.uint8]:
-    """Return (count + 1, 3) RGB: black, and a colour for each class."""
-    return np.array([(0, 0, 0), *(tuple(bytes.fromhex(c.lstrip("#"))) for c in colours(count))], np.uint8)

@@ -66,13 +66,10 @@ def read(
         if isinstance(region, str):
             left_out[region] += 1
             continue
-        entry = region.geometry
-        why, names = _reason(region, config), _names(region, config)
-        if why is None and not names:
-            why = "a region without a label"
-        if why is not None:
+        if why := _reason(region, config):
             left_out[why] += 1
             continue
+        entry, names = region.geometry, _names(region, config)
         before = len(budget.unread)
         drawn = region_reading.read(entry, shape, budget)
         mask = None if drawn is None else drawn.patch.mask
@@ -132,7 +129,7 @@ def _reason(region: _Region, config: LabelConfig) -> str | None:
         return "a region of another image of the task"
     if region.shape == "rectangle" and tasks.control_of(region.geometry) in config.prompt_boxes:
         return "a box of a smart tool"
-    return None
+    return None if _names(region, config) else "a region without a label"
 
 
 def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:

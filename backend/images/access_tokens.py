@@ -7,9 +7,10 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
-from cachetools import TTLCache
+from cachetools import TTLCache, cachedmethod
 
 from backend.images.errors import Busy, Denied
 from backend.images.http_url import HttpUrl, shown
@@ -32,7 +33,7 @@ class AccessTokens:
     def __init__(self, http: PinnedHttp, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._http = http
         self._lock = threading.Lock()
-        self._kept: TTLCache[tuple[str, str], str] = TTLCache(256, ACCESS_SECONDS, timer=clock)
+        self._kept: TTLCache[tuple[str, str | None], str] = TTLCache(256, ACCESS_SECONDS, timer=clock)
 
     def authorization(self, server: Server, deadline: Deadline) -> str:
         """Return the header's value for a server with a token. Raises ImageError."""
@@ -45,24 +46,21 @@ class AccessTokens:
             case "unfit":
                 raise Denied("The token for Label Studio has quotes, spaces or other invalid characters.")
             case "refresh":
-                with self._lock:
-                    access = self._kept.get((server.url, token))
-                if access is None:
-                    access = self._exchange(server, token, deadline)
-                    with self._lock:
-                        self._kept[server.url, token] = access
-                return f"Bearer {access}"
+                return f"Bearer {self._exchange(server, deadline)}"
         return f"Bearer {token}"
 
     def drop(self, server: Server) -> bool:
         """Drop the access token of a server, which has refused it. Return whether another can be had."""
         with self._lock:
-            self._kept.pop((server.url, server.token or ""), None)
+            self._kept.pop((server.url, server.token), None)
         return token_kind(server.token or "") == "refresh"
 
-    def _exchange(self, server: Server, token: str, deadline: Deadline) -> str:
-        url = HttpUrl.parse(f"{server.url}/api/token/refresh/")
-        with self._http.open(Request("POST", url, server, deadline, json={"refresh": token})) as response:
+    @cachedmethod(
+        attrgetter("_kept"), lambda _, server, deadline: (server.url, server.token), attrgetter("_lock")
+    )
+    def _exchange(self, server: Server, deadline: Deadline) -> str:
+        url, refresh = HttpUrl.parse(f"{server.url}/api/token/refresh/"), {"refresh": server.token}
+        with self._http.open(Request("POST", url, server, deadline, json=refresh)) as response:
             if response.status in BUSY:
                 raise Busy(f"{shown(url.url)} answered HTTP {response.status}.", response.retry_after())
             if not response.response.ok:

@@ -122,19 +122,13 @@ class Workers:
 def fetch(batch: Any, *, loader: Loader) -> Iterator[Any]:
     """Yield tables of items, each with its pixels or the reason why there are none."""
     arrow = importlib.import_module("pyarrow")
-    schema = arrow.schema(
-        [
-            ("item", arrow.string()),
-            ("pixels", arrow.large_binary()),
-            ("height", arrow.int32()),
-            ("width", arrow.int32()),
-            ("reason", arrow.string()),
-        ]
-    )
+    text, whole = arrow.string(), arrow.int32()
+    columns = {"item": text, "pixels": arrow.large_binary(), "height": whole, "width": whole, "reason": text}
+    schema = arrow.schema(list(columns.items()))
 
-    def load(text: str) -> Any:
-        item = Item(**json.loads(text))
-        row: dict[str, Any] = {"item": text}
+    def load(described: str) -> Any:
+        item = Item(**json.loads(described))
+        row: dict[str, Any] = {"item": described}
         try:
             image = loader.read(item)[1]
         except Exception as error:
@@ -180,24 +174,23 @@ class Actor:
 def workers(address: str, count: int | None) -> Iterator[Workers]:
     """Yield the workers of a cluster; "local" starts one that ends with this process. Raises ClusterError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own: dict[str, Any] = {}
     if address == "local":
         # As Ray does on macOS: listen on loopback.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        own = {"num_cpus": max(os.cpu_count() or 1, (count or 1) + 1), "include_dashboard": False}
     try:
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
     except ImportError:
         need = "pip install 'ray[data]>=2.52,<2.64'"
         raise ClusterError(f"for --ray one more library is needed: {need}") from None
-    own: dict[str, Any] = {}
     host, _, port = address.rpartition(":")
     if port.isdecimal():
         try:  # Ray itself would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         except OSError as error:
             raise ClusterError(f"--ray {address}: no cluster answers there ({error})") from None
-    if address == "local":
-        own = {"num_cpus": max(os.cpu_count() or 1, (count or 1) + 1), "include_dashboard": False}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:

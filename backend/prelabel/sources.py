@@ -5,7 +5,6 @@ they may be paths, http(s) and data addresses, which images/fetch.py reads, and 
 """
 
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -252,10 +251,12 @@ class Manifest:
                 row[self._image_key] = given or key
             if self._image_key in row:  # the column "photo.url" becomes a field of "photo"
                 row |= data_with(self._image_key, row.pop(self._image_key))
+            if (data := with_text(row)) != row:  # no UTF-8, so no reader could parse it
+                self.skipped[r"rows with bytes that are no UTF-8, which stay as \xff and the like"] += 1
             yield Item(
                 key,
                 address,
-                self._clean(row),
+                data,
                 name=text(image_name(given, local=True)) or key,
                 place=place,
                 stamp=stamp(unsigned(address), of_list if place is not None else _stamp_of(address)),
@@ -266,14 +267,6 @@ class Manifest:
         if not address or address.startswith("/") or _is_uri(address):
             return address
         return posixpath.join(self._folder, address)
-
-    def _clean(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # no UTF-8, so no reader could parse it
-            self.skipped[r"rows with bytes that are no UTF-8, which stay as \xff and the like"] += 1
-            return dict(with_text(row))
-        return row
 
 
 def _is_uri(address: str) -> bool:

@@ -5,7 +5,6 @@ import os
 import sys
 from collections import Counter
 from operator import methodcaller
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -33,10 +32,6 @@ def run(args: argparse.Namespace) -> int:
     if settings.label_studio.url is None or settings.label_studio.api_key is None:
         raise SettingsError("set LABEL_STUDIO_API_KEY, and LABEL_STUDIO_URL or --label-studio-url.")
     client = StudioClient.connect(settings.images, settings.label_studio)
-    return _warm(settings, settings.cache.dir, client, args)
-
-
-def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse.Namespace) -> int:
     project = client.project(args.project)
     config, total = labeling_config.parse(project.get("label_config") or ""), project.get("task_number")
     tasks = client.tasks(args.project)
@@ -49,7 +44,7 @@ def _warm(settings: Settings, folder: Path, client: StudioClient, args: argparse
         concepts=options.localizer == "concept",
     )
     bytes_left = settings.cache.disk_mb * 1e6
-    disk = EmbeddingFiles(folder, bytes_left, Metrics())
+    disk = EmbeddingFiles(settings.cache.dir, bytes_left, Metrics())
     identity, keys, counts = segmenter_version_of(profile, options), set[str](), Counter[str]()
     for task in tqdm(tasks, "warm", total, unit="image", file=sys.stderr, disable=None):
         number = task.get("id")

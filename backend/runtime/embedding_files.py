@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import queue
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from backend.runtime.background_tasks import BackgroundTasks
 from backend.telemetry.metrics import Metrics
 from model.segmentation.embedding import Embedding
 
@@ -44,8 +44,7 @@ class EmbeddingFiles:
         self._folder, self._capacity, self._metrics = folder.expanduser(), capacity, metrics
         self._failing = False
         self._lock = threading.Lock()
-        self._writer: threading.Thread | None = None
-        self._waiting: queue.Queue[tuple[str, Embedding]] = queue.Queue(MAX_WAITING)
+        self.writers = BackgroundTasks(MAX_WAITING)
         metrics.embedding_hits.labels("disk")
         metrics.embedding_evictions.labels("disk")
         metrics.embedding_bytes.labels("disk")
@@ -85,13 +84,19 @@ class EmbeddingFiles:
         return embedding
 
     def write_later(self, key: str, embedding: Embedding) -> None:
-        """Hand an embedding to the writer thread. Drop it when MAX_WAITING others wait."""
-        with self._lock:
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_all, name="disk", daemon=True)
-                self._writer.start()
-        with contextlib.suppress(queue.Full):
-            self._waiting.put_nowait((key, embedding))
+        """Write an embedding in the background. Drop it when MAX_WAITING others wait."""
+
+        def write() -> None:
+            try:
+                with self._lock:  # one after the other, so that a slow disk costs the memory of one file
+                    self.write(key, embedding)
+                self._failing = False
+            except OSError as error:
+                self._warn(error)
+            except Exception:
+                log.exception("An embedding could not be written.")
+
+        self.writers.start(key, write)
 
     def write(self, key: str, embedding: Embedding) -> None:
         """Write an embedding, and remove the least recently used files beyond the cap. Raises OSError."""
@@ -107,23 +112,6 @@ class EmbeddingFiles:
         finally:
             temporary.unlink(missing_ok=True)
         self._metrics.embedding_bytes.labels("disk").inc(len(data))
-
-    def flush(self) -> None:
-        """Wait until the writer thread has written everything."""
-        self._waiting.join()
-
-    def _write_all(self) -> None:
-        while True:
-            key, embedding = self._waiting.get()
-            try:
-                self.write(key, embedding)
-                self._failing = False
-            except OSError as error:
-                self._warn(error)
-            except Exception:
-                log.exception("An embedding could not be written.")
-            del embedding  # or it stays in memory until the next one comes
-            self._waiting.task_done()
 
     def _make_room(self, size: int, replaced: Path | None = None) -> None:
         """Remove the least recently used files, but for `replaced`, until `size` more bytes fit."""
@@ -156,12 +144,8 @@ class EmbeddingFiles:
 
 def _bytes(key: str, embedding: Embedding) -> bytes:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in embedding.tensors.items()}
-    facts = {
-        "format": FORMAT,
-        "key": key,
-        "size": " ".join(map(str, embedding.size)),
-        "scaled": " ".join(map(str, embedding.scaled)),
-    }
+    size, scaled = (" ".join(map(str, pair)) for pair in (embedding.size, embedding.scaled))
+    facts = {"format": FORMAT, "key": key, "size": size, "scaled": scaled}
     return save(tensors, {**facts, "checksum": _checksum(tensors, facts)})
 
 

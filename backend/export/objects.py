@@ -37,6 +37,7 @@ class _Region:
     shape: str = ""  # "" if no entry has a geometry
     geometry: Entry = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)  # types of the entries, such as "brush" for brushlabels
 
 
 def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
@@ -63,9 +64,6 @@ def read(
     Other regions are counted in `left_out`, by reason. `scored`: objects have scores. Raises TooMuch.
     """
     for region in _regions(items):
-        if isinstance(region, str):
-            left_out[region] += 1
-            continue
         if why := _reason(region, config):
             left_out[why] += 1
             continue
@@ -88,16 +86,16 @@ def read(
 
 def names(items: Sequence[Any], config: LabelConfig) -> list[str]:
     """Return the labels of the objects in a result list, without decoding their masks."""
-    regions = [region for region in _regions(items) if isinstance(region, _Region)]
-    return [name for region in regions if _reason(region, config) is None for name in _names(region, config)]
+    regions = [region for region in _regions(items) if not _reason(region, config)]
+    return [name for region in regions for name in _names(region, config)]
 
 
 def _entries(items: Sequence[Any]) -> Iterator[Entry]:
     return (item for item in items if isinstance(item, Mapping))
 
 
-def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
-    """Yield the regions of a result list in order, and the reasons why others are left out."""
+def _regions(items: Sequence[Any]) -> Iterator[_Region]:
+    """Yield the regions of a result list in order, then those without an id."""
     regions: dict[str, _Region] = {}
     nameless: list[_Region] = []
     for item in _entries(items):
@@ -106,25 +104,23 @@ def _regions(items: Sequence[Any]) -> Iterator[_Region | str]:
         if number is None:
             nameless.append(region)
         region.entries.append(item)
-        kind = item.get("type")
-        shape = kind.removesuffix("labels") if isinstance(kind, str) else ""
+        shape = str(item.get("type")).removesuffix("labels")
+        region.kinds.add(shape)
         value = tasks.value_of(item)
         if not region.shape and any(value.get(key) is not None for key in _GEOMETRY.get(shape, ())):
             region.shape, region.geometry = shape, item
     for region in (*regions.values(), *nameless):
-        if region.shape:
+        if region.kinds & SHAPES.keys():  # no choice, text or relation
             yield region
-            continue
-        kinds = {str(entry.get("type")).removesuffix("labels") for entry in region.entries}
-        if "keypoint" in kinds:
-            prompt = any("is_positive" in entry for entry in region.entries)
-            yield "a click of a smart tool" if prompt else "a keypoint, which has no pixels"
-        elif drawn := sorted(kinds & SHAPES.keys()):
-            yield f"a {drawn[0]} without pixels"
 
 
 def _reason(region: _Region, config: LabelConfig) -> str | None:
     """Return why a region is not an object; None if it is one."""
+    if not region.shape:
+        if "keypoint" not in region.kinds:
+            return f"a {min(region.kinds & SHAPES.keys())} without pixels"
+        prompt = any("is_positive" in entry for entry in region.entries)
+        return "a click of a smart tool" if prompt else "a keypoint, which has no pixels"
     if region.geometry.get("to_name") != config.image_name:
         return "a region of another image of the task"
     if region.shape == "rectangle" and tasks.control_of(region.geometry) in config.prompt_boxes:

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from backend.commands.cli import main
 from backend.datasets.items import SourceError
 from backend.demo import processes
-from backend.images.load import Images
+from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from backend.labelstudio_api import client as labelstudio_api
 from backend.labelstudio_api.client import StudioClient, StudioError
@@ -88,7 +88,7 @@ def _command(*arguments: str) -> None:
 
 def image(url: str, folder: Path) -> None:
     settings = Settings.from_env()
-    Images(settings.images, settings.label_studio).load("/data/upload/3/x.png", Server(url, KEY))
+    Fetcher(settings.images, settings.label_studio).load("/data/upload/3/x.png", Server(url, KEY))
 
 
 def listing(url: str, folder: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from backend.answers.recent_answers import RecentAnswers
 from backend.answers.unmatched_terms import UnmatchedTerms
+from backend.images.fetch import Fetcher
 from backend.images.image_cache import ImageCache
-from backend.images.load import Images
 from backend.labelstudio.region_reading import RegionCache
 from backend.runtime.background_tasks import BackgroundTasks
 from backend.runtime.embedding_cache import EmbeddingCache
@@ -51,7 +51,7 @@ class Resources:
         self.version = version  # of the models, known before they are loaded
         self.metrics = metrics = metrics or Metrics()
         self.background = BackgroundTasks(capacity)
-        self.images = Images(settings.images, settings.label_studio)
+        self.images = Fetcher(settings.images, settings.label_studio)
         self.image_cache = ImageCache(clock)
         files = EmbeddingFiles(cache.dir, cache.disk_mb * 1e6, metrics) if cache.dir else None
         self.embedding_files = files  # None without VLSAM_CACHE_DIR

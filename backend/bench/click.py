@@ -35,7 +35,7 @@ from werkzeug.serving import make_server
 
 from backend.answers import click_target, task_image
 from backend.answers.resources import PROCESS, Resources
-from backend.images import fetch, image_cache, load
+from backend.images import fetch, image_cache
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.job_queue import CLICK
 from backend.settings import AnswerSettings, ImageSettings, Settings
@@ -80,7 +80,7 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((app, "_body"), (app, "parse_body"), (labeling_config, "parse"), (click_target, "read")),
     "look up": ((task_image, "load"),),
     "fetch": ((fetch.Fetcher, "fetch"),),
-    "decode file": ((load, "decode"),),
+    "decode file": ((fetch, "decode"),),
     "hash pixels": ((image_cache, "image_hash"),),
     "encode": ((Segmenter, "encode"),),
     "decode": ((Segmenter, "decode"),),

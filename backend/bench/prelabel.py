@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import backend.prelabel.job  # noqa: F401  imported by the command when it first runs, and not to be measured
 from backend.datasets.run_state import State
-from backend.images.load import decode
+from backend.images.fetch import decode
 from model.builtin.measure import paste_scene
 from model.pipeline import VLSAM
 from model.profiles import choose

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from backend.doctor import repairs
     from backend.doctor.checks import diagnose
     from backend.doctor.finding import FAILED, OK, Finding
-    from backend.images.load import Images
+    from backend.images.fetch import Fetcher
     from backend.images.studio_urls import Server
     from backend.labelstudio_api.client import StudioClient
 
@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.fix and (args.yes or args.labels):
         raise ValueError("--yes and --labels say what --fix shall do: give --fix, too")
     tags = list(recommended_configs.checked(recommended_configs.split(args.labels)))
-    images = Images(settings.images, settings.label_studio)
-    client = StudioClient(Server(settings.label_studio.url, settings.label_studio.api_key), images.fetcher)
+    images = Fetcher(settings.images, settings.label_studio)
+    client = StudioClient(Server(settings.label_studio.url, settings.label_studio.api_key), images)
     backend_url = args.backend_url.rstrip("/") if args.backend_url else None
     reported: list[Finding] = []
 

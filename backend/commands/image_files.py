@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from backend.answers.failure_reason import why
 from backend.images import local_files
-from backend.images.load import decode
+from backend.images.fetch import decode
 from backend.images.local_files import text
 from backend.images.output_files import Pictures, is_ours, save
 from backend.settings import ImageSettings, Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from backend.datasets.file_names import image_name
 from backend.datasets.items import Item, stamp
-from backend.images.load import Images
+from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from backend.labelstudio.labeling_config import LabelConfig, TaskError
 from backend.labelstudio_api.client import StudioClient
@@ -68,7 +68,7 @@ class TaskImages:
     """Reads the images of tasks. Their data is not trusted, so no files of this machine are read."""
 
     def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings, config: LabelConfig) -> None:
-        self._images, self._config = Images(images, label_studio), config
+        self._images, self._config = Fetcher(images, label_studio), config
         self._server = Server(label_studio.url or "", label_studio.api_key)
 
     def read(self, item: Item) -> tuple[bytes, Image]:

@@ -17,7 +17,7 @@ from backend.doctor.finding import FAILED, NOTE, OK, SKIPPED, Finding
 from backend.doctor.trials import UNKNOWN_PLACE, trial_findings
 from backend.images.access_tokens import token_kind
 from backend.images.errors import Refused
-from backend.images.load import Images
+from backend.images.fetch import Fetcher
 from backend.labelstudio import labeling_config
 from backend.labelstudio.labeling_config import ConfigError, LabelConfig, TaskError
 from backend.labelstudio_api.client import IN_CONTAINER, NEW_KEY, StudioClient, StudioError, check_token
@@ -33,7 +33,7 @@ HEALTH_S = 1.0  # that Label Studio gives a backend's /health
 _UNBLOCK = "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false"
 
 
-def access(client: StudioClient, project: int, images: Images) -> Iterator[Finding]:
+def access(client: StudioClient, project: int, images: Fetcher) -> Iterator[Finding]:
     """Check the requirements of an answer, from the connection to an image of the project."""
     check = "connection"
     try:
@@ -57,7 +57,7 @@ def access(client: StudioClient, project: int, images: Images) -> Iterator[Findi
 def diagnose(
     client: StudioClient,
     project: int,
-    images: Images,
+    images: Fetcher,
     settings: Settings,
     backend_url: str | None,
     tasks: int,
@@ -125,7 +125,7 @@ def _config(xml: str) -> LabelConfig:
         ) from None
 
 
-def _image(client: StudioClient, project: int, config: LabelConfig, images: Images) -> Finding:
+def _image(client: StudioClient, project: int, config: LabelConfig, images: Fetcher) -> Finding:
     task = first_task(client, project)
     if task is None:
         return Finding("image", SKIPPED, "The project has no tasks yet.", "import images, then look again")

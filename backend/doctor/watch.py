@@ -9,7 +9,7 @@ from cachetools import TTLCache
 
 from backend.doctor.checks import access
 from backend.doctor.finding import FAILED, one_line
-from backend.images.load import Images
+from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from backend.labelstudio_api.client import StudioClient
 
@@ -23,7 +23,7 @@ MAX_AT_ONCE = 4
 class Watch:
     """Checks the access to projects in the background: rarely, and few at a time."""
 
-    def __init__(self, images: Images, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, images: Fetcher, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._images = images
         self._recent: TTLCache[tuple[int, Server], None] = TTLCache(MAX_WATCHED, WATCH_S, timer=clock)
         self._running = 0
@@ -44,7 +44,7 @@ class Watch:
 
     def _check(self, project: int, server: Server) -> None:
         try:
-            for finding in access(StudioClient(server, self._images.fetcher), project, self._images):
+            for finding in access(StudioClient(server, self._images), project, self._images):
                 level = logging.INFO if finding.check == "image" else logging.DEBUG
                 level = logging.WARNING if finding.status == FAILED else level
                 cure = f" To do: {finding.cure}." if finding.cure else ""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urljoin, urlsplit
@@ -20,16 +21,19 @@ from backend.images.http_url import HttpUrl, shown
 from backend.images.pinned_http import PinnedHttp, Request, Resolve, Response, too_large
 from backend.images.studio_urls import Server, StudioNames, is_local_file, url_of
 from backend.settings import ImageSettings, LabelStudioSettings
+from model import image_decoding
 from model.deadline import NEVER, Deadline
-from model.types import ImageError
+from model.types import Image, ImageError
 
 MAX_REDIRECTS = 5
 MAX_ADDRESS = 16_000  # characters, except of a data URL: signed addresses of storages have some 2000
 PAUSES = (0.25, 1.0)  # seconds before another try of a busy server without Retry-After
 
+decode = partial(image_decoding.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
+
 
 class Fetcher:
-    """Reads files that address_policy.py allows, within the limits of the settings. Thread-safe.
+    """Reads files that address_policy.py allows, within the limits of the settings. Thread-safe; picklable.
 
     A token is sent only to file routes of its own Label Studio, see `Server.gives`.
     """
@@ -42,13 +46,32 @@ class Fetcher:
         resolve: Resolve = socket.getaddrinfo,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._settings = images, label_studio
         self._timeout = images.image_timeout
-        self._max_bytes = images.max_image_bytes
+        self._max_bytes, self._max_pixels = images.max_image_bytes, images.max_image_pixels
         self._root = images.local_files_document_root
         self._names = StudioNames(label_studio.url, label_studio.hosts)
         policy = AddressPolicy(label_studio.url, images.allowed_hosts)
         self._http = PinnedHttp(policy, ca_bundle=images.requests_ca_bundle, resolve=resolve)
         self._tokens = AccessTokens(self._http, clock=clock)
+
+    def __reduce__(self) -> tuple[type["Fetcher"], tuple[Any, ...]]:
+        return Fetcher, self._settings  # locks cannot be pickled
+
+    def load(
+        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
+    ) -> Image:
+        """Return the image of a task's image field, uint8 (H, W, 3) RGB, upright: see `fetch`."""
+        return self.read(source, server, task=task, deadline=deadline)[1]
+
+    def read(
+        self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
+    ) -> tuple[bytes, Image]:
+        """Return the file and its pixels, as `load`."""
+        if not isinstance(source, str) or not source.strip():
+            raise Refused("The task has no image address.")
+        data = self.fetch(source.strip(), server, task=task, deadline=deadline)
+        return data, decode(data, max_pixels=self._max_pixels)
 
     def fetch(
         self, source: str, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER

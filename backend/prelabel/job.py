@@ -19,9 +19,9 @@ from backend.datasets.summary import Summary, finish
 from backend.labelstudio import labeling_config
 from backend.labelstudio.recommended_configs import label_config
 from backend.labelstudio_api.client import StudioClient, project_number
-from backend.prelabel import cluster, contact_sheet, destinations, sources
+from backend.prelabel import cluster, contact_sheet, sources
 from backend.prelabel.annotator import PICTURE, Annotator
-from backend.prelabel.destinations import ImportList
+from backend.prelabel.destinations import Destination, ImportList, choose
 from backend.prelabel.project_import import Importer
 from backend.prelabel.run import run
 from backend.prelabel.sources import Folder, Manifest
@@ -128,18 +128,22 @@ class Job:
             xml = client.label_config(project) if xml is None else xml
         config = labeling_config.OPEN if xml is None else labeling_config.parse(xml)
         source: Source
+        importer = None
         if client is None or project is None:
             source = sources.choose(request.source, settings, image_key=config.image_key, prefix=prefix)
         else:
+            loader = TaskImages(settings.images, settings.label_studio, config)
             # A project would get a second prediction of this version; a file gets all tasks.
             without = version if request.imports and not request.all else None
-            loader = TaskImages(settings.images, settings.label_studio, config)
             source = ProjectTasks(client, project, loader, config, without=without)
-        importer, destination = None, None
-        if client and project is not None and request.imports:
-            # A project gets the predictions of the list for an import.
+            if request.imports:
+                importer = Importer(client, project, version, replace=request.all)
+        destination: Destination
+        if importer:  # a project gets the predictions of the list for an import
             destination = ImportList(request.target, version)
-            importer = Importer(client, project, version, replace=request.all)
+        else:
+            polygons, copy = request.coco_polygons, request.copy_images
+            destination = choose(request.target, version, source.loader, as_polygons=polygons, copy=copy)
         identity = {
             # Without secrets, since others may read the state.
             "source": unsigned(request.source),
@@ -150,20 +154,7 @@ class Job:
             "Label Studio": unsigned(settings.label_studio.url or "") if client else None,
             "model version": version,
         }
-        annotator = Annotator(
-            settings,
-            profile,
-            version,
-            config,
-            destination
-            or destinations.choose(
-                request.target,
-                version,
-                source.loader,
-                as_polygons=request.coco_polygons,
-                copy=request.copy_images,
-            ),
-        )
+        annotator = Annotator(settings, profile, version, config, destination)
         return cls(request, identity, source, annotator, importer)
 
     def state(self, shard: tuple[int, int] = (1, 1)) -> State:

@@ -20,8 +20,8 @@ from backend.datasets.file_names import image_name
 from backend.datasets.items import Item, Loader, SourceError, digest, stamp
 from backend.images import local_files
 from backend.images.errors import Refused
+from backend.images.fetch import Fetcher, decode
 from backend.images.http_url import shown
-from backend.images.load import Images, decode
 from backend.images.local_files import IMAGES, Listing, text, with_text
 from backend.images.output_files import is_ours
 from backend.images.studio_urls import Server
@@ -55,7 +55,7 @@ class Files:
         schemes: frozenset[str] = STORAGES,
         cells: tables.Cells | None = None,
     ) -> None:
-        self._schemes, self._cells, self._images = schemes, cells, Images(images, label_studio)
+        self._schemes, self._cells, self._images = schemes, cells, Fetcher(images, label_studio)
         self._max_bytes, self._max_pixels = images.max_image_bytes, images.max_image_pixels
         url = label_studio.url  # its token is sent to its files alone
         self._server = Server(url, label_studio.api_key) if url else None

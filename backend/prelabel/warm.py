@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from backend.answers.failure_reason import why
 from backend.images.content_hash import image_hash
-from backend.images.load import Images
+from backend.images.fetch import Fetcher
 from backend.labelstudio import labeling_config
 from backend.labelstudio_api.client import StudioClient
 from backend.runtime.embedding_cache import embedding_key
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     project = client.project(args.project)
     config, total = labeling_config.parse(project.get("label_config") or ""), project.get("task_number")
     tasks = client.tasks(args.project)
-    profile, images = settings.models.select(args.profile), Images(settings.images, settings.label_studio)
+    profile, images = settings.models.select(args.profile), Fetcher(settings.images, settings.label_studio)
     options = settings.detection.options
     segmenter = Segmenter.load(
         profile.sam,

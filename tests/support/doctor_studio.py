@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.doctor.checks import diagnose
 from backend.doctor.finding import Finding
-from backend.images.load import Images
+from backend.images.fetch import Fetcher
 from backend.images.studio_urls import Server
 from backend.labelstudio.recommended_configs import label_config
 from backend.labelstudio_api.client import StudioClient
@@ -70,9 +70,9 @@ def allowed(url: str) -> Settings:
     return settings_with(label_studio_url=url, allowed_hosts=(("127.0.0.1", None),), port=free_port())
 
 
-def images_at(url: str) -> Images:
+def images_at(url: str) -> Fetcher:
     settings = allowed(url)
-    return Images(settings.images, settings.label_studio)
+    return Fetcher(settings.images, settings.label_studio)
 
 
 @dataclass
@@ -92,10 +92,8 @@ class Studio:
 
     def findings(self, key: str | None = LEGACY) -> list[Finding]:
         settings = allowed(self.url)
-        images = Images(settings.images, settings.label_studio)
-        return list(
-            diagnose(StudioClient(Server(self.url, key), images.fetcher), 3, images, settings, None, 5)
-        )
+        images = Fetcher(settings.images, settings.label_studio)
+        return list(diagnose(StudioClient(Server(self.url, key), images), 3, images, settings, None, 5))
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class WholeServer:
         settings = settings_with(**set_to)
         self._clock = Clock()
         self.resources = Resources(lambda: model, settings, version="v1", clock=self._clock)
-        self.resources.images.fetcher = Fetcher(settings.images, settings.label_studio, resolve=_nobody)
+        self.resources.images = Fetcher(settings.images, settings.label_studio, resolve=_nobody)
         self.app = create_app(resources=self.resources)
         self._client = self.app.test_client()
 

@@ -338,7 +338,7 @@ def test_a_prewarm_whose_encode_fails_leaves_the_click_to_try_again(
     stand_in.fail_to_encode = 1
     ours = prewarming(make_resources)
     assert ours.predict([task(5)]) == []
-    wait_for(lambda: "made to fail to encode" in caplog.text and not ours.resources.background)
+    wait_for(lambda: "made to fail to encode" in caplog.text and not ours.resources.background.running)
     assert ours.predict([task(5)], context=click_context(20, 30))[0]["result"]
 
 

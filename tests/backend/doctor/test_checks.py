@@ -8,8 +8,8 @@ import pytest
 from backend.doctor.checks import access, diagnose
 from backend.doctor.finding import FAILED, NOTE, OK, SKIPPED, Finding
 from backend.images.errors import Denied
+from backend.images.fetch import Fetcher
 from backend.images.http_url import HttpUrl
-from backend.images.load import Images
 from backend.images.pinned_http import Request
 from backend.images.studio_urls import Server
 from backend.labelstudio_api.client import StudioClient
@@ -155,7 +155,7 @@ def test_after_a_failure_only_what_does_not_need_it_is_looked_at(studio: Studio)
 
 def test_no_label_studio() -> None:
     images = images_at("http://127.0.0.1:9")
-    (found,) = access(StudioClient(Server("http://127.0.0.1:9", LEGACY), images.fetcher), 3, images)
+    (found,) = access(StudioClient(Server("http://127.0.0.1:9", LEGACY), images), 3, images)
     assert (found.check, found.status) == ("connection", FAILED)
     assert "cannot be reached (" in found.message
     assert "container" in found.cure
@@ -296,7 +296,7 @@ def test_f38_what_stands_around_a_token_is_told(studio: Studio, token: str) -> N
     assert studio.asked == ["GET /api/version/"]
     request = Request("GET", HttpUrl.parse(studio.url), Server(studio.url, token), NEVER)
     with pytest.raises(Denied, match="has quotes, spaces or other invalid"):
-        images_at(studio.url).fetcher.ask(request)
+        images_at(studio.url).ask(request)
 
 
 def test_f39_a_backend_that_died_is_named_with_what_becomes_of_it(studio: Studio) -> None:
@@ -332,11 +332,11 @@ def test_the_endpoint_that_lists(studio: Studio) -> None:
     with listing() as lister:
         lists = DetectionSettings(listing_url=lister.url, listing_model=lister.model, listing_key=lister.key)
         settings = replace(allowed(studio.url), detection=lists)
-        images = Images(settings.images, settings.label_studio)
+        images = Fetcher(settings.images, settings.label_studio)
 
         def look() -> Finding:
             findings = diagnose(
-                StudioClient(Server(studio.url, LEGACY), images.fetcher), 3, images, settings, None, 5
+                StudioClient(Server(studio.url, LEGACY), images), 3, images, settings, None, 5
             )
             return next(finding for finding in findings if finding.check == "listing")
 
@@ -354,8 +354,8 @@ def test_the_endpoint_that_lists(studio: Studio) -> None:
 
 def test_weights_that_are_not_here(tmp_path: Path) -> None:
     settings = settings_with(sam=str(tmp_path / "own.pth"), model_dir=tmp_path)
-    images = Images(settings.images, settings.label_studio)
-    api = StudioClient(Server("http://127.0.0.1:9", LEGACY), images.fetcher)
+    images = Fetcher(settings.images, settings.label_studio)
+    api = StudioClient(Server("http://127.0.0.1:9", LEGACY), images)
     found = list(diagnose(api, 3, images, settings, "http://127.0.0.1:9", 5))[-1]
     assert (found.check, found.status, found.cure) == (
         "model",

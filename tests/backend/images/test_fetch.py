@@ -2,6 +2,7 @@ import base64
 import gzip
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,3 +189,15 @@ def test_more_bytes_than_allowed(web: Web) -> None:
         fetcher.fetch(web.serve("/bomb.png", bomb, status=200, **{"Content-Encoding": "gzip"}))
     with pytest.raises(ImageError, match="more than 50 bytes"):
         fetcher_with(max_image_bytes=50).fetch(data_url(400, 300))
+
+
+@pytest.mark.parametrize("source", [None, 3, "", "  ", ["/data/upload/1.jpg"], {"url": "x"}])
+def test_a_field_without_an_address(source: Any) -> None:
+    with pytest.raises(Refused, match="no image address"):
+        fetcher_with().load(source)
+
+
+def test_a_file_is_fetched_and_decoded() -> None:
+    assert fetcher_with().load(data_url(8, 6)).shape == (6, 8, 3)
+    with pytest.raises(ImageError, match="more than 40 pixels"):
+        fetcher_with(max_image_pixels=40).load(data_url(8, 6))

@@ -1,7 +1,7 @@
 """Fit outlines to masks: rings (polygons) and ellipses, in pixels of the image."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -48,70 +48,39 @@ def exact_rings_of(mask: Mask) -> list[Ring] | None:
     same mask. Return None for a mask with more than MAX_HOLES holes or MAX_CORNERS corners.
     """
     left, top, right, bottom = tight_window(mask)
-    part = mask[top:bottom, left:right]
-    rows, columns = _row_edges(part), _row_edges(part.T)[:, ::-1, ::-1]
-    if len(rows) + len(columns) > MAX_CORNERS:
+    # cv2 joins pixels that share a corner alone: as holes of the background, parts of the mask stay apart.
+    background = np.pad(~mask[top:bottom, left:right], 1, constant_values=True)
+    # Where the border between two rows begins, ends or changes sides, there are corners.
+    if np.count_nonzero(np.diff(np.diff(background.astype(np.int8), axis=0), axis=1)) > MAX_CORNERS:
         return None
-    _, number = cv2.connectedComponents(part.astype(np.uint8), connectivity=4)
+    contours, tree = cv2.findContours(_doubled(background), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     parts: dict[int, list[Ring]] = {}
-    for ring in _followed(rows, columns):
-        (x, y), (towards, _) = ring[:2].astype(int).tolist()
-        inside = number[y, x] if towards > x else number[y - 1, x - 1]
-        parts.setdefault(int(inside), []).append(np.add(ring, (left, top)))
+    for number, (contour, around) in enumerate(zip(contours, tree[0, :, 3].tolist(), strict=True)):
+        corners = (contour[:, 0] + 1) // 2  # of pixels; a concave one is there twice
+        ring = corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)] + (left - 1.0, top - 1.0)
+        if around in parts:
+            parts[around].append(ring)
+        elif around >= 0:
+            parts[number] = [ring]
     if sum(map(len, parts.values())) - len(parts) > MAX_HOLES:
         return None
-    # Only the outline runs clockwise.
-    return [_bridged(sorted(rings, key=_area, reverse=True)) for rings in parts.values()]
+    return [_bridged(rings) for rings in parts.values()]
 
 
-def _followed(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Iterator[Ring]:
-    """Yield the rings (n, 2) of lines along rows and along columns, each (n, 2, 2): from and to, as xy.
+def _doubled(mask: Mask) -> NDArray[np.uint8]:
+    """Return a mask of twice the size.
 
-    Each ring begins with a line along a row. Pixels that share a corner alone are in different rings.
+    cv2 walks through the centres of border pixels. Doubled, these lie a quarter pixel inside the true
+    outline, and a part one pixel wide still has two sides.
     """
-    lines = np.concatenate([rows, columns])
-    ends = lines[:, 1].tolist()
-    ways = np.sign(lines[:, 1] - lines[:, 0]).tolist()
-    starts = zip(lines[:, 0].tolist(), ways, strict=True)
-    beginning = {(*start, *way): number for number, (start, way) in enumerate(starts)}
-    remaining = dict.fromkeys(range(len(rows)))
-    while remaining:
-        ring = [number := next(iter(remaining))]
-        while True:
-            remaining.pop(number, None)
-            (x, y), (dx, dy) = ends[number], ways[number]
-            # Where two lines begin, the one to the right goes around the same pixel.
-            turned = beginning.get((x, y, -dy, dx))
-            number = beginning[x, y, dy, -dx] if turned is None else turned
-            if number == ring[0]:
-                break
-            ring.append(number)
-        yield lines[ring, 0].astype(np.float64)
-
-
-def _row_edges(mask: Mask) -> NDArray[np.int64]:
-    """Return the lines (n, 2, 2) between pixel rows with the mask on one side, from and to, as xy.
-
-    The mask is to the right of a line's direction.
-    """
-    # 1 where the mask is below, and -1 where it is above.
-    below = np.pad(np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0), ((0, 0), (1, 1)))
-    y, x = np.nonzero(np.diff(below, axis=1))
-    side = below[y, x + 1]
-    (first,) = np.nonzero(side)
-    lines = np.stack([np.stack([x[first], y[first]], 1), np.stack([x[first + 1], y[first]], 1)], 1)
-    lines[side[first] < 0] = lines[side[first] < 0, ::-1]
-    return lines
+    return mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
 
 
 def _outlines(mask: Mask) -> list[list[Ring]]:
     """Return the outlines of each part and its holes, the largest part first; holes run the other way."""
     left, top, right, bottom = tight_window(mask)
-    part = mask[top:bottom, left:right].astype(np.uint8)
-    # cv2 walks through the centres of border pixels. Doubled, these lie a quarter pixel inside the true
-    # outline, and a part one pixel wide still has two sides.
-    doubled = part.repeat(2, axis=0).repeat(2, axis=1)
-    outlines, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    part = _doubled(mask[top:bottom, left:right])
+    outlines, tree = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     sizes = [cv2.contourArea(outline) for outline in outlines]
     kept = [i for i in np.argsort(sizes)[::-1][:MAX_PARTS] if sizes[i] >= SPECK * max(sizes)]
     tolerance = min(2 * TOLERANCE, math.sqrt(max(sizes)) / 20)

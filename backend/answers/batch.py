@@ -114,7 +114,8 @@ def annotate(
     if unnamed := labelling.unnamed(detections, settings.similarity):
         likenesses = resources.queue.run(
             lambda model: model.run(
-                "similarity", lambda vlsam: placement.alike(vlsam, unnamed, config.names, settings.similarity)
+                "similarity",
+                lambda vlsam: placement.alike(vlsam.similarity, unnamed, config.names, settings.similarity),
             ),
             priority=BATCH,
             deadline=deadline,

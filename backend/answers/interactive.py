@@ -44,66 +44,44 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
 
     Raises Unavailable if it has none.
     """
-    task, status_of = interaction.task, interaction.config.status_of
-    try:
-        with access.resources.queue.admitted():
-            answer = _answer(access, interaction, deadline)
-    except Unavailable as error:
-        if status_of is None:
-            raise
-        access.count(type(error).__name__)
-        log.warning("Task %s: no answer to the %s: %s", task.name, interaction.kind, error)
-        answer = prediction([], access.resources.version, reason=str(error))
-    # Label Studio 1.23.2 sends no prompts when a task opens after one that was submitted with a click left in
-    # it: there is nothing to tell.
-    if status_of is not None and not interaction.empty:
-        status_result = status(answer.get("reason", ""), status_of, results.new_id())
-        answer["result"] = [*answer["result"], status_result]
-    return answer
-
-
-def _answer(access: Access, interaction: Interaction, deadline: Deadline) -> Prediction:
-    """Return the regions for a click or a text, or why there are none. Raises Unavailable."""
-    started, level = access.resources.clock(), logging.WARNING
+    task, status_of, resources = interaction.task, interaction.config.status_of, access.resources
+    started, budget, level = resources.clock(), access.budget(deadline), logging.WARNING
     unexpected: Exception | None = None
-    budget = access.budget(deadline)
-
-    def taken() -> int:
-        return round(1000 * (access.resources.clock() - started))
-
+    regions: list[Result] = []
+    error_name = reason = ""
     try:
-        if interaction.phrase is None:
-            regions, outcome = _correct(access, interaction, deadline, budget)
-        else:
-            regions = _find(access, interaction, deadline, budget)
-            outcome = f"text: {len({region['id'] for region in regions})} new or renewed regions"
-        log.info("Task %s: %s, %d ms", interaction.task.name, outcome, taken())
-        return prediction(regions, access.resources.version)
-    except Unavailable:
-        raise
+        with resources.queue.admitted():
+            if interaction.phrase is None:
+                regions, outcome = _correct(access, interaction, deadline, budget)
+            else:
+                regions = _find(access, interaction, deadline, budget)
+                outcome = f"text: {len({region['id'] for region in regions})} new or renewed regions"
     except (Late, OutOfTime) as error:
         error_name, reason = "Late", str(error) or "The click could not be answered in time."
     except Superseded:
         # The editor shows the answer to its newest request only.
         error_name, reason, level = "Superseded", "A newer click came before its turn.", logging.INFO
-    except (Unanswerable, TooMuch, TaskError, ImageError, VLSAMError) as error:
+    except (Unanswerable, TooMuch, TaskError, ImageError, VLSAMError, Unavailable) as error:
+        if isinstance(error, Unavailable) and status_of is None:
+            raise
         error_name, reason = type(error).__name__, str(error)
     except Exception as error:
         error_name, reason, level = UNEXPECTED, "The server failed; see its log.", logging.ERROR
         unexpected = error
     finally:
-        budget.log_unread(interaction.task.name, "the answer does not consider them")
-    access.count(error_name)
-    log.log(
-        level,
-        "Task %s: no answer to the %s: %s (%d ms)",
-        interaction.task.name,
-        interaction.kind,
-        reason,
-        taken(),
-        exc_info=unexpected,
-    )
-    return prediction([], access.resources.version, reason=reason)
+        budget.log_unread(task.name, "the answer does not consider them")
+    taken = round(1000 * (resources.clock() - started))
+    if error_name:
+        access.count(error_name)
+        what = (task.name, interaction.kind, reason, taken)
+        log.log(level, "Task %s: no answer to the %s: %s (%d ms)", *what, exc_info=unexpected)
+    else:
+        log.info("Task %s: %s, %d ms", task.name, outcome, taken)
+    # Label Studio 1.23.2 sends no prompts when a task opens after one that was submitted with a click left in
+    # it: there is nothing to tell.
+    tells = status_of is not None and not interaction.empty
+    told = [status(reason, status_of or "", results.new_id())] if tells else []
+    return prediction(regions, resources.version, told, reason=reason)
 
 
 def _correct(
@@ -210,18 +188,14 @@ def _find(
 
 def _answers_key(access: Access, task: Task, image: str) -> tuple[str, ...] | None:
     """Return the key of the recent answers for a task, None if the task has no id."""
-    if task.id is None:
-        return None
-    server = access.server.url if access.server else ""
-    return server, access.project or task.project, str(task.id), image
+    return None if task.id is None else (access.url, access.project or task.project, str(task.id), image)
 
 
 def click_of(access: Access, interaction: Interaction) -> Click | None:
     """Return the key that tells which clicks this one supersedes; None if the task or a prompt has no id."""
     if not interaction.prompt_ids or interaction.task.id is None:
         return None
-    server = access.server.url if access.server else ""
-    place = (server, access.project, repr(interaction.task.id), interaction.control)
+    place = (access.url, access.project, repr(interaction.task.id), interaction.control)
     return Click(place, interaction.prompt_ids)
 
 

@@ -1,9 +1,9 @@
 """Place detections in the controls of a labeling config, and say why a prediction is empty."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,9 @@ from model.options import Options
 from model.types import Detection
 
 Prediction = dict[str, Any]
+Similarity = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]  # VLSAM.similarity
 
 MAX_TOLD, MAX_TOLD_TERM = 10, 40  # terms that an empty prediction names, and characters of each
-
-
-class Similarity(Protocol):
-    """The part of `model.pipeline.VLSAM` that `alike` uses."""
-
-    def similarity(self, terms: Sequence[str], names: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,12 @@ def vocabulary(config: LabelConfig, options: Options) -> tuple[str, ...]:
     return config.names if options.vocabulary != "open" else ()
 
 
-def alike(model: Similarity, terms: Sequence[str], names: Sequence[str], threshold: float) -> dict[str, str]:
+def alike(
+    similarity: Similarity, terms: Sequence[str], names: Sequence[str], threshold: float
+) -> dict[str, str]:
     """Return for each term the most similar name, if its similarity is at least `threshold`."""
-    likeness = model.similarity(terms, names)
-    return {
-        term: names[row.argmax()] for term, row in zip(terms, likeness, strict=True) if row.max() >= threshold
-    }
+    likeness = zip(terms, similarity(terms, names), strict=True)
+    return {term: names[row.argmax()] for term, row in likeness if row.max() >= threshold}
 
 
 def not_empty(detections: Iterable[Detection]) -> list[Detection]:

@@ -29,6 +29,11 @@ class Access:
     project: str = ""
     gone: Callable[[], bool] = lambda: False  # returns whether the client has hung up
 
+    @property
+    def url(self) -> str:
+        """The address of the Label Studio, "" if it is unknown."""
+        return self.server.url if self.server else ""
+
     def budget(self, deadline: Deadline) -> ReadingBudget:
         return ReadingBudget(deadline=deadline, cache=self.resources.regions)
 

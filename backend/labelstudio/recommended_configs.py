@@ -126,13 +126,10 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
 def _named(kind: Kind, names: Names) -> dict[str, str]:
     """Return the names of all tags. Ours change where the project already uses them."""
     theirs = {"image": names.image, "drawn": names.drawn or _DRAWN[kind][1]}
-    if names.label:
-        theirs["label"] = names.label
-    all_names = dict(theirs)
-    for ours in ("label", "click", "paint", "said"):
-        if ours not in theirs:
-            all_names[ours] = ours if ours not in theirs.values() else f"vlsam_{ours}"
-    return all_names
+    theirs |= {"label": names.label} if names.label else {}
+    taken = theirs.values()
+    ours = {name: f"vlsam_{name}" if name in taken else name for name in ("label", "click", "paint", "said")}
+    return {**ours, **theirs}
 
 
 def _label(tag: LabelTag, key: str, indent: int) -> str:

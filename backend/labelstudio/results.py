@@ -160,13 +160,9 @@ def _ellipse(mask: Mask) -> dict[str, Any]:
     height, width = mask.shape
     # Radii are percent of the width and of the height however the ellipse is turned; 50 is the most.
     radius_x, radius_y = min(50.0, 100 * along / width), min(50.0, 100 * aside / height)
-    return {
-        "x": round(100 * x / width, 6),
-        "y": round(100 * y / height, 6),
-        "radiusX": round(radius_x, 6),
-        "radiusY": round(radius_y, 6),
-        "rotation": round(degrees, 6),
-    }
+    numbers = (100 * x / width, 100 * y / height, radius_x, radius_y, degrees)
+    keys = ("x", "y", "radiusX", "radiusY", "rotation")
+    return {key: round(number, 6) for key, number in zip(keys, numbers, strict=True)}
 
 
 def rle(mask: Mask) -> list[int]:

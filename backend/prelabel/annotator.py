@@ -72,7 +72,7 @@ class Annotator:
         labelling = Labelling(config, answers.leftover)
         if unnamed := labelling.unnamed(detections, answers.similarity):
             names, _ = with_less_memory(
-                model, lambda model: alike(model, unnamed, config.names, answers.similarity)
+                model, lambda model: alike(model.similarity, unnamed, config.names, answers.similarity)
             )
             labelling = Labelling(config, answers.leftover, names)
         return Found(detections, labelling, reduced)

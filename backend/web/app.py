@@ -22,7 +22,7 @@ from backend.images.studio_urls import Server
 from backend.labelstudio import bounded_json, labeling_config
 from backend.labelstudio.bounded_json import TooLarge
 from backend.labelstudio.labeling_config import ConfigError
-from backend.labelstudio.request import BadRequest, Batch, parse_body
+from backend.labelstudio.request import BadRequest, parse_body
 from backend.runtime.job_queue import Unavailable
 from backend.settings import ServerSettings, Settings
 from backend.telemetry import logs
@@ -172,10 +172,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
         body = _body()
         project, gone = _project(body), partial(_hung_up, request.environ.get("gunicorn.socket"))
         access = Access(resources, projects.server(project), project, gone)
-        parsed = parse_body(body)
-        if isinstance(parsed, Batch):
-            return jsonify(results=ml_backend.answer_batch(parsed, access))
-        return jsonify(results=ml_backend.answer_context(parsed, access))
+        return jsonify(results=ml_backend.answer(parse_body(body), access))
 
     @app.errorhandler(BadRequest)
     @app.errorhandler(ConfigError)

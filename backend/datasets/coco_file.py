@@ -20,10 +20,7 @@ from model import coco
 
 
 class Coco(Objects):
-    """COCO's instances: masks as RLE or polygons, boxes as x, y, width, height.
-
-    `segmentation` makes the RLE or polygons of an object in a row. Copied images go into `images_of` DEST.
-    """
+    """COCO's instances. `segmentation` makes RLE or polygons. Copied images go into `images_of` DEST."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from backend.datasets.items import Item, Loader, stamp
 from backend.datasets.run_state import write
-from backend.images.content_hash import image_hash
+from backend.images.image_cache import image_hash
 from model.image_decoding import formats
 from model.types import Image, ImageError
 
@@ -23,10 +23,7 @@ ORIENTATION = 0x0112  # of EXIF
 
 
 def link(loader: Loader, item: Item, _: str, folder: Path, stem: str) -> str:
-    """Link a file of this machine into `folder`. Return the result, for the summary.
-
-    A file with EXIF orientation is linked, too: OpenCV, which YOLO's trainers use, applies it.
-    """
+    """Link a file of this machine into `folder`. OpenCV, which YOLO's trainers use, applies its EXIF."""
     path = loader.path(item)
     if path is None:
         return "not linked, since they are not on this machine (--copy-images fetches them)"
@@ -53,9 +50,7 @@ class Copies:
         """Copy the image that was labelled into `folder`. Return the result, for the summary.
 
         `pixels` identifies the image: its image_hash, or its size by `size_text`. The copy is the file itself
-        if every reader decodes it to what was labelled. Otherwise the labelled pixels are written, as JPEG
-        for a JPEG and as PNG for others. An image that cannot be read is logged. Safe to call from several
-        threads for different items. Raises OSError if the copy cannot be written.
+        if every reader decodes it to what was labelled, else the labelled pixels. Thread-safe.
         """
         name = stamp(item.key, item.address, pixels)
         path = self._copies.get(name)

@@ -157,10 +157,7 @@ class State:
         samples: int,
         skipped: Mapping[str, int] = MappingProxyType({}),
     ) -> tuple[int, int, frozenset[str]]:
-        """List the items of this shard. Return their number, how many are done, and the keys of samples.
-
-        `skipped` are the source's counts of skipped files by reason, complete when all items are listed.
-        """
+        """List the items of this shard. Return their number, how many are done, and the keys of samples."""
         total = done = 0
         chosen: list[tuple[str, str]] = []
 

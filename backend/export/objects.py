@@ -59,10 +59,7 @@ def read(
     *,
     scored: bool = False,
 ) -> Iterator[Object]:
-    """Yield the objects in a result list of an image (height, width) = `shape`; the topmost is last.
-
-    Other regions are counted in `left_out`, by reason. `scored`: objects have scores. Raises TooMuch.
-    """
+    """Yield the objects of a result list, the topmost last; count others in `left_out`. Raises TooMuch."""
     for region in _regions(items):
         if why := _reason(region, config):
             left_out[why] += 1
@@ -131,8 +128,7 @@ def _reason(region: _Region, config: LabelConfig) -> str | None:
 def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
     """Return a region's labels, or the text of a `perRegion` control.
 
-    The labels of its own list come first, as in Label Studio's exports: a <Labels> list beside it keeps the
-    label of the time when the region was accepted, even if people rename the region.
+    Its own list comes first, as in Label Studio's exports: a <Labels> list keeps the label of the acceptance.
     """
     own = tasks.labels_of(region.geometry)
     others = [tasks.labels_of(entry) for entry in region.entries if entry.get("type") == "labels"]

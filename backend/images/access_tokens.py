@@ -26,8 +26,7 @@ MAX_ANSWER = 100_000  # bytes
 class AccessTokens:
     """Returns Authorization headers for Label Studio. Safe to share among threads.
 
-    A personal access token of Label Studio 1.23.2 is a refresh token. It is exchanged for an access token,
-    which is sent as Bearer and kept. A legacy token is sent as it is.
+    A personal access token of Label Studio 1.23.2 is a refresh token, which is exchanged for an access token.
     """
 
     def __init__(self, http: PinnedHttp, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,8 +79,7 @@ class AccessTokens:
 def token_kind(token: str) -> str | None:
     """Return "refresh" or "access" for a JSON web token of Label Studio, None for a legacy token.
 
-    Return "cut" for a web token without its signature, the last part, and "unfit" for quotes, spaces and
-    other characters that no token has.
+    A web token without its signature is "cut", one with quotes, spaces or other odd characters "unfit".
     """
     if re.search(r"[^!-~]|[\"']", token):
         return "unfit"

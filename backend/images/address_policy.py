@@ -30,10 +30,7 @@ _NEVER = (
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """Decides which hosts may be fetched from.
-
-    `label_studio_url` and `allowed_hosts` (host in lower case, port or None for any) come from the operator.
-    """
+    """Decides which hosts may be fetched from. The fields come from the operator."""
 
     label_studio_url: str | None
     allowed_hosts: Collection[tuple[str, int | None]]
@@ -61,8 +58,7 @@ class AddressPolicy:
 def is_public(address: Address) -> bool:
     """Return whether an address is public, not one of this machine, its network or its cloud provider.
 
-    IPv6 forms of IPv4 addresses would bypass the check. Mapped, 6to4 and Teredo addresses are refused. NAT64
-    is needed by networks without IPv4, so its IPv4 address is checked.
+    IPv6 forms of IPv4 addresses, which would bypass the check, are refused; of NAT64 its address is checked.
     """
     if isinstance(address, IPv6Address):
         if address in _NAT64:

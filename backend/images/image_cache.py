@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from cachetools import TTLCache
 
-from backend.images.content_hash import image_hash
 from backend.images.studio_urls import Server
 from backend.runtime.single_flight import SingleFlight
 from model.deadline import Deadline
@@ -21,11 +21,18 @@ SECONDS = 600.0  # the file may be replaced, and the right to see it withdrawn
 MAX_ENTRIES = 10_000
 
 
+def image_hash(image: Image) -> str:
+    """Return 32 hex digits that name an image, uint8 (H, W, 3), by its size and pixels."""
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class CachedImage:
     """The content hash and size of the image at an address."""
 
-    content: str  # content_hash.image_hash
+    content: str  # image_hash
     size: tuple[int, int]  # H, W
 
 
@@ -47,8 +54,7 @@ class ImageCache:
     ) -> tuple[Image, CachedImage]:
         """Return the image that `load` returns, loaded once for concurrent callers with the same `key`.
 
-        With `key` None nothing is shared or cached. Raises what `load` raises, and TimeoutError when
-        `deadline` passes.
+        With `key` None nothing is shared or cached. Raises TimeoutError when `deadline` passes.
         """
 
         def identified() -> tuple[Image, CachedImage]:
@@ -64,11 +70,9 @@ class ImageCache:
 
 
 def cache_key(server: Server | None, project: str, task: object, source: str) -> bytes | None:
-    """Return the key of an address as one project of one Label Studio sees it; None for an unknown project.
-
-    Projects never share a key, since one may be allowed to fetch an image that another may not.
-    """
+    """Return the key of an address, which projects never share; None for an unknown project."""
     if not project:
         return None
+    # One project may be allowed to fetch an image that another may not.
     seen_as = (server and (server.url, server.token), project, task, source)
     return hashlib.blake2b(repr(seen_as).encode(), digest_size=16).digest()

@@ -54,9 +54,8 @@ def with_text(value: Any) -> Any:
 def listed(source: str) -> Listing:
     """List the images of a folder and its subfolders, those that match a pattern, or one file.
 
-    A name that exists is never taken for a pattern. Links to folders are followed, each folder
-    once. Skipped are links to files that are listed already, and the results of earlier runs.
-    Raises ValueError for an invalid pattern.
+    A name that exists is never taken for a pattern. Links to folders are followed, each folder once. Skipped
+    are links to files that are listed already, and the results of earlier runs.
     """
     if os.path.isdir(source):
         root = source.rstrip("/") + "/"

@@ -25,10 +25,7 @@ class Pictures:
         self._given: set[tuple[str, str]] = set()
 
     def name(self, folder: Path, stem: str) -> Path:
-        """Return `stem`.png in a folder, which is created, or stem-2.png and so on if that is taken.
-
-        Pictures of earlier runs may be overwritten. Raises ValueError if the folder cannot be created.
-        """
+        """Return a free name in a folder, which is created: `stem`.png, else stem-2.png and so on."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -42,10 +42,7 @@ class Server:
         return cls(hostname, token, caller) if hostname else None
 
     def gives(self, url: HttpUrl) -> bool:
-        """Return whether a URL is a file of this server, so that its token may be sent.
-
-        The token is sent to no other URL: not to the API, and not to another scheme, host or port.
-        """
+        """Return whether a URL is a file of this server. No other URL gets its token, not even the API."""
         if not url.has_origin_of(self.url):
             return False
         base = urlsplit(self.url).path
@@ -89,10 +86,7 @@ class StudioName:
 
 
 class StudioNames:
-    """All addresses of the Label Studio at LABEL_STUDIO_URL. Tasks may name files by any of them.
-
-    `hosts` are the addresses of VLSAM_LABEL_STUDIO_HOSTS. The name from /setup comes with the `Server`.
-    """
+    """All addresses of the Label Studio at LABEL_STUDIO_URL, also `hosts` of VLSAM_LABEL_STUDIO_HOSTS."""
 
     def __init__(self, label_studio_url: str | None, hosts: Sequence[str]) -> None:
         self._label_studio_url = label_studio_url
@@ -135,10 +129,10 @@ class StudioNames:
 
 
 def url_of(source: str, path: str | None, server: Server | None, task: Any) -> str:
-    """Return the URL to fetch for the value of a task's image field.
+    """Return the URL to fetch for the value of a task's image field. Raises Refused.
 
     `path` is that of the file in Label Studio, None for other addresses. Label Studio signs the URIs of cloud
-    storages (presign), for which it needs the task's id. Raises Refused.
+    storages (presign), for which it needs the task's id.
     """
     is_cloud = source.startswith(_CLOUD_STORAGES)
     if path is None and not source.startswith("/") and not is_cloud:

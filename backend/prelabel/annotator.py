@@ -8,7 +8,7 @@ from backend.answers.placement import Labelling, alike, not_empty, vocabulary
 from backend.datasets.items import Item
 from backend.datasets.objects import Object
 from backend.datasets.run_state import REDUCED, Row, Unchanged
-from backend.images.content_hash import image_hash
+from backend.images.image_cache import image_hash
 from backend.labelstudio import results
 from backend.labelstudio.labeling_config import LabelConfig
 from backend.prelabel import contact_sheet

@@ -60,12 +60,7 @@ class Workers:
         sampled: Container[str],
         save: Callable[[Item, Row], None],
     ) -> None:
-        """Annotate all items. Call `save` with a row of each, in any order, from this thread.
-
-        An error of one image becomes its row, as in run.run, also when workers die of it.
-        Raises ClusterError if models cannot be loaded or the cluster is lost, and what `items` and `save`
-        raise.
-        """
+        """Annotate all items, and call `save` with a row of each, in any order. Raises ClusterError."""
         if self.gpus:
             models = replace(annotator.settings.models, device="cuda")
             annotator = replace(annotator, settings=replace(annotator.settings, models=models))

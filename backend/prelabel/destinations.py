@@ -45,11 +45,7 @@ Destination = ImportList | Objects
 def choose(
     path: Path, version: str, loader: Loader, *, as_polygons: bool = False, copy: bool = False
 ) -> Destination:
-    """Return the destination for a path's suffix.
-
-    `as_polygons` writes COCO's masks as polygons instead of RLE; `copy` copies images for YOLO. `loader` is
-    the source's. Raises SourceError.
-    """
+    """Return the destination for a path's suffix; `loader` is the source's. Raises SourceError."""
     name = path.name.lower()
     if as_polygons and not name.endswith(".coco.json"):
         raise SourceError("--coco-polygons goes with --to NAME.coco.json")

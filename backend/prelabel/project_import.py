@@ -21,8 +21,7 @@ class Importer:
     """Imports predictions into a project in chunks, each prediction once, even if the run is killed.
 
     sent.jsonl in the state lists the tasks whose predictions Label Studio has taken. After a kill or a broken
-    connection Label Studio is asked which tasks have a prediction of this version. With `replace` those are
-    deleted before the new ones are sent.
+    connection Label Studio is asked which tasks have one. With `replace` those are deleted first.
     """
 
     def __init__(self, client: StudioClient, project: int, version: str, *, replace: bool) -> None:

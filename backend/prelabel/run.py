@@ -27,10 +27,8 @@ def run(
 ) -> None:
     """Annotate all items. Call `save` with a row of each, in their order, from one thread.
 
-    `load` runs in threads of its own, and returns an image and what else `annotate` needs. `annotate` runs in
-    the caller's thread, and `describe`, which makes a row of its result, in another. An error of one image
-    becomes its row, with status "failed" and a reason. If `load` raises Unchanged, the row has status "same".
-    Raises only what `items` and `save` raise.
+    `load` runs in threads of its own, and returns an image and what else `annotate` needs. `describe` makes a
+    row of its result in another thread. An error becomes the row of its image, Unchanged a row of SAME.
     """
 
     def finish(item: Item, image: Image, result: T) -> None:

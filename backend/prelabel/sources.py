@@ -1,7 +1,7 @@
 """List and read the files of `vlsam prelabel`: folders, URIs and manifests.
 
-The command line may name any file system that fsspec supports. The addresses in a manifest are not trusted:
-they may be paths, http(s) and data addresses, which images/fetch.py reads, and URIs of cloud storages.
+The command line may name any file system of fsspec. The addresses in a manifest are not trusted: paths,
+http(s) and data addresses, which images/fetch.py reads, and URIs of cloud storages.
 """
 
 import hashlib
@@ -43,10 +43,7 @@ _CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::h
 
 
 class Files:
-    """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes.
-
-    `cells` has the files of items with a place; a row without bytes is read from its address.
-    """
+    """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes."""
 
     def __init__(
         self,
@@ -209,11 +206,7 @@ def _stamp_of_uri(address: str) -> str:
 
 
 class Manifest:
-    """A table with an image address in each row. Its other columns become the task's data.
-
-    The key of a row is its `id`, if there is such a column, or its address. A parquet file may contain the
-    images themselves, in a column of bytes or of Hugging Face's {"bytes", "path"}.
-    """
+    """A table with an image or its address in each row. Its other columns become the task's data."""
 
     def __init__(self, source: str, loader: Loader, image_key: str) -> None:
         self.loader = loader

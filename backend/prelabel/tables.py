@@ -36,10 +36,7 @@ def reason(error: Exception) -> str:
 
 
 def rows(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:
-    """Yield the rows of a manifest, each with its place if its column `image_key` has bytes: see Cells.
-
-    Count values that rows cannot contain in `skipped`. Raises SourceError.
-    """
+    """Yield the rows of a manifest, with a place of `Cells` if the image is embedded. Raises SourceError."""
     try:
         match PurePosixPath(source.lower()).suffix:
             case ".csv":
@@ -109,8 +106,8 @@ def _parquet(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tup
 class Cells:
     """Reads the bytes of a column of a parquet file, or `bytes` of Hugging Face's {"bytes", "path"}.
 
-    Rows that are read nearly in order are decoded once, page by page, since a row group may be gigabytes; a
-    few rows that were passed are kept. Safe to share among threads.
+    Rows that are read nearly in order are decoded once, page by page, since a row group may be gigabytes.
+    Safe to share among threads.
     """
 
     KEPT = 8

@@ -9,8 +9,8 @@ from operator import methodcaller
 from tqdm import tqdm
 
 from backend.answers.failure_reason import why
-from backend.images.content_hash import image_hash
 from backend.images.fetch import Fetcher
+from backend.images.image_cache import image_hash
 from backend.labelstudio import labeling_config
 from backend.labelstudio_api.client import StudioClient
 from backend.runtime.embedding_cache import embedding_key

@@ -74,10 +74,7 @@ class EmbeddingCache:
         self._device = _Tier("device", capacity * DEVICE_SHARE, metrics, self._host)
 
     def handle(self, content: str) -> "EmbeddingHandle":
-        """Return a handle to the embedding of the image with the hash `content`.
-
-        Read the file, if there is one, in the calling thread, so that the thread of the models does not wait.
-        """
+        """Return a handle to the embedding of an image; its file, if any, is read in the calling thread."""
         key = embedding_key(self._segmenter, content)
         with self._lock:
             cached = self._device.get(key) or self._host.get(key)
@@ -119,10 +116,7 @@ class EmbeddingCache:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingHandle:
-    """A handle to one cached embedding, which eviction cannot remove meanwhile.
-
-    Handles to the same image share one `encode`, or its error.
-    """
+    """A handle to one cached embedding, which eviction cannot remove; all handles share one `encode`."""
 
     _cache: EmbeddingCache
     key: str

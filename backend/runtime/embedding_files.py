@@ -1,7 +1,7 @@
 """Store embeddings in files, which survive a restart and which `vlsam warm` writes in advance.
 
-A file is safetensors, named by the key of its embedding. Any number of processes may share the folder: a file
-appears whole or not at all. Each write first removes the least recently used files beyond the cap.
+Any number of processes may share the folder: a safetensors file, named by its key, appears whole or not
+at all. Each write first removes the least recently used files beyond the cap.
 """
 
 import contextlib

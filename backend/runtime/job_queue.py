@@ -189,10 +189,7 @@ class JobQueue(Generic[M]):
             raise Late from None
 
     def _drop_superseded(self, topic: Topic) -> None:
-        """End the waiting jobs that `topic` supersedes. Raises Superseded if one of them supersedes `topic`.
-
-        An older request can arrive in the queue later, if its image took longer to load.
-        """
+        """End the waiting jobs that `topic` supersedes. Raises Superseded if one of them is newer."""
         waiting = [(job, job.topic) for job in self._jobs if job.topic is not None]
         if any(other.supersedes(topic) for _, other in waiting):
             raise Superseded

@@ -7,19 +7,13 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def trim() -> None:
-    """Give free pages back to the system; takes about 10 ms. Do nothing without glibc.
-
-    Tensors of varying sizes fragment the heap. Without trimming, the process grows though its use does not.
-    """
+    """Give free pages back to the system (10 ms): tensors of varying sizes fragment the heap. Needs glibc."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
 
 
 def share() -> None:
-    """Let threads that start from now on share one heap, so that fewer heaps fragment.
-
-    The threads wait for each other: use it for few threads with large allocations.
-    """
+    """Let threads that start from now on share one heap; they wait for each other, so use it for few."""
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
-from backend.images.content_hash import image_hash
+from backend.images.image_cache import image_hash
 from backend.labelstudio import labeling_config, region_reading, results
 from model.builtin.scenes import NAMES, draw_scene
 from model.pipeline import VLSAM

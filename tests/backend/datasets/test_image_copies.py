@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from backend.datasets.image_copies import Copies, link, size_text
 from backend.datasets.items import Item
-from backend.images.content_hash import image_hash
+from backend.images.image_cache import image_hash
 from backend.prelabel.sources import Files
 from backend.settings import ImageSettings, LabelStudioSettings
 from model.types import Image

@@ -12,8 +12,7 @@ import pytest
 from backend.answers.ml_backend import VLSAMBackend
 from backend.answers.resources import Resources
 from backend.answers.task_image import Access
-from backend.images.content_hash import image_hash
-from backend.images.image_cache import SECONDS, ImageCache, cache_key
+from backend.images.image_cache import SECONDS, ImageCache, cache_key, image_hash
 from backend.images.studio_urls import Server
 from model.deadline import NEVER
 from tests.support.clock import Clock
@@ -170,3 +169,10 @@ def test_the_address_unused_longest_makes_room() -> None:
     assert cached is not None
     assert (cached.content, cached.size) == (image_hash(picture), (6, 8))
     assert cache.find(None) is None
+
+
+def test_a_hash_tells_images_apart_by_pixels_and_size() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    assert image_hash(image) == image_hash(image.copy())
+    assert image_hash(image) != image_hash(image + 1)
+    assert image_hash(image) != image_hash(image.reshape(6, 4, 3))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image as Pillow
 
 from backend.datasets.items import Item
-from backend.images.content_hash import image_hash
+from backend.images.image_cache import image_hash
 from backend.labelstudio import labeling_config
 from backend.prelabel.annotator import Annotator
 from backend.prelabel.cluster import BLOCK, Actor, ClusterError, fetch, workers_that_fit

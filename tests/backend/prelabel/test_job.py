@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from backend.answers.placement import Labelling, annotation, prediction
 from backend.datasets.run_state import State
-from backend.images.content_hash import image_hash
+from backend.images.image_cache import image_hash
 from backend.labelstudio import labeling_config
 from backend.labelstudio.region_reading import decode
 from backend.prelabel import sources

@@ -87,8 +87,7 @@ class Coco(Objects):
 
 def run_lengths(kept: Row) -> Row:
     """Return an object's mask as COCO's compressed RLE."""
-    mask: Row = kept["mask"]
-    return mask
+    return dict(kept["mask"])
 
 
 def polygons(kept: Row) -> list[list[float]]:

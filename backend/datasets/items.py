@@ -35,11 +35,9 @@ class Loader(Protocol):
 
     def read(self, item: Item) -> tuple[bytes, Image]:
         """Return the file and its pixels, uint8 (H, W, 3) RGB, upright. Raises ImageError."""
-        ...
 
     def path(self, item: Item) -> Path | None:
         """Return the file's path on this machine; None if it is elsewhere, or the source may not name it."""
-        ...
 
 
 def need(module: str, what: str) -> Any:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from backend.datasets.items import Item, digest
@@ -155,7 +154,7 @@ class State:
         shard: tuple[int, int],
         limit: int | None,
         samples: int,
-        skipped: Mapping[str, int] = MappingProxyType({}),
+        skipped: Mapping[str, int] | None = None,
     ) -> tuple[int, int, frozenset[str]]:
         """List the items of this shard. Return their number, how many are done, and the keys of samples."""
         total = done = 0
@@ -176,7 +175,7 @@ class State:
                 chosen.append((hashed, item.key))
                 if len(chosen) > 10 * samples:
                     chosen[:] = heapq.nsmallest(samples, chosen)
-            file.write(json.dumps({"skipped": skipped}, default=dict).encode() + b"\n")
+            file.write(json.dumps({"skipped": skipped or {}}, default=dict).encode() + b"\n")
 
         write(self.folder / "items.jsonl", lines, private=True)  # addresses may be signed
         return total, done, frozenset(key for _, key in heapq.nsmallest(samples, chosen))

@@ -168,7 +168,9 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
     def is_new(folder: str) -> bool:
         if depth is not None and folder.count("/") + 1 >= depth:
             return False
-        if _is_of_a_run(root + folder):
+        # The state or the YOLO folder of a run.
+        kept = {".state": "run.json", ".yolo": "data.yaml"}.get(posixpath.splitext(folder)[1])
+        if kept is not None and os.path.isfile(f"{root}{folder}/{kept}"):
             skipped["results of an earlier run"] += 1
             return False
         entered = identity(root + folder)
@@ -189,12 +191,6 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
             elif is_new(name):
                 enter(f"{name}/")
     return files, to_files, skipped
-
-
-def _is_of_a_run(folder: str) -> bool:
-    """Return whether a folder is a state or a YOLO folder of `vlsam prelabel`."""
-    kept = {".state": "run.json", ".yolo": "data.yaml"}.get(posixpath.splitext(folder)[1])
-    return kept is not None and os.path.isfile(f"{folder}/{kept}")
 
 
 def identity(path: str | Path) -> tuple[int, int] | None:

@@ -59,15 +59,14 @@ class Response:
         """Read the body. Raises TooLarge, which names the `setting`, for more than `max_bytes`."""
         # read1 returns what has arrived, so the deadline also ends a body that drips.
         read: Callable[[int], bytes] = partial(self.response.raw.read1, decode_content=True)
-        chunks, size = [], 0
+        body = bytearray()
         while chunk := read(1 << 16):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > max_bytes:
+            body += chunk
+            if len(body) > max_bytes:
                 raise too_large(shown(self.request.url.url), max_bytes, setting)
             self.request.deadline.check()
         self.request.deadline.check()  # a body that was cut off there looks complete
-        return b"".join(chunks)
+        return bytes(body)
 
     def retry_after(self) -> float:
         """Return the seconds in Retry-After, 0 without it."""

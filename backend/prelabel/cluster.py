@@ -68,20 +68,16 @@ class Workers:
         while unsaved := {item.key: item for item in islice(items, ROUND)}:
             # Items that kill workers are tried again alone, with no other item at the same worker.
             for block in (BLOCK, 1):
-                for row in self._rows(list(unsaved.values()), block, annotator, loader, sampled):
+                for row in self._rows(list(unsaved.values()), block, loader, (annotator, sampled)):
                     if item := unsaved.pop(row["key"], None):
                         save(item, row)
             for item in unsaved.values():
                 save(item, failed(item, DIED))
 
     def _rows(
-        self,
-        items: Sequence[Item],
-        block: int,
-        annotator: "Annotator",
-        loader: Loader,
-        sampled: Container[str],
+        self, items: Sequence[Item], block: int, loader: Loader, arguments: tuple[Any, ...]
     ) -> Iterator[Row]:
+        """Yield the rows of items, from workers that each run Actor(*arguments)."""
         if not items:
             return
         data, arrow = self.ray.data, importlib.import_module("pyarrow")
@@ -96,7 +92,7 @@ class Workers:
             .map_batches(partial(fetch, loader=loader), batch_size=block, batch_format="pyarrow")
             .map_batches(
                 Actor,
-                fn_constructor_args=(annotator, sampled),
+                fn_constructor_args=arguments,
                 compute=data.ActorPoolStrategy(
                     size=min(self.count, len(blocks)), max_tasks_in_flight_per_actor=min(2, block)
                 ),

@@ -229,7 +229,12 @@ class Manifest:
                     f"but {columns}"
                 ) from None
             given, row_id = _address(cell), row.get("id")
-            key = text(_short(unsigned(given))) or (f"row {number}" if place is not None else "")
+            key = text(unsigned(given))
+            if len(key) > LONGEST_KEY:  # as a data: address
+                hashed = hashlib.blake2b(unsigned(given).encode("utf-8", "replace"), digest_size=16)
+                key = f"hash:{hashed.hexdigest()}"
+            elif not key and place is not None:
+                key = f"row {number}"
             if row_id not in (None, ""):
                 key = text(str(row_id))
                 if times[key]:
@@ -239,7 +244,8 @@ class Manifest:
                 times[base] += 1
                 key = f"{base}#{times[base]}"
             times[key] += 1
-            address = self._absolute(given)
+            # A relative path is below the manifest's folder.
+            address = given if not given or _is_uri(given) else posixpath.join(self._folder, given)
             if place is not None:
                 row[self._image_key] = given or key
             if self._image_key in row:  # the column "photo.url" becomes a field of "photo"
@@ -254,12 +260,6 @@ class Manifest:
                 place=place,
                 stamp=stamp(unsigned(address), of_list if place is not None else _stamp_of(address)),
             )
-
-    def _absolute(self, address: str) -> str:
-        """Return an address, a relative path as below the manifest's folder."""
-        if not address or address.startswith("/") or _is_uri(address):
-            return address
-        return posixpath.join(self._folder, address)
 
 
 def _is_uri(address: str) -> bool:
@@ -281,13 +281,6 @@ def _file_system(address: str) -> tuple[Any, str]:
         return kind(**kind._get_kwargs_from_urls(address)), kind._strip_protocol(address)
     except (ImportError, ValueError, TypeError) as error:  # a missing driver, an unknown scheme
         raise SourceError(f"{scheme}:// addresses: {reason(error)}; for s3:// pip install s3fs") from None
-
-
-def _short(address: str) -> str:
-    """Return an address as a key; a long one, as a data: address, becomes a hash."""
-    if len(address) <= LONGEST_KEY:
-        return address
-    return "hash:" + hashlib.blake2b(address.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def without_file_scheme(source: str) -> str:

@@ -125,15 +125,13 @@ class Cells:
 
     def read(self, place: int) -> bytes | None:
         """Return the bytes at a place, None if there are none. Raises ImageError."""
-        try:
-            with self._lock:
+        with self._lock:
+            try:
                 cell = self._find(place)
-        except Exception as error:  # of a file that is broken
-            with self._lock:
+            except Exception as error:  # of a file that is broken
                 self._ends = []
-            raise ImageError(
-                f"The row of the parquet file cannot be read ({type(error).__name__})."
-            ) from None
+                name = type(error).__name__
+                raise ImageError(f"The row of the parquet file cannot be read ({name}).") from None
         if isinstance(cell, ImageError):
             raise cell
         return cell

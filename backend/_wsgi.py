@@ -9,7 +9,6 @@ import logging
 import signal
 import sys
 import threading
-from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -66,18 +65,15 @@ def announce(settings: Settings) -> None:
     profile = settings.models.select()
     log.info("Profile %s: VLM %s, segmenter %s.", profile.name, profile.vlm, profile.sam)
     if profile.demo:
-        others = [name for name, other in PROFILES.items() if not other.demo]
+        first, *others = (name for name, other in PROFILES.items() if not other.demo)
         log.warning(
             "These are demo weights that know 40 drawn objects only, not photos. "
-            "VLSAM_PROFILE=%s (or %s) switches to real ones.",
-            others[0],
-            ", ".join(others[1:]),
+            f"VLSAM_PROFILE={first} (or {', '.join(others)}) switches to real ones."
         )
     if settings.server.workers > 1:
         log.warning(
-            "WORKERS=%d: each worker loads the models again, and only one of them hears a /setup, "
-            "so set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY.",
-            settings.server.workers,
+            f"WORKERS={settings.server.workers}: each worker loads the models again, and only one of them "
+            "hears a /setup, so set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
         )
     if settings.label_studio.api_key and not settings.label_studio.url:
         log.warning(
@@ -120,19 +116,15 @@ class _Server(BaseApplication):  # type: ignore[misc]
         return create_app(self._settings)
 
 
-@cache
-def _app() -> "Flask":
+def __getattr__(name: str) -> "Flask":
+    """Return `app`. It is created on first use, so that importing `serve` starts nothing."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = Settings.from_env()
     logs.configure(settings.log.level, settings.secrets)
     announce(settings)
-    return create_app(settings)
-
-
-def __getattr__(name: str) -> "Flask":
-    """Return `app`. It is created on first use, so that importing `serve` starts nothing."""
-    if name == "app":
-        return _app()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = app = create_app(settings)
+    return app
 
 
 def main() -> int:

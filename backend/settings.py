@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from model.profiles import DEVICE_MAPS, FOLDER, Dtype, Profile, Quantization, ch
 from model.recipes import RECIPES, Points
 
 OnOpen = Literal["annotate", "prewarm"]
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class SettingsError(ValueError):
@@ -27,10 +28,16 @@ class SettingsError(ValueError):
 # Parsers raise ValueError with what the value must be, as the end of a sentence.
 
 
+def _match(form: str, value: str, expected: str) -> re.Match[str]:
+    """Return the match of a whole value. Raises ValueError with what is expected."""
+    if match := re.fullmatch(form, value):
+        return match
+    raise ValueError(expected)
+
+
 def _secret(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._~-]{8,200}", value):  # needs no quoting in a URL or a header
-        raise ValueError("8 to 200 letters, digits, dots, dashes, underscores and tildes")
-    return value
+    form = "[A-Za-z0-9._~-]{8,200}"  # needs no quoting in a URL or a header
+    return _match(form, value, "8 to 200 letters, digits, dots, dashes, underscores and tildes")[0]
 
 
 def _url(value: str) -> str:
@@ -42,24 +49,18 @@ def _url(value: str) -> str:
 
 def _hosts(value: str) -> tuple[tuple[str, int | None], ...]:
     """Parse (host in lower case, port or None for any) pairs."""
-    hosts: list[tuple[str, int | None]] = []
-    for entry in value.lower().split(","):
-        match = re.fullmatch(r"\s*([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\s*", entry)
-        if match is None:
-            raise ValueError("names or addresses of hosts with commas between, as in `minio:9000, 10.0.0.7`")
-        hosts.append((match[1].strip("[]"), int(match[2]) if match[2] else None))
-    return tuple(hosts)
+    form = r"\s*([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\s*"
+    expected = "names or addresses of hosts with commas between, as in `minio:9000, 10.0.0.7`"
+    matches = [_match(form, entry, expected) for entry in value.lower().split(",")]
+    return tuple((match[1].strip("[]"), int(match[2]) if match[2] else None) for match in matches)
 
 
 def _label_studio_hosts(value: str) -> tuple[str, ...]:
     """Parse addresses, with or without scheme, port and path; final slashes are removed."""
-    entries = tuple(entry.strip().rstrip("/") for entry in value.split(","))
     form = r"(?i)(https?://)?([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[\w.~/-]*)?"
-    if not all(re.fullmatch(form, entry) for entry in entries):
-        raise ValueError(
-            "addresses with commas between, as in `https://label.example.com, studio:8080, example.com/ls`"
-        )
-    return entries
+    expected = "addresses with commas between, as in `https://label.example.com, studio:8080, example.com/ls`"
+    entries = (entry.strip().rstrip("/") for entry in value.split(","))
+    return tuple(_match(form, entry, expected)[0] for entry in entries)
 
 
 def _folder(value: str) -> Path:
@@ -80,26 +81,23 @@ def _bundle(value: str) -> Path:
     return Path(value)
 
 
-def _level(value: str) -> str:
-    if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ValueError("DEBUG, INFO, WARNING or ERROR")
-    return value.upper()
-
-
 def _one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser of these words in any case."""
+
     def parse(value: str) -> str:
-        if value.lower() not in choices:
-            raise ValueError(f"{', '.join(choices[:-1])} or {choices[-1]}")
-        return value.lower()
+        for choice in choices:
+            if value.lower() == choice.lower():
+                return choice
+        raise ValueError(f"{', '.join(choices[:-1])} or {choices[-1]}")
 
     return parse
 
 
 def _device(value: str) -> str:
-    maps = DEVICE_MAPS[1:]
-    if not re.fullmatch(rf"auto|cpu|mps|(cuda|xpu)(:[0-9]{{1,3}})?|{'|'.join(maps)}", value.lower()):
-        raise ValueError(f"auto, cpu, cuda, cuda:1 ..., mps, xpu, {', '.join(maps[:-1])} or {maps[-1]}")
-    return value.lower()
+    *maps, last = DEVICE_MAPS[1:]
+    form = rf"auto|cpu|mps|(cuda|xpu)(:[0-9]{{1,3}})?|{'|'.join(maps)}|{last}"
+    expected = f"auto, cpu, cuda, cuda:1 ..., mps, xpu, {', '.join(maps)} or {last}"
+    return _match(form, value.lower(), expected)[0]
 
 
 def _points(value: str) -> tuple[tuple[str, Points], ...]:
@@ -128,12 +126,8 @@ def _switch(value: str) -> bool:
 
 
 def _leftover(value: str) -> str:
-    policy, colon, label = (part.strip() for part in value.partition(":"))
-    if colon and policy.lower() == "other" and label:
-        return f"other:{label}"
-    if colon or policy.lower() not in ("drop", "keep"):
-        raise ValueError("drop, keep or other:LABEL")
-    return policy.lower()
+    match = _match(r"(?is)(drop|keep)|other\s*:\s*(\S.*)", value, "drop, keep or other:LABEL")
+    return match[1].lower() if match[1] else f"other:{match[2]}"
 
 
 def _within(kind: type[float], what: str, low: float, high: float) -> Callable[[str], float]:
@@ -149,14 +143,8 @@ def _within(kind: type[float], what: str, low: float, high: float) -> Callable[[
     return parse
 
 
-def _integer(low: int, high: int) -> Callable[[str], float]:
-    return _within(int, "a whole number", low, high)
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    return _within(float, "a number of seconds", low, high)
-
-
+_integer = partial(_within, int, "a whole number")
+_seconds = partial(_within, float, "a number of seconds")
 _share = _within(float, "a number", 0, 1)
 
 
@@ -208,13 +196,11 @@ class ModelSettings(Group):
     )
     sam: str | None = _setting(
         "VLSAM_SAM", None, str,
-        "Another segmenter: the name of a published checkpoint, a hub id, also as ID@REVISION, a file "
-        "or a folder.",
+        "Another segmenter: a published checkpoint's name, a hub id, also as ID@REVISION, a file or folder.",
     )  # fmt: skip
     device: str = _setting(
         "VLSAM_DEVICE", "auto", _device,
-        "Device of the models: auto, cpu, cuda, cuda:1 ..., mps, xpu, or balanced for a VLM over "
-        "several GPUs.",
+        "Device of the models: auto, cpu, cuda, cuda:1 ..., mps, xpu, or balanced: a VLM over several GPUs.",
     )  # fmt: skip
     dtype: Dtype | None = _setting(
         "VLSAM_DTYPE", None, _one_of(*get_args(Dtype)),
@@ -226,8 +212,7 @@ class ModelSettings(Group):
     )  # fmt: skip
     max_vlm_pixels: int | None = _setting(
         "VLSAM_MAX_VLM_PIXELS", None, _integer(50_000, 100_000_000),
-        "Largest number of pixels of an image that the VLM sees, in all views together. Default: the "
-        "profile's.",
+        "Most pixels of an image that the VLM sees, in all views together. Default: the profile's.",
     )  # fmt: skip
     model_dir: Path = _setting(
         "MODEL_DIR", FOLDER, Path, "Folder of fetched weights. `vlsam download` fills it ahead."
@@ -273,8 +258,7 @@ class DetectionSettings(Group):
     )  # fmt: skip
     views: Views = _setting(
         "VLSAM_VIEWS", "whole", _one_of(*get_args(Views)),
-        "whole, or corners: also the four quarters of the image, for small objects at five times the "
-        "cost.",
+        "whole, or corners: also the four quarters of the image, for small objects at five times the cost.",
     )  # fmt: skip
     questions: tuple[str, ...] = _setting(
         "VLSAM_QUESTIONS", Options().questions, _questions,
@@ -402,8 +386,7 @@ class ImageSettings(Group):
     )  # fmt: skip
     requests_ca_bundle: Path | None = _setting(
         "REQUESTS_CA_BUNDLE", None, _bundle,
-        "Certificate authorities to trust instead of the usual ones, for all https: a file or a "
-        "folder.",
+        "Certificate authorities to trust instead of the usual ones, for all https: a file or a folder.",
     )  # fmt: skip
     image_timeout: float = _setting(
         "VLSAM_IMAGE_TIMEOUT", 20.0, _seconds(0.05, 600), "Seconds to download one image, in all."
@@ -424,8 +407,7 @@ class CacheSettings(Group):
 
     mb: int = _setting(
         "VLSAM_CACHE_MB", 1024, _integer(0, 10_000_000),
-        "Megabytes of encoded images in memory, and on a GPU another eighth of it there. 0 keeps "
-        "none.",
+        "Megabytes of encoded images in memory, and on a GPU another eighth of it there. 0 keeps none.",
     )  # fmt: skip
     dir: Path | None = _setting(
         "VLSAM_CACHE_DIR", None, Path,
@@ -452,8 +434,7 @@ class ServerSettings(Group):
     )  # fmt: skip
     max_body_bytes: int = _setting(
         "VLSAM_MAX_BODY_BYTES", 128_000_000, _integer(1, 2**31 - 1),
-        "Largest request body, in bytes. A click carries the drafts of its task: 18 MB with 100 rough "
-        "masks.",
+        "Largest request body, in bytes. A click carries the drafts of its task: 18 MB with 100 rough masks.",
     )  # fmt: skip
     basic_auth_user: str | None = _setting(
         "BASIC_AUTH_USER", None, str,
@@ -482,7 +463,7 @@ class ServerSettings(Group):
 class LogSettings(Group):
     """Log: its level."""
 
-    level: str = _setting("LOG_LEVEL", "INFO", _level, "DEBUG, INFO, WARNING or ERROR.")
+    level: str = _setting("LOG_LEVEL", "INFO", _one_of(*LEVELS), "DEBUG, INFO, WARNING or ERROR.")
 
 
 @dataclass(frozen=True)
@@ -527,6 +508,4 @@ def _shown(default: Any) -> str:
         return " | ".join(default)
     if default is None:
         return ""
-    if isinstance(default, bool):
-        return str(int(default))
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    return f"{default:g}" if isinstance(default, bool | float) else str(default)

@@ -86,7 +86,7 @@ def replicas() -> Iterator[list[Noted]]:
 def balancer(replicas: list[Noted], tmp_path: Path) -> Iterator[str]:
     service = start_balancer(tmp_path / "log", *(replica.place for replica in replicas))
     try:
-        service.wait_until_up(60, on_wait=lambda seconds: None)
+        service.wait_until_up(60)
         yield service.url
     finally:
         service.stop()

@@ -44,19 +44,12 @@ __all__ = [
     "RemoteVLMError", "VLSAMError", "__version__", "draw", "read_image",
 ]  # fmt: skip
 
+# Modules of `model`; every other name is in `model.types`.
 _MODULES = {
-    "ImageLike": "model.image_decoding",
-    "read_image": "model.image_decoding",
-    "Options": "model.options",
-    "Recipe": "model.recipes",
-    "RECIPES": "model.recipes",
-    "draw": "model.overlay",
-    "VLSAM": "model.pipeline",
-    "Profile": "model.profiles",
-    "PROFILES": "model.profiles",
-    "Embedding": "model.segmentation.embedding",
-    "RemoteVLM": "model.vlm.remote_vlm",
-}  # every other name: model.types
+    "ImageLike": "image_decoding", "read_image": "image_decoding", "Options": "options", "draw": "overlay",
+    "Recipe": "recipes", "RECIPES": "recipes", "VLSAM": "pipeline", "Profile": "profiles",
+    "PROFILES": "profiles", "Embedding": "segmentation.embedding", "RemoteVLM": "vlm.remote_vlm",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -66,7 +59,7 @@ def __getattr__(name: str) -> Any:
         value: Any = import_module("importlib.metadata").version("vlsam")
     else:
         check_package("model")
-        value = getattr(import_module(_MODULES.get(name, "model.types")), name)
+        value = getattr(import_module(f"model.{_MODULES.get(name, 'types')}"), name)
     globals()[name] = value
     return value
 

@@ -5,7 +5,6 @@ clicks, so both have the same cores and caches. A stopwatch around the functions
 during real clicks.
 """
 
-import contextlib
 import json
 import logging
 import statistics
@@ -13,16 +12,14 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from functools import partial, wraps
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest import mock
 
 import cv2
 import numpy as np
@@ -31,10 +28,13 @@ from PIL import Image as Pillow
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 from tqdm import tqdm
+from werkzeug import Request, Response
 from werkzeug.serving import make_server
 
 from backend.answers import click_target, task_image
+from backend.answers.placement import Place, describe
 from backend.answers.resources import PROCESS, Resources
+from backend.bench.stopwatch import Stopwatch
 from backend.images import fetch, image_cache
 from backend.labelstudio import labeling_config, region_meta, results
 from backend.runtime.job_queue import CLICK
@@ -47,7 +47,7 @@ from model.pipeline import VLSAM
 from model.profiles import BUILTIN, choose
 from model.segmentation.embedding import Embedding
 from model.segmentation.segmenter import Levels, Segmenter
-from model.types import Detection, Evidence, Image, Prompt
+from model.types import Detection, Evidence, Image, Mask, Prompt
 from model.versions import version_of
 from model.vlm.vlm import VLM
 
@@ -56,26 +56,14 @@ T = TypeVar("T")
 CLICKS = 20  # on two images in turn
 HOUR = 3600.0
 RATIOS = (
-    "server_over_decoder",
-    "cold_over_encoder",
-    "encodes_per_image",
-    "objects20_over_1",
-    "regions30_over_0",
-)
+    "server_over_decoder", "cold_over_encoder", "encodes_per_image", "objects20_over_1", "regions30_over_0",
+)  # fmt: skip
 REGIONS = 30
 
 # Each click has a label of its own, so that it starts a new object instead of correcting the last one.
 LABELS = tuple(f"Object {number}" for number in range(CLICKS))
-_VALUES = "".join(f'<Label value="{label}"/>' for label in LABELS)
-CONFIG = f"""
-<View>
-  <Image name="image" value="$image"/>
-  <BrushLabels name="brush" toName="image">{_VALUES}</BrushLabels>
-  <KeyPointLabels name="point" toName="image" smart="true">{_VALUES}</KeyPointLabels>
-</View>
-"""
 
-# Functions of each stage of a click. Of nested functions each counts its own time only.
+# Functions of each stage of a click.
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "parse": ((app, "_body"), (app, "parse_body"), (labeling_config, "parse"), (click_target, "read")),
     "look up": ((task_image, "load"),),
@@ -90,41 +78,6 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "evidence": ((region_meta, "write"),),
     "json": ((app, "jsonify"),),
 }
-
-
-class Stopwatch:
-    """Seconds and calls of each stage, for one click at a time, in any threads."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.calls: Counter[str] = Counter()
-        self._inner: list[float] = []  # seconds of nested functions, for each function on the stack
-
-    @contextmanager
-    def running(self) -> Iterator["Stopwatch"]:
-        with contextlib.ExitStack() as stack:
-            for stage, places in STAGES.items():
-                for owner, name in places:
-                    stack.enter_context(
-                        mock.patch.object(owner, name, self._around(stage, getattr(owner, name)))
-                    )
-            yield self
-
-    def _around(self, stage: str, function: Callable[..., T]) -> Callable[..., T]:
-        @wraps(function)
-        def timed(*args: Any, **kwargs: Any) -> T:
-            self._inner.append(0.0)
-            since = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                took = time.perf_counter() - since
-                self.seconds[stage] += took - self._inner.pop()
-                self.calls[stage] += 1
-                if self._inner:
-                    self._inner[-1] += took
-
-        return timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,93 +110,58 @@ class Picture:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Neighbours:
-    """Predicted regions with outlines like hair or leaves, none at the points of the picture."""
-
-    regions: tuple[dict[str, Any], ...]  # with the number of an item of run_lengths as its rle
-    run_lengths: tuple[str, ...]  # JSON
-
-    @classmethod
-    def draw(cls, picture: Picture) -> "Neighbours":
-        rng = np.random.default_rng(len(picture.file))
-        height, width = picture.pixels.shape[:2]
-        (control,) = labeling_config.parse(CONFIG).outputs
-        radius, made, run_lengths = width / 8, [], []
-        for number in range(REGIONS):
-            x, y = rng.uniform(0.1, 0.9, 2) * (width, height)
-            mask = np.zeros((height, width), bool)
-            left, top = (max(0, int(side - 2 * radius)) for side in (x, y))
-            window = mask[top : int(y + 2 * radius), left : int(x + 2 * radius)]
-            rows, columns = np.mgrid[: window.shape[0], : window.shape[1]]
-            rough = rng.standard_normal((window.shape[0] // 8 + 1, window.shape[1] // 8 + 1), np.float32)
-            rough = cv2.resize(rough, window.shape[::-1])
-            window[:] = np.hypot(columns + left - x, rows + top - y) + radius / 4 * rough < radius
-            for px, py in picture.points:
-                mask[max(0, int(py) - 5) : int(py) + 6, max(0, int(px) - 5) : int(px) + 6] = False
-            (made_of,) = results.region(
-                mask, control=control, labels=LABELS[:1], region_id=f"region {number}", score=0.5
-            )
-            prompt = Prompt.of((x, y, 1))
-            view = (0.0, 0.0, float(width), float(height))
-            found = Detection("object", mask, 0.5, Evidence("", view, prompt, {}, "bench"))
-            run_lengths.append(json.dumps(made_of["value"]["rle"]))
-            value = {**made_of["value"], "rle": f"run lengths {number}"}
-            made.append({**made_of, "value": value, "meta": region_meta.write(found, made_of)})
-        return cls(tuple(made), tuple(run_lengths))
-
-    def beside(self, asked: dict[str, Any], label: str) -> str:
-        """Return the JSON of a request whose task has these regions, all with the label of the click."""
-        regions = [{**made, "value": {**made["value"], "brushlabels": [label]}} for made in self.regions]
-        (task,) = asked["tasks"]
-        body = json.dumps({**asked, "tasks": [{**task, "predictions": [{"id": 1, "result": regions}]}]})
-        for number, written in enumerate(self.run_lengths):
-            body = body.replace(f'"run lengths {number}"', written)
-        return body
+def neighbours(picture: Picture) -> list[dict[str, Any]]:
+    """Return predicted regions with outlines like hair or leaves, none at the points of the picture."""
+    rng = np.random.default_rng(len(picture.file))
+    height, width = picture.pixels.shape[:2]
+    radius, regions = width / 8, []
+    for number in range(REGIONS):
+        x, y = rng.uniform(0.1, 0.9, 2) * (width, height)
+        mask = np.zeros((height, width), bool)
+        left, top = (max(0, int(side - 2 * radius)) for side in (x, y))
+        window = mask[top : int(y + 2 * radius), left : int(x + 2 * radius)]
+        rows, columns = np.mgrid[: window.shape[0], : window.shape[1]]
+        rough = rng.standard_normal((window.shape[0] // 8 + 1, window.shape[1] // 8 + 1), np.float32)
+        rough = cv2.resize(rough, window.shape[::-1])
+        window[:] = np.hypot(columns + left - x, rows + top - y) + radius / 4 * rough < radius
+        for px, py in picture.points:
+            mask[max(0, int(py) - 5) : int(py) + 6, max(0, int(px) - 5) : int(px) + 6] = False
+        regions.append(predicted_region(mask, Prompt.of((x, y, 1)), LABELS[0], f"region {number}"))
+    return regions
 
 
-@dataclass
-class Times:
-    """Seconds of one model on images of one size."""
+def labeling_config_of(labels: Sequence[str]) -> str:
+    """Return a labeling config with brush regions and clicks of these labels."""
+    values = "".join(f'<Label value="{label}"/>' for label in labels)
+    return f"""
+<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image">{values}</BrushLabels>
+  <KeyPointLabels name="point" toName="image" smart="true">{values}</KeyPointLabels>
+</View>
+"""
 
-    cold: list[float] = field(default_factory=list)
-    encoder: list[float] = field(default_factory=list)
-    warm: list[float] = field(default_factory=list)
-    decoder: list[float] = field(default_factory=list)
-    one: list[float] = field(default_factory=list)
-    many: list[float] = field(default_factory=list)
-    beside: list[float] = field(default_factory=list)
-    first_beside: list[float] = field(default_factory=list)
-    cold_stages: list[Mapping[str, float]] = field(default_factory=list)
-    warm_stages: list[Mapping[str, float]] = field(default_factory=list)
-    encodes: int = 0
-    decodes: int = 0
 
-    def row(self, name: str, megapixels: float, size: tuple[int, int]) -> dict[str, Any]:
-        p50 = statistics.median
-        return {
-            "model": name,
-            "megapixels": megapixels,
-            "size": list(size),
-            "server_over_decoder": round(p50(self.warm) / p50(self.decoder), 3),
-            "cold_over_encoder": round(p50(self.cold) / p50(self.encoder), 3),
-            "encodes_per_image": self.encodes / len(self.cold),
-            "objects20_over_1": round(p50(self.many) / p50(self.one), 2),
-            "regions30_over_0": round(p50(self.beside) / p50(self.warm), 2),
-            "decodes_per_click": self.decodes / len(self.warm),
-            "ms": {
-                "click": _ms(self.warm),
-                "decoder": _ms(self.decoder),
-                "first click": _ms(self.cold),
-                "encoder": _ms(self.encoder),
-                "20 objects": _ms(self.many),
-                "1 object": _ms(self.one),
-                "30 regions": _ms(self.beside),
-                "30 regions, first click": _ms(self.first_beside),
-            },
-            "click_ms": _split(self.warm, self.warm_stages),
-            "first_click_ms": _split(self.cold, self.cold_stages),
-        }
+def predicted_region(mask: Mask, prompt: Prompt, label: str, region_id: str) -> dict[str, Any]:
+    """Return a brush region as a prediction with evidence."""
+    height, width = mask.shape
+    evidence = Evidence("What is there?", (0.0, 0.0, float(width), float(height)), prompt, {}, "bench")
+    (control,) = labeling_config.parse(labeling_config_of([label])).outputs
+    (region,) = describe(Detection("object", mask, 0.5, evidence), Place(control, (label,), region_id))
+    return region
+
+
+def click_of(
+    x: float, y: float, shape: tuple[int, ...], label: str, click_id: str, *, positive: bool = True
+) -> dict[str, Any]:
+    """Return a click at x, y pixels of an image of `shape` as Label Studio sends it."""
+    height, width = shape[:2]
+    value = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.2, "keypointlabels": [label]}
+    return {
+        "id": click_id, "type": "keypointlabels", "from_name": "point", "to_name": "image",
+        "origin": "manual", "is_positive": positive, "value": value,
+        "original_width": width, "original_height": height, "image_rotation": 0,
+    }  # fmt: skip
 
 
 def _ms(seconds: Sequence[float]) -> float:
@@ -260,15 +178,7 @@ def _split(totals: Sequence[float], stages: Sequence[Mapping[str, float]]) -> di
 def measure(
     models: Sequence[str], megapixels: Sequence[float], *, cold: int, repeats: int, device: str
 ) -> dict[str, Any]:
-    """Return all figures. Those of the last model at 2 megapixels, or else at its last size, come first.
-
-    Args:
-        models: "builtin", "vit_b" (random weights at the published size) or a value of VLSAM_SAM.
-        megapixels: sizes of images.
-        cold: images of each size, at least 2.
-        repeats: calls of the decoder with 20 prompts.
-        device: device of the models.
-    """
+    """Return all figures. Those of the last model at 2 megapixels, or else at its last size, come first."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in models:
@@ -298,13 +208,18 @@ def measure(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows and the stages of a click as Markdown tables."""
     stages = [s for s in (*STAGES, "rest") if any(s in row["click_ms"] for row in rows)]
-    heads = ["model", "megapixels", *RATIOS, "click, ms", *stages]
-    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
+    columns = ("model", "megapixels", *RATIOS)
+    lines = [[*columns, "click, ms", *stages]]
     for row in rows:
         split = [f"{row['click_ms'].get(stage, 0):.1f}" for stage in stages]
-        cells = [row["model"], row["megapixels"], *(row[key] for key in RATIOS), row["ms"]["click"], *split]
-        lines.append(" | ".join(str(cell) for cell in cells))
-    return "\n".join(f"| {line} |" for line in lines)
+        lines.append([*(row[key] for key in columns), row["ms"]["click"], *split])
+    return markdown(lines)
+
+
+def markdown(lines: Sequence[Sequence[Any]]) -> str:
+    """Return lines of cells, the first of which are the heads, as a Markdown table."""
+    heads, *rows = lines
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def random_vit_b(folder: Path) -> Path:
@@ -315,35 +230,57 @@ def random_vit_b(folder: Path) -> Path:
 
 
 def _row(bench: "_Bench", name: str, megapixels: float, cold: int, repeats: int) -> dict[str, Any]:
-    times = Times()
+    seconds: dict[str, list[float]] = defaultdict(list)
+    stages: dict[str, list[Mapping[str, float]]] = {"click": [], "first click": []}
+    calls: Counter[str] = Counter()
+
+    def click(picture: Picture, number: int, kind: str) -> None:
+        took, watch = bench.click(picture, number)
+        seconds[kind].append(took)
+        stages[kind].append(watch.seconds)
+        calls["encode"] += watch.calls["encode"]
+        calls[f"decode, {kind}"] += watch.calls["decode"]
+
     drawn = [Picture.draw(seed, megapixels) for seed in range(cold)]
     embeddings: list[Embedding] = []
     for picture in drawn:
-        seconds, watch = bench.click(picture, 0)
-        times.cold.append(seconds)
-        times.cold_stages.append(watch.seconds)
-        times.encodes += watch.calls["encode"]
-        seconds, embedding = bench.bare(partial(bench.segmenter.encode, picture.pixels))
-        times.encoder.append(seconds)
+        click(picture, 0, "first click")
+        took, embedding = bench.bare(partial(bench.segmenter.encode, picture.pixels))
+        seconds["encoder"].append(took)
         embeddings.append(embedding)
-    beside = [Neighbours.draw(picture) for picture in drawn[:2]]
+    beside = [neighbours(picture) for picture in drawn[:2]]
     for number in range(CLICKS):
-        picture, embedding = drawn[number % 2], embeddings[number % 2]
-        seconds, watch = bench.click(picture, number)
-        times.warm.append(seconds)
-        times.warm_stages.append(watch.seconds)
-        times.encodes += watch.calls["encode"]
-        times.decodes += watch.calls["decode"]
-        seconds, _ = bench.click(picture, number, beside[number % 2])
-        (times.beside if number >= 2 else times.first_beside).append(seconds)
+        picture = drawn[number % 2]
+        click(picture, number, "click")
+        took, _ = bench.click(picture, number, beside[number % 2])
+        seconds["30 regions" if number >= 2 else "30 regions, first click"].append(took)
         prompts = [Prompt.of((*picture.points[number], 1))]
-        times.decoder.append(bench.decode(embedding, prompts))
+        seconds["decoder"].append(bench.decode(embeddings[number % 2], prompts))
     prompts = [Prompt.of((*point, 1)) for point in drawn[0].points]
     for number in range(repeats):
-        times.many.append(bench.decode(embeddings[0], prompts))
-        times.one += [bench.decode(embeddings[0], [prompts[(number + i) % CLICKS]]) for i in range(3)]
+        seconds["20 objects"].append(bench.decode(embeddings[0], prompts))
+        seconds["1 object"] += [
+            bench.decode(embeddings[0], [prompts[(number + i) % CLICKS]]) for i in range(3)
+        ]
+
+    def ratio(over: str, under: str, digits: int) -> float:
+        return round(statistics.median(seconds[over]) / statistics.median(seconds[under]), digits)
+
     height, width, _ = drawn[0].pixels.shape
-    return times.row(name, megapixels, (width, height))
+    return {
+        "model": name,
+        "megapixels": megapixels,
+        "size": [width, height],
+        "server_over_decoder": ratio("click", "decoder", 3),
+        "cold_over_encoder": ratio("first click", "encoder", 3),
+        "encodes_per_image": calls["encode"] / cold,
+        "objects20_over_1": ratio("20 objects", "1 object", 2),
+        "regions30_over_0": ratio("30 regions", "click", 2),
+        "decodes_per_click": calls["decode, click"] / CLICKS,
+        "ms": {kind: _ms(values) for kind, values in seconds.items()},
+        "click_ms": _split(seconds["click"], stages["click"]),
+        "first_click_ms": _split(seconds["first click"], stages["first click"]),
+    }
 
 
 class _Bench(AbstractContextManager["_Bench"]):
@@ -365,7 +302,8 @@ class _Bench(AbstractContextManager["_Bench"]):
     def __enter__(self) -> "_Bench":
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
         self._server = make_server("127.0.0.1", 0, app.create_app(resources=self._resources), threaded=True)
-        self._source = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._files))
+        files = Request.application(lambda request: Response(self._files[request.path]))
+        self._source = make_server("127.0.0.1", 0, files, threaded=True)
         for server in (self._server, self._source):
             threading.Thread(target=server.serve_forever, daemon=True).start()
         return self
@@ -377,13 +315,15 @@ class _Bench(AbstractContextManager["_Bench"]):
         PROCESS.install(None)
 
     def click(
-        self, picture: Picture, number: int, beside: "Neighbours | None" = None
+        self, picture: Picture, number: int, beside: Sequence[dict[str, Any]] = ()
     ) -> tuple[float, Stopwatch]:
-        """Click on the picture's point of that number. Return the seconds from request to last byte."""
+        """Click on the picture's point of that number, in a task with predicted regions.
+
+        Return the seconds from request to last byte.
+        """
         self._files[f"/{picture.name}"] = picture.file
-        request = self._request(picture, number)
-        body = (beside.beside(request, LABELS[number]) if beside else json.dumps(request)).encode()
-        with Stopwatch().running() as watch:
+        body = json.dumps(self._request(picture, number, beside)).encode()
+        with Stopwatch().running(STAGES) as watch:
             since = time.perf_counter()
             connection = HTTPConnection("127.0.0.1", self._server.server_port, timeout=HOUR)
             connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
@@ -395,30 +335,21 @@ class _Bench(AbstractContextManager["_Bench"]):
             raise RuntimeError(f"a click was answered with {answer[:200]!r}")
         return seconds, watch
 
-    def _request(self, picture: Picture, number: int) -> dict[str, Any]:
-        height, width = picture.pixels.shape[:2]
-        x, y = picture.points[number]
-        click = {
-            "id": f"{picture.name} {number}", "type": "keypointlabels", "origin": "manual",
-            "from_name": "point", "to_name": "image", "is_positive": True,
-            "original_width": width, "original_height": height, "image_rotation": 0,
-            "value": {
-                "x": 100 * x / width, "y": 100 * y / height, "width": 0.2,
-                "keypointlabels": [LABELS[number]],
-            },
-        }  # fmt: skip
-        url = f"http://127.0.0.1:{self._source.server_port}/{picture.name}"
-        seen = {
+    def _request(self, picture: Picture, number: int, beside: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        label = LABELS[number]
+        click = click_of(*picture.points[number], picture.pixels.shape, label, f"{picture.name} {number}")
+        regions = [{**region, "value": {**region["value"], "brushlabels": [label]}} for region in beside]
+        task = {
             "id": picture.name,
-            "data": {"image": url},
+            "data": {"image": f"http://127.0.0.1:{self._source.server_port}/{picture.name}"},
             "drafts": [],
             "annotations": [],
-            "predictions": [],
+            "predictions": [{"id": 1, "result": regions}] if regions else [],
         }
         return {
-            "tasks": [seen],
+            "tasks": [task],
             "project": "1.1",
-            "label_config": CONFIG,
+            "label_config": labeling_config_of(LABELS),
             "params": {"login": None, "password": None, "context": {"result": [click]}},
         }
 
@@ -436,17 +367,3 @@ class _Bench(AbstractContextManager["_Bench"]):
             return time.perf_counter() - since, made
 
         return self._resources.queue.run(timed, priority=CLICK, deadline=NEVER)
-
-
-def _handler(files: dict[str, bytes]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(files[self.path])))
-            self.end_headers()
-            self.wfile.write(files[self.path])
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    return Handler

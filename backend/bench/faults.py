@@ -9,8 +9,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from PIL import Image as Pillow
 from tqdm import tqdm
 
 from backend.answers.ml_backend import VLSAMBackend
-from backend.answers.placement import Place, describe
 from backend.answers.resources import Resources
-from backend.labelstudio import labeling_config, region_reading
+from backend.bench.click import click_of, labeling_config_of, markdown, predicted_region
+from backend.labelstudio import region_reading
 from backend.settings import AnswerSettings, ImageSettings, Settings
 from model.bench.noc import Sample
 from model.builtin.measure import corrective_click
@@ -31,7 +31,7 @@ from model.profiles import choose
 from model.segmentation.mask_cleanup import innermost_pixel
 from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Segmenter
-from model.types import Detection, Evidence, Image, Mask, Prompt, box_of
+from model.types import Image, Mask, Prompt, box_of
 from model.vlm.vlm import VLM
 
 CAP = 10  # clicks on a region before it counts as failed
@@ -40,13 +40,6 @@ TOUCHED = 0.1  # share of another object that a mask must newly cover to touch i
 WORST = 5  # cases that are printed for each kind
 LEAST = 0.25  # of the object's area: a fault that adds less leaves the mask good
 LABEL = "Object"
-_CONFIG = f"""
-<View>
-  <Image name="image" value="$image"/>
-  <BrushLabels name="brush" toName="image"><Label value="{LABEL}"/></BrushLabels>
-  <KeyPointLabels name="point" toName="image" smart="true"><Label value="{LABEL}"/></KeyPointLabels>
-</View>
-"""
 _REGION = "region of a fault"
 
 Fault = Callable[[np.random.Generator, Mask, Sequence[Mask]], Mask | None]
@@ -172,31 +165,32 @@ def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[st
         yield picture, sample.image, applicable
 
 
-class Table(AbstractContextManager["Table"]):
-    """The server's own code with one segmenter, called as Label Studio calls it."""
+@contextmanager
+def serving(segmenter: Segmenter) -> Iterator["Table"]:
+    """Run the server's own code with one segmenter."""
+    vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # never called
+    with tempfile.TemporaryDirectory() as folder:
+        images = ImageSettings(local_files_document_root=Path(folder))
+        settings = Settings(answers=AnswerSettings(deadline=3600.0), images=images)
+        model = VLSAM(vlm, segmenter, version="bench")
+        resources = Resources(lambda: model, settings, version="bench")
+        resources.start()
+        try:
+            yield Table(resources, Path(folder))
+        finally:
+            resources.queue.stop()
 
-    def __init__(self, segmenter: Segmenter, version: str = "bench") -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        settings = Settings(
-            answers=AnswerSettings(deadline=3600.0),
-            images=ImageSettings(local_files_document_root=Path(self._folder.name)),
-        )
-        vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # never called
-        self._resources = Resources(lambda: VLSAM(vlm, segmenter, version=version), settings, version=version)
-        self._backend: VLSAMBackend | None = None
+
+class Table:
+    """A server called as Label Studio calls it, with images in `folder`."""
+
+    def __init__(self, resources: Resources, folder: Path) -> None:
+        self._backend = VLSAMBackend(labeling_config_of([LABEL]), resources=resources, project="1.1")
+        self._folder = folder
         self._tasks = 0
 
-    def __enter__(self) -> "Table":
-        self._resources.start()
-        self._backend = VLSAMBackend(_CONFIG, resources=self._resources, project="1.1")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._resources.queue.stop()
-        self._folder.cleanup()
-
     def show(self, picture: str, image: Image) -> None:
-        Pillow.fromarray(image).save(Path(self._folder.name) / picture)
+        Pillow.fromarray(image).save(self._folder / picture)
 
     def play(self, case: Case) -> Game:
         """Play clicks until the mask is good, at most CAP. Stops early if a click changes nothing."""
@@ -207,7 +201,9 @@ class Table(AbstractContextManager["Table"]):
         clicks: list[dict[str, Any]] = []
         while len(clicks) < CAP and not game.corrected:
             start = np.zeros_like(mask) if ours is None else mask
-            clicks.append(_click(corrective_click(start, case.truth), len(clicks), (height, width)))
+            x, y, inside = corrective_click(start, case.truth)
+            click_id = f"click {len(clicks)}"
+            clicks.append(click_of(x, y, (height, width), LABEL, click_id, positive=bool(inside)))
             answer = self._asked(case, list(regions.values()), clicks)
             mask_after = None if answer is None else region_reading.decode(answer, (height, width))
             if answer is None or mask_after is None:
@@ -236,8 +232,6 @@ class Table(AbstractContextManager["Table"]):
     def _asked(
         self, case: Case, regions: list[dict[str, Any]], clicks: list[dict[str, Any]]
     ) -> dict[str, Any] | None:
-        if self._backend is None:
-            raise RuntimeError("the table is not open")
         held = "drafts" if case.saved else "predictions"
         task = {
             "id": self._tasks,
@@ -255,72 +249,39 @@ class Table(AbstractContextManager["Table"]):
 
 def _region(case: Case) -> dict[str, Any]:
     """Return the faulty region as a prediction with evidence: a point in each large piece, and the box."""
-    height, width = case.mask.shape
     count, pieces = cv2.connectedComponents(case.mask.view(np.uint8), connectivity=8)
     points = []
     for piece in range(1, count):
         (row, column), _ = innermost_pixel(pieces == piece)
         if np.count_nonzero(pieces == piece) > 0.1 * np.count_nonzero(case.mask):
             points.append((column + 0.5, row + 0.5, 1))
-    prompt = Prompt.of(*points, box=box_of(case.mask))
-    view = (0.0, 0.0, float(width), float(height))
-    found = Detection("object", case.mask, 0.5, Evidence("What is there?", view, prompt, {}, "bench"))
-    control = labeling_config.parse(_CONFIG).outputs[0]
-    (region,) = describe(found, Place(control, (LABEL,), _REGION))
+    region = predicted_region(case.mask, Prompt.of(*points, box=box_of(case.mask)), LABEL, _REGION)
     if not case.predicted:
         del region["meta"]
     return region
 
 
-def _click(made: tuple[float, float, int], number: int, shape: tuple[int, int]) -> dict[str, Any]:
-    x, y, label = made
-    height, width = shape
-    value = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.2, "keypointlabels": [LABEL]}
-    return {
-        "id": f"click {number}", "type": "keypointlabels", "from_name": "point", "to_name": "image",
-        "origin": "manual", "is_positive": bool(label), "value": value,
-        "original_width": width, "original_height": height, "image_rotation": 0,
-    }  # fmt: skip
+def row(kind: str, games: Sequence[Game]) -> dict[str, Any]:
+    """Return the figures of a kind of fault over its games.
 
-
-@dataclass(frozen=True)
-class Row:
-    """Figures of a kind of fault over its cases."""
-
-    kind: str
-    cases: int
-    median: float  # clicks until IoU 0.85; CAP for those that failed
-    p90: float
-    within1: float  # share of the cases that were good after 1, 2 and 5 clicks
-    within2: float
-    within5: float
-    failed: float
-    touched: float  # share of the cases in which a click touched a further object
-    strayed: float  # share of cases in which an answer changed another region than the clicked one
-    iou1: float  # mean IoU after one click
-    worst: tuple[str, ...]
-
-
-def row(kind: str, games: Sequence[Game]) -> Row:
+    Clicks are those until IoU 0.85. The shares are those of the games that were good after 1, 2 and 5 clicks,
+    that failed, in which a click touched a further object, and in which an answer strayed to another region.
+    """
     clicks = np.array([game.clicks if game.corrected else CAP + 1 for game in games])
+    median, p90 = np.minimum(np.quantile(clicks, [0.5, 0.9], method="higher"), CAP).astype(float).tolist()
     worst = sorted((g for g in games if not g.corrected), key=lambda g: g.reached[-1])[:WORST]
-    median, p90 = (
-        float(value) for value in np.minimum(np.quantile(clicks, [0.5, 0.9], method="higher"), CAP)
-    )
-    return Row(
-        kind,
-        len(games),
-        median,
-        p90,
-        within1=_share(clicks <= 1),
-        within2=_share(clicks <= 2),
-        within5=_share(clicks <= 5),
-        failed=_share(clicks > CAP),
-        touched=_share(game.touched for game in games),
-        strayed=_share(game.strayed for game in games),
-        iou1=round(float(np.mean([game.reached[0] for game in games])), 4),
-        worst=tuple(f"{_way(g.case)}: {g.case.name}, IoU {g.reached[-1]:.2f}" for g in worst),
-    )
+    return {
+        "kind": kind,
+        "cases": len(games),
+        "median": median,
+        "p90": p90,
+        **{f"within{most}": _share(clicks <= most) for most in (1, 2, 5)},
+        "failed": _share(clicks > CAP),
+        "touched": _share(game.touched for game in games),
+        "strayed": _share(game.strayed for game in games),
+        "iou1": round(float(np.mean([game.reached[0] for game in games])), 4),
+        "worst": [f"{_way(g.case)}: {g.case.name}, IoU {g.reached[-1]:.2f}" for g in worst],
+    }
 
 
 def _share(true: Iterable[bool]) -> float:
@@ -334,10 +295,9 @@ def _way(case: Case) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures of the kinds as a Markdown table, with the worst cases below."""
     heads = [name for name in rows[0] if name != "worst"]
-    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
-    lines += [" | ".join(str(each[name]) for name in heads) for each in rows]
     worst = [f"{each['kind']}: {case}" for each in rows for case in each["worst"]]
-    return "\n".join([*(f"| {line} |" for line in lines), "", "worst:", *worst])
+    lines = [heads, *([each[name] for name in heads] for each in rows)]
+    return "\n".join([markdown(lines), "", "worst:", *worst])
 
 
 def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: int) -> dict[str, Any]:
@@ -345,7 +305,7 @@ def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: i
     games: list[Game] = []
     named = ((f"image {number}.png", sample) for number, sample in enumerate(samples))
     bar = tqdm(cases(named, seed), "bench noc --faults", total, unit="image", file=sys.stderr, disable=None)
-    with Table(segmenter) as table:
+    with serving(segmenter) as table:
         for picture, image, found in bar:
             table.show(picture, image)
             games += [table.play(case) for case in found]
@@ -361,5 +321,5 @@ def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: i
         "cap": CAP,
         "within2": _share(game.corrected and game.clicks <= 2 for game in faults),
         "touched": _share(game.touched for game in faults),
-        "kinds": [asdict(each) for each in rows],
+        "kinds": rows,
     }

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +14,16 @@ from PIL import Image as Pillow
 from tqdm import tqdm
 
 import backend.prelabel.job  # noqa: F401  imported by the command when it first runs, and not to be measured
+from backend.bench.stopwatch import Stopwatch
 from backend.datasets.run_state import State
 from backend.images.fetch import decode
+from model.bench.attention import resident_bytes
 from model.builtin.measure import paste_scene
 from model.pipeline import VLSAM
 from model.profiles import choose
 
 TIMED, LEGS = 200, 10
+VLM_CALLS = ("answer", "attention_maps", "background_map", "presence", "boxes")
 MAX_PIXELS = 10**8  # of an image, more than any scene has
 
 Command = Callable[[Sequence[str]], int]  # `vlsam prelabel`: its arguments to its exit status
@@ -56,16 +58,18 @@ def measure(images: int, seed: int, device: str, command: Command) -> dict[str, 
         model.annotate(decode(paths[0].read_bytes(), max_pixels=MAX_PIXELS))  # the first call is slower
         timed = min(images, TIMED)
         wall = pipeline = own = 0.0
+        parts: list[tuple[Any, str]] = [(model.vlm, name) for name in VLM_CALLS]
+        parts += [(model.segmenter, name) for name in ("encode", "decode")]
         legs = min(LEGS, timed)
         for leg in range(legs):
             begin, end = timed * leg // legs, timed * (leg + 1) // legs
             pixels = [decode(path.read_bytes(), max_pixels=MAX_PIXELS) for path in paths[begin:end]]
-            with _own_time(model) as spent:
+            with Stopwatch().running({"models": parts}) as own_time:
                 since = time.perf_counter()
                 for image in pixels:
                     model.annotate(image)
                 pipeline += time.perf_counter() - since
-            own += spent[0]
+            own += own_time.seconds["models"]
             del pixels
             wall += prelabel(end)
         if images > timed:
@@ -95,36 +99,6 @@ def _with_model(model: VLSAM, memory: list[float]) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _own_time(model: VLSAM) -> Iterator[list[float]]:
-    """Yield a list of one number: the seconds inside the VLM and the segmenter, not in the code between."""
-    spent, inside = [0.0], [False]
-
-    def timing(method: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            if inside[0]:
-                return method(*args, **kwargs)
-            inside[0], since = True, time.perf_counter()
-            try:
-                return method(*args, **kwargs)
-            finally:
-                spent[0] += time.perf_counter() - since
-                inside[0] = False
-
-        return timed
-
-    with contextlib.ExitStack() as stack:
-        parts: tuple[tuple[Any, tuple[str, ...]], ...] = (
-            (model.vlm, ("answer", "attention_maps", "background_map", "presence", "boxes")),
-            (model.segmenter, ("encode", "decode")),
-        )
-        for part, names in parts:
-            for name in names:
-                stack.enter_context(patch.object(part, name, timing(getattr(part, name))))
-        yield spent
-
-
 def resident_mb() -> float:
-    """Return the resident memory of this process, as Linux reports it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Return the resident memory of this process."""
+    return resident_bytes() / 1e6

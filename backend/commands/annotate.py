@@ -1,17 +1,7 @@
-"""The command `vlsam annotate`: find, name and mask the objects of images."""
+"""Find, name and mask the objects of images.
 
-import argparse
-import sys
-from operator import methodcaller
-from pathlib import Path
-from typing import Any
-
-from backend.commands.parser import add_json, add_overlay, add_profile
-
-ABOUT = """\
-Names and masks all objects of images. A folder stands for all images in it and in its folders, linked ones
-too, each once; whatever is left out is counted by reason. If an image fails, the reason is printed and the
-others go on.
+A folder stands for all images in it and in its folders, linked ones too, each once; whatever is left out is
+counted by reason. If an image fails, the reason is printed and the others go on.
 
 With --overlay DIR and --maps DIR the picture of photo.jpg is DIR/photo.png. If that is another file, or the
 picture of another image of the same name, it is DIR/photo-2.png and so on, and the command says so. Only
@@ -27,22 +17,27 @@ examples:
   vlsam annotate photos/ --json > found.json     all images of a folder
 """
 
+import argparse
+import json
+import sys
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "annotate", help="find, name and mask the objects of images", description=ABOUT
-    )
+from backend.commands.parser import Parser, add_json, add_overlay, add_profile
+
+
+def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="a file, a folder, or a pattern in quotes"
     )
     parser.add_argument(
         "--maps", type=Path, metavar="DIR", help="write each term's attention map over the image here"
     )
-    parser.add_argument("--layers", action="store_true", help="with --maps: beside it the map of every layer")
+    parser.add_switches({"--layers": "with --maps: beside it the map of every layer"})
     add_json(parser)
     add_overlay(parser)
     add_profile(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
     from backend.answers.failure_reason import why
     from backend.commands import image_files
-    from backend.commands.image_files import as_line
     from backend.images.local_files import text
     from backend.images.output_files import Pictures
     from backend.settings import Settings
+    from backend.telemetry.logs import remark
     from model.weights.out_of_memory import with_less_memory
 
     if args.layers and not args.maps:
@@ -64,37 +59,34 @@ def run(args: argparse.Namespace) -> int:
     sheets = image_files.name_pictures(pictures, args.maps, paths)
     settings = Settings.from_env()
     vlsam = image_files.load_models(args.profile, settings)
-    items, failed, reduced = [], 0, 0
+    items: list[dict[str, Any]] = []
+    failed = reduced = 0
     bar = tqdm(paths, desc="annotate", unit="image", file=sys.stderr, disable=None)
     for path, overlay, sheet in zip(bar, overlays, sheets, strict=True):
         try:
             image = image_files.read(path, settings.images)
             detections, smaller = with_less_memory(vlsam, methodcaller("annotate", image))
             item = image_files.item_of(path, image, detections, overlay)
-            if not args.json:
-                image_files.print_names(path, detections)
             if sheet:
                 maps, _ = with_less_memory(vlsam, methodcaller("maps", image, layers=args.layers))
                 image_files.write_maps(pictures, sheet, image, maps, layers=args.layers)
-            items.append({**item, "reduced": True} if smaller else item)
-            reduced += smaller
         except Exception as error:  # the other images go on
             failed += 1
             reason = text(why(error, str(path)))
-            print(f"vlsam: {as_line(path)}: {as_line(reason)}", file=sys.stderr)
+            remark(f"{text(str(path))}: {reason}")
             items.append({"image": text(str(path)), "error": reason, "detections": []})
+            continue
+        items.append({**item, "reduced": True} if smaller else item)
+        reduced += smaller
+        if not args.json:
+            image_files.print_names(path, detections)
     if len(items) > 1:
-        print(
-            f"vlsam: {len(items)} images: {len(items) - failed} annotated, {failed} failed", file=sys.stderr
-        )
+        remark(f"{len(items)} images: {len(items) - failed} annotated, {failed} failed")
     for reason, count in skipped.most_common():
-        print(f"vlsam: skipped: {count} x {as_line(reason)}", file=sys.stderr)
+        remark(text(f"skipped: {count} x {reason}"))
     if reduced:
-        print(
-            f"vlsam: {reduced} of {len(items)} images were reduced to half their size to save memory: "
-            "small objects may be missing",
-            file=sys.stderr,
-        )
+        reduced_images = f"{reduced} of {len(items)} images were reduced to half their size to save memory"
+        remark(f"{reduced_images}: small objects may be missing")
     if args.json:
-        image_files.print_json(items)
+        print(json.dumps(items))
     return 1 if failed else 0

@@ -1,29 +1,21 @@
 """Run the command `vlsam` and its subcommands. Turn errors into one line and an exit status."""
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from backend.commands import (
-    annotate,
-    bench,
-    config,
-    doctor,
-    download,
-    export,
-    prelabel,
-    segment,
-    serve,
-    terms,
-    warm,
-)  # fmt: skip
 from backend.commands.parser import Parser
 from backend.telemetry import logs
 from model.types import VLSAMError
 
-COMMANDS = (
-    serve, download, annotate, warm, prelabel, export, bench, doctor, config, segment, terms,
+COMMANDS = (  # each a module of this folder
+    "serve", "download", "annotate", "warm", "prelabel", "export", "bench", "doctor", "config", "segment",
+    "terms",
 )  # fmt: skip
+RESUMABLE = ("download", "warm", "prelabel", "export")
 
 EXAMPLES = """\
 examples:
@@ -43,37 +35,57 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 2 for an argument or setting, 130 for Ctrl+C.
+    """Run a command and return its exit status.
 
-    Modules of commands import nothing heavy at the top, so that `--help` is fast: `run` does.
+    2 stands for an argument or setting, 130 for Ctrl+C, and 141 for output that nobody reads any more, as in
+    `vlsam ... | head`. Modules of commands import nothing heavy at the top, so that `--help` is fast: `run`
+    does.
     """
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            if sys.stdout is not None:  # None where it is closed
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python tries to write the rest at its end, and reports that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run a command. Turn errors into one line and an exit status."""
     logs.of_command()
-    args = parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    args = parser().parse_args(_joined(arguments))
     from model import connections  # with it come requests and the hub's library
 
     connections.advise_other_libraries()
     try:
         return int(args.run(args))
+    except BrokenPipeError:
+        raise
     except (VLSAMError, ValueError, OSError) as error:  # an argument, a setting, a full disk
-        print(f"vlsam: {logs.printable(logs.redacted(str(error)))}", file=sys.stderr)
+        logs.remark(logs.redacted(str(error)))
         return 2
     except KeyboardInterrupt:
         continues = "; the same command goes on from here" if args.resumable else ""
-        print(f"vlsam: stopped{continues}", file=sys.stderr)
+        logs.remark(f"stopped{continues}")
         return 130
 
 
 def parser() -> Parser:
-    """Return the parser of all commands. Each sets `run`; those that can continue set `resumable`."""
+    """Return the parser of all commands, which sets `run` and `resumable`."""
     root = Parser(
         prog="vlsam",
         description="Named masks for images, found zero-shot by VL-SAM, for Label Studio or by hand.",
         epilog=EXAMPLES,
     )
-    root.set_defaults(resumable=False)
-    commands = root.add_commands("COMMAND")
-    for command in COMMANDS:
-        command.add_to(commands)
+    for name in COMMANDS:
+        module = import_module(f"backend.commands.{name}")
+        command = root.add_command(name, getattr(module, "run", None), module.__doc__)
+        command.epilog = getattr(module, "EXAMPLES", None)
+        command.set_defaults(resumable=name in RESUMABLE)
+        module.add_arguments(command)
     return root
 
 

@@ -1,29 +1,8 @@
-"""The command `vlsam config`: print a labeling config, ready to paste."""
+"""Print a labeling config, ready to paste.
 
-import argparse
-import re
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from backend.labelstudio.recommended_configs import (
-    KEYS,
-    KINDS,
-    Kind,
-    LabelTag,
-    Names,
-    checked,
-    label_config,
-    names_of,
-    split,
-    tags_of,
-)
-
-ABOUT = """\
-Prints a labeling config, ready to paste into a project's Settings, Labeling Interface, Code. The labels stand
-above the picture, in distinct colours and with a key each, and the only smart tool is the point. Label
-Studio's own exports contain what this tool draws, and so does `vlsam export`.
+Its place is Settings, Labeling Interface, Code of a project. The labels stand above the picture, in distinct
+colours and with a key each, and the only smart tool is the point. Label Studio's own exports contain what
+this tool draws, and so does `vlsam export`.
 
   masks      exact to the pixel, with holes and parts; Label Studio exports them as "Brush labels to COCO",
              PNG and NumPy
@@ -45,9 +24,19 @@ examples:
   vlsam config --from project 7 --labels Bus          and one label more
 """
 
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser("config", help="print a labeling config, ready to paste", description=ABOUT)
+from backend.commands.parser import Parser
+from backend.labelstudio import recommended_configs as configs
+from backend.labelstudio.recommended_configs import Kind, LabelTag, Names
+from backend.telemetry.logs import remark
+
+
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("--labels", metavar="A,B", default="", help='with commas between: "Dog,Car"')
     parser.add_argument(
         "--from", dest="source", metavar="SOURCE", nargs="+",
@@ -55,26 +44,22 @@ def add_to(commands: Any) -> None:
         "labelstudio://7), which needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; --labels come after these",
     )  # fmt: skip
     parser.add_argument(
-        "--for", dest="kind", choices=KINDS, default="masks", help="what regions are (default: masks)"
+        "--for", dest="kind", choices=configs.KINDS, default="masks", help="what regions are (default: masks)"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     tags, names = _read(args.source, args.kind) if args.source else ([], Names())
-    given = [*tags, *split(args.labels)]
-    tags = list(checked(given))
+    given = [*tags, *configs.split(args.labels)]
+    tags = list(configs.checked(given))
     if not tags:
         raise ValueError('there are no labels: give --labels "Dog,Car" or --from labels.txt')
     if len(given) > len(tags):
-        print(f"vlsam: {len(given) - len(tags)} empty or repeated labels are left out", file=sys.stderr)
-    if len(tags) > len(KEYS):
-        print(
-            f"vlsam: the first {len(KEYS)} of {len(tags)} labels have a key; there are no more that Label "
-            "Studio leaves free",
-            file=sys.stderr,
-        )
-    xml = label_config(tags, args.kind, names)
+        remark(f"{len(given) - len(tags)} empty or repeated labels are left out")
+    if len(tags) > len(configs.KEYS):
+        keys = f"the first {len(configs.KEYS)} of {len(tags)} labels have a key"
+        remark(f"{keys}; there are no more that Label Studio leaves free")
+    xml = configs.label_config(tags, args.kind, names)
     encoding = sys.stdout.encoding or "utf-8"  # a character that it lacks is written as &#...;
     sys.stdout.write(xml.encode(encoding, "xmlcharrefreplace").decode(encoding))
     return 0
@@ -103,7 +88,7 @@ def _read(given: Sequence[str], kind: Kind) -> tuple[list[LabelTag], Names]:
 
 
 def _of_config(xml: str, kind: Kind, where: str) -> tuple[list[LabelTag], Names]:
-    tags = tags_of(xml)
+    tags = configs.tags_of(xml)
     if not tags:
         raise ValueError(f"the labeling config of {where} has no labels: they come with the data of tasks")
-    return tags, names_of(xml, kind)
+    return tags, configs.names_of(xml, kind)

@@ -1,18 +1,5 @@
-"""The command `vlsam doctor`: find out why nothing happens in Label Studio, and repair it."""
+"""Find out why nothing happens in Label Studio.
 
-import argparse
-import json
-import os
-import sys
-from collections.abc import Iterable
-from dataclasses import asdict, replace
-from typing import Any
-
-from backend.labelstudio import recommended_configs
-from backend.settings import Settings
-from backend.telemetry.logs import redacted
-
-ABOUT = """\
 Label Studio shows its users no error of an ML backend. This command checks the whole way from here to a
 project's images and back, and says what to do at each failure. Without --fix it changes nothing.
 
@@ -35,30 +22,40 @@ examples:
   vlsam doctor --project 3 --fix --labels "Dog,Car"                 set what is missing, asking first
 """
 
+import argparse
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 
-def add_to(commands: Any) -> None:
-    doctor = commands.add_parser("doctor", help="why does nothing happen in Label Studio?", description=ABOUT)
-    doctor.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
-    doctor.add_argument("--project", type=int, required=True, metavar="N", help="the number in its address")
-    doctor.add_argument(
-        "--backend-url",
-        metavar="URL",
+from backend.commands.parser import Parser
+from backend.labelstudio import recommended_configs
+from backend.settings import Settings
+from backend.telemetry.logs import redacted
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("--label-studio-url", metavar="URL", help="default: $LABEL_STUDIO_URL")
+    parser.add_argument("--project", type=int, required=True, metavar="N", help="the number in its address")
+    parser.add_argument(
+        "--backend-url", metavar="URL",
         help="of `vlsam serve` (default: the one that the project has, or http://localhost:$PORT)",
-    )
-    doctor.add_argument(
+    )  # fmt: skip
+    parser.add_argument(
         "--tasks", type=int, default=5, metavar="N", help="how many tasks to try (default: %(default)s)"
     )
-    doctor.add_argument("--fix", action="store_true", help="offer what can be set, and ask about each change")
-    doctor.add_argument("--yes", action="store_true", help="with --fix: make the changes without asking")
-    doctor.add_argument(
+    parser.add_argument(
         "--labels", metavar="A,B", default="", help="with --fix: of a project that has no labeling config"
     )
-    doctor.add_argument(
+    parser.add_argument(
         "--for", dest="kind", choices=recommended_configs.KINDS, default="masks",
         help="with --labels: what its regions are (default: masks)",
     )  # fmt: skip
-    doctor.add_argument("--json", action="store_true", help="print one JSON array, an item for each finding")
-    doctor.set_defaults(run=run)
+    parser.add_switches({
+        "--fix": "offer what can be set, and ask about each change",
+        "--yes": "with --fix: make the changes without asking",
+        "--json": "print one JSON array, an item for each finding",
+    })  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,9 +99,9 @@ def run(args: argparse.Namespace) -> int:
         default = backend_url or f"http://localhost:{settings.server.port}"
         login = repairs.login(settings.server)
         offered = repairs.changes(client, args.project, default, tags, args.kind, login)
-        if any(f.status == OK for f in report(repairs.made(offered, repairs.consent(yes=args.yes)))):
+        agreed = (lambda change: True) if args.yes else repairs.consent
+        if any(f.status == OK for f in report(repairs.made(offered, agreed))):
             findings = check()
     if args.json:
-        json.dump([asdict(finding) for finding in reported], sys.stdout)
-        sys.stdout.write("\n")
+        print(json.dumps([asdict(finding) for finding in reported]))
     return int(any(finding.status == FAILED for finding in findings))

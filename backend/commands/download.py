@@ -1,16 +1,7 @@
-"""The command `vlsam download`: fetch a profile's weights before the models load."""
+"""Fetch a profile's weights ahead, so that loading the models fetches nothing.
 
-import argparse
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-from backend.commands.parser import add_profile
-
-ABOUT = """\
-Fetches the weights of a profile and compares every file with its published checksum, so that loading the
-models fetches nothing. An interrupted download continues where it stopped. VLSAM_VLM and VLSAM_SAM replace
-the profile's own weights. Files and folders of this machine stay as they are.
+Every file is compared with its published checksum. An interrupted download continues where it stopped.
+VLSAM_VLM and VLSAM_SAM replace the profile's own weights. Files and folders of this machine stay as they are.
 
 Everything is kept as plain files in $MODEL_DIR (default: ~/.cache/vlsam), and may be copied there by hand:
   $MODEL_DIR/sam_vit_b_01ec64.pth                SAM checkpoints
@@ -26,11 +17,15 @@ examples:
   HF_TOKEN=... vlsam download                    a VLM whose licence you have accepted on the hub
 """
 
+import argparse
+from functools import partial
+from pathlib import Path
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser("download", help="fetch a profile's weights ahead", description=ABOUT)
+from backend.commands.parser import Parser, add_profile
+
+
+def add_arguments(parser: Parser) -> None:
     add_profile(parser)
-    parser.set_defaults(run=run, resumable=True)
 
 
 def run(args: argparse.Namespace) -> int:

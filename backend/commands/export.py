@@ -1,12 +1,8 @@
-"""The command `vlsam export`: write a project's final annotations. backend/export/job.py does the work."""
+"""Write a project's annotations: COCO, YOLO, masks, parquet; resumable.
 
-import argparse
-from typing import Any
-
-ABOUT = """\
-Writes the final annotations of a project, or its drafts or predictions. It can be killed at any time: the
-same command continues where it stopped. A later run reads the changed tasks and writes DEST anew. Skipped
-tasks and regions are counted by reason.
+It writes the final annotations, or the drafts or predictions. It can be killed at any time: the same command
+continues where it stopped. A later run reads the changed tasks and writes DEST anew. Skipped tasks and
+regions are counted by reason.
 
 DEST, by its ending
   out.coco.json   COCO instances: polygons to the pixel, holes and parts with them
@@ -35,6 +31,10 @@ Objects
 Beside DEST lies DEST.state, with the finished rows (rows.jsonl) and summary.json.
 """
 
+import argparse
+
+from backend.commands.parser import Parser
+
 EXAMPLES = """\
 exit status:
   0    done; single tasks may have failed
@@ -51,13 +51,7 @@ examples:
 """
 
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="write a project's annotations: COCO, YOLO, masks, parquet; resumable",
-        description=ABOUT,
-        epilog=EXAMPLES,
-    )
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("--project", type=int, required=True, metavar="N", help="its number in Label Studio")
     parser.add_argument("--to", required=True, metavar="DEST", help="a file or folder, by its ending")
     parser.add_argument(
@@ -65,17 +59,12 @@ def add_to(commands: Any) -> None:
         help="(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--model-version", metavar="V", help="with --what predictions: the model's version")
-    parser.add_argument(
-        "--copy-images",
-        action="store_true",
-        help="copy the images, too, and convert those that trainers would not read as labelled: into "
-        "out.images/, out.yolo/images/ or masks/images/",
-    )
-    parser.add_argument(
-        "--coco-rle", action="store_true", help="write run lengths into .coco.json, not polygons: smaller"
-    )
-    parser.add_argument("--restart", action="store_true", help="discard the finished rows and begin again")
-    parser.set_defaults(run=run, resumable=True)
+    parser.add_switches({
+        "--copy-images": "copy the images, too, and convert those that trainers would not read as labelled: "
+        "into out.images/, out.yolo/images/ or masks/images/",
+        "--coco-rle": "write run lengths into .coco.json, not polygons: smaller",
+        "--restart": "discard the finished rows and begin again",
+    })  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

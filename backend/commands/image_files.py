@@ -1,6 +1,5 @@
 """List and read the images of `vlsam annotate` and `vlsam segment`. Write JSON, overlays and maps."""
 
-import json
 import os
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ from backend.images.fetch import decode
 from backend.images.local_files import text
 from backend.images.output_files import Pictures, is_ours, save
 from backend.settings import ImageSettings, Settings
-from backend.telemetry.logs import printable
+from backend.telemetry.logs import printable, remark
 from model.attention.maps import normalised
 from model.overlay import draw, heat, tiled
 from model.pipeline import VLSAM
@@ -34,7 +33,7 @@ def load_models(profile: str | None, settings: Settings) -> VLSAM:
     """Load a profile, by default that of the settings. Warn on stderr if its weights are demo weights."""
     selected = settings.models.select(profile)
     if selected.demo:
-        print("vlsam: demo weights, which know 40 drawn objects only (see --profile)", file=sys.stderr)
+        remark("demo weights, which know 40 drawn objects only (see --profile)")
     return VLSAM.load(selected, settings.models.device, settings.detection.options)
 
 
@@ -104,7 +103,7 @@ def name_pictures(pictures: Pictures, folder: Path | None, paths: Sequence[Path]
     for path in paths:
         names.append(picture := pictures.name(folder, path.stem))
         if picture.stem != path.stem:
-            print(f"vlsam: {as_line(path)}: its picture is {as_line(picture)}", file=sys.stderr)
+            remark(text(f"{path}: its picture is {picture}"))
     return names
 
 
@@ -127,11 +126,6 @@ def print_names(path: Path, detections: Sequence[Detection]) -> None:
     """Print the terms and scores of an image, above a progress bar."""
     names = ", ".join(f"{d.term} {d.score:.2f}".strip() for d in detections) or "nothing found"
     tqdm.write(f"{as_line(path)}: {as_line(names)}", file=sys.stdout)
-
-
-def print_json(items: list[dict[str, Any]]) -> None:
-    json.dump(items, sys.stdout)
-    sys.stdout.write("\n")
 
 
 def write_maps(

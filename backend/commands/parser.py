@@ -1,7 +1,8 @@
 """Define the base class of parsers, and the arguments that several commands share."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self._commands: Any = None
 
-    def add_commands(self, metavar: str) -> Any:
-        """Return the object whose `add_parser` adds a command. A command is required."""
-        self._commands = self.add_subparsers(required=True, metavar=metavar)
-        return self._commands
+    def add_command(
+        self, name: str, run: Callable[[argparse.Namespace], int] | None, doc: str | None = None
+    ) -> "Parser":
+        """Add a command, one of which is required. Its description is `doc`, by default that of `run`."""
+        if self._commands is None:
+            self._commands = self.add_subparsers(required=True, metavar="COMMAND")
+        description = cleandoc(doc or run.__doc__ or "")
+        about = description.partition("\n")[0].rstrip(".")
+        about = about[:1].lower() + about[1:]
+        parser: Parser = self._commands.add_parser(name, help=about, description=description)
+        parser.set_defaults(run=run)
+        return parser
+
+    def add_switches(self, abouts: Mapping[str, str]) -> None:
+        """Add options without a value, each with its help."""
+        for name, about in abouts.items():
+            self.add_argument(name, action="store_true", help=about)
 
     def walk(self) -> Iterator["Parser"]:
         """Yield this parser, those of its commands, and those of their commands."""
@@ -27,15 +41,15 @@ class Parser(argparse.ArgumentParser):
             yield from command.walk()
 
 
-def add_profile(parser: argparse.ArgumentParser) -> None:
+def add_profile(parser: Parser) -> None:
     parser.add_argument(
         "--profile", choices=PROFILES, help="models to use (default: $VLSAM_PROFILE or builtin)"
     )
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON to standard output")
+def add_json(parser: Parser) -> None:
+    parser.add_switches({"--json": "print JSON to standard output"})
 
 
-def add_overlay(parser: argparse.ArgumentParser) -> None:
+def add_overlay(parser: Parser) -> None:
     parser.add_argument("--overlay", type=Path, metavar="DIR", help="write pictures of the masks here")

@@ -1,16 +1,8 @@
-"""The command `vlsam prelabel`: label projects, folders and lists. backend/prelabel/job.py does the work."""
+"""Label whole projects, folders and lists; resumable.
 
-import argparse
-import re
-from pathlib import Path
-from typing import Any
-
-from backend.commands.parser import add_profile
-
-ABOUT = """\
-Finds, names and masks the objects of all images of a project, a folder or a list. It can be killed at any
-time: the same command continues where it stopped, and retries images that failed or were replaced since. If
-an image fails, the reason is listed and the others go on. Skipped files are listed by reason, too.
+It finds, names and masks all objects. It can be killed at any time: the same command continues where it
+stopped, and retries images that failed or were replaced since. If an image fails, the reason is listed and
+the others go on. Skipped files are listed by reason, too.
 
 SOURCE                            DEST, by its ending
   photos/           a folder        out.json          tasks with predictions, to import into Label Studio
@@ -31,6 +23,12 @@ fsspec; an address in a list is a path of a file, http(s), data, s3, gs or az.
 Beside DEST lies DEST.state, with the finished rows (rows.jsonl), the summary, and sheet.html with samples to
 look at before you import anything.
 """
+
+import argparse
+import re
+from pathlib import Path
+
+from backend.commands.parser import Parser, add_profile
 
 EXAMPLES = """\
 exit status:
@@ -53,51 +51,20 @@ examples:
 """
 
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "prelabel",
-        help="label whole projects, folders and lists; resumable",
-        description=ABOUT,
-        epilog=EXAMPLES,
-    )
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("--to", required=True, metavar="DEST")
     parser.add_argument(
         "--label-config", type=Path, metavar="XML", help="file with the labeling config of the project"
     )
     parser.add_argument(
-        "--image-prefix",
-        metavar="TEXT",
+        "--image-prefix", metavar="TEXT",
         help="what Label Studio finds the images under: stands in DEST in place of the folder or URI",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--all",
-        action="store_true",
-        help="into a project also the tasks that this model has labelled already, in place of what is there",
-    )
-    parser.add_argument(
-        "--max-failures",
-        type=_failures,
-        metavar="N|N%",
+        "--max-failures", type=_failures, metavar="N|N%",
         help="exit with 1 when more images failed; the run goes on to its end (default: when all failed)",
-    )
-    parser.add_argument(
-        "--coco-polygons",
-        action="store_true",
-        help="into .coco.json polygons instead of run lengths, within a pixel of the mask's outline, for "
-        "programs that read no run lengths (Label Studio's own converter is one)",
-    )
-    parser.add_argument(
-        "--copy-images",
-        action="store_true",
-        help="into .yolo copies of the images, fetched where they are elsewhere and converted where trainers "
-        "would not see what was labelled; without it links to those of this machine",
-    )
-    parser.add_argument(
-        "--show",
-        action="store_true",
-        help="have the project show these predictions, even if it shows another model's, or none",
-    )
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, as a trial")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", type=_shard, metavar="I/N", help="only part I of N, from 1 to N")
@@ -105,21 +72,24 @@ def add_to(commands: Any) -> None:
         "--merge", type=int, metavar="N", help="write DEST from the N shards that were run with this command"
     )
     parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="local",
-        metavar="ADDRESS",
+        "--ray", nargs="?", const="local", metavar="ADDRESS",
         help="by the workers of the Ray cluster at HOST:PORT; without an address by those of this machine",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
+        "--workers", type=int, metavar="N",
         help="with --ray: how many load the models (default: one for each GPU, or 1)",
-    )
-    parser.add_argument("--restart", action="store_true", help="throw away what is done, and begin again")
+    )  # fmt: skip
+    parser.add_switches({
+        "--all": "into a project also the tasks that this model has labelled already, in place of what is "
+        "there",
+        "--coco-polygons": "into .coco.json polygons instead of run lengths, within a pixel of the mask's "
+        "outline, for programs that read no run lengths (Label Studio's own converter is one)",
+        "--copy-images": "into .yolo copies of the images, fetched where they are elsewhere and converted "
+        "where trainers would not see what was labelled; without it links to those of this machine",
+        "--show": "have the project show these predictions, even if it shows another model's, or none",
+        "--restart": "throw away what is done, and begin again",
+    })  # fmt: skip
     add_profile(parser)
-    parser.set_defaults(run=run, resumable=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,17 +1,4 @@
-"""The command `vlsam segment`: one mask of an image, from points and a box."""
-
-import argparse
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-from backend.commands.parser import add_json, add_overlay, add_profile
-from model.types import LEVELS, Prompt
-
-ABOUT = """\
-Segments one object of an image, from points inside and outside it, a box around it, or both.
+"""Segment one object of an image, from points inside and outside it, a box around it, or both.
 
 examples:
   vlsam segment photo.jpg --point 120,80 --json          the object at x 120, y 80, as JSON
@@ -20,13 +7,19 @@ examples:
   vlsam segment photo.jpg --box 100,60,180,140 --json    the object in a box
 """
 
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from backend.commands.parser import Parser, add_json, add_overlay, add_profile
+from model.types import LEVELS, Prompt
+
 _LARGEST = 1e9  # coordinate; no image has as many pixels, and float32 holds it
 
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "segment", help="one mask of an image, from points and a box", description=ABOUT
-    )
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE")
     parser.add_argument(
         "--point", action="append", default=[], metavar="X,Y[,0|1]",
@@ -40,13 +33,13 @@ def add_to(commands: Any) -> None:
     add_json(parser)
     add_overlay(parser)
     add_profile(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from backend.commands import image_files
     from backend.images.output_files import Pictures
     from backend.settings import Settings
+    from backend.telemetry.logs import remark
     from model.weights.out_of_memory import with_less_memory
 
     prompt = _prompt(args.point, args.box)
@@ -61,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
             vlsam, lambda model: model.refine(model.encode(image), prompt, args.level)
         )
         if not detection.mask.any():
-            print("vlsam: the mask is empty: the model found no object at your points", file=sys.stderr)
+            remark("the mask is empty: the model found no object at your points")
         detections = [detection] if detection.mask.any() else []
         item = image_files.item_of(args.image, image, detections, overlay)
     if args.json:
-        image_files.print_json([item])
+        print(json.dumps([item]))
     else:
         image_files.print_names(args.image, detections)
     return 0

@@ -1,22 +1,20 @@
-"""The command `vlsam serve`: run the Label Studio ML backend."""
+"""Run the Label Studio ML backend until a signal ends it.
 
-import argparse
-from typing import Any
-
-ABOUT = """\
-Runs the Label Studio ML backend until a signal ends it. Environment variables are its settings.
+Environment variables are its settings.
 
 examples:
   vlsam serve                                    on port 9090, with the built-in demo models
   VLSAM_PROFILE=gpu-8g vlsam serve --port 9091   with real ones
 """
 
+import argparse
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser("serve", help="run the Label Studio ML backend", description=ABOUT)
+from backend.commands.parser import Parser
+
+
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104
     parser.add_argument("--port", type=int, help="default: $PORT or 9090")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,31 +1,24 @@
-"""The command `vlsam terms`: ask a running server which terms have no label."""
+"""List the terms that a running server found and that a project has no label for.
 
-import argparse
-import json
-from typing import Any
-
-from backend.commands.parser import add_json
-
-ABOUT = """\
-Prints the terms that the model found since the server started and that the project's labeling config has no
-label for, with the number of images. Add a term as a label, or as predicted_values of one. BASIC_AUTH_USER
-and BASIC_AUTH_PASS are used if they are set.
+They are those since the server started, with the number of images. Add a term as a label, or as
+predicted_values of one. BASIC_AUTH_USER and BASIC_AUTH_PASS are used if they are set.
 
 example:
   vlsam terms --url http://localhost:9090 --project 7
 """
 
+import argparse
+import json
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "terms", help="what a running server saw that a project has no label for", description=ABOUT
-    )
+from backend.commands.parser import Parser, add_json
+
+
+def add_arguments(parser: Parser) -> None:
     parser.add_argument("--url", default="http://localhost:9090", help="of the server (default: %(default)s)")
     parser.add_argument(
         "--project", default="", metavar="N", help="its id in Label Studio; not needed for one"
     )
     add_json(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

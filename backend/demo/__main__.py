@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 
 from tqdm import tqdm
 
@@ -28,52 +27,13 @@ TITLE = "VL-SAM demo"
 START_TIMEOUT_S = 300.0
 # Attempts at predictions, which fail while the weights load or when time runs out.
 ROUNDS = 3
+STARTED = time.monotonic()
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-READY = """
-  Open      {url}
-  Login     {owner.email}
-  Password  {owner.password}
-  Backend   {backend.url}, which logs to {backend.log}
-
-{instructions}
-These commands need two settings. In another terminal:
-
-  export LABEL_STUDIO_URL={studio} LABEL_STUDIO_API_KEY={owner.token}
-
-What was submitted, as COCO with the images beside it (or .yolo, masks/, .parquet):
-
-  {vlsam} export --project {project} --to {folder}/export.coco.json --copy-images
-
-Nothing happens? This looks for the cause:
-
-  {vlsam} doctor --project {project}
-"""
 
 
-class DemoError(Exception):
-    """The demo cannot run. The message is one sentence."""
-
-
-class Progress:
-    """Prints lines to stderr, each with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    def say(self, message: str) -> None:
-        print(f"[{time.monotonic() - self._start:6.1f} s] {message}", file=sys.stderr, flush=True)
-
-    def wait_for(self, service: Service) -> None:
-        told = 0
-
-        def still_waiting(seconds: float) -> None:
-            nonlocal told
-            if seconds // 5 > told:
-                told = int(seconds // 5)
-                self.say(f"{service.name} is still starting")
-
-        service.wait_until_up(START_TIMEOUT_S, still_waiting)
-        self.say(f"{service.name} is up at {service.url}")
+def say(message: str) -> None:
+    """Print a line to stderr, with the seconds since the start."""
+    print(f"[{time.monotonic() - STARTED:6.1f} s] {message}", file=sys.stderr, flush=True)
 
 
 def account(data_dir: Path) -> Account:
@@ -90,19 +50,28 @@ def account(data_dir: Path) -> Account:
 
 def ready(studio_url: str, project: int, owner: Account, backend: Service) -> str:
     """Return the text to print when the demo can be used."""
-    return READY.format(
-        url=f"{studio_url}/projects/{project}/data",
-        owner=owner,
-        backend=backend,
-        instructions=instructions.TEXT,
-        studio=studio_url,
-        vlsam=processes.VLSAM,
-        folder=backend.log.parent,
-        project=project,
-    )
+    return f"""
+  Open      {studio_url}/projects/{project}/data
+  Login     {owner.email}
+  Password  {owner.password}
+  Backend   {backend.url}, which logs to {backend.log}
+
+{instructions.TEXT}
+These commands need two settings. In another terminal:
+
+  export LABEL_STUDIO_URL={studio_url} LABEL_STUDIO_API_KEY={owner.token}
+
+What was submitted, as COCO with the images beside it (or .yolo, masks/, .parquet):
+
+  {processes.VLSAM} export --project {project} --to {backend.log.parent}/export.coco.json --copy-images
+
+Nothing happens? This looks for the cause:
+
+  {processes.VLSAM} doctor --project {project}
+"""
 
 
-def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress) -> int:
+def prepare_project(studio: Studio, samples: Sequence[Path]) -> int:
     """Return the demo's project with every sample in it. Reuse the project of an earlier run."""
     project, config = studio.find_project(TITLE), label_config(NAMES)
     if project is None:
@@ -115,23 +84,23 @@ def prepare_project(studio: Studio, samples: Sequence[Path], progress: Progress)
     missing = [path for path in samples if path.name not in present]
     if missing:
         studio.import_files(project, missing)
-    progress.say(f"Project {TITLE!r}: {len(missing)} images imported, {len(samples)} in all")
+    say(f"Project {TITLE!r}: {len(missing)} images imported, {len(samples)} in all")
     return project
 
 
-def pre_annotate(studio: Studio, project: int, progress: Progress) -> None:
+def pre_annotate(studio: Studio, project: int) -> None:
     """Request predictions for every task without one of the running model."""
     for _ in range(ROUNDS):
         waiting = _without_prediction(studio, project)
         if not waiting:
             return
-        progress.say(f"{len(waiting)} images wait for a prediction")
+        say(f"{len(waiting)} images wait for a prediction")
         # One by one for the progress bar: Label Studio sends all chosen tasks in one request.
         for task in tqdm(waiting, desc="pre-annotate", unit="image", file=sys.stderr):
             studio.retrieve_predictions(project, [task])
     if waiting := _without_prediction(studio, project):
         numbers = ", ".join(map(str, waiting))
-        raise DemoError(f"{len(waiting)} images got no prediction in {ROUNDS} attempts (tasks {numbers}).")
+        raise ServiceError(f"{len(waiting)} images got no prediction in {ROUNDS} attempts (tasks {numbers}).")
 
 
 def _without_prediction(studio: Studio, project: int) -> list[int]:
@@ -140,16 +109,16 @@ def _without_prediction(studio: Studio, project: int) -> list[int]:
     return [int(task["id"]) for task in studio.tasks(project) if int(task["id"]) not in done]
 
 
-def run(args: argparse.Namespace, running: list[Service], progress: Progress) -> None:
+def run(args: argparse.Namespace, running: list[Service]) -> None:
     """Start both services, add them to `running`, fill the project, and print its address."""
     samples = sorted(path for path in SAMPLES.glob("*") if path.suffix in (".jpg", ".png"))
     if not samples:
-        raise DemoError(f"There are no sample images in {SAMPLES}.")
+        raise ServiceError(f"There are no sample images in {SAMPLES}.")
     if not args.label_studio.exists():
-        raise DemoError(f"Label Studio is not installed at {args.label_studio}; `make studio` does it.")
+        raise ServiceError(f"Label Studio is not installed at {args.label_studio}; `make studio` does it.")
     owner = account(args.data_dir)
     studio_port = processes.free_port(args.studio_port)
-    progress.say("Starting Label Studio (the first start creates its database) and the backend")
+    say("Starting Label Studio (the first start creates its database) and the backend")
     studio_service = processes.start_label_studio(
         args.label_studio, args.data_dir / "data", studio_port, owner, args.data_dir / "label-studio.log"
     )
@@ -158,24 +127,20 @@ def run(args: argparse.Namespace, running: list[Service], progress: Progress) ->
         processes.free_port(args.port), studio_service.url, owner.token, args.data_dir / "backend.log"
     )
     running.append(backend)
-    progress.wait_for(backend)
-    progress.wait_for(studio_service)
+    for service in (backend, studio_service):
+        service.wait_until_up(START_TIMEOUT_S, say)
 
     studio = Studio(studio_service.url, owner.email, owner.password)
-    project = prepare_project(studio, samples, progress)
+    project = prepare_project(studio, samples)
     studio.connect_backend(project, backend.url)
-    progress.say("Backend connected")
+    say("Backend connected")
     try:
-        pre_annotate(studio, project, progress)
-    except DemoError as error:
-        raise DemoError(f"{error}\n{backend.tail()}") from error
+        pre_annotate(studio, project)
+    except ServiceError as error:
+        raise ServiceError(f"{error}\n{backend.tail()}") from error
     regions = {result["id"] for prediction in studio.predictions(project) for result in prediction["result"]}
-    progress.say(f"Every image has a prediction; {len(regions)} regions in all")
+    say(f"Every image has a prediction; {len(regions)} regions in all")
     print(ready(studio.url, project, owner, backend), flush=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,22 +155,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     # SIGINT too: a shell starts background commands with it ignored, and Python leaves it ignored.
     for number in STOP_SIGNALS:
-        signal.signal(number, _interrupt)
-    progress = Progress()
+        signal.signal(number, signal.default_int_handler)
     running: list[Service] = []
     ready = False
     try:
-        run(args, running, progress)
+        run(args, running)
         ready = True
         if not args.once:
-            progress.say("Ctrl+C stops Label Studio and the backend")
+            say("Ctrl+C stops Label Studio and the backend")
             while True:
                 for service in running:
                     service.check()
                 time.sleep(1)
     except KeyboardInterrupt:
         return 0 if ready else 130
-    except (DemoError, ServiceError, StudioError) as error:
+    except (ServiceError, StudioError) as error:
         print("demo:", "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
         return 1
     finally:
@@ -214,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, signal.SIG_IGN)
         for service in reversed(running):
             service.stop()
-        progress.say("Stopped")
+        say("Stopped")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Start Label Studio and this backend as child processes, for the demo and the end-to-end tests."""
 
+import itertools
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 class ServiceError(Exception):
-    """A service did not start, or ended by itself. The message ends with the tail of its log."""
+    """The demo or one of its services cannot run. The message may end with the tail of a log."""
 
 
 @dataclass(frozen=True)
@@ -44,39 +46,37 @@ class Service:
         if (code := self.process.poll()) is not None:
             raise ServiceError(f"{self.name} ended by itself (exit status {code}).\n{self.tail()}")
 
-    def wait_until_up(self, timeout_s: float, on_wait: Callable[[float], None]) -> None:
-        """Wait until GET /health answers 200. Call `on_wait` twice a second with the seconds so far."""
+    def wait_until_up(self, timeout_s: float, say: Callable[[str], None] = lambda message: None) -> None:
+        """Wait until GET /health answers 200, and report on it every 5 s."""
         start = time.monotonic()
-        while True:
+        for tries in itertools.count(1):
             self.check()
             if answers(f"{self.url}/health"):
-                return
-            waited = time.monotonic() - start
-            if waited > timeout_s:
+                break
+            if time.monotonic() - start > timeout_s:
                 raise ServiceError(f"{self.name} did not answer within {timeout_s:.0f} s.\n{self.tail()}")
-            on_wait(waited)
+            if tries % 10 == 0:
+                say(f"{self.name} is still starting")
             time.sleep(0.5)
+        say(f"{self.name} is up at {self.url}")
 
     def tail(self) -> str:
         lines = self.log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join([f"The end of {self.log}:", *(f"  | {line}" for line in lines)])
 
     def stop(self) -> None:
-        self._signal_group(signal.SIGTERM)
         try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
+            self._signal_group(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_TIMEOUT_S)
         finally:
             # Processes of the group may outlive its leader.
             self._signal_group(signal.SIGKILL)
             self.process.wait()
 
     def _signal_group(self, number: signal.Signals) -> None:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return
 
 
 def start(name: str, command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> Service:
@@ -143,9 +143,7 @@ def start_backend(
     port: int, studio_url: str, token: str, log: Path, settings: Mapping[str, str] | None = None
 ) -> Service:
     """Start `vlsam serve` of this installation, with a key for the Label Studio at `studio_url`."""
-    command = [
-        str(VLSAM), "serve", "--host", LOOPBACK, "--port", str(port),
-    ]  # fmt: skip
+    command = [str(VLSAM), "serve", "--host", LOOPBACK, "--port", str(port)]
     environment = {
         "LABEL_STUDIO_URL": studio_url,
         "LABEL_STUDIO_API_KEY": token,

@@ -138,12 +138,8 @@ def _image(client: StudioClient, project: int, config: LabelConfig, images: Fetc
         ) from None
     try:
         image = images.load(source, client.server, task=task.get("id"))
-    except Refused as error:
-        cure = _other_name(source) or "correct the task's data or the settings"
-        raise StudioError(f"Task {task.get('id')}: {error}", cure) from None
     except ImageError as error:
-        cure = _other_name(source) or _image_cure(source)
-        raise StudioError(f"Task {task.get('id')}: {error}", cure) from None
+        raise StudioError(f"Task {task.get('id')}: {error}", _image_cure(str(source), error)) from None
     height, width = image.shape[:2]
     return Finding("image", OK, f"The image of task {task.get('id')} is here: {width} x {height} pixels.")
 
@@ -155,17 +151,14 @@ def first_task(client: StudioClient, project: int) -> Mapping[str, Any] | None:
     return tasks[0] if tasks and isinstance(tasks[0], dict) else None
 
 
-def _other_name(source: Any) -> str:
-    """Return advice for a URL that looks like one of Label Studio's, "" for others."""
-    if re.match(r"(?i)https?://[^?]*/(data/upload|data/local-files|storage-data)/", str(source)):
+def _image_cure(source: str, error: ImageError) -> str:
+    if re.match(r"(?i)https?://[^?]*/(data/upload|data/local-files|storage-data)/", source):
         return "if that is another address of this Label Studio, name it in VLSAM_LABEL_STUDIO_HOSTS"
-    return ""
-
-
-def _image_cure(source: Any) -> str:
-    if str(source).startswith("/data/local-files"):
+    if isinstance(error, Refused):
+        return "correct the task's data or the settings"
+    if source.startswith("/data/local-files"):
         return "start Label Studio with LOCAL_FILES_SERVING_ENABLED=true, add the folder in Cloud Storage"
-    if str(source).startswith("/"):
+    if source.startswith("/"):
         return "if Label Studio's own page does not show it either, import it again"
     return f"fetch it from this machine by hand: a firewall, proxy or login is in the way; {IN_CONTAINER}"
 
@@ -230,42 +223,38 @@ def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
     All Tasks* shows predictions of this version alone; so do the score column and uncertainty sampling, for
     which a title does not count as a version.
     """
-    check, hidden = "predictions", "in Label All Tasks and the score column"
+    ok, note, failed = (partial(Finding, "predictions", status) for status in (OK, NOTE, FAILED))
+    hidden = "in Label All Tasks and the score column"
     cure = "Settings, Annotation, Use predictions to prelabel tasks"
     try:
         settings = client.project(project)
         counts, titles = versions_of(client, project)
     except StudioError:
-        yield Finding(check, SKIPPED, "The project's prediction settings cannot be read.")
+        yield Finding("predictions", SKIPPED, "The project's prediction settings cannot be read.")
         return
     shown, total = settings.get("model_version") or "", sum(counts.values())
     listed = ", ".join(f"{version} ({count})" for version, count in counts.items())
     choose = f"{cure}: choose {ours if ours in counts else next(iter(counts), 'the model')}"
     if settings.get("show_collab_predictions") is False:
-        yield Finding(check, NOTE, "Annotators are shown no predictions at all.", f"turn on {cure}")
+        yield note("Annotators are shown no predictions at all.", f"turn on {cure}")
     if not shown and total:
-        yield Finding(check, FAILED, f"The project shows none of its {total} predictions {hidden}.", choose)
+        yield failed(f"The project shows none of its {total} predictions {hidden}.", choose)
     elif not shown and titles:
-        yield Finding(check, NOTE, "Label All Tasks asks no backend for predictions.", f"{cure}: {titles[0]}")
+        yield note("Label All Tasks asks no backend for predictions.", f"{cure}: {titles[0]}")
+    elif not shown:
+        yield ok("The project has no predictions yet.")
     elif shown in titles and total:
-        yield Finding(check, NOTE, f"Shown is what {shown!r} answers, so the score column is empty.", choose)
-    elif shown and shown not in (*titles, *counts):
+        yield note(f"Shown is what {shown!r} answers, so the score column is empty.", choose)
+    elif shown in titles:
+        yield ok(f"The project shows what {shown!r} answers.")
+    elif shown not in counts:
         others = f"; there are {listed}" if counts else ""
-        yield Finding(
-            check, FAILED, f"The project shows predictions of {shown}, and has none of it{others}.", choose
-        )
-    elif shown in counts and shown != ours and ours in counts:
-        yield Finding(
-            check,
-            NOTE,
-            f"The project shows predictions of {shown}: the {counts[ours]} of {ours} are not seen {hidden}.",
-            choose,
-        )
-    elif shown in counts:
-        yield Finding(check, OK, f"The project shows {counts[shown]} predictions of {shown}.")
+        yield failed(f"The project shows predictions of {shown}, and has none of it{others}.", choose)
+    elif shown != ours and ours in counts:
+        unseen = f"the {counts[ours]} of {ours} are not seen {hidden}"
+        yield note(f"The project shows predictions of {shown}: {unseen}.", choose)
     else:
-        state = f"shows what {shown!r} answers" if shown else "has no predictions yet"
-        yield Finding(check, OK, f"The project {state}.")
+        yield ok(f"The project shows {counts[shown]} predictions of {shown}.")
 
 
 def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Check a project's labeling config: its labels, its clicks, and the exports that hold its regions."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
 from backend.doctor.finding import NOTE, OK, Finding
@@ -24,23 +24,19 @@ ok, note = partial(Finding, "config", OK), partial(Finding, "config", NOTE)
 def config_findings(config: labeling_config.LabelConfig) -> Iterator[Finding]:
     known = {label.value: None for control in config.predicted for label in control.labels}
     own = any(control.labels_key is not None for control in config.outputs)
-    outputs = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
-    yield ok(f"Regions go to {outputs}.")
+    yield ok(f"Regions go to {_named(config.outputs)}.")
     each = ", and each task brings its own" if own else ""
     yield ok(f"{len(known)} labels: {', '.join(known) or '-'}{each}.")
-    prompts = ", ".join(f"{control.tag} {control.name!r}" for control in config.prompts)
-    if not prompts:
+    if not config.prompts:
         yield note(
             "The config has no tool for clicks.",
             'add <KeyPoint name="click" toName="..." smart="true" smartOnly="true"/>, as `vlsam config` does',
         )
         return
-    yield ok(f"Clicks and boxes come from {prompts}.")
-    idle = ", ".join(f"{control.tag} {control.name!r}" for control in config.idle)
-    if idle:
-        yield note(
-            f"Auto-Detect offers {idle}, too, whose smart tool sends nothing.", 'give it smart="false"'
-        )
+    yield ok(f"Clicks and boxes come from {_named(config.prompts)}.")
+    if config.idle:
+        message = f"Auto-Detect offers {_named(config.idle)}, too, whose smart tool sends nothing."
+        yield note(message, 'give it smart="false"')
     clickable = {label.value: None for control in config.prompts for label in control.labels}
     lost = [label for label in clickable if config.label_control(label) is None]
     if lost and not own:
@@ -50,10 +46,14 @@ def config_findings(config: labeling_config.LabelConfig) -> Iterator[Finding]:
         )
 
 
+def _named(controls: Iterable[labeling_config.Control]) -> str:
+    return ", ".join(f"{control.tag} {control.name!r}" for control in controls)
+
+
 def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[str]) -> Finding:
     """Report which of Label Studio's own exports contain the regions, and which do not."""
     cure = "`vlsam export` writes all of any config; `vlsam config` prints one whose exports hold the regions"
-    drawn = ", ".join(f"{control.tag} {control.name!r}" for control in config.outputs)
+    drawn = _named(config.outputs)
     if len(data_keys) > 1:
         return note(
             f"Label Studio exports this config to JSON and CSV alone, for its tags show {len(data_keys)} "
@@ -74,10 +74,8 @@ def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[s
     right = f"{', '.join(good)} hold them, and but for JSON no other" if good else "only JSON holds them"
     bad = list(dict.fromkeys([*empty, *spoiled]))
     if not bad:
-        status = OK if good else NOTE
-        return Finding(
-            "config", status, f"Of Label Studio's exports of {drawn}: {right}.", "" if good else cure
-        )
+        message = f"Of Label Studio's exports of {drawn}: {right}."
+        return ok(message) if good else note(message, cure)
     why = f" because of KeyPointLabels {points[0].name!r}" if spoiled else ""
     return note(
         f"Label Studio's exports to {', '.join(bad)} are empty or call everything `default`{why}. "

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,8 @@ from backend.telemetry.logs import printable, redacted
 CHECK = "fix"
 TITLE = "VL-SAM"  # of a backend that is connected
 
+note = partial(Finding, CHECK, NOTE)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -28,24 +31,15 @@ class Change:
     make: Callable[[], None]  # raises StudioError
 
 
-Consent = Callable[[Change], bool | None]  # None if there is no terminal to ask at
+def consent(change: Change) -> bool | None:
+    """Ask at the terminal whether to make a change. Return None if there is no terminal."""
+    if sys.stdin is None or not sys.stdin.isatty():  # None where it is closed
+        return None
+    print(f"{printable(redacted(change.question))} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def consent(*, yes: bool) -> Consent:
-    """Return a function that asks at the terminal. `yes` agrees to everything."""
-
-    def ask(change: Change) -> bool | None:
-        if yes:
-            return True
-        if sys.stdin is None or not sys.stdin.isatty():  # None where it is closed
-            return None
-        print(f"{printable(redacted(change.question))} [y/N] ", end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-    return ask
-
-
-def made(changes: Iterable[Change | Finding], agreed: Consent) -> Iterator[Finding]:
+def made(changes: Iterable[Change | Finding], agreed: Callable[[Change], bool | None]) -> Iterator[Finding]:
     """Make the changes that the user agrees to. Yield a finding for each: OK if it was made."""
     none = True
     try:
@@ -62,17 +56,15 @@ def made(changes: Iterable[Change | Finding], agreed: Consent) -> Iterator[Findi
                 except StudioError as error:
                     yield Finding(CHECK, FAILED, error.problem, error.cure)
             elif answer is None:
-                cure = "run it in a terminal, or agree to all of it with --yes"
-                yield Finding(
-                    CHECK, NOTE, f"Not done, since there is no terminal to ask at: {change.question}", cure
-                )
+                message = f"Not done, since there is no terminal to ask at: {change.question}"
+                yield note(message, "run it in a terminal, or agree to all of it with --yes")
             else:
-                yield Finding(CHECK, NOTE, f"Not done: {change.question}")
+                yield note(f"Not done: {change.question}")
     except StudioError as error:
         none = False
         yield Finding(CHECK, FAILED, error.problem, error.cure)
     if none:
-        yield Finding(CHECK, NOTE, "There is nothing that can be set from here.")
+        yield note("There is nothing that can be set from here.")
 
 
 def changes(
@@ -99,15 +91,13 @@ def _config(
     before = client.project(project).get("label_config")
     if not labeling_config.is_empty(before or ""):
         if tags:
-            yield Finding(
-                CHECK, NOTE, "The project has a labeling config, and --labels does not replace it.",
+            yield note(
+                "The project has a labeling config, and --labels does not replace it.",
                 "paste what `vlsam config` prints into Settings, Labeling Interface, Code",
-            )  # fmt: skip
+            )
         return
     if not tags:
-        yield Finding(
-            CHECK, NOTE, "The project has no labeling config.", 'name its labels: --fix --labels "Dog,Car"'
-        )
+        yield note("The project has no labeling config.", 'name its labels: --fix --labels "Dog,Car"')
         return
     names = ", ".join(tag.name for tag in tags[:5]) + (" ..." if len(tags) > 5 else "")
     xml = label_config(tags, kind, Names(field=_image_field(client, project)))

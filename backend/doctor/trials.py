@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from xml.sax.saxutils import quoteattr
 
 from backend.doctor.finding import FAILED, NOTE, OK, Finding, one_line
 from backend.labelstudio.request import TRIAL
 from backend.labelstudio.status_control import STATUS
 from backend.labelstudio_api.client import StudioClient, StudioError
+
+T = TypeVar("T")
 
 UNKNOWN_PLACE = "where `vlsam serve` was started; in Docker `docker compose logs vlsam`"
 TRIAL_S = 130.0  # longer than the 100 s that Label Studio gives a prediction
@@ -33,16 +35,14 @@ def trial_findings(
             place = str(answer.get("log") or place)
             if not tried and answer.get("on_open") == "prewarm":
                 yield Finding("trial", NOTE, "Opened tasks get no predictions: VLSAM_ON_OPEN=prewarm.")
-            unlabelled.update(set(_texts(answer.get("unlabelled"))))
+            unlabelled.update(set(_of_type(str, answer.get("unlabelled"))))
             tried += 1
             yield _of_trial(task, answer, place)
     except StudioError as error:
         yield Finding("trial", FAILED, error.problem, error.cure)
     if unlabelled:
-        frequent_terms = ", ".join(
-            f"{term[:40]} ({n} of {tried} tasks)" for term, n in unlabelled.most_common(5)
-        )
-        yield Finding("trial", NOTE, f"Seen without a label: {frequent_terms}.", _label_for(unlabelled))
+        terms = ", ".join(f"{term[:40]} ({n} of {tried} tasks)" for term, n in unlabelled.most_common(5))
+        yield Finding("trial", NOTE, f"Seen without a label: {terms}.", _label_for(unlabelled))
     yield Finding("log", OK, f"The server's log: {place}.")
 
 
@@ -80,25 +80,21 @@ def _tried(client: StudioClient, connected: Mapping[str, Any], task: int) -> Map
 def _of_trial(task: int, answer: Mapping[str, Any], place: str) -> Finding:
     if reason := answer.get("reason"):
         return Finding("trial", FAILED, f"Task {task}: {reason}", f"the server's log has more: {place}")
-    items = answer.get("result")
-    regions = {
-        str(item.get("id"))
-        for item in (items if isinstance(items, list) else [])
-        if isinstance(item, dict) and item.get("from_name") != STATUS
-    }
-    seen = _texts(answer.get("seen"))
-    saw = (
-        f"the model saw {', '.join(term[:40] for term in seen[:10])}" if seen else "the model found no object"
-    )
+    items = _of_type(dict, answer.get("result"))
+    regions = {str(item.get("id")) for item in items if item.get("from_name") != STATUS}
+    seen = _of_type(str, answer.get("seen"))
+    terms = ", ".join(term[:40] for term in seen[:10])
+    saw = f"the model saw {terms}" if seen else "the model found no object"
     if not regions:
-        fitting = set(seen).difference(_texts(answer.get("unlabelled")))
+        fitting = set(seen).difference(_of_type(str, answer.get("unlabelled")))
         why = " What a label fits is annotated already, or no control can draw it." if fitting else ""
         return Finding("trial", NOTE, f"Task {task} got no regions: {saw}.{why}")
     return Finding("trial", OK, f"Task {task} got {len(regions)} regions: {saw}.")
 
 
-def _texts(given: Any) -> list[str]:
-    return [text for text in (given if isinstance(given, list) else []) if isinstance(text, str)]
+def _of_type(kind: type[T], given: Any) -> list[T]:
+    """Return the items of a list that are of a type, [] for anything else."""
+    return [item for item in given if isinstance(item, kind)] if isinstance(given, list) else []
 
 
 def _label_for(terms: Counter[str]) -> str:
@@ -117,9 +113,8 @@ def _trial(client: StudioClient, connected: Mapping[str, Any]) -> Finding:
         tried = answer.json()
         task, items = tried["task"]["id"], tried["response"]
         if items == []:
-            return Finding(
-                "trial", NOTE, f"Task {task}: VLSAM_ON_OPEN=prewarm makes no predictions for one task."
-            )
+            message = f"Task {task}: VLSAM_ON_OPEN=prewarm makes no predictions for one task."
+            return Finding("trial", NOTE, message)
         result = items[0].get("result")
     except (ValueError, LookupError, TypeError, AttributeError):
         raise StudioError(

@@ -65,6 +65,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def remark(message: str) -> None:
+    """Print a message of a command to stderr, as one line."""
+    print(f"vlsam: {printable(message)}", file=sys.stderr)
+
+
 class Formatter(logging.Formatter):
     """Formats an entry as printable text without secrets.
 

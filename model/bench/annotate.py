@@ -6,11 +6,11 @@ the table tests the code, not the method.
 
 import contextlib
 import io
-import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ QUESTIONS = (
     "What small objects are there?",
     "What is in the background?",
 )
+
+Row = dict[str, Any]  # the step and its figures
 
 _NAIVE = RECIPES["naive"]
 _FLOW = replace(_NAIVE, source="flow", head_weights="none", regularise="none")
@@ -86,16 +88,6 @@ def switches(base: Recipe = RECIPES["paper"]) -> list[tuple[str, Options]]:
     return rows
 
 
-@dataclass(frozen=True)
-class Row:
-    step: str
-    recall: float  # objects with a mask of their name at IoU 0.5 or more
-    mean_iou: float  # of the best mask with the object's name; 0 if there is none
-    map: float  # COCO's, of masks, IoU 0.5 to 0.95
-    mar: float
-    seconds: float  # per image
-
-
 def ablation(vlsam: VLSAM, rows: Sequence[tuple[str, Options]], scenes: int, seed: int) -> list[Row]:
     """Return a row per (name, options), over the same scenes, then the oracle: SAM with the true box.
 
@@ -103,26 +95,20 @@ def ablation(vlsam: VLSAM, rows: Sequence[tuple[str, Options]], scenes: int, see
     """
     rng = np.random.default_rng(seed)
     drawn = [paste_scene(rng) for _ in range(scenes)]
-    models = [vlsam.with_options(options) for _, options in rows]
-    found: list[list[list[Detection]]] = [[] for _ in range(len(rows) + 1)]
-    seconds = [0.0] * (len(rows) + 1)
-    turns = tqdm(
-        total=scenes * (len(rows) + 1), desc="bench annotate", unit="image", file=sys.stderr, disable=None
-    )
-    with turns:
-        for scene in drawn:
-            for index in range(len(rows) + 1):
-                since = time.perf_counter()
-                if index < len(rows):
-                    found[index].append(models[index].annotate(scene.image))
-                else:
-                    found[index].append(_oracle(vlsam, scene))
-                seconds[index] += time.perf_counter() - since
-                turns.update()
-    names = [*(name for name, _ in rows), "oracle (true boxes)"]
-    return [
-        _row(name, drawn, each, took / scenes) for name, each, took in zip(names, found, seconds, strict=True)
-    ]
+    ways = {name: partial(_annotated, vlsam.with_options(options)) for name, options in rows}
+    ways["oracle (true boxes)"] = partial(_oracle, vlsam)
+    found: dict[str, list[list[Detection]]] = {name: [] for name in ways}
+    seconds = dict.fromkeys(ways, 0.0)
+    turns = [(scene, name) for scene in drawn for name in ways]
+    for scene, name in tqdm(turns, desc="bench annotate", unit="image", file=sys.stderr, disable=None):
+        since = time.perf_counter()
+        found[name].append(ways[name](scene))
+        seconds[name] += time.perf_counter() - since
+    return [_row(name, drawn, found[name], seconds[name] / scenes) for name in ways]
+
+
+def _annotated(vlsam: VLSAM, scene: Scene) -> list[Detection]:
+    return vlsam.annotate(scene.image)
 
 
 def _oracle(vlsam: VLSAM, scene: Scene) -> list[Detection]:
@@ -131,46 +117,43 @@ def _oracle(vlsam: VLSAM, scene: Scene) -> list[Detection]:
 
 
 def _row(name: str, scenes: Sequence[Scene], found: Sequence[list[Detection]], seconds: float) -> Row:
+    """Return the figures of a row.
+
+    Recall counts the objects with a mask of their name at IoU 0.5 or more. The mean IoU is that of the best
+    mask with the object's name, 0 if there is none. mAP and mAR are COCO's, of masks, at IoU 0.5 to 0.95.
+    """
     best = [
         max((iou(d.mask, thing.visible) for d in detections if d.term == thing.name), default=0.0)
         for scene, detections in zip(scenes, found, strict=True)
         for thing in scene.objects
     ]
     precision, recall = coco_figures(scenes, found)
-    return Row(
-        name,
-        round(float(np.mean([value >= 0.5 for value in best])), 4),
-        round(float(np.mean(best)), 4),
-        round(precision, 4),
-        round(recall, 4),
-        round(seconds, 3),
-    )
+    return {
+        "step": name,
+        "recall": round(float(np.mean([value >= 0.5 for value in best])), 4),
+        "mean_iou": round(float(np.mean(best)), 4),
+        "map": round(precision, 4),
+        "mar": round(recall, 4),
+        "seconds": round(seconds, 3),
+    }
 
 
 def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> tuple[float, float]:
     """Return mAP and mAR at 100 detections of COCO's evaluation, over masks and the 40 names."""
     categories = {name: index for index, name in enumerate(NAMES, 1)}
-    number = itertools.count(1)
-    truth: dict[str, Any] = {
+    annotations: list[dict[str, Any]] = []
+    for image, scene in enumerate(scenes):
+        for thing in scene.objects:
+            mask, ids = thing.visible, {"image_id": image, "category_id": categories[thing.name]}
+            annotation = coco.annotation(coco.encode(mask), box_of(mask), None, **ids)
+            annotations.append({"id": len(annotations) + 1, **annotation})
+    truth = {
         "info": {},
         "images": [
             {"id": i, "height": s.image.shape[0], "width": s.image.shape[1]} for i, s in enumerate(scenes)
         ],
         "categories": [{"id": index, "name": name} for name, index in categories.items()],
-        "annotations": [
-            {
-                "id": next(number),
-                **coco.annotation(
-                    coco.encode(t.visible),
-                    box_of(t.visible),
-                    None,
-                    image_id=i,
-                    category_id=categories[t.name],
-                ),
-            }
-            for i, scene in enumerate(scenes)
-            for t in scene.objects
-        ],
+        "annotations": annotations,
     }
     guesses = [
         d.to_coco(image_id=i, category_id=categories[d.term])
@@ -191,19 +174,12 @@ def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> t
     return max(0.0, float(judge.stats[0])), max(0.0, float(judge.stats[8]))
 
 
-@dataclass(frozen=True)
-class HandsOn:
-    """Ratio of median times per image, naive way to ours, for the names and a map of every object."""
+def hands_on(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
+    """Return the ratio of median times per image, naive way to ours, for names and a map of every object.
 
-    handson_ratio: float  # it generates 30 tokens per object
-    handson_ratio_stopping: float  # it stops at the end of the built-in VLM's answer, after about 10
-
-
-def hands_on(vlsam: VLSAM, scenes: int, seed: int) -> HandsOn:
-    """Compare with the naive way: list the objects, then generate up to 30 tokens again for each.
-
-    It uses no key cache and keeps every attention matrix. A VLM that describes places fills the 30 tokens.
-    The built-in one writes short lists only, so both lengths are measured.
+    The naive way lists the objects, then generates up to 30 tokens again for each. It uses no key cache and
+    keeps every attention matrix. A VLM that describes places fills the 30 tokens. The built-in one stops
+    after about 10, so both lengths are measured.
     """
     vlm, question, recipe = vlsam.vlm, Options().questions[0], RECIPES["paper"]
     rng = np.random.default_rng(seed)
@@ -227,7 +203,7 @@ def hands_on(vlsam: VLSAM, scenes: int, seed: int) -> HandsOn:
             took.append((time.perf_counter() - since) / ours)
         ratios.append(tuple(took))
     full, stopping = np.median(ratios, 0).round(2).tolist()
-    return HandsOn(full, stopping)
+    return {"handson_ratio": full, "handson_ratio_stopping": stopping}
 
 
 @contextlib.contextmanager
@@ -254,7 +230,7 @@ def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
     lines = ["| step | recall at 0.5 | mean IoU | mAP | mAR | s / image |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {r.step} | {r.recall:.3f} | {r.mean_iou:.3f} | {r.map:.3f} | {r.mar:.3f} | {r.seconds:.2f} |"
-        for r in rows
+        "| {step} | {recall:.3f} | {mean_iou:.3f} | {map:.3f} | {mar:.3f} | {seconds:.2f} |".format(**row)
+        for row in rows
     ]
     return "\n".join(lines)

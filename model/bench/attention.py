@@ -4,19 +4,21 @@ Every measurement runs in a process of its own, so that the peak of its memory i
 three ways take turns, and a figure is the median of its way.
 """
 
-import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,12 +27,32 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from model.attention.attention_flow import flow
 from model.attention.capture import capturing, implementations
-from model.bench.shape import Shape
 from model.recipes import RECIPES
 
 TERMS = 8  # rows whose maps are made, the last of the text tokens
 PATCH, MERGE = 14, 2
 WAYS = ("plain", "ours", "theirs")
+TAIL = 32  # text tokens that follow the image
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a random Qwen2.5-VL. Its decoder is measured; its vision tower is tiny."""
+
+    tokens: int
+    layers: int
+    heads: int
+    key_heads: int
+    width: int
+    dtype: str
+    device: str
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of image tokens, nearly square, with TAIL text tokens left."""
+        count = self.tokens - TAIL - 2
+        rows = int(count**0.5)
+        return rows, count // rows
 
 
 def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
@@ -58,20 +80,13 @@ def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
 
 
 def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
-    job = json.dumps({"way": way, "shape": asdict(shape), "maps": str(maps)})
-    done = subprocess.run(
-        [sys.executable, "-m", "model.bench.attention", job],
-        capture_output=True,
-        text=True,
-        check=False,
-        # glibc returns freed memory at once, so that the resident size is the memory in use.
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        raise RuntimeError(f"measuring {way!r} at {shape.tokens} tokens failed: {last}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    # glibc returns freed memory at once, so that the resident size is the memory in use.
+    environment = patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
+    with environment, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, way, shape, maps).result()
+        except Exception as error:
+            raise RuntimeError(f"measuring {way!r} at {shape.tokens} tokens failed: {error}") from error
 
 
 def build(shape: Shape) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -85,6 +100,8 @@ def build(shape: Shape) -> tuple[Any, dict[str, torch.Tensor]]:
             "num_hidden_layers": shape.layers,
             "num_attention_heads": shape.heads,
             "num_key_value_heads": shape.key_heads,
+            "bos_token_id": None,
+            "eos_token_id": None,
             "rope_parameters": {
                 "rope_type": "default", "rope_theta": 1e6, "mrope_section": _sections(shape),
             },
@@ -159,7 +176,7 @@ def _measure(way: str, shape: Shape, maps: Path) -> dict[str, float]:
     with torch.inference_mode():
         _, small = build(replace(shape, tokens=64, layers=1))
         run(model, small, [60])  # the first call loads libraries and starts threads
-        with _Peak(shape.device) as peak:
+        with _peak(shape.device) as peak:
             since = time.perf_counter()
             found = run(model, inputs, rows)
             if shape.device != "cpu":
@@ -167,44 +184,33 @@ def _measure(way: str, shape: Shape, maps: Path) -> dict[str, float]:
             seconds = time.perf_counter() - since
     if way != "plain":
         np.save(maps, found[:, 1 : 1 + shape.grid[0] * shape.grid[1]].float().cpu().numpy())
-    return {"seconds": seconds, "peak": peak.bytes}
+    return {"seconds": seconds, "peak": peak[0]}
 
 
-class _Peak:
-    """Peak memory inside the context, above the memory at its start, in bytes."""
+@contextmanager
+def _peak(device: str) -> Iterator[list[float]]:
+    """Yield a list of one number: the peak memory so far, above the memory at the start, in bytes."""
+    peak = [0.0]
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        yield peak
+        peak[0] = float(torch.cuda.max_memory_allocated() - allocated)
+        return
+    start, stop = resident_bytes(), threading.Event()
 
-    def __init__(self, device: str) -> None:
-        self._device, self.bytes = device, 0.0
-        self._stop = threading.Event()
+    def watch() -> None:
+        while not stop.wait(0.002):
+            peak[0] = max(peak[0], resident_bytes() - start)
 
-    def __enter__(self) -> "_Peak":
-        if self._device != "cpu":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self._start = float(torch.cuda.memory_allocated())
-            return self
-        self._start = _resident()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.002):
-            self.bytes = max(self.bytes, _resident() - self._start)
-
-    def __exit__(self, *_: object) -> None:
-        if self._device != "cpu":
-            self.bytes = float(torch.cuda.max_memory_allocated() - self._start)
-            return
-        self._stop.set()
-        self._thread.join()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield peak
+    stop.set()
+    thread.join()
 
 
-def _resident() -> float:
-    with open("/proc/self/statm", "rb") as file:
-        return float(int(file.read().split()[1]) * resource.getpagesize())
-
-
-if __name__ == "__main__":
-    _job = json.loads(sys.argv[1])
-    print(json.dumps(_measure(_job["way"], Shape(**_job["shape"]), Path(_job["maps"]))))
+def resident_bytes() -> float:
+    """Return the resident memory of this process, as Linux reports it."""
+    return float(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
-from PIL import ImageOps
 from tqdm import tqdm
 
 from model.builtin.measure import corrective_click, paste_scene
+from model.image_decoding import read_image
 from model.pipeline import VLSAM
 from model.segmentation.click_refinement import refine_by_clicks
 from model.segmentation.non_maximum_suppression import iou
 from model.segmentation.segmenter import Answer, Segmenter
-from model.types import Detection, Image, Mask, Prompt
+from model.types import Detection, Image, ImageError, Mask, Prompt
 
 CAP = 20  # clicks on an object before it counts as failed
 GOALS = (0.85, 0.90)
@@ -35,53 +35,20 @@ class Sample:
     names: tuple[str, ...] = ()  # of the objects, if known
 
 
-@dataclass(frozen=True)
-class Figures:
-    images: int
-    objects: int
-    noc85: float  # mean clicks until IoU 0.85; CAP for those that failed
-    noc90: float
-    failed85: float  # share of the objects that did not reach it in CAP clicks
-    failed90: float
-    iou1: float  # mean IoU after 1, 3 and 5 clicks
-    iou3: float
-    iou5: float
+def pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """Return the paths of images/NAME.jpg (or .png ...) with masks/NAME.png, for `read`.
 
-
-@dataclass(frozen=True)
-class Help:
-    """Clicks until IoU 0.90, per scene and per object. An object that fails counts CAP."""
-
-    images: int
-    objects: int
-    predicted: int  # objects with a prediction of their name
-    median_scene_from_prediction: float
-    median_scene_from_nothing: float
-    mean_object_from_prediction: float
-    mean_object_from_nothing: float
-
-
-class Folder:
-    """images/NAME.jpg (or .png ...) with masks/NAME.png, where each value but 0 is one object."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises ValueError if there is no mask, or one without an image."""
-        self._masks = sorted((folder / "masks").glob("*.png"))
-        if not self._masks:
-            raise ValueError(f"{folder} holds no masks/*.png: see --help for what belongs in the folder")
-        found = sorted((folder / "images").glob("*"))
-        self._images = {path.stem: path for path in found if path.suffix.lower() in _SUFFIXES}
-        for path in self._masks:
-            if path.stem not in self._images:
-                raise ValueError(f"{path} has no image of that name in {folder / 'images'}")
-
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Raises ValueError for files that cannot be read or do not fit together."""
-        for path in self._masks:
-            yield read(self._images[path.stem], path)
+    Raises ValueError if there is no mask, or one without an image.
+    """
+    masks = sorted((folder / "masks").glob("*.png"))
+    if not masks:
+        raise ValueError(f"{folder} holds no masks/*.png: see --help for what belongs in the folder")
+    found = sorted((folder / "images").glob("*"))
+    images = {path.stem: path for path in found if path.suffix.lower() in _SUFFIXES}
+    for path in masks:
+        if path.stem not in images:
+            raise ValueError(f"{path} has no image of that name in {folder / 'images'}")
+    return [(images[path.stem], path) for path in masks]
 
 
 def drawn(scenes: int, seed: int) -> Iterator[Sample]:
@@ -94,13 +61,12 @@ def drawn(scenes: int, seed: int) -> Iterator[Sample]:
 
 
 def read(image_path: Path, mask_path: Path) -> Sample:
-    """Read an image and its objects. Raises ValueError."""
+    """Read an image and its objects: each value of the mask but 0 is one. Raises ValueError."""
     try:
-        with PILImage.open(image_path) as opened:
-            image = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        image = read_image(image_path)
         with PILImage.open(mask_path) as opened:
             values = np.asarray(opened)
-    except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:
+    except (ImageError, OSError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(f"{mask_path} or its image cannot be read: {error}") from error
     if values.ndim != 2:
         raise ValueError(f"{mask_path} is a picture in colours: a mask has one number for each pixel")
@@ -147,11 +113,12 @@ def needed(game: Sequence[float], goal: float) -> int:
     return next((k for k, value in enumerate(game, 1) if value >= goal), CAP)
 
 
-def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> Help:
+def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> dict[str, float]:
     """Play the objects of `total` named samples twice, from their predictions and from nothing.
 
     An object's prediction is the one of its name that overlaps it most. An object without a prediction starts
-    from nothing; one that is predicted well needs no click. Show progress on stderr.
+    from nothing; one that is predicted well needs no click. The figures are clicks until IoU 0.90; an object
+    that fails counts CAP. Show progress on stderr.
     """
     goal, predicted = max(GOALS), 0
     scenes: list[list[tuple[int, int]]] = []  # clicks of each object, from the prediction and from nothing
@@ -167,38 +134,43 @@ def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> Help:
                 start = replace(found[number].evidence.prompt, mask=mask, logits=None)
                 clicks = 0 if iou(mask, truth) >= goal else needed(play(refine, truth, start), goal)
             scenes[-1].append((clicks, from_nothing))
-    medians = np.median([np.sum(rows, axis=0) for rows in scenes], axis=0)
-    means = np.mean([row for rows in scenes for row in rows], axis=0)
-    objects = sum(map(len, scenes))
-    return Help(total, objects, predicted, *(round(float(value), 4) for value in (*medians, *means)))
+    medians = np.median([np.sum(rows, axis=0) for rows in scenes], axis=0).round(4).tolist()
+    means = np.mean([row for rows in scenes for row in rows], axis=0).round(4).tolist()
+    return {
+        "images": total,
+        "objects": sum(map(len, scenes)),
+        "predicted": predicted,
+        "median_scene_from_prediction": medians[0],
+        "median_scene_from_nothing": medians[1],
+        "mean_object_from_prediction": means[0],
+        "mean_object_from_nothing": means[1],
+    }
 
 
 def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detection]:
     """Return the prediction of each object that has one, by the object's number."""
     best: dict[int, tuple[float, Detection]] = {}
     for detection in found:
-        shared, number = max(
-            (
-                (iou(detection.mask, truth), i)
-                for i, truth in enumerate(sample.objects)
-                if sample.names[i] == detection.term
-            ),
-            default=(0.0, -1),
-        )
+        numbers = [i for i, name in enumerate(sample.names) if name == detection.term]
+        overlaps = [(iou(detection.mask, sample.objects[i]), i) for i in numbers]
+        shared, number = max(overlaps, default=(0.0, -1))
         if shared > best.get(number, (0.0,))[0]:
             best[number] = (shared, detection)
     return {number: detection for number, (_, detection) in best.items()}
 
 
-def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> Figures:
-    """Play all objects of `total` samples. Show progress on stderr."""
+def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> dict[str, float]:
+    """Play all objects of `total` samples and return the mean figures. Show progress on stderr."""
     games: list[list[float]] = []
     for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
         embedding = segmenter.encode(sample.image)
         games += [play(partial(refine_by_clicks, segmenter, embedding), truth) for truth in sample.objects]
     if not games:
         raise ValueError("the masks hold no object: every pixel is 0")
-    figures = [float(np.mean([needed(game, goal) for game in games])) for goal in GOALS]
-    figures += [float(np.mean([max(game) < goal for game in games])) for goal in GOALS]
-    figures += [float(np.mean([game[k - 1] for game in games])) for k in SHOWN]
-    return Figures(total, len(games), *(round(value, 4) for value in figures))
+    of_games: dict[str, list[float]] = {
+        **{f"noc{goal * 100:.0f}": [needed(game, goal) for game in games] for goal in GOALS},
+        **{f"failed{goal * 100:.0f}": [max(game) < goal for game in games] for goal in GOALS},
+        **{f"iou{clicks}": [game[clicks - 1] for game in games] for clicks in SHOWN},
+    }
+    means = {name: round(float(np.mean(values)), 4) for name, values in of_games.items()}
+    return {"images": total, "objects": len(games), **means}

@@ -66,7 +66,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         backend = start_backend(studio, OWNER.token, folder / "backend.log")
         running.append(backend)
         for service in (backend, studio):
-            service.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+            service.wait_until_up(START_TIMEOUT_S)
         yield Servers(studio, backend)
     finally:
         for service in reversed(running):

@@ -129,7 +129,7 @@ def test_a_backend_that_died_since(
     studio.import_files(project, [save_scene(tmp_path / "dead.png", 11, width=320, height=280)])
     backend = start_backend(servers.studio, OWNER.token, tmp_path / "backend.log")
     try:
-        backend.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        backend.wait_until_up(START_TIMEOUT_S)
         studio.connect_backend(project, backend.url)
     finally:
         backend.stop()

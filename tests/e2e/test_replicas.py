@@ -33,7 +33,7 @@ def replicas(servers: Servers, tmp_path: Path) -> Iterator[list[Service]]:
         for number in range(2):
             running.append(start_backend(servers.studio, OWNER.token, tmp_path / f"replica-{number}.log"))
         for service in running:
-            service.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+            service.wait_until_up(START_TIMEOUT_S)
         for service in running:  # else the balancer begins with one of them, and goes over to both
             wait_for(partial(ready, service), START_TIMEOUT_S)
         yield running
@@ -47,7 +47,7 @@ def balancer(replicas: list[Service], tmp_path: Path) -> Iterator[str]:
     places = (service.url.removeprefix("http://") for service in replicas)
     service = start_balancer(tmp_path / "haproxy.log", *places)
     try:
-        service.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        service.wait_until_up(START_TIMEOUT_S)
         yield service.url
     finally:
         service.stop()

@@ -31,7 +31,7 @@ def test_personal_access_token_where_legacy_tokens_are_refused(
 
     backend = start_backend(servers.studio, personal_token, tmp_path / "backend.log")
     try:
-        backend.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        backend.wait_until_up(START_TIMEOUT_S)
         studio.connect_backend(project.id, backend.url)
         studio.retrieve_predictions(project.id)
         assert [p["task"] for p in studio.predictions(project.id)] == list(project.tasks), backend.tail()

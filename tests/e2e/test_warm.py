@@ -76,7 +76,7 @@ def test_an_opened_task_is_not_annotated_but_ready_for_clicks(
     settings = {"VLSAM_CACHE_DIR": str(tmp_path / "kept"), "VLSAM_ON_OPEN": "prewarm"}
     backend = start_backend(servers.studio, OWNER.token, tmp_path / "backend.log", **settings)
     try:
-        backend.wait_until_up(START_TIMEOUT_S, on_wait=lambda seconds: None)
+        backend.wait_until_up(START_TIMEOUT_S)
         # While models load, what is asked twice is done once.
         ready = time.monotonic() + START_TIMEOUT_S
         while requests.get(f"{backend.url}/ready", timeout=10).status_code != 200:

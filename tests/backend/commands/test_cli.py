@@ -2,6 +2,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from model.versions import version_of
 from tests.support.colour_model import Model, save_image
 from tests.support.detections import detection, disc
 from tests.support.images import data_url
+from tests.support.paths import BIN
 from tests.support.processes import free_port
 from tests.support.stand_in import StandIn
 
@@ -449,3 +452,15 @@ def test_terms_asks_a_running_server(
 def test_terms_of_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["terms", "--url", f"http://127.0.0.1:{free_port()}"]) == 2
     assert "no server answers at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["config", "--labels", "Dog,Car"], ["config", "--help"]])
+def test_output_that_nobody_reads_ends_a_command_quietly(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as in `vlsam config | true`, where `true` ends first
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with os.fdopen(writing, "wb") as stdout:
+        done = subprocess.run(
+            [BIN / "vlsam", *arguments], stdout=stdout, stderr=subprocess.PIPE, env=environment, check=False
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -69,7 +69,7 @@ def test_at_a_terminal_each_change_is_asked_about(
     with os.fdopen(ours, "r+b", buffering=0) as terminal, os.fdopen(theirs, "r", encoding="utf-8") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         terminal.write(f"{typed}\n".encode())
-        assert consent(yes=False)(Change("Do\x1b[2J it?", "", lambda: None)) is agreed
+        assert consent(Change("Do\x1b[2J it?", "", lambda: None)) is agreed
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", "Do\\x1b[2J it? [y/N] ")
 
@@ -79,5 +79,4 @@ def test_without_a_terminal_nobody_is_asked(
     monkeypatch: pytest.MonkeyPatch, stdin: io.StringIO | None
 ) -> None:
     monkeypatch.setattr(sys, "stdin", stdin)
-    assert consent(yes=False)(change([])) is None
-    assert consent(yes=True)(change([])) is True
+    assert consent(change([])) is None

@@ -1,11 +1,12 @@
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from model.bench.noc import CAP, Folder, Help, drawn, helped, needed, noc, play
+from model.bench.noc import CAP, drawn, helped, needed, noc, pairs, play, read
 from model.builtin.scenes import Scene
 from model.pipeline import VLSAM
 from model.segmentation.click_refinement import refine_by_clicks
@@ -31,9 +32,7 @@ def test_a_folder_holds_an_object_for_each_value(tmp_path: Path, scene: Scene) -
     saved(tmp_path, "bit", scene.image, masks[0].astype(np.uint8) * 255, "1")
     saved(tmp_path, "wide", scene.image, numbers.astype(np.uint16) * 400)
     PILImage.fromarray(scene.image).save(tmp_path / "images" / "without.png")
-    found = list(Folder(tmp_path))
-    assert len(Folder(tmp_path)) == 4
-    binary, bit, many, wide = found
+    binary, bit, many, wide = starmap(read, pairs(tmp_path))
     for sample in (many, wide):
         assert all((one == other).all() for one, other in zip(sample.objects, masks, strict=True))
     for sample in (binary, bit):
@@ -47,12 +46,13 @@ def test_a_picture_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
     exif = PILImage.Exif()
     exif[0x0112] = 6
     PILImage.new("RGB", (60, 40)).save(tmp_path / "images" / "a.jpg", exif=exif)
-    assert next(iter(Folder(tmp_path))).image.shape == (60, 40, 3)
+    (paths,) = pairs(tmp_path)
+    assert read(*paths).image.shape == (60, 40, 3)
 
 
 def test_what_does_not_fit_is_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no masks/\*\.png"):
-        Folder(tmp_path)
+        pairs(tmp_path)
     image = np.zeros((40, 60, 3), np.uint8)
     saved(tmp_path / "size", "a", image, np.zeros((40, 50), np.uint8))
     saved(tmp_path / "colours", "a", image, image)
@@ -64,10 +64,10 @@ def test_what_does_not_fit_is_told_by_name(tmp_path: Path) -> None:
         ("broken", "cannot be read"),
     ):
         with pytest.raises(ValueError, match=reason):
-            list(Folder(tmp_path / name))
+            read(*pairs(tmp_path / name)[0])
     (tmp_path / "size" / "images" / "a.jpg").unlink()
     with pytest.raises(ValueError, match="no image of that name"):
-        Folder(tmp_path / "size")
+        pairs(tmp_path / "size")
 
 
 def test_a_game_ends_when_the_mask_is_good_or_at_the_cap(segmenter: Segmenter, scene: Scene) -> None:
@@ -88,16 +88,16 @@ def test_figures_are_means_over_objects(segmenter: Segmenter) -> None:
         for s in samples
         for truth in s.objects
     ]
-    assert (figures.images, figures.objects) == (2, len(games))
-    assert figures.noc85 == pytest.approx(np.mean([needed(game, 0.85) for game in games]), abs=1e-4)
-    assert figures.noc85 <= figures.noc90
-    assert figures.iou3 == pytest.approx(np.mean([game[2] for game in games]), abs=1e-4)
+    assert (figures["images"], figures["objects"]) == (2, len(games))
+    assert figures["noc85"] == pytest.approx(np.mean([needed(game, 0.85) for game in games]), abs=1e-4)
+    assert figures["noc85"] <= figures["noc90"]
+    assert figures["iou3"] == pytest.approx(np.mean([game[2] for game in games]), abs=1e-4)
 
 
 def test_masks_without_an_object_give_no_figures(segmenter: Segmenter, tmp_path: Path) -> None:
     saved(tmp_path, "a", np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8))
     with pytest.raises(ValueError, match="hold no object"):
-        noc(segmenter, Folder(tmp_path), 1)
+        noc(segmenter, starmap(read, pairs(tmp_path)), 1)
 
 
 def test_clicks_on_a_region_join_its_prompt_and_start_from_its_mask(
@@ -134,16 +134,22 @@ def test_help_is_the_clicks_that_predictions_leave(builtin: VLSAM, monkeypatch: 
     games = [play(partial(builtin.refine, builtin.encode(sample.image)), truth) for truth in (one, other)]
     alone = [needed(game, 0.9) for game in games]
 
-    def predicted(**masks: Mask) -> Help:
+    def predicted(**masks: Mask) -> dict[str, float]:
         found = [Detection(term, mask, 0.5, PERSON) for term, mask in masks.items()]
         monkeypatch.setattr(builtin, "annotate", lambda image: found)
         return helped(builtin, [sample], 1)
 
     name = sample.names[0]
-    assert predicted() == Help(1, 2, 0, sum(alone), sum(alone), sum(alone) / 2, sum(alone) / 2)
-    assert predicted(elephant=one, **{name: other & ~one}).predicted == 0  # another's name, another's place
+    assert predicted() == {
+        "images": 1, "objects": 2, "predicted": 0,
+        "median_scene_from_prediction": sum(alone), "median_scene_from_nothing": sum(alone),
+        "mean_object_from_prediction": sum(alone) / 2, "mean_object_from_nothing": sum(alone) / 2,
+    }  # fmt: skip
+    assert (
+        predicted(elephant=one, **{name: other & ~one})["predicted"] == 0
+    )  # another's name, another's place
     good = predicted(**{name: one})
-    assert (good.predicted, good.median_scene_from_prediction) == (1, alone[1])  # nothing left to do
+    assert (good["predicted"], good["median_scene_from_prediction"]) == (1, alone[1])  # nothing left to do
     bad = predicted(**{name: one & (np.arange(one.shape[1]) < np.median(np.nonzero(one)[1]))})
-    assert bad.median_scene_from_prediction > alone[1]
-    assert bad.median_scene_from_nothing == sum(alone)
+    assert bad["median_scene_from_prediction"] > alone[1]
+    assert bad["median_scene_from_nothing"] == sum(alone)

@@ -180,11 +180,6 @@ class Group:
             for spec in fields(cls)  # type: ignore[arg-type]
         ]
 
-    @property
-    def secrets(self) -> list[str]:
-        """The values that no log or message may show."""
-        return [value for spec in fields(self) if not spec.repr and (value := getattr(self, spec.name))]  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True)
 class ModelSettings(Group):
@@ -482,7 +477,9 @@ class Settings:
     @property
     def secrets(self) -> list[str]:
         """The values that no log or message may show."""
-        return [secret for name in self.groups() for secret in getattr(self, name).secrets]
+        groups = [getattr(self, name) for name in self.groups()]
+        values = [getattr(group, spec.name) for group in groups for spec in fields(group) if not spec.repr]
+        return [value for value in values if value]
 
     def version(self, profile: Profile) -> str:
         """Return the model version of predictions made with these settings and this profile."""

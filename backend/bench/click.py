@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection
@@ -96,18 +96,16 @@ class Picture:
         width = round((megapixels * 1e6 * 4 / 3) ** 0.5)
         size, scale = (width, width * 3 // 4), width / 640
         written = BytesIO()
-        Pillow.fromarray(cv2.resize(scene.image, size, interpolation=cv2.INTER_CUBIC)).save(
-            written, "JPEG", quality=92
-        )
+        resized = cv2.resize(scene.image, size, interpolation=cv2.INTER_CUBIC)
+        Pillow.fromarray(resized).save(written, "JPEG", quality=92)
         points = []
         for number in range(CLICKS):
             ys, xs = np.nonzero(scene.objects[number % len(scene.objects)].visible)
             at = rng.integers(len(ys))
             points.append(((float(xs[at]) + 0.5) * scale, (float(ys[at]) + 0.5) * scale))
         file = written.getvalue()
-        return cls(
-            f"{megapixels:g}-{seed}.jpg", file, image_decoding.decode(file, max_pixels=10**9), tuple(points)
-        )
+        pixels = image_decoding.decode(file, max_pixels=10**9)
+        return cls(f"{megapixels:g}-{seed}.jpg", file, pixels, tuple(points))
 
 
 def neighbours(picture: Picture) -> list[dict[str, Any]]:
@@ -183,7 +181,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         for name in models:
             sam = {"builtin": str(BUILTIN / "segmenter"), "vit_b": ""}.get(name, name)
-            with _Bench(sam or str(random_vit_b(Path(folder))), device) as bench:
+            with closing(_Bench(sam or str(random_vit_b(Path(folder))), device)) as bench:
                 bench.click(Picture.draw(cold, 0.1), 0)  # the first call loads libraries and starts threads
                 rows += [
                     _row(bench, name, size, cold, repeats)
@@ -283,32 +281,27 @@ def _row(bench: "_Bench", name: str, megapixels: float, cold: int, repeats: int)
     }
 
 
-class _Bench(AbstractContextManager["_Bench"]):
-    """A server with one segmenter, a file server, and a client."""
+class _Bench:
+    """A server with one segmenter, a file server, and a client. `close` ends the servers."""
 
     def __init__(self, sam: str, device: str) -> None:
         profile = choose(sam=sam)
         self.segmenter = Segmenter.load(sam, device=device)
         version = version_of(profile)
         vlm = VLM.load(profile.vlm, device=device)
-        settings = Settings(
-            answers=AnswerSettings(deadline=HOUR), images=ImageSettings(allowed_hosts=(("127.0.0.1", None),))
-        )
-        self._resources = Resources(
-            lambda: VLSAM(vlm, self.segmenter, version=version), settings, version=version
-        )
+        images = ImageSettings(allowed_hosts=(("127.0.0.1", None),))
+        settings = Settings(answers=AnswerSettings(deadline=HOUR), images=images)
+        model = VLSAM(vlm, self.segmenter, version=version)
+        self._resources = Resources(lambda: model, settings, version=version)
         self._files: dict[str, bytes] = {}
-
-    def __enter__(self) -> "_Bench":
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
         self._server = make_server("127.0.0.1", 0, app.create_app(resources=self._resources), threaded=True)
         files = Request.application(lambda request: Response(self._files[request.path]))
         self._source = make_server("127.0.0.1", 0, files, threaded=True)
         for server in (self._server, self._source):
             threading.Thread(target=server.serve_forever, daemon=True).start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for server in (self._server, self._source):
             server.shutdown()
             server.server_close()

@@ -42,9 +42,8 @@ class Studio:
     def change_project(self, project: int, **settings: JSON) -> None:
         self.json("PATCH", f"/api/projects/{project}", json=settings)
 
-    def project(self, project: int) -> dict[str, JSON]:
-        settings: dict[str, JSON] = self.json("GET", f"/api/projects/{project}")
-        return settings
+    def project(self, project: int) -> JSON:
+        return self.json("GET", f"/api/projects/{project}")
 
     def import_files(self, project: int, paths: Iterable[Path]) -> None:
         """Upload images. Each becomes a task with the `image` "/data/upload/<project>/<8 digits>-<name>"."""
@@ -71,10 +70,9 @@ class Studio:
         backend = {"project": project, "url": url, "title": "VL-SAM", "is_interactive": interactive}
         return int(self.json("POST", "/api/ml", json=backend)["id"])
 
-    def backends(self, project: int) -> list[dict[str, JSON]]:
+    def backends(self, project: int) -> JSON:
         """List backends, each with the `model_version` of its /setup, which Label Studio calls first."""
-        backends: list[dict[str, JSON]] = self.json("GET", "/api/ml", params={"project": project})
-        return backends
+        return self.json("GET", "/api/ml", params={"project": project})
 
     def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
         """Run the Data Manager's action of that name on these tasks, or on all.
@@ -88,9 +86,8 @@ class Studio:
         body = {"selectedItems": chosen, "project": project}
         self.json("POST", "/api/dm/actions", params={"id": name, "project": project}, json=body)
 
-    def predictions(self, project: int) -> list[dict[str, JSON]]:
-        predictions: list[dict[str, JSON]] = self.json("GET", "/api/predictions", params={"project": project})
-        return predictions
+    def predictions(self, project: int) -> JSON:
+        return self.json("GET", "/api/predictions", params={"project": project})
 
     def json(self, method: str, path: str, **options: Any) -> JSON:
         """Send a request as the signed-in user and return the JSON of the answer."""

@@ -4,21 +4,20 @@ Every measurement runs in a process of its own, so that the peak of its memory i
 three ways take turns, and a figure is the median of its way.
 """
 
+import json
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -80,13 +79,20 @@ def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
 
 
 def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
-    # glibc returns freed memory at once, so that the resident size is the memory in use.
-    environment = patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
-    with environment, ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        try:
-            return pool.submit(_measure, way, shape, maps).result()
-        except Exception as error:
-            raise RuntimeError(f"measuring {way!r} at {shape.tokens} tokens failed: {error}") from error
+    job = json.dumps({"way": way, "shape": asdict(shape), "maps": str(maps)})
+    done = subprocess.run(
+        [sys.executable, "-m", "model.bench.attention", job],
+        capture_output=True,
+        text=True,
+        check=False,
+        # glibc returns freed memory at once, so that the resident size is the memory in use.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)},
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+        raise RuntimeError(f"measuring {way!r} at {shape.tokens} tokens failed: {last}")
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def build(shape: Shape) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -100,8 +106,6 @@ def build(shape: Shape) -> tuple[Any, dict[str, torch.Tensor]]:
             "num_hidden_layers": shape.layers,
             "num_attention_heads": shape.heads,
             "num_key_value_heads": shape.key_heads,
-            "bos_token_id": None,
-            "eos_token_id": None,
             "rope_parameters": {
                 "rope_type": "default", "rope_theta": 1e6, "mrope_section": _sections(shape),
             },
@@ -214,3 +218,8 @@ def _peak(device: str) -> Iterator[list[float]]:
 def resident_bytes() -> float:
     """Return the resident memory of this process, as Linux reports it."""
     return float(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    _job = json.loads(sys.argv[1])
+    print(json.dumps(_measure(_job["way"], Shape(**_job["shape"]), Path(_job["maps"]))))

@@ -150,9 +150,7 @@ def _detect(
 
     Label Studio sends two requests when a task is opened. Sharing is safe, since the result depends only on
     the pixels and the vocabulary, and every caller has both. The embedding of the image is cached for later
-    clicks, also if nothing is found.
-
-    Raises Late.
+    clicks, also if nothing is found. Raises Late.
     """
     pixels = image.pixels
 

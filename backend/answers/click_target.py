@@ -207,11 +207,8 @@ def bare(interaction: Interaction, shape: tuple[int, int]) -> Prompt | None:
 def settle(correction: Correction, mask: Mask) -> Correction:
     """Choose among the rivals the one that shows the object of `mask`, or none.
 
-    `mask` is segmented from the clicks alone. A rectangle may also choose a rival around
-    or inside it.
-
-    Raises TooMuch.
-    Raises Unanswerable if there is no answer without a target.
+    `mask` is segmented from the clicks alone. A rectangle may also choose a rival around or inside it. Raises
+    TooMuch, and Unanswerable if there is no answer without a target.
     """
     drawn = [rival.drawn for rival in correction.rivals]
     number = region_matching.most_alike(drawn, mask)
@@ -221,10 +218,7 @@ def settle(correction: Correction, mask: Mask) -> Correction:
 
 
 def _aimed(correction: Correction, target: Target | None) -> Correction:
-    """Set the target of a correction, and the prompt and the region id that follow from it.
-
-    Raises Unanswerable if a target is required and None is given.
-    """
+    """Set the target of a correction, its prompt and region id. Raises Unanswerable if one is required."""
     interaction, clicks = correction.interaction, correction.clicks
     if target is None and correction.needs_target:
         raise Unanswerable(_missing(interaction))
@@ -263,10 +257,7 @@ def _aimed(correction: Correction, target: Target | None) -> Correction:
 
 
 def _joined(target: Target, clicks: Prompt) -> Prompt:
-    """Return the prompt of a region with the clicks that correct it.
-
-    The box of the region counts unless a person now points outside it.
-    """
+    """Return the prompt of a region with new clicks; without its box if a person now points outside it."""
     before = target.prompt
     box, positive = before.box, clicks.points[clicks.labels == 1]
     if box is not None and not click_gestures.holds(box, positive):
@@ -323,9 +314,7 @@ def _targets(
     """Yield the regions with one of `labels` (any for None) that a click may correct, the topmost first.
 
     The newest answer comes first, then the last region of the first source. Regions of several output
-    controls are sorted by LabelConfig.turn; for any label only rectangles come last.
-
-    Raises TooMuch.
+    controls are sorted by LabelConfig.turn; for any label only rectangles come last. Raises TooMuch.
     """
 
     config = interaction.config

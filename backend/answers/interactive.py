@@ -40,10 +40,7 @@ def event(name: Any, version: str) -> Prediction:
 
 
 def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Prediction:
-    """Answer a click or a text. A failure goes to the status control, if the config has one.
-
-    Raises Unavailable if it has none.
-    """
+    """Answer a click or a text. The status control tells a failure. Raises Unavailable if there is none."""
     task, status_of, resources = interaction.task, interaction.config.status_of, access.resources
     started, budget, level = resources.clock(), access.budget(deadline), logging.WARNING
     unexpected: Exception | None = None
@@ -87,10 +84,7 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
 def _correct(
     access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
 ) -> tuple[list[Result], str]:
-    """Return the results of the region that clicks made or corrected, and one line for the log.
-
-    Raises Unanswerable.
-    """
+    """Return the region that clicks made or corrected, and one line for the log. Raises Unanswerable."""
     task, config, resources = interaction.task, interaction.config, access.resources
     recent, wishes = resources.recent_answers, interaction.wishes
     image = task_image.load(access, task, config, deadline, pixels=False)

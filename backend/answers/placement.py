@@ -72,10 +72,7 @@ class Labelling:
         return [term for term in dict.fromkeys(d.term for d in detections) if not self.config.named(term)]
 
     def label_of(self, term: str) -> str | None:
-        """Return the single label for a term, for formats that allow one per object (COCO, YOLO).
-
-        The term itself if no control has labels.
-        """
+        """Return the single label for a term, as COCO and YOLO need it; the term if no control has labels."""
         if self.unlabelled:
             return term
         named = self.named(term) or self.left_over()
@@ -156,10 +153,7 @@ def annotation(
 def describe_and_name(
     detection: Detection, place: Place, config: LabelConfig, *, has_label: bool, compact: bool = False
 ) -> list[Result]:
-    """Return the results of one region and of its `perRegion` controls.
-
-    A TextArea gets the term if no label matches it. A Taxonomy gets its choice for the term.
-    """
+    """Return the results of a region, of a Taxonomy, and of a TextArea if no label matches the term."""
     region = describe(detection, place, compact=compact)
     return region + [
         results.naming(region[0], naming, words)
@@ -189,10 +183,7 @@ def describe(detection: Detection, place: Place, *, compact: bool = False) -> li
 def prediction(
     regions: Sequence[Result], model_version: str, told: Sequence[Result] = (), *, reason: str = ""
 ) -> Prediction:
-    """Return the item that Label Studio stores, with the mean score of its regions, 0 without any.
-
-    `told` are further results, such as the status.
-    """
+    """Return the item that Label Studio stores: regions with their mean score, and results such as `told`."""
     score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
     item = {"result": [*regions, *told], "score": results.unit(score), "model_version": model_version}
     return {**item, "reason": reason} if reason else item

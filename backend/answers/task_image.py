@@ -64,11 +64,9 @@ class TaskImage:
 def load(
     access: Access, task: Task, config: LabelConfig, deadline: Deadline, *, pixels: bool = True
 ) -> TaskImage:
-    """Return a task's image.
+    """Return a task's image. Raises TaskError, ImageError and Late.
 
     Without `pixels`, as for a click, neither file nor pixels are loaded if the embedding is cached.
-
-    Raises TaskError, ImageError and Late.
     """
     resources, server = access.resources, access.server
     key = cache_key(server, access.project, task.id, config.source(task.data))

@@ -59,10 +59,8 @@ class UnmatchedTerms:
     def report(self, project: str = "") -> tuple[str, list[tuple[str, int]]]:
         """Return a project and its (term, images), most images first, without terms that have a label now.
 
-        `project` is Label Studio's name, "7.1699999999", or the number before the dot; "" if only one is
-        known.
-
-        Raises UnknownProject.
+        `project` is the name from Label Studio, "7.1699999999", or the number before the dot; "" if only
+        one is known. Raises UnknownProject.
         """
         with self._lock:
             fits = [

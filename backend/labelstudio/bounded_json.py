@@ -26,8 +26,7 @@ class TooLarge(Exception):
 def loads(body: bytes) -> Any:
     """Parse a body. Each long list of numbers under "rle" stays text: a memoryview.
 
-    Raises TooLarge before anything is parsed.
-    Raises ValueError or RecursionError if the body is not JSON.
+    Raises TooLarge before anything is parsed, ValueError or RecursionError if the body is not JSON.
     """
     rest, texts = _without_run_lengths(body)
     if len(rest) > MAX_REST:

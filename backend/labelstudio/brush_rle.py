@@ -114,9 +114,8 @@ class Spans:
 def spans(stream: Bytes, shape: tuple[int, int], spend: Spend) -> Spans:
     """Decode a mask (height, width) = `shape`: the pixels whose fourth channel, alpha, is 128 or more.
 
-    Values beyond the image are ignored.
-
-    Raises ValueError for a stream of an image of another size, or one that ends early.
+    Values beyond the image are ignored. Raises ValueError for a stream of an image of another size, or one
+    that ends early.
     """
     total = 4 * shape[0] * shape[1]
     # The head contains the number of values.

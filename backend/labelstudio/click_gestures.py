@@ -48,10 +48,7 @@ class Gesture:
 
 
 def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]:
-    """Return the clicks and rectangles on the <Image> of this name, in drawing order.
-
-    The last one counts for each id.
-    """
+    """Return the clicks and rectangles on the <Image> of this name in drawing order, the last of each id."""
     items = tasks.latest(items, MAX_ITEMS, "items of a context or draft")
     # A point of a tool without a list brings the chosen label in a result of that label's list.
     lent = {tasks.id_of(item): labels for item in items if (labels := tasks.labels_of(item))}
@@ -70,10 +67,7 @@ def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]
 
 
 def drafted_gestures(draft: Entry, config: LabelConfig) -> list[Gesture]:
-    """Return the clicks and rectangles of a draft, which also contains regions.
-
-    A prompt is a keypoint with `is_positive`, or a rectangle of a prompt tool.
-    """
+    """Return a draft's keypoints with `is_positive` and rectangles of prompt tools; others are regions."""
     items = tasks.latest(draft.items, MAX_ITEMS, "items of a context or draft")
     boxes = config.prompt_boxes
     ids = {tasks.id_of(i) for i in items if "is_positive" in i or tasks.control_of(i) in boxes} - {None}

@@ -203,10 +203,7 @@ class LabelConfig:
         return labels.pop() if len(labels) == 1 else None
 
     def named(self, term: str) -> list[tuple[Control, str]]:
-        """Return the predicted controls that have a label for a term, with that label.
-
-        Spelling first; synonyms only if no control matches by spelling.
-        """
+        """Return the predicted controls with their label for a term: by spelling, or else by synonym."""
         for find in (Control.label_of, Control.synonym_of):
             matches = [(c, label) for c in self.predicted if (label := find(c, term)) is not None]
             if matches:
@@ -238,10 +235,7 @@ class LabelConfig:
         return next((control for control in self.outputs if control.name == name), None)
 
     def turn(self, control: Control) -> tuple[bool, int]:
-        """Return the sort key of outputs for a click: the order of the config, but rectangles last.
-
-        A rectangle also holds pixels of other objects.
-        """
+        """Return the sort key of outputs for a click: rectangles last, since they also hold other objects."""
         return control.shape == "rectangle", self._places[control.name]
 
     @cached_property

@@ -171,10 +171,7 @@ def tags_of(xml: str) -> list[LabelTag]:
 
 
 def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
-    """Yield the tags with white space collapsed, without empty and repeated ones.
-
-    Raises ValueError if Label Studio cannot have such a label.
-    """
+    """Yield the tags with white space collapsed, each once. Raises ValueError for an unfit one."""
     seen: set[str] = set()
     for tag in tags:
         tag = replace(tag, **{name: " ".join(text.split()) for name, text in vars(tag).items()})

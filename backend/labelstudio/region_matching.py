@@ -15,10 +15,7 @@ LEAST_SHARE = 0.25
 
 
 def most_alike(regions: Sequence[Drawn], mask: Mask) -> int | None:
-    """Return the index of the region that shows the same object as a mask, the first of equals.
-
-    Raises TooMuch.
-    """
+    """Return the index of the first region that is most like the object of a mask. Raises TooMuch."""
     patch = Patch.of(mask)
     best, most = None, 0.0
     for number, region in enumerate(regions):

@@ -37,10 +37,7 @@ class Stored:
 
 
 def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `meta` for a result of this detection: at most 2000 bytes of JSON under the key "vlsam".
-
-    Too many clicks are cut to the newest.
-    """
+    """Return `meta` for a result of this detection: at most MAX_BYTES of JSON, with the newest clicks."""
     height, width = detection.mask.shape
     prompt = detection.evidence.prompt
     # The mask as decoded from this result: for a polygon or a rectangle it differs from the model's.

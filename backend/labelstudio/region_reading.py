@@ -49,10 +49,7 @@ class OutOfTime(TooMuch):
 
 
 class RegionCache:
-    """Cache of decoded run lengths, since each click brings all regions of its task again. Thread-safe.
-
-    The key is a digest of the run lengths and the size of the image. The least recently used go first.
-    """
+    """Cache of decoded run lengths, since each click brings all regions of its task again. Thread-safe."""
 
     def __init__(self, capacity: int = CACHE_BYTES) -> None:
         # 500 bytes for the entry itself.
@@ -78,11 +75,7 @@ class ReadingBudget:
     unread: list[str] = field(default_factory=list)  # a sentence for each region that cannot be read
 
     def spend(self, units: float) -> None:
-        """Take units from the budget.
-
-        Raises TooMuch if fewer are left.
-        Raises OutOfTime after the deadline.
-        """
+        """Take units from the budget. Raises TooMuch if fewer are left, OutOfTime after the deadline."""
         if self.deadline.passed:
             raise OutOfTime("The regions of the task could not be read in time.")
         if units > self.units:

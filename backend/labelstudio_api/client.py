@@ -80,9 +80,7 @@ class Answer:
 
 
 class StudioClient:
-    """The API of one Label Studio. Safe to share among threads.
-
-    It connects only to hosts that the fetcher may use.
+    """The API of one Label Studio, on a host that the fetcher may use. Safe to share among threads.
 
     A batch command's requests are retried while Label Studio fails, but only after it has answered once, so
     that a wrong address is reported at once.
@@ -227,10 +225,7 @@ class StudioClient:
         self.retry(lambda: self.call("PATCH", f"/api/projects/{number}/", changes))
 
     def backends(self, project: int) -> list[Mapping[str, Any]]:
-        """List the ML backends of a project. Label Studio calls /health and /setup of each before it answers.
-
-        Raises StudioError.
-        """
+        """List the ML backends of a project: Label Studio calls each of them. Raises StudioError."""
         return _objects(self.get("/api/ml/", project=project))
 
     # Tasks and predictions

@@ -203,21 +203,15 @@ def explained(
     """
     if regions or config.status_of is None:
         return []
-    result_id = results.prediction_id(image, model_version, STATUS, "", 0)
-    return [status(why_empty(terms, unmatched), config.status_of, result_id)]
-
-
-def why_empty(terms: Sequence[str], unmatched: Collection[str]) -> str:
-    """Return why a prediction has no regions, for an annotator."""
-    if not terms:
-        return "VL-SAM found no object in this image."
     reasons = {
         "No label of this project fits.": [term for term in terms if term in unmatched],
         "It is annotated already, or no control of this project can draw it.": [
             term for term in terms if term not in unmatched
         ],
     }
-    return " ".join(f"VL-SAM saw: {_some_of(some)}. {reason}" for reason, some in reasons.items() if some)
+    why = " ".join(f"VL-SAM saw: {_some_of(some)}. {reason}" for reason, some in reasons.items() if some)
+    result_id = results.prediction_id(image, model_version, STATUS, "", 0)
+    return [status(why or "VL-SAM found no object in this image.", config.status_of, result_id)]
 
 
 def _some_of(terms: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Rasterise what editors draw (rings, ellipses, strokes) and measure masks, in pixels of the image."""
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from model.types import Mask
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
 Ellipse = tuple[float, float, float, float, float]  # centre x and y, two radii, degrees clockwise
 
+MAX_RING = 3600  # points of an ellipse
 BLOCK = 1 << 18  # numbers in the arrays of rows that are painted together: they fit into caches
 
 
@@ -60,28 +62,19 @@ def fill(ring: Ring, window: Window) -> Mask:
     return mask
 
 
-def ellipse_window(ellipse: Ellipse, shape: tuple[int, int]) -> Window:
-    """Return a window of an image (height, width) that holds all pixels of an ellipse."""
-    x, y, radius_x, radius_y, _ = ellipse
-    if not (radius_x > 0 and radius_y > 0):
-        return 0, 0, 0, 0
-    return window_of(np.array([[x, y]]), shape, max(radius_x, radius_y))
-
-
-def fill_ellipse(ellipse: Ellipse, window: Window) -> Mask:
-    """Return which pixels of a window have their centres inside an ellipse."""
+def ring_around(ellipse: Ellipse) -> Ring:
+    """Return a ring along an ellipse, less than 0.001 pixels inside it up to a radius of 2500 pixels."""
     x, y, radius_x, radius_y, degrees = ellipse
-    left, top, right, bottom = window
-    mask = np.zeros((bottom - top, right - left), bool)
+    count = min(MAX_RING, 8 + int(72 * math.sqrt(max(radius_x, radius_y))))
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    ring = np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1)
+    return _turned(ring, degrees, (x, y))
+
+
+def _turned(ring: Ring, degrees: float, about: Any) -> Ring:
+    """Return a ring turned clockwise about a point."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    across = np.arange(left, right) + 0.5 - x
-    step = max(1, BLOCK // max(1, right - left))
-    for begin in range(top, bottom, step):
-        down = np.arange(begin, min(begin + step, bottom))[:, None] + 0.5 - y
-        along = (across * cos + down * sin) / radius_x
-        aside = (down * cos - across * sin) / radius_y
-        mask[begin - top : begin - top + step] = along**2 + aside**2 <= 1
-    return mask
+    return np.asarray((ring - about) @ np.array([[cos, sin], [-sin, cos]]) + about)
 
 
 def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) -> None:
@@ -98,9 +91,7 @@ def corners(
 ) -> NDArray[np.float64]:
     """Return the corners (4, 2) in pixels of a rectangle in percent, turned clockwise about the first."""
     ring = pixels_of(np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]]), shape)
-    angle = math.radians(rotation)
-    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    return np.asarray((ring - ring[0]) @ turn + ring[0])
+    return _turned(ring, rotation, ring[0])
 
 
 def pixels_of(percent: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:

@@ -1,6 +1,5 @@
 """Choose colours of labels that people can tell apart, by their CIEDE2000 difference."""
 
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 
@@ -15,17 +14,13 @@ _LIGHTNESS = (35, 90)  # darker ones hide the image, lighter ones do not show on
 _CHROMA = 25  # below it colours are grey, and masks hard to see
 
 
-def colours(count: int, taken: Iterable[str] = ()) -> list[str]:
+@lru_cache(maxsize=8)
+def colours(count: int, taken: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return `count` colours as "#rrggbb", each as far as possible from those before it and from `taken`.
 
     A larger count never changes the first colours. The smallest CIEDE2000 difference is 28 among 10 colours,
     19 among 20, 14 among 40 and 10 among 80. `taken` are CSS colours; invalid ones are ignored.
     """
-    return list(_far_apart(max(count, 0), tuple(taken)))
-
-
-@lru_cache(maxsize=8)
-def _far_apart(count: int, taken: tuple[str, ...]) -> tuple[str, ...]:
     steps = np.arange(0, 256, 15)
     rgb: NDArray[np.int_] = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
     lab = lab_of(rgb)
@@ -33,7 +28,11 @@ def _far_apart(count: int, taken: tuple[str, ...]) -> tuple[str, ...]:
     fit &= np.hypot(lab[:, 1], lab[:, 2]) >= _CHROMA
     rgb, lab = rgb[fit], lab[fit]
     names = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in rgb.tolist()]
-    before = lab_of(np.array([*_read(taken)]).reshape(-1, 3))
+    known: list[tuple[int, ...]] = []
+    for name in taken:
+        with suppress(ValueError):
+            known.append(ImageColor.getrgb(name)[:3])
+    before = lab_of(np.array(known).reshape(-1, 3))
     nearest = np.full(len(lab), np.inf)  # distance of each candidate to the chosen and taken colours
     for colour in before:
         nearest = np.minimum(nearest, ciede2000(lab, colour))
@@ -44,12 +43,6 @@ def _far_apart(count: int, taken: tuple[str, ...]) -> tuple[str, ...]:
         chosen.append(names.index(_FIRST) if first else int(nearest.round(3).argmax()))
         nearest = np.minimum(nearest, ciede2000(lab, lab[chosen[-1]]))
     return tuple(names[index] for index in chosen)
-
-
-def _read(colours: Iterable[str]) -> Iterator[tuple[int, ...]]:
-    for colour in colours:
-        with suppress(ValueError):
-            yield ImageColor.getrgb(colour)[:3]
 
 
 def lab_of(rgb: NDArray[np.integer]) -> Lab:

@@ -272,7 +272,8 @@ def parse(xml: str) -> LabelConfig:
         raise ConfigError(
             "The labeling config has no <Image> with a name, and this model only labels images."
         )
-    counted = [tag for tag in root.iter() if _counts(tag)]
+    kinds = {"image", *SHAPES, *(f"{shape}labels" for shape in SHAPES)}
+    counted = [tag for tag in root.iter() if _kind(tag) in kinds or _names_regions(tag)]
     if len(counted) > MAX_TAGS:
         raise ConfigError(
             f"The labeling config has more than {MAX_TAGS} images and controls that draw or name regions."
@@ -585,11 +586,6 @@ def _is_prompt_tool(tag: Element) -> bool:
 
 def _is_plain_tool(tag: Element) -> bool:
     return tag.get("smart", "").strip().lower() == "false"
-
-
-def _counts(tag: Element) -> bool:
-    kind = _kind(tag)
-    return kind == "image" or kind.removesuffix("labels") in SHAPES or _names_regions(tag)
 
 
 def _names_regions(tag: Element) -> bool:

@@ -108,7 +108,7 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
     from backend.labelstudio.label_colours import colours  # with it comes OpenCV, which loads slowly
 
     labels = [LabelTag(tag) if isinstance(tag, str) else tag for tag in tags]
-    taken = [tag.background for tag in labels if tag.background]
+    taken = tuple(tag.background for tag in labels if tag.background)
     chosen = iter(colours(len(labels) - len(taken), taken))
     labels = [tag if tag.background else replace(tag, background=next(chosen)) for tag in labels]
     keys = [*KEYS[: len(labels)], *[NO_KEY] * (len(labels) - len(KEYS))]

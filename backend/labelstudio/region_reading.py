@@ -34,6 +34,7 @@ MAX_PERCENT = 1e6  # of a coordinate
 # Units of work for a region however small it is, measured: to read it, its run lengths besides, to paint it.
 READ, RUN_LENGTHS = 25_000, 80_000
 PAINT, PAINT_RING = 60_000, 130_000
+RING = 40_000  # to make the ring of an ellipse
 PNG = "data:image/png;base64,"
 # Limit per request. A unit is about 1 ns; 100 masks of 12 megapixels with ragged outlines take a third.
 UNITS = 3_000_000_000
@@ -198,7 +199,14 @@ def _read(
             x, y, width, height, turned = _placed(value, "width", "height")
             return _filled(geometry.corners(x, y, width, height, turned, shape), shape, budget)
         case "ellipse":
-            return _read_ellipse(value, shape, budget)
+            x, y, radius_x, radius_y, turned = _placed(value, "radiusX", "radiusY")
+            if radius_x > 0 and radius_y > 0:
+                budget.spend(RING)
+                (x, y), (radius_x, radius_y) = geometry.pixels_of(
+                    np.array([[x, y], [radius_x, radius_y]]), shape
+                )
+                ring = geometry.ring_around((x, y, radius_x, radius_y, turned))
+                return _filled(ring, shape, budget)
     return None
 
 
@@ -240,19 +248,6 @@ def _numbers(values: Any) -> NDArray[np.float64]:
 def _placed(value: Mapping[str, Any], *size: str) -> Iterator[float]:
     """Return x, y, the two values of `size` and the rotation of a rectangle or an ellipse."""
     return map(float, _numbers([*(value[key] for key in ("x", "y", *size)), value.get("rotation") or 0]))
-
-
-def _read_ellipse(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
-    x, y, radius_x, radius_y, turned = _placed(value, "radiusX", "radiusY")
-    (x, y), (radius_x, radius_y) = geometry.pixels_of(np.array([[x, y], [radius_x, radius_y]]), shape)
-    ellipse = (x, y, radius_x, radius_y, turned)
-    window = geometry.ellipse_window(ellipse, shape)
-
-    def paint() -> Mask:
-        budget.spend(20_000 + 6 * patches.area(window))
-        return geometry.fill_ellipse(ellipse, window)
-
-    return Drawn(shape, window, paint, budget)
 
 
 def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:

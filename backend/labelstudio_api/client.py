@@ -101,8 +101,6 @@ class StudioClient:
         server = Server(label_studio.url, label_studio.api_key)
         return cls(server, Fetcher(images, label_studio), BATCH)
 
-    # Requests
-
     def send(
         self,
         method: str,
@@ -197,8 +195,6 @@ class StudioClient:
         problem = f"Label Studio answered HTTP {status} to {method} {path.partition('?')[0]}: {said}"
         return StudioError(problem, cure, status=status, temporary=temporary)
 
-    # Projects
-
     def project(self, number: int) -> Mapping[str, Any]:
         """Return a project's settings. Raises StudioError."""
         try:
@@ -227,8 +223,6 @@ class StudioClient:
     def backends(self, project: int) -> list[Mapping[str, Any]]:
         """List the ML backends of a project: Label Studio calls each of them. Raises StudioError."""
         return _objects(self.get("/api/ml/", project=project))
-
-    # Tasks and predictions
 
     def tasks(self, project: int, filters: Sequence[Mapping[str, Any]] = ()) -> Iterator[Mapping[str, Any]]:
         """Yield the tasks of a project, oldest first, without their annotations and predictions.
@@ -272,10 +266,7 @@ class StudioClient:
         self.call("DELETE", f"/api/predictions/{number}/")
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> None:
-        """Import predictions of tasks, in one try: after a lost answer it is open which ones were stored.
-
-        Raises StudioError.
-        """
+        """Import predictions in one try: a lost answer leaves open what was stored. Raises StudioError."""
         self.call("POST", f"/api/projects/{project}/import/predictions", predictions)
 
 

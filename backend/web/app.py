@@ -56,12 +56,10 @@ class Projects:
 
 
 def create_app(settings: Settings | None = None, resources: Resources | None = None) -> Flask:
-    """Create the Flask application, and start to load its models in the background.
+    """Create the Flask application, and load its models in the background.
 
     Label Studio 1.23.2 waits 1 s for /health, 3 s for /setup and 1 s for /webhook: /predict must not delay
-    them.
-
-    Raises SettingsError and ModelLoadError.
+    them. Raises SettingsError and ModelLoadError.
     """
     if resources is None:
         resources = Resources.of(settings or Settings.from_env())

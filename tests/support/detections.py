@@ -31,8 +31,5 @@ def ring_mask(ring: NDArray[np.float64], shape: tuple[int, int]) -> Mask:
 
 
 def ellipse_mask(ellipse: geometry.Ellipse, shape: tuple[int, int]) -> Mask:
-    """Return the mask (height, width) of the pixels inside an ellipse."""
-    mask = np.zeros(shape, bool)
-    left, top, right, bottom = window = geometry.ellipse_window(ellipse, shape)
-    mask[top:bottom, left:right] = geometry.fill_ellipse(ellipse, window)
-    return mask
+    """An ellipse, painted on an image: centre, two radii, degrees clockwise."""
+    return ring_mask(geometry.ring_around(ellipse), shape)

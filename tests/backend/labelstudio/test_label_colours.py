@@ -44,15 +44,15 @@ def test_colours_stay_apart(count: int, least: float) -> None:
 
 def test_a_label_more_changes_no_colour() -> None:
     assert colours(41)[:40] == colours(40) == colours(300)[:40]
-    assert colours(0) == []
+    assert colours(0) == ()
 
 
 def test_what_is_taken_is_kept_away_from() -> None:
     first, second, third = colours(3)
-    taken = [first, third, "orange", "rgb(0, 0, 255)", "no colour"]
+    taken = (first, third, "orange", "rgb(0, 0, 255)", "no colour")
     assert first not in colours(5, taken)
     assert third not in colours(5, taken)
     given = np.array([ImageColor.getrgb(colour) for colour in [*taken[:4], *colours(5, taken)]])
     apart = ciede2000(lab_of(given)[:, None], lab_of(given)[None, :])
     assert apart[4:][apart[4:] > 0].min() > 20
-    assert colours(3, ["no colour", ""]) == [first, second, third]
+    assert colours(3, ("no colour", "")) == (first, second, third)

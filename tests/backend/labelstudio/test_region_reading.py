@@ -278,7 +278,7 @@ SMALL: dict[str, tuple[dict[str, Any], float]] = {
     "polygon": ({"points": [[1, 1], [9, 1], [9, 9]]}, 150e3),
     "vector": ({"closed": True, "vertices": [{"x": 1, "y": 1}, {"x": 9, "y": 1}, {"x": 9, "y": 9}]}, 150e3),
     "rectangle": ({"x": 1, "y": 1, "width": 9, "height": 9}, 150e3),
-    "ellipse": ({"x": 50, "y": 50, "radiusX": 9, "radiusY": 9}, 55e3),
+    "ellipse": ({"x": 50, "y": 50, "radiusX": 9, "radiusY": 9}, 200e3),
     "brush": ({"rle": results.rle(disc(40, 30, 9))}, 150e3),
     "bitmask": ({"imageDataURL": results.png(disc(40, 30, 9))}, 100e3),
 }

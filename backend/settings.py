@@ -214,10 +214,7 @@ class ModelSettings(Group):
     )
 
     def select(self, profile: str | None = None) -> Profile:
-        """Return `profile`, by default the setting's, with the weights that replace its own.
-
-        Raises ModelLoadError if there is no such profile.
-        """
+        """Return `profile`, by default the setting's, with its replaced weights. Raises ModelLoadError."""
         return choose(
             profile or self.profile,
             vlm=self.vlm,
@@ -272,8 +269,7 @@ class DetectionSettings(Group):
     )
     vocabulary: Vocabulary = _setting(
         "VLSAM_VOCABULARY", "open", _one_of(*get_args(Vocabulary)),
-        "What the VLM is asked for: all objects (open), the project's labels (project), or both, at "
-        "twice the time.",
+        "The VLM lists all objects (open), the project's labels (project), or both, at twice the time.",
     )  # fmt: skip
     presence: float = _setting(
         "VLSAM_PRESENCE", 0.0, _share,

@@ -8,10 +8,7 @@ def check_package(name: str) -> None:
     """Check that `import name` finds the package beside this one.
 
     Python looks in the current folder first under `python -m`, `python -c` and gunicorn, and the folder of
-    every Label Studio ML backend holds a `model.py`.
-
-    Raises:
-        ImportError: it finds another module, which the message names.
+    every Label Studio ML backend holds a `model.py`. Raises ImportError that names another module.
     """
     ours = Path(__file__).resolve().parents[1] / name
     spec = find_spec(name)

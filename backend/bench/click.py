@@ -310,10 +310,7 @@ class _Bench:
     def click(
         self, picture: Picture, number: int, beside: Sequence[dict[str, Any]] = ()
     ) -> tuple[float, Stopwatch]:
-        """Click on the picture's point of that number, in a task with predicted regions.
-
-        Return the seconds from request to last byte.
-        """
+        """Click on a point of the picture. Return the seconds from the request to the last byte."""
         self._files[f"/{picture.name}"] = picture.file
         body = json.dumps(self._request(picture, number, beside)).encode()
         with Stopwatch().running(STAGES) as watch:

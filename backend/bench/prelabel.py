@@ -30,11 +30,7 @@ Command = Callable[[Sequence[str]], int]  # `vlsam prelabel`: its arguments to i
 
 
 def measure(images: int, seed: int, device: str, command: Command) -> dict[str, Any]:
-    """Return the figures of the built-in models for so many drawn scenes, JPEG files in a folder.
-
-    The first TIMED take turns in LEGS: the models alone, then the command, which continues from its own
-    state. The rest measures the memory: its growth over all rows but the first quarter.
-    """
+    """Return the figures of the built-in models for so many drawn scenes, JPEG files in a folder."""
     model = VLSAM.load(choose(), device)
     with tempfile.TemporaryDirectory() as name:
         folder, target = Path(name) / "images", Path(name) / "out.json"

@@ -40,10 +40,9 @@ def load_models(profile: str | None, settings: Settings) -> VLSAM:
 def listed(arguments: Sequence[Path]) -> tuple[list[Path], Counter[str]]:
     """Return the images of the arguments, and the count of skipped files by reason.
 
-    A missing file counts as an image; reading it gives the reason. Raises ValueError if there are no
-    images.
+    A missing file counts as an image; reading it gives the reason. Raises ValueError if there is no image.
     """
-    images: dict[Path, None] = {}  # ordered, each once
+    images = set[Path]()
     named: list[Path] = []
     skipped = Counter[str]()
     for path in arguments:
@@ -54,7 +53,7 @@ def listed(arguments: Sequence[Path]) -> tuple[list[Path], Counter[str]]:
             skipped.update(listing.skipped)
         if listing is None or not (listing.names or os.path.isdir(name)):
             named.append(path)
-            images[path] = None
+            images.add(path)
             continue
         if not listing.names:
             skipped[f"folder without images: {name}"] += 1
@@ -64,7 +63,7 @@ def listed(arguments: Sequence[Path]) -> tuple[list[Path], Counter[str]]:
             elif is_ours(image):
                 skipped["picture of an earlier run"] += 1
             else:
-                images[image] = None
+                images.add(image)
                 named.append(image)
     if not named:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.most_common(8))
@@ -99,12 +98,11 @@ def name_pictures(pictures: Pictures, folder: Path | None, paths: Sequence[Path]
     """
     if folder is None:
         return [None] * len(paths)
-    names: list[Path | None] = []
-    for path in paths:
-        names.append(picture := pictures.name(folder, path.stem))
+    names = [pictures.name(folder, path.stem) for path in paths]
+    for path, picture in zip(paths, names, strict=True):
         if picture.stem != path.stem:
             remark(text(f"{path}: its picture is {picture}"))
-    return names
+    return [*names]
 
 
 def item_of(

@@ -1,8 +1,4 @@
-"""Compare our attention maps with `output_attentions=True` and equation 3: `vlsam bench attention`.
-
-Every measurement runs in a process of its own, so that the peak of its memory is its own. The runs of the
-three ways take turns, and a figure is the median of its way.
-"""
+"""Compare our attention maps with `output_attentions=True` and equation 3: `vlsam bench attention`."""
 
 import json
 import os
@@ -79,6 +75,7 @@ def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
 
 
 def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
+    """Measure in a process of its own, so that the peak of its memory is its own."""
     job = json.dumps({"way": way, "shape": asdict(shape), "maps": str(maps)})
     done = subprocess.run(
         [sys.executable, "-m", "model.bench.attention", job],

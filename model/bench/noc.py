@@ -1,8 +1,4 @@
-"""Count the clicks until a mask is good (NoC), by RITM's protocol (arXiv 2102.06583): `vlsam bench noc`.
-
-The first click goes to the middle of the object, each further one to the middle of the largest error.
-`helped` counts the clicks that remain after a prediction.
-"""
+"""Count the clicks until a mask is good (NoC), by RITM's protocol (arXiv 2102.06583): `vlsam bench noc`."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,10 +32,7 @@ class Sample:
 
 
 def pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Return the paths of images/NAME.jpg (or .png ...) with masks/NAME.png, for `read`.
-
-    Raises ValueError if there is no mask, or one without an image.
-    """
+    """Return the paths of images/NAME.jpg (or .png ...) with masks/NAME.png. Raises ValueError."""
     masks = sorted((folder / "masks").glob("*.png"))
     if not masks:
         raise ValueError(f"{folder} holds no masks/*.png: see --help for what belongs in the folder")

@@ -23,9 +23,8 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Prediction]:
     """Return one item per task, in order: {} for a task that failed or was not reached in time."""
-    tasks, predictions, longest = batch.tasks, list[Prediction](), 0.0
-    budget = access.budget(deadline)
-    for task in tasks:
+    predictions, longest, budget = list[Prediction](), 0.0, access.budget(deadline)
+    for task in batch.tasks:
         started = access.resources.clock()
         try:
             if deadline.passed or deadline.left() < longest:
@@ -51,7 +50,7 @@ def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Predi
             log.exception("Task %s failed.", task.name)
             predictions.append({})
         longest = max(longest, access.resources.clock() - started)
-    return predictions + [{} for _ in range(len(tasks) - len(predictions))]
+    return predictions + [{} for _ in range(len(batch.tasks) - len(predictions))]
 
 
 def _left(batch: Batch, predictions: Sequence[Prediction]) -> tuple[int, int]:

@@ -18,8 +18,6 @@ from backend.labelstudio.click_gestures import Gesture, Spot
 from backend.labelstudio.labeling_config import Control
 from backend.labelstudio.region_reading import Drawn, ReadingBudget
 from backend.labelstudio.request import Interaction
-from backend.labelstudio.results import Result
-from backend.labelstudio.tasks import Region, Task
 from model.patches import Patch
 from model.types import Detection, Mask, Prompt, box_of
 
@@ -273,7 +271,7 @@ def _joined(target: Target, clicks: Prompt) -> Prompt:
     return prompt.of_points(click_gestures.newest_of_spots(prompt.points))
 
 
-def remembered(correction: Correction, region: Result, detection: Detection, now: float) -> Answer:
+def remembered(correction: Correction, region: results.Result, detection: Detection, now: float) -> Answer:
     """Return the answer as RecentAnswers keeps it for the next click."""
     return Answer(
         region_id=region["id"],
@@ -290,7 +288,7 @@ def remembered(correction: Correction, region: Result, detection: Detection, now
     )
 
 
-def done(correction: Correction, region: Result, mask: Mask) -> str:
+def done(correction: Correction, region: results.Result, mask: Mask) -> str:
     """Return one line for the log about the region that was made or corrected."""
     new, target, change = region["id"], correction.target, f"new region {region['id']}"
     if target is not None:
@@ -319,7 +317,7 @@ def _targets(
 
     config = interaction.config
 
-    def turn(region: Region) -> tuple[bool, int]:
+    def turn(region: tasks.Region) -> tuple[bool, int]:
         last, place = config.turn(region.control)
         return last, 0 if labels is None else place
 
@@ -434,7 +432,7 @@ def _nothing(interaction: Interaction) -> str:
     )
 
 
-def _arrived(answer: Answer, task: Task) -> bool:
+def _arrived(answer: Answer, task: tasks.Task) -> bool:
     """Return whether the task contains the region of an answer, as answered or changed by hand since."""
     return any(
         region_meta.same(item.get("meta"), answer.meta)

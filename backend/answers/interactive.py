@@ -12,10 +12,8 @@ from backend.answers.superseded_clicks import Click
 from backend.answers.task_image import UNEXPECTED, Access
 from backend.labelstudio import next_protocol, prompt_controls, results
 from backend.labelstudio.labeling_config import TaskError
-from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.region_reading import OutOfTime, ReadingBudget, TooMuch
 from backend.labelstudio.request import Interaction
-from backend.labelstudio.results import Result
 from backend.labelstudio.status_control import status
 from backend.labelstudio.tasks import NO_ENTRY, Task
 from backend.runtime.job_queue import CLICK, Late, Superseded, Unavailable
@@ -44,7 +42,7 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
     task, status_of, resources = interaction.task, interaction.config.status_of, access.resources
     started, budget, level = resources.clock(), access.budget(deadline), logging.WARNING
     unexpected: Exception | None = None
-    regions: list[Result] = []
+    regions: list[results.Result] = []
     error_name = reason = ""
     try:
         with resources.queue.admitted():
@@ -83,7 +81,7 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
 
 def _correct(
     access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
-) -> tuple[list[Result], str]:
+) -> tuple[list[results.Result], str]:
     """Return the region that clicks made or corrected, and one line for the log. Raises Unanswerable."""
     task, config, resources = interaction.task, interaction.config, access.resources
     recent, wishes = resources.recent_answers, interaction.wishes
@@ -136,7 +134,7 @@ def _correct(
 
 def _find(
     access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
-) -> list[Result]:
+) -> list[results.Result]:
     """Return regions for a typed phrase, without objects that have one. Raises Unanswerable."""
     task, config, wishes = interaction.task, interaction.config, interaction.wishes
     phrase = interaction.phrase or ""
@@ -161,7 +159,7 @@ def _find(
     own = next(iter(task.own), NO_ENTRY)
     # A prediction may be on screen or not: with its id, ours is there once in both cases.
     shown = NO_ENTRY if task.own else next(iter(task.predicted), NO_ENTRY)
-    regions: list[Result] = []
+    regions: list[results.Result] = []
     for detection, label in labelled:
         control = config.label_control(label)
         if control is None or existing_regions.of(detection, label, own.regions(config), budget):
@@ -193,7 +191,7 @@ def click_of(access: Access, interaction: Interaction) -> Click | None:
     return Click(place, interaction.prompt_ids)
 
 
-def _good_enough(detections: list[Detection], wishes: Wishes) -> list[Detection]:
+def _good_enough(detections: list[Detection], wishes: prompt_controls.Wishes) -> list[Detection]:
     """Drop detections below the score that the person set. Raises Unanswerable if none is left."""
     good = [detection for detection in detections if detection.score >= wishes.score]
     if not good:

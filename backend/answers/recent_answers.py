@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from backend.labelstudio import tasks
 from backend.labelstudio.click_gestures import Spot
-from backend.labelstudio.tasks import Task
 from model.patches import Patch
 
 SECONDS = 30.0
@@ -51,7 +50,7 @@ class Answer:
         texts = sum(100 + 4 * len(text) for text in (*self.labels, *self.meta.get("text", ())))
         return arrays + 8_000 + 500 * len(self.lineage) + texts
 
-    def is_of(self, task: Task, prompts: Collection[str], now: float, continued: Set[str]) -> bool:
+    def is_of(self, task: tasks.Task, prompts: Collection[str], now: float, continued: Set[str]) -> bool:
         """Return whether this answer belongs to the person who sent a task, and may still be on screen.
 
         Label Studio does not send the person's name, but a request contains only the person's own drafts.

@@ -63,17 +63,11 @@ class UnmatchedTerms:
         one is known. Raises UnknownProject.
         """
         with self._lock:
-            fits = [
-                name
-                for name in self._projects
-                if not project or project == name or project == name.partition(".")[0]
-            ]
+            fits = [name for name in self._projects if project in ("", name, name.partition(".")[0])]
             name = project if project in fits else fits[0] if len(fits) == 1 else None
             if name is None:
                 raise UnknownProject(_why(project, fits))
-            entry = self._projects[name]
-            rows = entry.images.most_common()
-            config = entry.config
+            rows, config = self._projects[name].images.most_common(), self._projects[name].config
         return name, [(term, images) for term, images in rows if not config.named(term)]
 
     def _is_new(self, project: str, image: str, term: str) -> bool:

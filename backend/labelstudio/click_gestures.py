@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from backend.labelstudio import geometry, tasks
 from backend.labelstudio.labeling_config import LabelConfig
-from backend.labelstudio.tasks import Entry
 from model.types import Box, Prompt
 
 MAX_CLICKS = 1000
@@ -66,7 +65,7 @@ def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]
     return list(merged.values())
 
 
-def drafted_gestures(draft: Entry, config: LabelConfig) -> list[Gesture]:
+def drafted_gestures(draft: tasks.Entry, config: LabelConfig) -> list[Gesture]:
     """Return a draft's keypoints with `is_positive` and rectangles of prompt tools; others are regions."""
     items = tasks.latest(draft.items, MAX_ITEMS, "items of a context or draft")
     boxes = config.prompt_boxes

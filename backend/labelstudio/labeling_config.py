@@ -186,10 +186,8 @@ class LabelConfig:
 
     def label_control(self, label: str | None) -> Control | None:
         """Return the first predicted control that has the label, or whose regions have no labels."""
-        return next(
-            (c for c in self.predicted if not c.takes_labels or (label is not None and c.has_label(label))),
-            None,
-        )
+        fit = (c for c in self.predicted if not c.takes_labels or (label is not None and c.has_label(label)))
+        return next(fit, None)
 
     def control_for(self, labels: Collection[str]) -> Control | None:
         """Return the predicted control with most of these labels, or whose regions have no labels."""
@@ -297,27 +295,24 @@ def parse(xml: str) -> LabelConfig:
             f"{_shown(meant.image)} has value={meant.image.get('value', '')[:80]!r} instead of a single "
             "field such as value='$image'."
         )
-    outputs = meant.outputs
-    names = {control.name for control in outputs}
+    names = {control.name for control in meant.outputs}
     boxes = [tag for tag in root.iter() if _kind(tag) in ("rectanglelabels", "rectangle")]
     texts = [tag for tag in meant.on if _kind(tag) == "textarea" and not _is_set(tag, "perRegion")]
     return LabelConfig(
         image_key=field[1],
         image_name=meant.image.get("name", ""),
-        outputs=tuple(outputs),
+        outputs=tuple(meant.outputs),
         prompt_boxes=frozenset(tag.get("name", "") for tag in boxes if _is_prompt_tool(tag)) - names,
         namings=meant.namings,
         phrases=frozenset(
             tag.get("name", "") for tag in texts if tag.get("name") == PROMPT or _is_set(tag, "smart")
         )
         - {STATUS},
-        prompts=tuple(
-            control for tag, control in meant.found if _is_prompt_tool(tag) and control.shape in PROMPT_SHAPES
-        ),
+        prompts=tuple(c for tag, c in meant.found if _is_prompt_tool(tag) and c.shape in PROMPT_SHAPES),
         idle=tuple(
-            control
-            for tag, control in meant.found
-            if control.name in names and control.shape in SILENT_SHAPES and not _is_plain_tool(tag)
+            c
+            for tag, c in meant.found
+            if c.name in names and c.shape in SILENT_SHAPES and not _is_plain_tool(tag)
         ),
         status_of=next(_status_of(root), None),
     )

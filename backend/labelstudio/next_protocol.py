@@ -7,7 +7,6 @@ regions of every kind from the returned mask.
 from typing import Any
 
 from backend.labelstudio import results
-from backend.labelstudio.results import Result
 from model.types import Mask
 
 # The tags that the browser supports, each with the output that it makes of a mask.
@@ -19,7 +18,7 @@ _TARGETS = {
 }
 
 
-def mask(pixels: Mask, score: float) -> list[Result]:
+def mask(pixels: Mask, score: float) -> list[results.Result]:
     """Return the result for prompts without id and label: white on the mask, transparent elsewhere."""
     if not pixels.any():
         return []
@@ -27,7 +26,7 @@ def mask(pixels: Mask, score: float) -> list[Result]:
     return [{"type": "bitmasklabels", "score": results.unit(score), "value": value}]
 
 
-def answer(event: Any, version: str) -> list[Result] | None:
+def answer(event: Any, version: str) -> list[results.Result] | None:
     """Return the result for an event, None for an unknown one."""
     if event == "capabilities":
         value = {

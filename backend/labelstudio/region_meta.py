@@ -15,7 +15,6 @@ from backend.labelstudio import geometry
 from backend.labelstudio.region_reading import decode
 from backend.labelstudio.results import mask_hash, unit
 from model import patches
-from model.patches import tight_window
 from model.types import Box, Detection, Mask, Prompt
 
 KEY = "vlsam"
@@ -120,7 +119,7 @@ def consistent(stored: Stored, mask: Mask) -> Prompt:
     keep = inside == (prompt.labels == 1)
     box = prompt.box
     if box is not None:
-        x0, y0, x1, y1 = tight_window(mask)
+        x0, y0, x1, y1 = patches.tight_window(mask)
         slack = 2.0  # pixels by which a mask may exceed the box that prompted it
         fits = mask.any() and (
             x0 >= box[0] - slack and y0 >= box[1] - slack and x1 <= box[2] + slack and y1 <= box[3] + slack

@@ -6,9 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from backend.labelstudio import click_gestures, labeling_config, prompt_controls
-from backend.labelstudio.click_gestures import Gesture
 from backend.labelstudio.labeling_config import LabelConfig
-from backend.labelstudio.prompt_controls import Wishes
 from backend.labelstudio.tasks import Entry, Task, control_of, entries, id_of, labels_of
 
 MAX_TASKS = 10_000  # of a request
@@ -49,9 +47,9 @@ class Interaction:
 
     task: Task
     config: LabelConfig  # with the labels of the task's data
-    gestures: Sequence[Gesture]  # the newest last
+    gestures: Sequence[click_gestures.Gesture]  # the newest last
     phrase: str | None  # a typed text, None if there are gestures
-    wishes: Wishes
+    wishes: prompt_controls.Wishes
     selected: Sequence[str] = ()  # labels that the context holds
     prompt_ids: frozenset[str] = frozenset()  # of all prompts; none if one of them has no id
     control: str = ""  # of the newest prompt
@@ -91,7 +89,7 @@ class Interaction:
         return click_gestures.click_with(self.gestures[-1].labels if self.gestures else ())
 
     @cached_property
-    def drafted(self) -> Sequence[Gesture]:
+    def drafted(self) -> Sequence[click_gestures.Gesture]:
         """The gestures of the newest draft."""
         draft: Entry | None = self.task.draft
         return [] if draft is None else click_gestures.drafted_gestures(draft, self.config)

@@ -20,8 +20,6 @@ from backend.answers.unmatched_terms import UnknownProject
 from backend.doctor.watch import Watch
 from backend.images.studio_urls import Server
 from backend.labelstudio import bounded_json, labeling_config
-from backend.labelstudio.bounded_json import TooLarge
-from backend.labelstudio.labeling_config import ConfigError
 from backend.labelstudio.request import BadRequest, parse_body
 from backend.runtime.job_queue import Unavailable
 from backend.settings import ServerSettings, Settings
@@ -127,7 +125,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
                 other = settings.answers.leftover.partition(":")[2]
                 if other and not config.has(other):
                     log.warning("Project %s has no label %r for VLSAM_LEFTOVER: it drops.", project, other)
-            except ConfigError as error:
+            except labeling_config.ConfigError as error:
                 log.warning("Project %s cannot be annotated: %s", project, error)
         if server is not None:
             watch.begin(project, server)  # not here: Label Studio waits for this answer
@@ -173,7 +171,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
         return jsonify(results=ml_backend.answer(parse_body(body), access))
 
     @app.errorhandler(BadRequest)
-    @app.errorhandler(ConfigError)
+    @app.errorhandler(labeling_config.ConfigError)
     @app.errorhandler(Unavailable)
     def _refused(error: Exception) -> Answer:
         resources.metrics.errors.labels(type(error).__name__).inc()
@@ -241,7 +239,7 @@ def _body() -> dict[str, Any]:
         request.on_json_loading_failed(None)
     try:
         body = bounded_json.loads(_data())
-    except TooLarge as error:
+    except bounded_json.TooLarge as error:
         raise RequestEntityTooLarge(str(error)) from None
     except (ValueError, RecursionError):
         raise BadRequest("The body is not JSON.") from None

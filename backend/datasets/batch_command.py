@@ -21,17 +21,19 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-def prefetch(
-    items: Iterable[A], load: Callable[[A], T], fetchers: ThreadPoolExecutor
-) -> Iterator[tuple[A, Future[T]]]:
+def prefetch(items: Iterable[A], load: Callable[[A], T]) -> Iterator[tuple[A, Future[T]]]:
     """Yield the items in their order, each with the future of `load`, which runs AHEAD items ahead."""
     loading: deque[tuple[A, Future[T]]] = deque()
-    for item in items:
-        loading.append((item, fetchers.submit(load, item)))
-        if len(loading) > AHEAD:
-            yield loading.popleft()
-    while loading:
-        yield loading.popleft()
+    with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
+        try:
+            for item in items:
+                loading.append((item, fetchers.submit(load, item)))
+                if len(loading) > AHEAD:
+                    yield loading.popleft()
+            while loading:
+                yield loading.popleft()
+        finally:  # after an error of the caller nothing more starts
+            fetchers.shutdown(wait=False, cancel_futures=True)
 
 
 def failed(item: Item, error: Exception) -> Row:

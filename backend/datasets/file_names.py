@@ -67,10 +67,7 @@ def file_names(named: Callable[[], Iterable[tuple[str, str]]]) -> Iterator[str]:
 
 
 def stems(names: Callable[[], Iterable[str]]) -> Iterator[str]:
-    """Yield a unique stem, a name without folder and suffix, for each image name.
-
-    Images that share the stem of their file get their folders in front, and a number if that is not enough.
-    """
+    """Yield a unique stem for each image name: the file's, with folders or a number if several share it."""
     counts = Counter(_same(_stem(posixpath.basename(name))) for name in names())
     # A stem that one image alone has is not given to another.
     taken = _Taken(stem for stem, count in counts.items() if count == 1)

@@ -6,7 +6,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from backend.datasets.batch_command import FETCHERS, prefetch
+from backend.datasets.batch_command import prefetch
 from backend.datasets.file_names import stems
 from backend.datasets.image_copies import Copies
 from backend.datasets.items import Item, Loader
@@ -66,10 +65,9 @@ class Objects(ABC):
         images = (
             (item, row["content"], folder, stem) for (item, row), stem in zip(done(rows), named, strict=True)
         )
-        with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
-            placed = prefetch(images, lambda image: put(*image), fetchers)
-            for _, result in tqdm(placed, "images", len(named), unit="image", file=sys.stderr, disable=None):
-                files[result.result()] += 1
+        placed = prefetch(images, lambda image: put(*image))
+        for _, result in tqdm(placed, "images", len(named), unit="image", file=sys.stderr, disable=None):
+            files[result.result()] += 1
         return files
 
     def _kept(self, object_: Object) -> Row:

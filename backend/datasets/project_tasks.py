@@ -16,9 +16,9 @@ from model.types import Image, ImageError
 
 
 class ProjectTasks:
-    """The tasks of a project as a source, oldest first, except those with a prediction of version `without`.
+    """The tasks of a project, oldest first, without those that version `without` has predicted.
 
-    `mark` returns a value that becomes part of the item's stamp: when it changes, the item is read again.
+    When the value of `mark` changes, an item is read again.
     """
 
     def __init__(

@@ -45,10 +45,7 @@ def state_of(target: Path, part: str = "") -> Path:
 
 
 def check_target(target: Path, *, is_folder: bool, known: bool, restart: bool = True) -> None:
-    """Raise StateError if `target`, a folder or a file, exists and was not written by a run.
-
-    `known`: it has a state, so a run has written it. `restart`: a file may be replaced all the same.
-    """
+    """Raise StateError if `target` exists and no run has written it. `known`: a state says that one has."""
     if not target.exists():
         return
     strange = is_folder and not known and target.is_dir() and any(target.iterdir())

@@ -16,8 +16,7 @@ from backend.labelstudio import outlines
 class Yolo(Objects):
     """A folder for YOLO's segmentation: data.yaml, labels/*.txt, and images/ of links or copies.
 
-    Each image has a label file. A line is a class and one ring around all parts of the mask, in fractions of
-    the image's size.
+    Each image has a label file. A line is a class, and one ring around all parts in fractions of the size.
     """
 
     def __init__(self, path: Path, loader: Loader, *, copy: bool = False) -> None:

@@ -5,12 +5,11 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.datasets.batch_command import FETCHERS, failed, prefetch, progress, say
+from backend.datasets.batch_command import failed, prefetch, progress, say
 from backend.datasets.coco_file import Coco, exact_polygons, images_of, run_lengths
 from backend.datasets.image_copies import size_text
 from backend.datasets.items import Item, Loader, SourceError
@@ -233,15 +232,11 @@ def main(request: Request) -> int:
 
 def _read(job: Job, state: State, update: Callable[[], object]) -> None:
     """Save a row of every pending task. Raises StudioError."""
-    with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
+    for item, fetched in prefetch(state.pending(), job.selection.read):
+        body = fetched.result()
         try:
-            for item, fetched in prefetch(state.pending(), job.selection.read, fetchers):
-                body = fetched.result()
-                try:
-                    row = job.row(item, body)
-                except Exception as error:
-                    row = failed(item, error)
-                state.save({**row, "stamp": item.stamp})
-                update()
-        finally:
-            fetchers.shutdown(wait=False, cancel_futures=True)
+            row = job.row(item, body)
+        except Exception as error:
+            row = failed(item, error)
+        state.save({**row, "stamp": item.stamp})
+        update()

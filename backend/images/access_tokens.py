@@ -24,10 +24,7 @@ MAX_ANSWER = 100_000  # bytes
 
 
 class AccessTokens:
-    """Returns Authorization headers for Label Studio. Safe to share among threads.
-
-    A personal access token of Label Studio 1.23.2 is a refresh token, which is exchanged for an access token.
-    """
+    """Returns Authorization headers for Label Studio: a personal token is exchanged first. Thread-safe."""
 
     def __init__(self, http: PinnedHttp, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._http = http

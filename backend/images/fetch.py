@@ -33,10 +33,7 @@ decode = partial(image_decoding.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
 
 
 class Fetcher:
-    """Reads files that address_policy.py allows, within the limits of the settings. Thread-safe; picklable.
-
-    A token is sent only to file routes of its own Label Studio, see `Server.gives`.
-    """
+    """Reads files that address_policy.py allows; `Server.gives` says which get a token. Thread-safe."""
 
     def __init__(
         self,
@@ -102,11 +99,7 @@ class Fetcher:
         raise Refused(f"{shown(source)} redirects more than {MAX_REDIRECTS} times.")
 
     def ask(self, request: Request, *, max_bytes: int | None = None) -> tuple[int, bytes]:
-        """Send a request to the API of its Label Studio, with the server's token if it has one.
-
-        Return status and body; for a redirect, the address instead of the body. `max_bytes` replaces the
-        limit of the settings. Raises ImageError.
-        """
+        """Send a request to the API of its Label Studio. Return status, and body or a redirect's address."""
         with self._opened(request, request.server) as response:
             if response.redirect is not None:
                 return response.status, response.redirect.encode()

@@ -19,10 +19,7 @@ class HttpUrl:
 
     @classmethod
     def parse(cls, url: str) -> "HttpUrl":
-        """Parse a plain http(s) URL. Raises Refused for anything else.
-
-        A user, a backslash or a control character, which programs parse differently, are refused, too.
-        """
+        """Parse a plain http(s) URL. Raises Refused for others, also where programs parse differently."""
         try:
             parts = urllib3.util.parse_url(url)
         except ValueError:

@@ -52,10 +52,7 @@ class ImageCache:
     def load(
         self, key: bytes | None, load: Callable[[], Image], deadline: Deadline
     ) -> tuple[Image, CachedImage]:
-        """Return the image that `load` returns, loaded once for concurrent callers with the same `key`.
-
-        With `key` None nothing is shared or cached. Raises TimeoutError when `deadline` passes.
-        """
+        """Return what `load` returns, for concurrent callers with a `key` once. Raises TimeoutError."""
 
         def identified() -> tuple[Image, CachedImage]:
             image = load()

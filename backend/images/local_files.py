@@ -54,8 +54,7 @@ def with_text(value: Any) -> Any:
 def listed(source: str) -> Listing:
     """List the images of a folder and its subfolders, those that match a pattern, or one file.
 
-    A name that exists is never taken for a pattern. Links to folders are followed, each folder once. Skipped
-    are links to files that are listed already, and the results of earlier runs.
+    A name that exists is no pattern. Links to folders are followed, each folder once, and files listed once.
     """
     if os.path.isdir(source):
         root = source.rstrip("/") + "/"

@@ -79,8 +79,8 @@ class Response:
 class PinnedHttp:
     """Sends requests, each over a connection of its own to an address that the policy has checked.
 
-    A name is resolved once, so DNS rebinding has no effect. A proxy of the environment gets the name later.
-    Without a session there are no cookies, no reused connections and no passwords of ~/.netrc.
+    A name is resolved once, so DNS rebinding has no effect. A proxy gets the name after the check. Without a
+    session there are no cookies, no reused connections and no passwords of ~/.netrc.
     """
 
     def __init__(

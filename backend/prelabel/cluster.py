@@ -1,7 +1,6 @@
 """Run the pipeline on a Ray cluster: CPUs fetch, actors with the models annotate, this process saves.
 
-Ray Data streams blocks of a few images from stage to stage, and slows the earlier stages down while the later
-ones are busy (backpressure). Only this process keeps state.
+Ray Data applies backpressure to blocks of a few images. Only this process keeps state.
 """
 
 import importlib

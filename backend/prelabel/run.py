@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from backend.datasets.batch_command import FETCHERS, failed, prefetch
+from backend.datasets.batch_command import failed, prefetch
 from backend.datasets.items import Item
 from backend.datasets.run_state import DONE, SAME, Row, Unchanged
 from backend.runtime import malloc
@@ -41,10 +41,10 @@ def run(
         save(item, row)
 
     malloc.share()
-    with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers, ThreadPoolExecutor(1, "encode") as encoder:
+    with ThreadPoolExecutor(1, "encode") as encoder:
         behind: deque[Future[None]] = deque()
         try:
-            for count, (item, fetched) in enumerate(prefetch(items, load, fetchers), 1):
+            for count, (item, fetched) in enumerate(prefetch(items, load), 1):
                 image: Image | None = None
                 try:
                     image, extra = fetched.result()
@@ -65,5 +65,4 @@ def run(
             malloc.trim()  # a cluster's block has fewer images than EVERY
         finally:
             # After an error nothing more starts; a row that is being saved is saved.
-            fetchers.shutdown(wait=False, cancel_futures=True)
             encoder.shutdown(wait=False, cancel_futures=True)

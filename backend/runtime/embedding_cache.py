@@ -59,9 +59,8 @@ class _Tier(LRUCache[str, Embedding]):
 class EmbeddingCache:
     """Embeddings by the content of their image and the segmenter that made them. Thread-safe.
 
-    `capacity` is in bytes of main memory; a GPU keeps an eighth of that besides. The least recently used
-    embedding moves from the device to the host, and is dropped there. With `files` every new embedding is
-    written, too.
+    `capacity` is in bytes of main memory; a GPU keeps an eighth of that besides. The least recently used move
+    from the device to the host, and are dropped there. New ones are written to `files`, too.
     """
 
     def __init__(
@@ -129,10 +128,7 @@ class EmbeddingHandle:
         return self._cached is not None
 
     def get(self, model: RetryingModel[E], image: Image | None = None) -> Embedding:
-        """Return the embedding on the model's device, encoded from `image` if it is not cached.
-
-        Raises ValueError if there is no image either, and what encoding raises; no error is cached.
-        """
+        """Return the embedding on the model's device, encoded from `image` if it is not cached."""
 
         def made() -> Embedding:
             if self._cached is not None:  # read from its file, or evicted in the meantime

@@ -163,11 +163,10 @@ class JobQueue(Generic[M]):
     def run(
         self, work: Callable[[M], T], *, priority: int, deadline: Deadline, topic: Topic | None = None
     ) -> T:
-        """Run `work` on the model when it is loaded and the job's turn has come. Return its result.
+        """Run `work` on the model when the job's turn has come. Return its result, or raise its error.
 
-        A job already running is not interrupted at the deadline; its result is discarded. Raises Late at the
-        deadline, Superseded if a job with a newer `topic` comes before its turn, Unavailable if loading
-        failed, and what `work` raises.
+        Raises Late at the deadline (a job that runs is not interrupted), Superseded if a job with a newer
+        `topic` comes before its turn, and Unavailable if loading failed.
         """
         job = _Job(priority, work, topic, self._clock())
         with self._changed:

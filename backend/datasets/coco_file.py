@@ -62,13 +62,9 @@ class Coco(Objects):
         def annotations() -> Iterator[Any]:
             for place, (_, row) in enumerate(rows(), 1):
                 for detection in row.get("detections", ()):
-                    annotation = coco.annotation(
-                        detection["mask"],
-                        detection["box"],
-                        detection["score"],
-                        image_id=place,
-                        category_id=number[detection["label"]],
-                    )
+                    mask, box, score = (detection[name] for name in ("mask", "box", "score"))
+                    category = number[detection["label"]]
+                    annotation = coco.annotation(mask, box, score, image_id=place, category_id=category)
                     yield {**annotation, "segmentation": self._segmentation(detection)}
 
         def fill(file: BinaryIO) -> None:

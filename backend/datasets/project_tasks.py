@@ -28,7 +28,7 @@ class ProjectTasks:
         loader: "TaskImages",
         config: LabelConfig,
         *,
-        without: str | None,
+        without: str | None = None,
         mark: Callable[[Mapping[str, Any]], str] = lambda task: "",
     ) -> None:
         self.loader = loader

@@ -50,8 +50,5 @@ class Yolo(Objects):
 
 def _yaml(text: str) -> str:
     """Return JSON with escapes for characters that YAML lacks; JSON's own escapes of emoji break there."""
-    return re.sub(
-        r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]",
-        lambda match: f"\\u{ord(match[0]):04x}",
-        json.dumps(text, ensure_ascii=False),
-    )
+    odd = r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    return re.sub(odd, lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))

@@ -106,13 +106,9 @@ class Job:
         xml = str(project.get("label_config") or "")
         config = labeling_config.parse(xml)
         selection = Selection.of(client, project, request.what, request.model_version)
+        loader = TaskImages(settings.images, settings.label_studio, config)
         source = ProjectTasks(
-            client,
-            request.project,
-            TaskImages(settings.images, settings.label_studio, config),
-            config,
-            without=None,
-            mark=lambda task: f"{selection.mark(task)} {xml}",
+            client, request.project, loader, config, mark=lambda task: f"{selection.mark(task)} {xml}"
         )
         destination = _destination(request, source.loader)
         return cls(request, settings.images.max_image_pixels, config, selection, source, destination)
@@ -149,21 +145,17 @@ class Job:
 
     def _objects(self, item: Item, result: list[Any], destination: Objects) -> Row:
         # If no region contains the image's size, the image is loaded.
-        size = objects.size(result, self.config) or self.source.loader.read(item)[1].shape[:2]
-        height, width = size
+        height, width = objects.size(result, self.config) or self.source.loader.read(item)[1].shape[:2]
+        shape = (height, width)
         if height * width > self.max_pixels:
-            raise TaskError(
-                f"The image has more than {self.max_pixels} pixels (VLSAM_MAX_IMAGE_PIXELS): "
-                f"{width} x {height}."
-            )
+            most = f"{self.max_pixels} pixels (VLSAM_MAX_IMAGE_PIXELS)"
+            raise TaskError(f"The image has more than {most}: {width} x {height}.")
         left_out, labelled = Counter[str](), list[list[Any]]()
 
         def labelled_objects() -> Iterator[Object]:
             scored = self.request.what == "predictions"
             budget = ReadingBudget(TASK_UNITS)
-            for object_ in objects.read(
-                result, self.config, (height, width), budget, left_out, scored=scored
-            ):
+            for object_ in objects.read(result, self.config, shape, budget, left_out, scored=scored):
                 labelled.append([object_.term, object_.label, object_.score])
                 yield object_
 
@@ -171,7 +163,7 @@ class Job:
             kept = destination.keep(labelled_objects())
         except TooMuch as error:
             raise TaskError(str(error)) from None
-        row = {"width": width, "height": height, "content": size_text((height, width))}
+        row = {"width": width, "height": height, "content": size_text(shape)}
         return {**row, "found": labelled, "left_out": dict(left_out), **kept}
 
 

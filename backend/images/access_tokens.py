@@ -57,19 +57,17 @@ class AccessTokens:
     def _exchange(self, server: Server, deadline: Deadline) -> str:
         url, refresh = HttpUrl.parse(f"{server.url}/api/token/refresh/"), {"refresh": server.token}
         with self._http.open(Request("POST", url, server, deadline, json=refresh)) as response:
-            if response.status in BUSY:
-                raise Busy(f"{shown(url.url)} answered HTTP {response.status}.", response.retry_after())
+            name, status = shown(url.url), response.status
+            if status in BUSY:
+                raise Busy(f"{name} answered HTTP {status}.", response.retry_after())
             if not response.response.ok:
-                raise Denied(
-                    f"Label Studio refused the personal access token: HTTP {response.status} at "
-                    f"{shown(url.url)}."
-                )
+                raise Denied(f"Label Studio refused the personal access token: HTTP {status} at {name}.")
             try:
                 access = json.loads(response.read(MAX_ANSWER))["access"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 access = None
         if not isinstance(access, str) or token_kind(access) is None:
-            raise Denied(f"{shown(url.url)} did not answer with an access token.")
+            raise Denied(f"{name} did not answer with an access token.")
         return access
 
 

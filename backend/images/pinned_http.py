@@ -105,12 +105,10 @@ class PinnedHttp:
                 headers = {"User-Agent": "vlsam", "Accept": "*/*", **request.headers}
                 prepared = requests.Request(request.method, request.url.url, headers, json=request.json)
                 seconds_left = request.deadline.check()
+                timeout = (min(CONNECT_SECONDS, seconds_left), min(request.byte_seconds, seconds_left))
+                proxies = {"all": proxy} if proxy else {}
                 response = adapter.send(
-                    prepared.prepare(),
-                    stream=True,
-                    timeout=(min(CONNECT_SECONDS, seconds_left), min(request.byte_seconds, seconds_left)),
-                    verify=self._verify,
-                    proxies={"all": proxy} if proxy else {},
+                    prepared.prepare(), stream=True, timeout=timeout, verify=self._verify, proxies=proxies
                 )
                 stack.enter_context(response)
                 yield Response(response, request, SessionRedirectMixin().get_redirect_target(response))

@@ -69,20 +69,13 @@ class StudioName:
             given_port = urllib3.util.parse_url(url.url).port
         except (Refused, ValueError):
             return None
-        return cls(
-            url.scheme if has_scheme else None,
-            url.host.rstrip("."),
-            url.port if has_scheme else given_port,
-            url.path.rstrip("/"),
-        )
+        scheme, port = (url.scheme, url.port) if has_scheme else (None, given_port)
+        return cls(scheme, url.host.rstrip("."), port, url.path.rstrip("/"))
 
     def has_origin_of(self, url: HttpUrl) -> bool:
         """Return whether a URL has this scheme, host and port."""
-        return (
-            self.scheme in (None, url.scheme)
-            and self.host == url.host.rstrip(".")
-            and self.port in (None, url.port)
-        )
+        same_host = self.host == url.host.rstrip(".")
+        return same_host and self.scheme in (None, url.scheme) and self.port in (None, url.port)
 
 
 class StudioNames:
@@ -120,12 +113,11 @@ class StudioNames:
         """List the addresses of a server, first the one that requests are sent to."""
         if server is None:
             return []
-        primary = StudioName.parse(server.url)
-        others: tuple[StudioName | None, ...] = ()
+        names = [StudioName.parse(server.url)]
         # A name from /setup counts for LABEL_STUDIO_URL alone: it must not send requests elsewhere.
         if server.url == self._label_studio_url:
-            others = (primary, StudioName.parse(server.name), *self._hosts)
-        return [name for name in (primary, *others) if name is not None]
+            names += [*names, StudioName.parse(server.name), *self._hosts]
+        return [name for name in names if name is not None]
 
 
 def url_of(source: str, path: str | None, server: Server | None, task: Any) -> str:

@@ -48,9 +48,8 @@ class Annotator:
         here = self.settings.version(self.profile)
         if here != self.version:
             raise ModelLoadError(f"the weights differ: {here} here, {self.version} where the run began")
-        return VLSAM.load(
-            self.profile, self.settings.models.device, self.settings.detection.options, self.version
-        )
+        options = self.settings.detection.options
+        return VLSAM.load(self.profile, self.settings.models.device, options, self.version)
 
     def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, RemoteAnswers]:
         """Load an image, and prefetch the remote VLM's answers. Raises Unchanged for pixels done already."""

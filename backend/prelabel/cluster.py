@@ -80,28 +80,17 @@ class Workers:
         if not items:
             return
         data, arrow = self.ray.data, importlib.import_module("pyarrow")
-        blocks = [
-            arrow.table({"item": [json.dumps(asdict(item)) for item in items[begin : begin + block]]})
-            for begin in range(0, len(items), block)
-        ]
+        texts = [json.dumps(asdict(item)) for item in items]
+        starts = range(0, len(texts), block)
+        blocks = [arrow.table({"item": texts[start : start + block]}) for start in starts]
         # Ray 2.64 will retry for ever, so pyproject.toml excludes it.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", DeprecationWarning)
-        rows = (
-            data.from_arrow(blocks)
-            .map_batches(partial(fetch, loader=loader), batch_size=block, batch_format="pyarrow")
-            .map_batches(
-                Actor,
-                fn_constructor_args=arguments,
-                compute=data.ActorPoolStrategy(
-                    size=min(self.count, len(blocks)), max_tasks_in_flight_per_actor=min(2, block)
-                ),
-                batch_size=block,
-                batch_format="pyarrow",
-                num_cpus=1,
-                num_gpus=self.gpus,
-                max_task_retries=TRIES - 1,
-            )
-        )
+        batches: dict[str, Any] = {"batch_size": block, "batch_format": "pyarrow"}
+        fetched = data.from_arrow(blocks).map_batches(partial(fetch, loader=loader), **batches)
+        count, in_flight = min(self.count, len(blocks)), min(2, block)
+        pool = data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=in_flight)
+        needs = {"num_cpus": 1, "num_gpus": self.gpus, "max_task_retries": TRIES - 1}
+        rows = fetched.map_batches(Actor, fn_constructor_args=arguments, compute=pool, **needs, **batches)
         try:
             for row in rows.iter_rows():
                 yield json.loads(row["row"])

@@ -171,12 +171,9 @@ def _run(job: Job) -> Summary:
     if importer is None:
         _check_target(request, known=state.exists)
     with state.open(job.identity_of(request.shard), restart=request.restart):
+        source, samples = job.source, contact_sheet.SAMPLES
         total, done, sampled = state.plan(
-            job.source.items(),
-            shard=request.shard,
-            limit=request.limit,
-            samples=contact_sheet.SAMPLES,
-            skipped=job.source.skipped,
+            source.items(), shard=request.shard, limit=request.limit, samples=samples, skipped=source.skipped
         )
         if total == request.limit:
             say(f"the first {total} images alone (--limit)")
@@ -274,10 +271,8 @@ def _samples(states: Iterable[State]) -> Iterator[tuple[str, Path]]:
         if state.sample(item.key).exists()
     ]
     for _, key, row, path in sorted(samples, key=lambda sample: sample[0])[: contact_sheet.SAMPLES]:
-        terms = ", ".join(
-            f"{label or f'({term})'} {score:.2f}" for term, label, score in row.get("found", ())
-        )
-        yield f"{key}: {terms or 'nothing found'}", path
+        found = [f"{label or f'({term})'} {score:.2f}" for term, label, score in row.get("found", ())]
+        yield f"{key}: {', '.join(found) or 'nothing found'}", path
 
 
 def _merge(job: Job, count: int) -> Summary:

@@ -125,11 +125,9 @@ class Folder:
         self.skipped.update(listing.skipped)
         if not listing.names:
             left_out = ", ".join(f"{count} x {reason}" for reason, count in listing.skipped.most_common(5))
-            raise SourceError(
-                f"{self._source} has no images ({', '.join(IMAGES)}), but {left_out}"
-                if left_out
-                else f"{self._source}: there is no such folder, file, or anything that fits"
-            )
+            if left_out:
+                raise SourceError(f"{self._source} has no images ({', '.join(IMAGES)}), but {left_out}")
+            raise SourceError(f"{self._source}: there is no such folder, file, or anything that fits")
         taken = set(listing.names)
         for name in listing.names:
             key = text(name)
@@ -152,13 +150,10 @@ class Folder:
 
 def _without_pictures(listing: Listing) -> Listing:
     """Return a listing without the pictures that `vlsam annotate` wrote beside the images."""
-    names = [
-        name
-        for name in listing.names
-        # Only PNG files are opened.
-        if not (name.lower().endswith(".png") and is_ours(Path(listing.root + name)))
-    ]
-    if left_out := len(listing.names) - len(names):
+    pngs = (name for name in listing.names if name.lower().endswith(".png"))  # no other files are opened
+    pictures = {name for name in pngs if is_ours(Path(listing.root + name))}
+    names = [name for name in listing.names if name not in pictures]
+    if left_out := len(pictures):
         listing.skipped["picture of an earlier run"] += left_out
     return Listing(listing.root, names, listing.skipped)
 

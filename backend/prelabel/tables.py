@@ -160,12 +160,9 @@ class Cells:
             group = bisect_right(self._ends, place)
             now = self._ends[group - 1] if group else 0
             nested = _children(file.schema_arrow.field(self._column).type)
-            batches = file.iter_batches(
-                batch_size=1,
-                row_groups=range(group, len(self._ends)),
-                columns=[f"{self._column}.bytes" if nested else self._column],
-                use_threads=False,
-            )
+            columns = [f"{self._column}.bytes" if nested else self._column]
+            groups = range(group, len(self._ends))
+            batches = file.iter_batches(batch_size=1, row_groups=groups, columns=columns, use_threads=False)
             for batch in batches:
                 cells = batch.column(0).field("bytes") if nested else batch.column(0)
                 for cell in cells.dictionary_decode() if hasattr(cells, "dictionary_decode") else cells:

@@ -37,12 +37,8 @@ def run(args: argparse.Namespace) -> int:
     tasks = client.tasks(args.project)
     profile, images = settings.models.select(args.profile), Fetcher(settings.images, settings.label_studio)
     options = settings.detection.options
-    segmenter = Segmenter.load(
-        profile.sam,
-        device=settings.models.device,
-        folder=profile.folder,
-        concepts=options.localizer == "concept",
-    )
+    device, concepts = settings.models.device, options.localizer == "concept"
+    segmenter = Segmenter.load(profile.sam, device=device, folder=profile.folder, concepts=concepts)
     bytes_left = settings.cache.disk_mb * 1e6
     disk = EmbeddingFiles(settings.cache.dir, bytes_left, Metrics())
     identity, keys, counts = segmenter_version_of(profile, options), set[str](), Counter[str]()

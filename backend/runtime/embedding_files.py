@@ -45,9 +45,8 @@ class EmbeddingFiles:
         self._failing = False
         self._lock = threading.Lock()
         self.writers = BackgroundTasks(MAX_WAITING)
-        metrics.embedding_hits.labels("disk")
-        metrics.embedding_evictions.labels("disk")
-        metrics.embedding_bytes.labels("disk")
+        for metric in (metrics.embedding_hits, metrics.embedding_evictions, metrics.embedding_bytes):
+            metric.labels("disk")  # 0 until there is one
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._make_room(0)

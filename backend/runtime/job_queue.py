@@ -90,10 +90,8 @@ class JobQueue(Generic[M]):
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        metrics.watch_queue(
-            lambda: self.admitted_requests,
-            **{kind: partial(self.waiting, value) for kind, value in KINDS.items()},
-        )
+        depths = {kind: partial(self.waiting, value) for kind, value in KINDS.items()}
+        metrics.watch_queue(lambda: self.admitted_requests, **depths)
 
     @property
     def state(self) -> str:

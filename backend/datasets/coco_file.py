@@ -20,7 +20,7 @@ from model import coco
 
 
 class Coco(Objects):
-    """COCO's instances. `segmentation` makes RLE or polygons. Copied images go into `images_of` DEST."""
+    """COCO's instances, with RLE or polygons by `segmentation`. Copied images go into `images_of` DEST."""
 
     def __init__(
         self,

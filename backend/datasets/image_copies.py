@@ -23,7 +23,7 @@ ORIENTATION = 0x0112  # of EXIF
 
 
 def link(loader: Loader, item: Item, _: str, folder: Path, stem: str) -> str:
-    """Link a file of this machine into `folder`. OpenCV, which YOLO's trainers use, applies its EXIF."""
+    """Link a file of this machine, whose EXIF YOLO's trainers apply, into `folder`. Return the result."""
     path = loader.path(item)
     if path is None:
         return "not linked, since they are not on this machine (--copy-images fetches them)"

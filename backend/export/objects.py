@@ -128,7 +128,8 @@ def _reason(region: _Region, config: LabelConfig) -> str | None:
 def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
     """Return a region's labels, or the text of a `perRegion` control.
 
-    Its own list comes first, as in Label Studio's exports: a <Labels> list keeps the label of the acceptance.
+    Its own list comes first, as in Label Studio's exports: a <Labels> list keeps the label of the time when
+    the region was accepted, even if people rename the region.
     """
     own = tasks.labels_of(region.geometry)
     others = [tasks.labels_of(entry) for entry in region.entries if entry.get("type") == "labels"]

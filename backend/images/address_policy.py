@@ -58,7 +58,7 @@ class AddressPolicy:
 def is_public(address: Address) -> bool:
     """Return whether an address is public, not one of this machine, its network or its cloud provider.
 
-    IPv6 forms of IPv4 addresses, which would bypass the check, are refused; of NAT64 its address is checked.
+    IPv6 forms of IPv4 addresses, which would bypass the check, are refused; for NAT64 the IPv4 one counts.
     """
     if isinstance(address, IPv6Address):
         if address in _NAT64:

@@ -52,7 +52,7 @@ class ImageCache:
     def load(
         self, key: bytes | None, load: Callable[[], Image], deadline: Deadline
     ) -> tuple[Image, CachedImage]:
-        """Return what `load` returns, for concurrent callers with a `key` once. Raises TimeoutError."""
+        """Return the image of `load`, called once for concurrent callers with `key`. Raises TimeoutError."""
 
         def identified() -> tuple[Image, CachedImage]:
             image = load()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.prelabel.destinations import ImportList
 from tests.support.colour_model import Model
 from tests.support.detections import detection, disc
 
@@ -37,3 +38,8 @@ def test_options_of_another_format_are_refused(
     assert prelabel(photos, "--to", tmp_path / to, option) == 2
     assert f"{option} goes with --to NAME." in capsys.readouterr().err
     assert not (tmp_path / f"{to}.state").exists()
+
+
+def test_a_list_without_tasks_is_json_too(tmp_path: Path) -> None:
+    ImportList(tmp_path / "out.json", "v").write(list, [])
+    assert read_json(tmp_path / "out.json") == []

@@ -17,10 +17,7 @@ except ImportError:
 
 
 class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
-    """An adapter of label-studio-ml: one instance per project, which holds its config and its Label Studio.
-
-    label-studio-ml 1.0.9 does not tell the project's name.
-    """
+    """An adapter of label-studio-ml: one instance per project, with its config and its Label Studio."""
 
     def __init__(
         self,
@@ -28,7 +25,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         train_output: Mapping[str, Any] | None = None,
         *,
         resources: Resources | None = None,
-        project: str = "",
+        project: str = "",  # which label-studio-ml 1.0.9 does not tell
         gone: Callable[[], bool] = lambda: False,
         hostname: str | None = "",
         access_token: str | None = "",
@@ -45,10 +42,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def predict(
         self, tasks: list[Any], context: Mapping[str, Any] | None = None, **_: Any
     ) -> list[Prediction]:
-        """Return predictions for `tasks`, or with a `context` the answer to a click in the first task.
-
-        Raises BadRequest, ConfigError and Unavailable.
-        """
+        """Return predictions or the answer to a `context`. Raises BadRequest, ConfigError and Unavailable."""
         body = {"tasks": tasks, "label_config": self.label_config or "", "params": {"context": context}}
         return answer(parse_body(body), self.access)
 

@@ -197,10 +197,7 @@ def explained(
     image: str,
     model_version: str,
 ) -> list[Result]:
-    """Return the status that explains a prediction without regions; [] if it has regions.
-
-    `terms` are those of all detections, `unmatched` those of them without a label.
-    """
+    """Return the status that tells why a prediction has no regions, from its terms and the unmatched ones."""
     if regions or config.status_of is None:
         return []
     reasons = {

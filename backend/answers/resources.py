@@ -69,11 +69,7 @@ class Resources:
             return model
 
         self.queue: JobQueue[RetryingModel[VLSAM]] = JobQueue(
-            load_retrying,
-            capacity=capacity,
-            seconds=settings.answers.deadline,
-            metrics=metrics,
-            clock=clock,
+            load_retrying, capacity=capacity, seconds=settings.answers.deadline, metrics=metrics, clock=clock
         )
 
     @classmethod
@@ -133,10 +129,7 @@ class _Process:
             self._resources = resources
 
     def resources(self) -> Resources:
-        """Return the installed resources, or ones from the environment; their models begin to load.
-
-        Raises SettingsError and ModelLoadError.
-        """
+        """Return the installed resources, or new ones. Raises SettingsError and ModelLoadError."""
         with self._lock:
             if self._resources is None:
                 self._resources = Resources.of(Settings.from_env())

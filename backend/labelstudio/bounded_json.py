@@ -53,10 +53,7 @@ def values(body: bytes) -> int:
 
 
 def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
-    """Replace each list of run lengths by a name. Return the new body, and the lists by name.
-
-    In a JSON text a backslash precedes each quote: `"rle":[` without one is a key.
-    """
+    """Replace each list of run lengths by a name. Return the new body, and the lists by name."""
     secret = secrets.token_hex(16)  # no text of the body is one of the names
     parts, texts, done, at = list[bytes](), dict[str, memoryview](), 0, 0
     view = memoryview(body)
@@ -65,7 +62,7 @@ def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
         if at < 0:
             break
         key = _RUN_LENGTHS.match(body, at)
-        if key is None or body[at - 1 : at] == b"\\":
+        if key is None or body[at - 1 : at] == b"\\":  # a quote within a text
             at += 5
             continue
         # Search no farther than the next text, so that no byte is read twice.

@@ -114,10 +114,7 @@ def _number(value: Any) -> float | None:
 
 
 def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | None:
-    """Return the prompt of all clicks and the last rectangle; None if there is neither.
-
-    The last of several clicks on one spot counts, since each click is sent again with later ones.
-    """
+    """Return the prompt of the clicks, the last on each spot, and the last rectangle; None without both."""
     clicks = [gesture for gesture in gestures if gesture.point is not None][-MAX_CLICKS:]
     rectangles = [gesture.rectangle for gesture in gestures if gesture.rectangle is not None]
     box = _box(rectangles[-1] if rectangles else None, shape)

@@ -220,10 +220,7 @@ class LabelConfig:
 
     @cached_property
     def predicted(self) -> tuple[Control, ...]:
-        """The outputs that predictions are written to: only the first of those that share a <Labels>.
-
-        Otherwise an object would be drawn once per tool of a <Labels> with many tools.
-        """
+        """The outputs that predictions are written to: the first of those that share a <Labels>."""
         first: dict[str, Control] = {}
         for control in self.outputs:
             first.setdefault(control.labels_name or control.name, control)

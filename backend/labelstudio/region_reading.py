@@ -361,10 +361,7 @@ def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
 
 
 def _plain(data: bytes, shape: tuple[int, int], budget: ReadingBudget) -> bytes:
-    """Return the PNG without texts, profiles and animations. Raises ValueError.
-
-    Its size is checked here, once, so that no later chunk can change it.
-    """
+    """Return the PNG without texts, profiles and animations, its size checked. Raises ValueError."""
     parts = [data[:8]]
     at, names = 8, list[bytes]()
     while not names or names[-1] != b"IEND":

@@ -94,10 +94,8 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
 
     brush and bitmask hold the mask exactly. polygon and vector are one ring around all parts and holes but
     specks, within outlines.TOLERANCE pixels. A rectangle is the tight box, a keypoint the deepest pixel. An
-    ellipse has the mask's centre and moments; it is None if its IoU with the mask is below ELLIPSE_IOU.
-
-    With `compact`, for an answer to a click, an ellipse is returned whatever its IoU, since a person asked
-    for it.
+    ellipse has the mask's centre and moments; it is None if its IoU with the mask is below ELLIPSE_IOU,
+    unless `compact`, for an answer to a click: a person asked for it.
     """
     if not mask.any():
         return None
@@ -168,8 +166,8 @@ def _ellipse(mask: Mask) -> dict[str, Any]:
 def rle(mask: Mask) -> list[int]:
     """Return Label Studio's run lengths of a mask: alpha 0 or 255, and three more channels of the same.
 
-    The same as label_studio_sdk.converter.brush.mask2rle without its last byte of zeros. That function loops
-    in Python and takes over 50 ms for 12 million pixels.
+    The same as label_studio_sdk.converter.brush.mask2rle without its last byte of zeros; that one loops in
+    Python and takes over 50 ms for 12 million pixels.
     """
     flat = np.ascontiguousarray(mask).reshape(-1)
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])

@@ -167,10 +167,7 @@ class Task:
                 yield from entry.regions(config)
 
     def words_of(self, region: str, namings: Iterable[Naming]) -> dict[str, list[Any]]:
-        """Return the `perRegion` values of a region by control, as saved last.
-
-        A replaced region loses these values, and a person may have changed ours.
-        """
+        """Return the last saved `perRegion` values of a region by control: a replaced region loses them."""
         words: dict[str, list[Any]] = {}
         for entry in self.lists:
             items = [item for item in entry.items if region_id(item) == region][-MAX_WORDS:]

@@ -71,10 +71,7 @@ def remark(message: str) -> None:
 
 
 class Formatter(logging.Formatter):
-    """Formats an entry as printable text without secrets.
-
-    An entry is one line; the lines of its traceback are indented, so that no text from outside begins a line.
-    """
+    """Formats an entry as one line without secrets. No text from outside begins a line of its traceback."""
 
     def __init__(self, known: Iterable[str] = (), layout: str = FORMAT) -> None:
         super().__init__(layout)

@@ -71,10 +71,6 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
     projects = Projects(Server.choose(settings.label_studio, "", ""))
     watch = Watch(resources.images)
 
-    @app.before_request
-    def _name() -> None:
-        g.since, g.id = time.perf_counter(), logs.begin_request(request.headers.get("X-Request-ID"))
-
     @app.after_request
     def _count(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.id
@@ -83,7 +79,8 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
         return response
 
     @app.before_request
-    def _authorise() -> Answer | None:
+    def _begin() -> Answer | None:
+        g.since, g.id = time.perf_counter(), logs.begin_request(request.headers.get("X-Request-ID"))
         # Label Studio calls webhooks without the password, and health checks seldom have one.
         if request.endpoint in WITHOUT_PASSWORD or settings.server.basic_auth_user is None:
             return None

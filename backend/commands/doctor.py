@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.fix and (args.yes or args.labels):
         raise ValueError("--yes and --labels say what --fix shall do: give --fix, too")
     tags = list(recommended_configs.checked(recommended_configs.split(args.labels)))
-    images = Fetcher(settings.images, settings.label_studio)
-    client = StudioClient(Server(settings.label_studio.url, settings.label_studio.api_key), images)
+    server = Server(settings.label_studio.url, settings.label_studio.api_key)
+    client = StudioClient(server, Fetcher(settings.images, settings.label_studio))
     backend_url = args.backend_url.rstrip("/") if args.backend_url else None
     reported: list[Finding] = []
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         return shown
 
     def check() -> list[Finding]:
-        return report(diagnose(client, args.project, images, settings, backend_url, args.tasks))
+        return report(diagnose(client, args.project, settings, backend_url, args.tasks))
 
     findings = check()
     if args.fix:

@@ -3,14 +3,12 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from backend.answers.failure_reason import why
 from backend.images import local_files
 from backend.images.fetch import decode
 from backend.images.local_files import text
@@ -80,15 +78,6 @@ def read(path: Path, settings: ImageSettings) -> Image:
     if len(data) > settings.max_image_bytes:
         raise ImageError(f"The file has more than {settings.max_image_bytes} bytes (VLSAM_MAX_IMAGE_BYTES).")
     return decode(data, max_pixels=settings.max_image_pixels)
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn any error inside into a ValueError of one line that starts with the path."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{as_line(path)}: {as_line(why(error, str(path)))}") from error
 
 
 def name_pictures(pictures: Pictures, folder: Path | None, paths: Sequence[Path]) -> list[Path | None]:

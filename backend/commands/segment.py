@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backend.commands.parser import Parser, add_json, add_overlay, add_profile
-from model.types import LEVELS, Prompt
+from model.types import LEVELS, Prompt, PromptError
 
 _LARGEST = 1e9  # coordinate; no image has as many pixels, and float32 holds it
 
@@ -36,7 +36,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from backend.answers.failure_reason import why
     from backend.commands import image_files
+    from backend.images.local_files import text
     from backend.images.output_files import Pictures
     from backend.settings import Settings
     from backend.telemetry.logs import remark
@@ -46,10 +48,9 @@ def run(args: argparse.Namespace) -> int:
     (overlay,) = image_files.name_pictures(Pictures([args.image]), args.overlay, [args.image])
     settings = Settings.from_env()
     vlsam = image_files.load_models(args.profile, settings)
-    with image_files.naming(args.image):
+    try:
         image = image_files.read(args.image, settings.images)
-    prompt = _inside(prompt, width=image.shape[1], height=image.shape[0])
-    with image_files.naming(args.image):
+        prompt = _inside(prompt, width=image.shape[1], height=image.shape[0])
         detection, _ = with_less_memory(
             vlsam, lambda model: model.refine(model.encode(image), prompt, args.level)
         )
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
             remark("the mask is empty: the model found no object at your points")
         detections = [detection] if detection.mask.any() else []
         item = image_files.item_of(args.image, image, detections, overlay)
+    except Exception as error:
+        raise ValueError(text(f"{args.image}: {why(error, str(args.image))}")) from error
     if args.json:
         print(json.dumps([item]))
     else:
@@ -90,14 +93,14 @@ def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
 
 
 def _inside(prompt: Prompt, *, width: int, height: int) -> Prompt:
-    """Return the prompt with its box cut at the image's edges. Raises ValueError if a part lies outside."""
+    """Return the prompt with its box cut at the image's edges. Raises PromptError if a part lies outside."""
     xs, ys = prompt.points[:, 0], prompt.points[:, 1]
     if ((xs < 0) | (ys < 0) | (xs > width) | (ys > height)).any():
-        raise ValueError(f"a point lies outside the image of {width} x {height} pixels")
+        raise PromptError(f"a point lies outside the image of {width} x {height} pixels")
     if prompt.box is None:
         return prompt
     x0, y0, x1, y1 = prompt.box
     box = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
     if box[0] >= box[2] or box[1] >= box[3]:
-        raise ValueError(f"the box lies outside the image of {width} x {height} pixels")
+        raise PromptError(f"the box lies outside the image of {width} x {height} pixels")
     return replace(prompt, box=box)

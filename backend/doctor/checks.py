@@ -17,7 +17,6 @@ from backend.doctor.finding import FAILED, NOTE, OK, SKIPPED, Finding
 from backend.doctor.trials import UNKNOWN_PLACE, trial_findings
 from backend.images.access_tokens import token_kind
 from backend.images.errors import Refused
-from backend.images.fetch import Fetcher
 from backend.labelstudio import labeling_config
 from backend.labelstudio.labeling_config import ConfigError, LabelConfig, TaskError
 from backend.labelstudio_api.client import IN_CONTAINER, NEW_KEY, StudioClient, StudioError, check_token
@@ -33,7 +32,7 @@ HEALTH_S = 1.0  # that Label Studio gives a backend's /health
 _UNBLOCK = "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false"
 
 
-def access(client: StudioClient, project: int, images: Fetcher) -> Iterator[Finding]:
+def access(client: StudioClient, project: int) -> Iterator[Finding]:
     """Check the requirements of an answer, from the connection to an image of the project."""
     check = "connection"
     try:
@@ -49,28 +48,23 @@ def access(client: StudioClient, project: int, images: Fetcher) -> Iterator[Find
         yield from config_findings(config)
         yield exports_finding(config, labeling_config.data_keys(xml))
         check = "image"
-        yield _image(client, project, config, images)
+        yield _image(client, project, config)
     except StudioError as error:
         yield Finding(check, FAILED, error.problem, error.cure)
 
 
 def diagnose(
-    client: StudioClient,
-    project: int,
-    images: Fetcher,
-    settings: Settings,
-    backend_url: str | None,
-    tasks: int,
+    client: StudioClient, project: int, settings: Settings, backend_url: str | None, tasks: int
 ) -> Iterator[Finding]:
     """Run all checks, and yield each finding as soon as there is one.
 
     `backend_url` is where Label Studio should find the backend, and `tasks` how many tasks are tried.
     """
-    known = empty = False
-    for finding in access(client, project, images):
-        known = known or (finding.check == "project" and finding.status == OK)
-        empty = empty or (finding.check == "image" and finding.status == SKIPPED)
+    statuses: dict[str, str] = {}
+    for finding in access(client, project):
+        statuses[finding.check] = finding.status
         yield finding
+    known, empty = statuses.get("project") == OK, statuses.get("image") == SKIPPED
     connected: Mapping[str, Any] = {}
     first: Mapping[str, Any] = {}
     default = backend_url or f"http://localhost:{settings.server.port}"
@@ -120,28 +114,25 @@ def _config(xml: str) -> LabelConfig:
     try:
         return labeling_config.parse(xml)
     except ConfigError as error:
-        raise StudioError(
-            str(error), "Settings, Labeling Interface, Code: take one of the configs in the README"
-        ) from None
+        cure = "Settings, Labeling Interface, Code: take one of the configs in the README"
+        raise StudioError(str(error), cure) from None
 
 
-def _image(client: StudioClient, project: int, config: LabelConfig, images: Fetcher) -> Finding:
+def _image(client: StudioClient, project: int, config: LabelConfig) -> Finding:
     task = first_task(client, project)
     if task is None:
         return Finding("image", SKIPPED, "The project has no tasks yet.", "import images, then look again")
+    number = task.get("id")
     try:
         source = config.source(task.get("data"))
+        height, width, _ = client.fetcher.load(source, client.server, task=number).shape
     except TaskError as error:
-        raise StudioError(
-            f"Task {task.get('id')}: {error}",
-            f"<Image value> must be $ and a field of the tasks, one of: {', '.join(task.get('data') or ())}",
-        ) from None
-    try:
-        image = images.load(source, client.server, task=task.get("id"))
+        fields = ", ".join(task.get("data") or ())
+        cure = f"<Image value> must be $ and a field of the tasks, one of: {fields}"
+        raise StudioError(f"Task {number}: {error}", cure) from None
     except ImageError as error:
-        raise StudioError(f"Task {task.get('id')}: {error}", _image_cure(str(source), error)) from None
-    height, width = image.shape[:2]
-    return Finding("image", OK, f"The image of task {task.get('id')} is here: {width} x {height} pixels.")
+        raise StudioError(f"Task {number}: {error}", _image_cure(str(source), error)) from None
+    return Finding("image", OK, f"The image of task {number} is here: {width} x {height} pixels.")
 
 
 def first_task(client: StudioClient, project: int) -> Mapping[str, Any] | None:

@@ -44,7 +44,7 @@ class Watch:
 
     def _check(self, project: int, server: Server) -> None:
         try:
-            for finding in access(StudioClient(server, self._images), project, self._images):
+            for finding in access(StudioClient(server, self._images), project):
                 level = logging.INFO if finding.check == "image" else logging.DEBUG
                 level = logging.WARNING if finding.status == FAILED else level
                 cure = f" To do: {finding.cure}." if finding.cure else ""

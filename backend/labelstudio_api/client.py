@@ -88,7 +88,7 @@ class StudioClient:
 
     def __init__(self, server: Server, fetcher: Fetcher, patience: Patience = ONE_TRY) -> None:
         self.server = server
-        self._fetcher = fetcher
+        self.fetcher = fetcher
         self._patience = patience
         self._has_answered = False
 
@@ -122,7 +122,7 @@ class StudioClient:
                 json=body,
                 byte_seconds=patience.silence,
             )
-            answer = Answer(*self._fetcher.ask(request, max_bytes=patience.max_bytes))
+            answer = Answer(*self.fetcher.ask(request, max_bytes=patience.max_bytes))
         except Denied as error:
             raise StudioError(str(error), NEW_KEY) from None
         except Untrusted as error:

@@ -93,7 +93,7 @@ class Studio:
     def findings(self, key: str | None = LEGACY) -> list[Finding]:
         settings = allowed(self.url)
         images = Fetcher(settings.images, settings.label_studio)
-        return list(diagnose(StudioClient(Server(self.url, key), images), 3, images, settings, None, 5))
+        return list(diagnose(StudioClient(Server(self.url, key), images), 3, settings, None, 5))
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def test_after_a_failure_only_what_does_not_need_it_is_looked_at(studio: Studio)
 
 def test_no_label_studio() -> None:
     images = images_at("http://127.0.0.1:9")
-    (found,) = access(StudioClient(Server("http://127.0.0.1:9", LEGACY), images), 3, images)
+    (found,) = access(StudioClient(Server("http://127.0.0.1:9", LEGACY), images), 3)
     assert (found.check, found.status) == ("connection", FAILED)
     assert "cannot be reached (" in found.message
     assert "container" in found.cure
@@ -335,9 +335,7 @@ def test_the_endpoint_that_lists(studio: Studio) -> None:
         images = Fetcher(settings.images, settings.label_studio)
 
         def look() -> Finding:
-            findings = diagnose(
-                StudioClient(Server(studio.url, LEGACY), images), 3, images, settings, None, 5
-            )
+            findings = diagnose(StudioClient(Server(studio.url, LEGACY), images), 3, settings, None, 5)
             return next(finding for finding in findings if finding.check == "listing")
 
         assert look() == Finding("listing", OK, f"big-vlm answers at {lister.url}.")
@@ -356,7 +354,7 @@ def test_weights_that_are_not_here(tmp_path: Path) -> None:
     settings = settings_with(sam=str(tmp_path / "own.pth"), model_dir=tmp_path)
     images = Fetcher(settings.images, settings.label_studio)
     api = StudioClient(Server("http://127.0.0.1:9", LEGACY), images)
-    found = list(diagnose(api, 3, images, settings, "http://127.0.0.1:9", 5))[-1]
+    found = list(diagnose(api, 3, settings, "http://127.0.0.1:9", 5))[-1]
     assert (found.check, found.status, found.cure) == (
         "model",
         FAILED,
@@ -364,7 +362,7 @@ def test_weights_that_are_not_here(tmp_path: Path) -> None:
     )
     assert "own.pth: not on this machine" in found.message
     (tmp_path / "own.pth").write_bytes(b"")
-    found = list(diagnose(api, 3, images, settings, "http://127.0.0.1:9", 5))[-1]
+    found = list(diagnose(api, 3, settings, "http://127.0.0.1:9", 5))[-1]
     assert found.status == OK
 
 

@@ -164,21 +164,13 @@ def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudge
     return drawn if left < right and top < bottom else None
 
 
-def decode(
-    result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget | None = None
-) -> Mask | None:
-    """Return the mask (height, width) = `shape` of an untrusted result, None if `read` returns None.
-
-    Raises TooMuch if a `budget` is given. Without one, return None for a region that is too large.
-    """
-    try:
-        drawn = read(result, shape, budget or ReadingBudget())
-        mask = drawn.patch.mask if drawn else None
-    except TooMuch:
-        if budget:
-            raise
-        return None
-    return mask if mask is not None and mask.any() else None
+def decode(result: Mapping[str, Any], shape: tuple[int, int]) -> Mask | None:
+    """Return the mask (height, width) = `shape` of an untrusted result; None if there is none to read."""
+    with suppress(TooMuch):
+        drawn = read(result, shape, ReadingBudget())
+        if drawn is not None and (mask := drawn.patch.mask).any():
+            return mask
+    return None
 
 
 def _read(

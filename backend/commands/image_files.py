@@ -22,11 +22,6 @@ from model.types import Detection, Image, ImageError
 from model.vlm_stage import TermMap
 
 
-def as_line(value: str | Path) -> str:
-    """Remove control characters, which a terminal would execute, and undecodable bytes from a text."""
-    return printable(text(str(value)))
-
-
 def load_models(profile: str | None, settings: Settings) -> VLSAM:
     """Load a profile, by default that of the settings. Warn on stderr if its weights are demo weights."""
     selected = settings.models.select(profile)
@@ -112,7 +107,8 @@ def item_of(
 def print_names(path: Path, detections: Sequence[Detection]) -> None:
     """Print the terms and scores of an image, above a progress bar."""
     names = ", ".join(f"{d.term} {d.score:.2f}".strip() for d in detections) or "nothing found"
-    tqdm.write(f"{as_line(path)}: {as_line(names)}", file=sys.stdout)
+    # A terminal would execute control characters.
+    tqdm.write(printable(text(f"{path}: {names}")), file=sys.stdout)
 
 
 def write_maps(

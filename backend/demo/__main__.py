@@ -88,7 +88,7 @@ def prepare_project(studio: Studio, samples: Sequence[Path]) -> int:
     return project
 
 
-def pre_annotate(studio: Studio, project: int) -> None:
+def pre_annotate(studio: Studio, project: int, backend: Service) -> None:
     """Request predictions for every task without one of the running model."""
     for _ in range(ROUNDS):
         waiting = _without_prediction(studio, project)
@@ -99,8 +99,9 @@ def pre_annotate(studio: Studio, project: int) -> None:
         for task in tqdm(waiting, desc="pre-annotate", unit="image", file=sys.stderr):
             studio.retrieve_predictions(project, [task])
     if waiting := _without_prediction(studio, project):
-        numbers = ", ".join(map(str, waiting))
-        raise ServiceError(f"{len(waiting)} images got no prediction in {ROUNDS} attempts (tasks {numbers}).")
+        tasks = ", ".join(map(str, waiting))
+        problem = f"{len(waiting)} images got no prediction in {ROUNDS} attempts (tasks {tasks})."
+        raise ServiceError(f"{problem}\n{backend.tail()}")
 
 
 def _without_prediction(studio: Studio, project: int) -> list[int]:
@@ -134,10 +135,7 @@ def run(args: argparse.Namespace, running: list[Service]) -> None:
     project = prepare_project(studio, samples)
     studio.connect_backend(project, backend.url)
     say("Backend connected")
-    try:
-        pre_annotate(studio, project)
-    except ServiceError as error:
-        raise ServiceError(f"{error}\n{backend.tail()}") from error
+    pre_annotate(studio, project, backend)
     regions = {result["id"] for prediction in studio.predictions(project) for result in prediction["result"]}
     say(f"Every image has a prediction; {len(regions)} regions in all")
     print(ready(studio.url, project, owner, backend), flush=True)

@@ -22,16 +22,9 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
 def annotation(
     rle: Mapping[str, Any], box: Sequence[float], score: float | None, *, image_id: int, category_id: int
 ) -> dict[str, Any]:
-    """Return an annotation of COCO's instances, but for its id.
+    """Return an annotation of COCO's instances, but for its id: the mask as compressed RLE, x0, y0, x1, y1.
 
     `iscrowd` is 0 although the segmentation is RLE: evaluation and loaders leave out annotations with 1.
-
-    Args:
-        rle: the mask as compressed RLE.
-        box: x0, y0, x1, y1 in pixels. COCO has x, y, width, height.
-        score: 0 to 1; None leaves it out.
-        image_id: of the image in the same file.
-        category_id: of the category in the same file.
     """
     x0, y0, x1, y1 = box
     found = {

@@ -13,6 +13,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -53,24 +54,19 @@ def proxy_of(url: str) -> str | None:
 
 
 def _is_exempt(host: str, port: int, no_proxy: str) -> bool:
-    host = host.rstrip(".").lower()
-    try:
+    host, address = host.rstrip(".").lower(), None
+    with suppress(ValueError):
         address = ip_address(host)
-    except ValueError:
-        address = None
     if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
         return True
     for entry in filter(None, (entry.strip().lower() for entry in no_proxy.split(","))):
         try:
             network = ip_network(entry, strict=False)
+            exempt = address is not None and address in network
         except ValueError:
             named = re.fullmatch(r"(?:\*?\.)?\[?(.+?)\]?(?::([0-9]+))?", entry)
-            if named and named[2] in (None, str(port)) and f".{host}".endswith(f".{named[1]}"):
-                return True
-        else:
-            if address is not None and address in network:
-                return True
-        if entry == "*":
+            exempt = bool(named and named[2] in (None, str(port)) and f".{host}".endswith(f".{named[1]}"))
+        if exempt or entry == "*":
             return True
     return False
 
@@ -81,8 +77,8 @@ def advise_other_libraries() -> None:
     For fsspec's http and https, aiohttp gets the bundle and reads the proxy variables; boto reads both by
     itself. Add loopback to this process's NO_PROXY for them.
     """
-    known = getproxies_environment().get("no", "")
-    names = [*filter(None, known.split(",")), *(name for name in _LOOPBACK if name not in known.split(","))]
+    known = getproxies_environment().get("no", "").split(",")
+    names = dict.fromkeys(filter(None, [*known, *_LOOPBACK]))
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(names)
     for scheme in ("http", "https"):
         fsspec.config.conf.setdefault(scheme, {})["get_client"] = _aiohttp_session

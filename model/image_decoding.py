@@ -52,7 +52,9 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
         (549, 427, 3)
     """
     if isinstance(image, np.ndarray):
-        return _checked(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ImageError(f"An array must be uint8 (H, W, 3) RGB, not {image.dtype} {image.shape}.")
+        return image
     if isinstance(image, Pillow.Image):
         return _pillow_pixels(image, max_pixels)
     if not isinstance(image, str | os.PathLike):
@@ -68,12 +70,6 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
         return decode(data, max_pixels=max_pixels)
     except ImageError as error:
         raise ImageError(f"{os.fspath(image)!r}: {error}") from None
-
-
-def _checked(pixels: NDArray[Any]) -> Image:
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ImageError(f"An array must be uint8 (H, W, 3) RGB, not {pixels.dtype} {pixels.shape}.")
-    return pixels
 
 
 def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
@@ -96,25 +92,16 @@ def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, limit: str = "max_pixels") -> Image:
-    """Return the pixels of an image file.
+    """Return the pixels of an image file, uint8 (H, W, 3), RGB. Raises ImageError.
 
     Apply the EXIF orientation as browsers do. Show transparency as white. Take the first frame of an
-    animation. Scale values of more than 8 bits to the range of the image, see `eight_bits`.
-
-    Args:
-        data: the whole file.
-        max_pixels: refuse an image with more pixels, before they are decoded.
-        limit: the name of that limit, for the message.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
-
-    Raises:
-        ImageError: the file is empty, broken, no image, or too large.
+    animation. Scale values of more than 8 bits to the range of the image, see `eight_bits`. Refuse an image
+    with more than `max_pixels`, whose name is `limit`, before they are decoded.
     """
     if not data:
         raise ImageError("The image file is empty.")
-    if _is_heic(data) and "HEIF" not in formats():
+    is_heic = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
+    if is_heic and "HEIF" not in formats():
         raise ImageError(f"{HEIC}.")
     try:
         with Pillow.open(BytesIO(data), formats=formats()) as opened:
@@ -229,10 +216,6 @@ def _rgb(image: Pillow.Image) -> Pillow.Image:
         white = Pillow.new("RGBA", image.size, "white")
         return Pillow.alpha_composite(white, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # a conversion copies
-
-
-def _is_heic(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[8:64]
 
 
 def _not_an_image(data: bytes) -> str:

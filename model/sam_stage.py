@@ -21,8 +21,7 @@ class Instance:
 
     mask: Mask
     prompt: Prompt  # of a noun phrase's instance: the mask's box
-    # Each 0..1: "predicted_iou", "attention", "presence"; of a noun phrase "concept", or "exemplar" where the
-    # phrase was given with an example.
+    # 0..1: "predicted_iou", "attention", "presence"; of a noun phrase "concept", with an example "exemplar"
     scores: dict[str, float]
 
 

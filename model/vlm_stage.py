@@ -48,12 +48,15 @@ class Localizer:
     ) -> list[TermMap]:
         """Return the terms of the answer to a question, with their maps from the same forward pass.
 
-        Drop the last term of an answer that was cut, unless the term is known to be whole. `forced_answer`
-        is another VLM's answer, to which this one is teacher-forced. `layers` also keeps each layer's map.
+        Drop a last term that may be cut. `forced_answer` is another VLM's answer, to which this one is
+        teacher-forced. `layers` also keeps each layer's map.
         """
         answer = self._answer(image, question, forced_answer)
         terms = parse(without_cut_name(answer.text) if answer.cut else answer.text)
-        presence = self._presence(image, terms)
+        presence: dict[str, float] = {}
+        if self.options.presence and terms:
+            names = [term.text for term in terms]
+            presence = dict(zip(names, self.vlm.presence(image, names).tolist(), strict=True))
         terms = [term for term in terms if presence.get(term.text, 1.0) >= self.options.presence]
         if not terms:
             return []
@@ -118,30 +121,14 @@ class Localizer:
 
     def _answer(self, image: Image, question: str, forced_answer: str | None = None) -> VLMAnswer:
         recipe = self.options.recipe
-        return self.vlm.answer(
-            image,
-            question,
-            forced_answer=forced_answer,
-            hidden=recipe.cosine or recipe.source == "cosine",
-            vision=recipe.source == "vision",
-        )
-
-    def _presence(self, image: Image, terms: Sequence[Term]) -> dict[str, float]:
-        """Return each term's probability of presence; empty if the options do not check it."""
-        if not self.options.presence or not terms:
-            return {}
-        names = [term.text for term in terms]
-        return dict(zip(names, self.vlm.presence(image, names).tolist(), strict=True))
+        hidden, vision = recipe.cosine or recipe.source == "cosine", recipe.source == "vision"
+        return self.vlm.answer(image, question, forced_answer=forced_answer, hidden=hidden, vision=vision)
 
     def _maps(self, image: Image, answer: VLMAnswer, terms: list[Term]) -> tuple[Maps, list[Term]]:
-        """Return the maps (terms, rows, columns) 0..1, and the terms that have one."""
-        if self.options.recipe.source == "vit-rollout":
-            return self._classifier_maps(image, terms)
-        return self._attention_maps(image, answer, terms), terms
-
-    def _attention_maps(self, image: Image, answer: VLMAnswer, terms: Sequence[Term]) -> Maps:
-        """Apply the recipe's switches in turn."""
+        """Return the recipe's maps (terms, rows, columns), 0..1, and the terms that have one."""
         recipe, spans = self.options.recipe, _spans(terms)
+        if recipe.source == "vit-rollout":
+            return self._classifier_maps(image, terms)
         attention = self.vlm.attention_maps(answer, spans, recipe)
         if recipe.sinks:
             attention = maps.level_sinks(attention)
@@ -154,17 +141,15 @@ class Localizer:
         if recipe.cosine:
             cosine = self.vlm.attention_maps(answer, spans, replace(recipe, source="cosine"))
             attention = maps.product(attention, cosine)
-        return maps.normalised(attention)
+        return maps.normalised(attention), terms
 
     def _classifier_maps(self, image: Image, terms: Sequence[Term]) -> tuple[Maps, list[Term]]:
         """Return the classifier's maps, of the terms that name one of its classes."""
         if self.classifier is None:
             raise ModelLoadError("the recipe vit-rollout needs an image classifier: name one")
         classes = [(term, i) for term in terms if (i := self.classifier.class_of(term.text)) is not None]
-        if len(classes) < len(terms):
-            log.info(
-                "%d of %d terms are not classes of the classifier.", len(terms) - len(classes), len(terms)
-            )
+        if missing := len(terms) - len(classes):
+            log.info("%d of %d terms are not classes of the classifier.", missing, len(terms))
         rollouts = [self.classifier.rollout(image, class_index) for _, class_index in classes]
         shape = rollouts[0].shape if rollouts else (1, 1)
         attention = maps.normalised(np.array(rollouts, np.float32).reshape(-1, *shape))

@@ -46,13 +46,12 @@ class Grid:
     @property
     def shape(self) -> tuple[int, int]:
         """Return rows and columns of the maps: the finest plane's, extended to the whole image."""
-
-        def density(plane: Plane) -> tuple[float, float]:
+        densities = []
+        for plane in self.planes:
             (rows, columns), (x0, y0, x1, y1) = plane.tokens.shape, plane.box
-            return rows / (y1 - y0), columns / (x1 - x0)
-
-        rows, columns = max(map(density, self.planes), key=math.prod)
-        return max(round(rows), 1), max(round(columns), 1)
+            densities.append((rows / (y1 - y0), columns / (x1 - x0)))
+        down, across = max(densities, key=math.prod)
+        return max(round(down), 1), max(round(across), 1)
 
     def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Spread values per token, (n, N), over the image: float32 (n, rows, columns).
@@ -235,10 +234,11 @@ def _any_resolution(image: _Input) -> Iterator[Plane]:
     ratio = math.sqrt(rows * columns / (most * square.cells**2)) if most else 0.0
     if ratio > 1.1:
         rows, columns = int(rows // ratio), int(columns // ratio)
-        (y0, y1), (x0, x1) = (edges(axis, first[axis], last[axis]) for axis in range(2))
-        yield Plane(_filled(fine, rows, columns + 1)[:, :-1], (x0, y0, x1, y1))
-        return
     tokens = _filled(fine, rows, columns + 1)[:, :-1]
+    if ratio > 1.1:
+        (y0, y1), (x0, x1) = (edges(axis, first[axis], last[axis]) for axis in range(2))
+        yield Plane(tokens, (x0, y0, x1, y1))
+        return
     starts = [range(0, n, square.cells) for n in cells]
     cuts = [sorted({a, b, *(n for n in s if a < n < b)}) for a, b, s in zip(first, last, starts, strict=True)]
     for (top, bottom), (left, right) in product(*map(pairwise, cuts)):
@@ -278,11 +278,7 @@ REMOTE = {
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise ModelLoadError for a config.json whose model type is not in the table."""
-    check_family(str(config.get("model_type", "")))
-
-
-def check_family(kind: str) -> None:
-    """Raise ModelLoadError for a model type whose token grid is not in the table."""
+    kind = str(config.get("model_type", ""))
     if kind in REMOTE:
         raise ModelLoadError(REMOTE[kind])
     if kind not in LAYOUTS:
@@ -307,10 +303,9 @@ def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
 
 
 def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]) -> Grid:
-    """Return the grid of the one image in a processor's output.
+    """Return the grid of the one image in a processor's output, which got it in `image_size` (height, width).
 
-    `image_size` is (height, width) as the processor got it. Raises AttentionError where the number of image
-    tokens does not fit.
+    Raises AttentionError where the number of image tokens does not fit.
     """
     tokens = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten().cpu().numpy()
     height, width = image_size

@@ -21,7 +21,7 @@ from model.pipeline import VLSAM
 from model.profiles import choose
 from model.segmentation.mask_cleanup import innermost_pixel
 from model.segmentation.non_maximum_suppression import iou
-from model.types import Detection, Mask, Prompt, box_of
+from model.types import Mask, Prompt, box_of
 from model.vlm.terms import parse
 
 
@@ -34,10 +34,8 @@ def paste_scene(rng: np.random.Generator) -> Scene:
         size = rng.uniform(0.15, 0.5) * min(width, height)
         sprite = PILImage.fromarray(sprites()[str(name)])
         zoom = size / max(sprite.size)
-        sprite = sprite.resize(
-            (max(8, round(sprite.width * zoom)), max(8, round(sprite.height * zoom))),
-            PILImage.Resampling.LANCZOS,
-        )
+        wide, high = (max(8, round(side * zoom)) for side in sprite.size)
+        sprite = sprite.resize((wide, high), PILImage.Resampling.LANCZOS)
         if rng.random() < 0.5:
             sprite = sprite.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
         angle = float(rng.uniform(-45, 45))
@@ -48,9 +46,7 @@ def paste_scene(rng: np.random.Generator) -> Scene:
         layer.paste(sprite, (x, y))
         whole = np.asarray(layer)[..., 3] > 127
         hidden = [(n, m & ~whole) for n, m in placed]
-        if any(
-            after.sum() < 0.5 * before.sum() for (_, after), (_, before) in zip(hidden, placed, strict=True)
-        ):
+        if any(new.sum() < 0.5 * old.sum() for (_, new), (_, old) in zip(hidden, placed, strict=True)):
             continue
         canvas.alpha_composite(layer)
         placed = [*hidden, (str(name), whole)]
@@ -105,20 +101,11 @@ def clicks(vlsam: VLSAM, scene: Scene, thing: SceneObject, count: int) -> list[f
     return reached
 
 
-def best_iou(thing: SceneObject, detections: list[Detection]) -> float | None:
-    """Return the best IoU of the detections with the object's name; None without any."""
-    named = [iou(d.mask, thing.visible) for d in detections if d.term == thing.name]
-    return max(named) if named else None
-
-
 def measure(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
-    names = {"right": 0, "said": 0, "there": 0}
-    found: list[float | None] = []
-    first: list[float] = []
-    after_five: list[float] = []
-    boxed: list[float] = []
-    seconds = 0.0
+    names, seconds = {"right": 0, "said": 0, "there": 0}, 0.0
+    found = list[float | None]()  # of each object, the best IoU of the detections with its name
+    first, after_five, boxed = list[float](), list[float](), list[float]()
     for _ in tqdm(range(scenes), desc="scenes"):
         scene = paste_scene(rng)
         there = {thing.name for thing in scene.objects}
@@ -129,7 +116,9 @@ def measure(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
         names["right"] += len(said & there)
         names["said"] += len(said)
         names["there"] += len(there)
-        found += [best_iou(thing, detections) for thing in scene.objects]
+        for thing in scene.objects:
+            ious = [iou(d.mask, thing.visible) for d in detections if d.term == thing.name]
+            found.append(max(ious, default=None))
         thing = scene.objects[int(rng.integers(len(scene.objects)))]
         reached = clicks(vlsam, scene, thing, 5)
         first.append(reached[0])

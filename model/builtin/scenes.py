@@ -100,8 +100,7 @@ def draw_scene(
         placed = [(n, v, w) for v, (n, _, w) in zip(left, placed, strict=True)]
         placed.append((name, whole, whole))
     pixels = np.clip(image, 0, 255).astype(np.uint8)
-    if degrade:
-        pixels = _degrade(rng, pixels)
+    pixels = _degrade(rng, pixels) if degrade else pixels
     return Scene(pixels, tuple(SceneObject(*p) for p in placed))
 
 

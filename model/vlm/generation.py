@@ -6,7 +6,8 @@ taken from a checkpoint.
 """
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from transformers import GenerationConfig
 
 from model.types import ModelLoadError
+
+log = logging.getLogger(f"vlsam.{__name__}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +29,8 @@ class Generated:
 
 
 def settings_of(folder: Path, config: Any) -> GenerationConfig:
-    """Return a checkpoint's tokens that end an answer and that pad, and none of its other settings.
-
-    Read plain JSON, since transformers refuses files with unknown settings, which do not matter here.
-    """
-    try:
+    """Return a checkpoint's tokens that end an answer and that pad, and none of its other settings."""
+    try:  # plain JSON: transformers refuses files with unknown settings, which do not matter here
         own = json.loads((folder / "generation_config.json").read_text("utf-8"))
     except (OSError, ValueError):
         own = {}
@@ -57,8 +57,11 @@ def plain(config: Any) -> None:
 class Greedy:
     """Greedy generation with one model."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        """Replace the model's generation settings. Raises ModelLoadError if no token ends an answer."""
+    def __init__(self, model: Any, tokenizer: Any, on_cut: Callable[[], None] = lambda: None) -> None:
+        """Replace the model's generation settings. Raises ModelLoadError if no token ends an answer.
+
+        `on_cut` is called whenever an answer is cut at its limit.
+        """
         plain(model.config)
         own, size = model.generation_config, model.config.get_text_config(decoder=True).vocab_size
         # A fine-tuned checkpoint often names only the end of a text, and its tokenizer that of an answer.
@@ -68,7 +71,7 @@ class Greedy:
                 "the VLM has no token that ends an answer: set eos_token_id in its generation_config.json"
             )
         pads = [*_ids(own.pad_token_id, size), *_ids(tokenizer.pad_token_id, size), *self.ends]
-        self._model, self._pad = model, pads[0]
+        self._model, self._pad, self._on_cut = model, pads[0], on_cut
         model.generation_config = GenerationConfig()  # `generate` fills missing settings from it
 
     def __call__(
@@ -101,6 +104,9 @@ class Greedy:
         )
         tokens = generated.sequences[0, first:].tolist()
         cut = not forced and tokens[-1] not in self.ends
+        if cut:
+            log.info("An answer was cut at %d tokens: its last term may be missing.", limit)
+            self._on_cut()
         return Generated(tokens, cut, generated.hidden_states if hidden else ())
 
 

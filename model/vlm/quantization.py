@@ -15,8 +15,6 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of a VLM's weights."""
-
     dtype: Dtype = "auto"
     quantization: Quantization = "none"
 

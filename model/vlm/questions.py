@@ -25,11 +25,18 @@ def questions(ask: Callable[[str], str], options: Options, vocabulary: Sequence[
     `ask` returns a VLM's answer about the image. It is called if the VLM itself proposes the questions.
     Raises AttentionError if the VLM proposes none.
     """
-    plain = _proposed(ask) if options.questions == ASK else options.questions
-    names = _printable_names(vocabulary)
+    plain = options.questions
+    if plain == ASK:
+        lines = ask(ASK_FOR_QUESTIONS).splitlines()
+        plain = tuple(line.lstrip("0123456789.)-* ") for line in lines if line.rstrip().endswith("?"))[:10]
+        if not plain:
+            raise AttentionError("the VLM was asked for questions and proposed none: give questions yourself")
+    short = (" ".join(name.split())[:MAX_NAME] for name in vocabulary)
+    printable = dict.fromkeys("".join(c for c in name if c.isprintable()) for name in short)
+    names = [name for name in printable if name][:MAX_NAMES]
     if options.vocabulary == "open" or not names:
         return plain
-    hinted = tuple(question + _HINT.format(names) for question in plain)
+    hinted = tuple(question + _HINT.format(", ".join(names)) for question in plain)
     return hinted if options.vocabulary == "project" else plain + hinted
 
 
@@ -49,17 +56,3 @@ def ask_remote(
         return remote_vlm.answer(image, question, deadline)
 
     return [(question, ask(question)) for question in questions(ask, options, vocabulary)]
-
-
-def _proposed(ask: Callable[[str], str]) -> tuple[str, ...]:
-    lines = ask(ASK_FOR_QUESTIONS).splitlines()
-    proposed = tuple(line.lstrip("0123456789.)-* ") for line in lines if line.rstrip().endswith("?"))[:10]
-    if not proposed:
-        raise AttentionError("the VLM was asked for questions and proposed none: give questions yourself")
-    return proposed
-
-
-def _printable_names(vocabulary: Sequence[str]) -> str:
-    names = (" ".join(name.split())[:MAX_NAME] for name in vocabulary)
-    names = ("".join(c for c in name if c.isprintable()) for name in names)
-    return ", ".join([name for name in dict.fromkeys(names) if name][:MAX_NAMES])

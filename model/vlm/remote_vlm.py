@@ -51,25 +51,14 @@ class RemoteVLM:
 
     def _ask(self, image: Image, question: str, deadline: Deadline) -> bytes:
         """Return the response body. Raises RemoteVLMError; `answer` adds the address to its message."""
-        body = {
-            "model": self.model,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image_url", "image_url": {"url": _data_url(image)}},
-                        {"type": "text", "text": question},
-                    ],
-                }
-            ],
-            "temperature": 0,
-            "max_tokens": MAX_TOKENS,
-        }
+        picture = {"type": "image_url", "image_url": {"url": _data_url(image)}}
+        message = {"role": "user", "content": [picture, {"type": "text", "text": question}]}
+        limits = {"temperature": 0, "max_tokens": MAX_TOKENS}
         try:
             with connections.request(
                 "POST",
                 f"{self.url}/chat/completions",
-                json=body,
+                json={"model": self.model, "messages": [message], **limits},
                 auth=self._authorise,
                 timeout=(CONNECT, deadline.check()),
                 allow_redirects=False,

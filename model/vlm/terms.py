@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from model.vlm.english import kind_of, singular, word_set
@@ -112,6 +112,7 @@ _DENIED = re.compile(
     | ^[^\n|]{{0,80}}\|[^\n]{{1,300}}\n(?=[ \t]*\|?[ \t]*:?-{{2,}}:?[ \t]*\|)""",
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
+_DENYING = re.compile(r"(?i)(?:^|[\W_])(?:not|no|absent|missing|without|excluded)(?:$|[\W_])")  # JSON keys
 # Marks that begin a list item even amid a line: circled numbers and the like (① ⑴ ❶ ㈠ Ⅰ 1️⃣), and 二、.
 _NUMBERED = re.compile(
     "[\u2460-\u24ff\u2776-\u2793\u3220-\u3229\u3280-\u3289\u2160-\u217f]|\\d\ufe0f?\u20e3"
@@ -258,13 +259,7 @@ class _String:
         return _String(self.value[start:stop], self.places[start : stop + 1])
 
 
-@dataclass
-class _Container:
-    """A list or an object of a JSON answer; in a list the keys are None."""
-
-    items: list[tuple[_String | None, "_Node"]] = field(default_factory=list)
-
-
+_Container = list[tuple[_String | None, "_Node"]]  # a list, in which the keys are None, or an object
 _Node = _String | _Container | str  # str: a number, true, false or null
 
 
@@ -282,8 +277,8 @@ def _json(text: str) -> list[_String] | None:
     root, at = _Container(), 0
     while begin := _JSON.search(text, at):
         value, at = _json_value(text, begin.start())
-        root.items.append((None, value))
-    if not any(isinstance(node, _String) for node in _every(root)):
+        root.append((None, value))
+    if not _has_string(root):
         return None
     found: dict[str, list[_String]] = {}
     _sort(root, "", found, counting=True)
@@ -301,15 +296,15 @@ def _json_value(text: str, start: int) -> tuple[_Container, int]:
         if sign is None or sign in "[{":
             node: _Node = _Container() if sign else _scalar(token)
             if opened:
-                opened[-1].items.append((key, node))
+                opened[-1].append((key, node))
             key = None
-            if isinstance(node, _Container):
+            if isinstance(node, list):
                 opened.append(node)
         elif sign == ":":
-            last = opened[-1].items[-1:]
+            last = opened[-1][-1:]
             if last and last[0][0] is None and isinstance(last[0][1], _String):
                 key = last[0][1]
-                opened[-1].items.pop()
+                opened[-1].pop()
         elif sign == ",":
             key = None
         else:
@@ -322,16 +317,14 @@ def _json_value(text: str, start: int) -> tuple[_Container, int]:
 
 
 def _scalar(token: re.Match[str]) -> _String | str:
-    if token["string"] is not None:
-        start, end = token.span("string")
-        if "\\" not in token["string"]:
-            return _String(token["string"], range(start, end + 1))
-        parts = [*_ESCAPE.finditer(token.string, start, end)]
-        return _String("".join(map(_unescaped, parts)), [*(part.start() for part in parts), end])
-    if token["quoted"] is not None:
-        start, end = token.span("quoted")
-        return _String(token["quoted"], range(start, end + 1))
-    return token["scalar"]
+    if token["scalar"] is not None:
+        return token["scalar"]
+    name = "quoted" if token["string"] is None else "string"
+    start, end = token.span(name)
+    if "\\" not in token[name]:
+        return _String(token[name], range(start, end + 1))
+    parts = [*_ESCAPE.finditer(token.string, start, end)]
+    return _String("".join(map(_unescaped, parts)), [*(part.start() for part in parts), end])
 
 
 def _unescaped(part: re.Match[str]) -> str:
@@ -344,13 +337,9 @@ def _unescaped(part: re.Match[str]) -> str:
     return character if len(character) == 1 and character >= " " else " "
 
 
-def _every(node: _Node) -> Iterator[_Node]:
-    yield node
-    if isinstance(node, _Container):
-        for key, value in node.items:
-            if key is not None:
-                yield key
-            yield from _every(value)
+def _has_string(node: _Node) -> bool:
+    items = node if isinstance(node, list) else []
+    return isinstance(node, _String) or any(key is not None or _has_string(value) for key, value in items)
 
 
 def _sort(node: _Container, key: str, found: dict[str, list[_String]], *, counting: bool) -> None:
@@ -358,33 +347,30 @@ def _sort(node: _Container, key: str, found: dict[str, list[_String]], *, counti
 
     `key` is the nearest key above. With `counting`, keys may be names of objects.
     """
-    keys = [_key(name) if name else key for name, _ in node.items]
-    counts = zip(keys, node.items, strict=True)
-    absent = any(name in _COUNTS | _PLACES and _is_absent(value) for name, (_, value) in counts)
-    for name, (string, value) in zip(keys, node.items, strict=True):
+    items = [(_key(string) if string else key, string, value) for string, value in node]
+    absent = any(name in _COUNTS | _PLACES and _is_absent(value) for name, _, value in items)
+    for name, string, value in items:
         if string is None:
             if isinstance(value, _String):
                 found.setdefault(name if name in _KEYS else "listed", []).append(value)
-            elif isinstance(value, _Container):
+            elif isinstance(value, list):
                 _sort(value, name, found, counting=counting)
             continue
-        if _is_absent(value) or (absent and name in _KEYS) or _denies(string.value):
+        if _is_absent(value) or (absent and name in _KEYS) or _DENYING.search(string.value):
             continue
         counted = counting and name not in _FIGURES and _counts(name, value)
         if counted:
             found.setdefault("counted", []).append(_counted(string))
-        if isinstance(value, _Container):
-            _sort(
-                value, name, found, counting=counting and not (counted and bool(_named_in(_counted(string))))
-            )
+        if isinstance(value, list):
+            named = counted and bool(_named_in(_counted(string)))
+            _sort(value, name, found, counting=counting and not named)
         elif isinstance(value, _String) and not (counted and name not in _KEYS):
             found.setdefault(name if name in _KEYS else "", []).append(value)
 
 
 def _key(name: _String) -> str:
     """Normalise a key: "bbox_2d" -> "bbox", "object_1" -> "object", "is_present" -> "present"."""
-    told = _counted(name).value
-    return singular(re.sub(r"[_\d]+d?$", "", told.lower()).rpartition("_")[2])
+    return singular(re.sub(r"[_\d]+d?$", "", _counted(name).value.lower()).rpartition("_")[2])
 
 
 def _counted(name: _String) -> _String:
@@ -395,18 +381,13 @@ def _counted(name: _String) -> _String:
 
 def _is_absent(value: _Node) -> bool:
     """Return whether a value denies its key: 0, false, null, [], {}, "No", count: 0."""
-    if isinstance(value, _Container):
-        told = [(_key(key), item) for key, item in value.items if key is not None]
+    if isinstance(value, list):
+        told = [(_key(key), item) for key, item in value if key is not None]
         # An object may be named "box" or "mask", so places count only among counts and figures.
         telling = _COUNTS if {name for name, _ in told} - _COUNTS - _PLACES - _FIGURES else _COUNTS | _PLACES
-        return not value.items or any(name in telling and _is_absent(item) for name, item in told)
+        return not value or any(name in telling and _is_absent(item) for name, item in told)
     text = value if isinstance(value, str) else value.value
     return not text.strip() or _NOT_THERE.fullmatch(text) is not None
-
-
-def _denies(key: str) -> bool:
-    """Return whether a key denies the values under it."""
-    return re.search(r"(?i)(?:^|[\W_])(?:not|no|absent|missing|without|excluded)(?:$|[\W_])", key) is not None
 
 
 def _counts(name: str, value: _Node) -> bool:
@@ -415,11 +396,11 @@ def _counts(name: str, value: _Node) -> bool:
         return name not in _COUNTS
     if isinstance(value, _String):
         return name not in _COUNTS and _THERE.fullmatch(value.value) is not None
-    if any(isinstance(item, _String) for key, item in value.items if key is None) or name in _PLACES:
+    if any(isinstance(item, _String) for key, item in value if key is None) or name in _PLACES:
         return False
     # An object of counts is a place or a kind, and its keys are the things.
-    told = [(key, item) for key, item in value.items if key is not None]
-    things = [item for key, item in told if _key(key) not in _COUNTS | _PLACES | _FIGURES | _PROPERTIES]
+    others = _COUNTS | _PLACES | _FIGURES | _PROPERTIES
+    things = [item for key, item in value if key is not None and _key(key) not in others]
     return not (things and all(isinstance(item, str) for item in things))
 
 

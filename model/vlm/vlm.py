@@ -78,13 +78,12 @@ class VLM:
         `on_cut` is called whenever an answer is cut at the token limit. `pixels` limits the size of an image
         for the model, in all views together.
         """
-        token_grids.check_family(model.config.model_type)
+        token_grids.check_config({"model_type": model.config.model_type})
         model.set_attn_implementation(implementations(model.config))
         self.model = model.eval()
         self._pixels = pixels
         self.processor = self._whole = pixel_budget.bounded(processor, model.config, pixels)
-        self.generate = Greedy(model, processor.tokenizer)
-        self._on_cut = on_cut
+        self.generate = Greedy(model, processor.tokenizer, on_cut)
         self._shrink = 1  # divides the sides of images
         self.one_way = False  # whether no token of a prompt sees the text after it; checked at load
 
@@ -106,14 +105,14 @@ class VLM:
 
         Raises ModelLoadError with one sentence on what to do.
         """
-        path = (
-            Path(name).expanduser() if is_local(name) else hub.ensure(name, folder, token_grids.check_config)
-        )
+        path = Path(name).expanduser()
+        if not is_local(name):
+            path = hub.ensure(name, folder, token_grids.check_config)
         if not path.is_dir():
             raise ModelLoadError(f"the VLM folder {name} does not exist")
         try:
             # Plain JSON first: AutoConfig would offer to run the code that some families bring.
-            token_grids.check_family(PretrainedConfig.get_config_dict(path)[0].get("model_type", ""))
+            token_grids.check_config(PretrainedConfig.get_config_dict(path)[0])
             config = AutoConfig.from_pretrained(path, trust_remote_code=False)
             plain(config)
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
@@ -152,19 +151,13 @@ class VLM:
         """Ask about an image, uint8 (H, W, 3). Greedy: the same image gives the same answer.
 
         With `forced_answer` (teacher forcing) the model reads that text, token by token, as its answer.
-        `hidden` keeps hidden states, for maps of the source "cosine", and `vision` the vision tower's map. An
-        answer of its own is cut at `max_new_tokens`.
-
+        `hidden` keeps hidden states, for maps of the source "cosine", and `vision` the vision tower's map.
         Raises ImageRefused.
         """
-        script = None
-        if forced_answer is not None:
-            script = self._tokens(self._plain(forced_answer))
+        script = None if forced_answer is None else self._tokens(self._plain(forced_answer))
         inputs = self.inputs(image, question)
         with capturing(vision=vision) as capture:
             generated = self.generate(inputs, max_new_tokens, script, hidden=hidden)
-        if generated.cut:
-            self._report_cut(max_new_tokens)
         text, starts, ends = self.spelled(generated.tokens[:-1])
         grid = self._grid(inputs, image)
         return VLMAnswer(
@@ -178,10 +171,6 @@ class VLM:
             hidden=_before_the_middle(generated.hidden) if hidden else (),
             vision=tower_map(self.model, inputs, capture, grid) if vision else None,
         )
-
-    def _report_cut(self, limit: int) -> None:
-        log.info("An answer was cut at %d tokens: its last term may be missing.", limit)
-        self._on_cut()
 
     def _tokens(self, text: str) -> list[int]:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -207,10 +196,7 @@ class VLM:
 
     @torch.inference_mode()
     def _check_capture(self) -> None:
-        """Force a short answer about a small image; compare its capture with a plain forward pass's.
-
-        Raises AttentionError where they differ.
-        """
+        """Force a short answer about a small image; compare its capture with a plain forward pass's."""
         script = self._tokens("a dog, a cat")
         inputs = self.inputs(TRIAL, "List all objects in the image.")
         with capturing() as capture:
@@ -242,23 +228,14 @@ class VLM:
             height, width = (max(1, round(side / (own * self._shrink))) for side in (height, width))
         return pixel_budget.fitted(config, (height, width), self._pixels)
 
-    def _resized(self, image: Image) -> PILImage.Image:
-        (height, width), picture = self._size(image), PILImage.fromarray(image)
-        if picture.size == (width, height):
-            return picture
-        return picture.resize((width, height), PILImage.Resampling.BOX)
-
     def _grid(self, inputs: Any, image: Image) -> token_grids.Grid:
         return token_grids.grid_of(self.model, self.processor, inputs, self._size(image))
 
     def inputs(self, image: Image, question: str) -> Any:
-        """Return the processor's tensors, one row, for a question about an image.
-
-        Raises ImageRefused where the processor does not take the image.
-        """
+        """Return the processor's tensors, one row, for a question about an image. Raises ImageRefused."""
         if not pixel_budget.takes(self.processor, image.shape[:2]):
             raise refused("the VLM", image, f"one side is more than {pixel_budget.RATIO} times the other")
-        picture = self._resized(image)
+        picture = PILImage.fromarray(image).resize(self._size(image)[::-1], PILImage.Resampling.BOX)
         try:
             if self.processor.chat_template is None:  # PaliGemma: the prompt is the image and a line of text
                 prompt = self.processor.image_token + self._plain(question)
@@ -295,11 +272,10 @@ class VLM:
     def attention_maps(
         self, answer: VLMAnswer, spans: Sequence[tuple[int, int]], recipe: Recipe
     ) -> NDArray[np.float32]:
-        """Return the attention map of each span [start, end) of the answer's characters.
+        """Return the attention map of each span [start, end) of the answer's characters: (n, rows, columns).
 
-        float32 (n, rows, columns). Only the recipe's switches from `source` to `subtokens` are used.
-
-        Raises AttentionError where the answer lacks what the source needs.
+        Only the recipe's switches from `source` to `subtokens` are used. Raises AttentionError where the
+        answer lacks what the source needs.
         """
         wanted: list[list[int]] = []
         for start, end in spans:
@@ -373,23 +349,18 @@ class VLM:
     def boxes(self, image: Image, terms: Sequence[str] = ()) -> tuple[str, list[NamedBox]]:
         """Ask for boxes, of the terms or of all objects. Return the answer's text and its boxes.
 
-        Raises GroundingError where the family cannot answer with boxes.
+        Raises GroundingError.
         """
         inputs = self.inputs(image, self.box_question(terms))
         generated = self.generate(inputs, MAX_BOX_TOKENS)
-        if generated.cut:
-            self._report_cut(MAX_BOX_TOKENS)
         # Some families spell boxes in special tokens.
         text = self.processor.tokenizer.decode(generated.tokens)
-        input_size = None
+        config, size = self.model.config, (image.shape[0], image.shape[1])
+        input_size: tuple[int, int] | None = None
         if "image_grid_thw" in inputs:
-            patch = self.model.config.vision_config.patch_size
-            rows, columns = (int(n) * patch for n in inputs["image_grid_thw"][0, 1:])
+            rows, columns = (inputs["image_grid_thw"][0, 1:] * config.vision_config.patch_size).tolist()
             input_size = (rows, columns)
-        size = (image.shape[0], image.shape[1])
-        return text, named_boxes.parse(
-            text, self.model.config.model_type, size, input_size, cut=generated.cut
-        )
+        return text, named_boxes.parse(text, config.model_type, size, input_size, cut=generated.cut)
 
     def box_question(self, terms: Sequence[str] = ()) -> str:
         """Return this family's question for boxes. Raises GroundingError."""
@@ -442,9 +413,15 @@ class VLM:
             return per_layer(capture, rows, last=True)[0]
         if recipe.source == "decoder-mean":
             return per_layer(capture, rows).mean(0)
-        if recipe.source == "cosine":
-            return _cosine(answer, rows)
-        raise AttentionError(f"a VLM has no attention of source {recipe.source!r}")
+        if recipe.source != "cosine":
+            raise AttentionError(f"a VLM has no attention of source {recipe.source!r}")
+        # The mean over layers of the cosine of the rows' and every token's hidden states.
+        if not answer.hidden:
+            raise AttentionError("the answer was given without keeping its hidden states")
+        # Layers may lie on several devices.
+        there = [states.to(answer.hidden[0].device) for states in answer.hidden]
+        units = [torch.nn.functional.normalize(states.float(), dim=-1) for states in there]
+        return torch.stack([unit[list(rows)] @ unit.T for unit in units]).mean(0).clamp(min=0)
 
 
 def _before_the_middle(steps: Any) -> tuple[torch.Tensor, ...]:
@@ -452,13 +429,3 @@ def _before_the_middle(steps: Any) -> tuple[torch.Tensor, ...]:
     depth = len(steps[0]) - 1
     chosen = range(max(1, round(0.22 * depth)), max(1, round(0.41 * depth)) + 1)
     return tuple(torch.cat([step[layer][0] for step in steps]) for layer in chosen)
-
-
-def _cosine(answer: VLMAnswer, rows: Sequence[int]) -> torch.Tensor:
-    """Return the mean over layers of the cosine of the rows' and every token's hidden states, at least 0."""
-    if not answer.hidden:
-        raise AttentionError("the answer was given without keeping its hidden states")
-    # Layers may lie on several devices.
-    there = [states.to(answer.hidden[0].device) for states in answer.hidden]
-    units = [torch.nn.functional.normalize(states.float(), dim=-1) for states in there]
-    return torch.stack([unit[list(rows)] @ unit.T for unit in units]).mean(0).clamp(min=0)

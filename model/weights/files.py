@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,10 +53,7 @@ def sample_hash(file: Path) -> str:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Create a folder, and keep other processes from writing into it.
-
-    Raises ModelLoadError for any OSError inside.
-    """
+    """Create a folder, and keep other processes from writing into it. Any OSError becomes ModelLoadError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
@@ -73,10 +69,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 def progress_bar(title: str, size: int, start: int = 0, *, leave: bool = True) -> "tqdm[NoReturn]":
     """Return a progress bar of bytes on standard error, shown on a terminal only."""
-    return tqdm(
-        desc=title, total=size, initial=start, unit="B", unit_scale=True,
-        leave=leave, file=sys.stderr, disable=None,
-    )  # fmt: skip
+    return tqdm(desc=title, total=size, initial=start, unit="B", unit_scale=True, leave=leave, disable=None)
 
 
 def reason_of(error: BaseException | None) -> str:

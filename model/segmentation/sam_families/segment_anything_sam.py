@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
@@ -40,18 +34,14 @@ def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None)
     """Build segment-anything's model from a config such as model/builtin/segmenter/config.json."""
     side = config["image_size"] // config["patch_size"]
     width = config["prompt_embed_dim"]
+    same = ("depth", "embed_dim", "num_heads", "patch_size", "use_rel_pos", "window_size")
     return Sam(
         image_encoder=encoder
         or ImageEncoderViT(
-            depth=config["depth"],
-            embed_dim=config["embed_dim"],
+            **{name: config[name] for name in same},
             img_size=config["image_size"],
             norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            num_heads=config["num_heads"],
-            patch_size=config["patch_size"],
-            use_rel_pos=config["use_rel_pos"],
             global_attn_indexes=tuple(config["global_attn_indexes"]),
-            window_size=config["window_size"],
             out_chans=width,
         ),
         prompt_encoder=PromptEncoder(
@@ -62,12 +52,7 @@ def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None)
         ),
         mask_decoder=MaskDecoder(
             transformer_dim=width,
-            transformer=TwoWayTransformer(
-                depth=2,
-                embedding_dim=width,
-                mlp_dim=config["decoder_mlp_dim"],
-                num_heads=config["decoder_heads"],
-            ),
+            transformer=TwoWayTransformer(2, width, config["decoder_heads"], config["decoder_mlp_dim"]),
             iou_head_hidden_dim=config["iou_head_hidden_dim"],
         ),
     )

@@ -232,14 +232,14 @@ def test_the_table_holds_no_family_without_a_model_here(load: Load) -> None:
 )
 def test_models_of_remote_code_are_refused_by_their_successors_names(kind: str, instead: str) -> None:
     with pytest.raises(ModelLoadError, match="needs remote code") as error:
-        token_grids.check_family(kind)
+        token_grids.check_config({"model_type": kind})
     assert instead in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_family_is_told_what_to_add_and_where() -> None:
     with pytest.raises(ModelLoadError, match=r"'bert'.*LAYOUTS in model/attention/token_grids.py"):
-        token_grids.check_family("bert")
+        token_grids.check_config({"model_type": "bert"})
 
 
 def values(count: int) -> st.SearchStrategy[NDArray[np.float32]]:

@@ -23,9 +23,8 @@ from model.weights.out_of_memory import out_of_memory
 def tower_map(model: Any, inputs: Any, capture: Capture, grid: Grid) -> NDArray[np.float32]:
     """Return the attention that each token's patches receive in the vision tower's last layer.
 
-    float32 (rows, columns), from the class token's row or else from the mean of all rows.
-
-    Raises AttentionError for a family whose patches do not fill one plane of the grid.
+    float32 (rows, columns), from the class token's row or else from the mean of all rows. Raises
+    AttentionError for a family whose patches do not fill one plane of the grid.
     """
     plane = grid.planes[0].tokens
     rows, columns = plane.shape
@@ -91,10 +90,8 @@ class Classifier:
         """Return the class token's row of the gradient-weighted rollout: float32 (rows, columns), at least 0.
 
         R <- R + A R over layers, where A is attention times its gradient for the class, positive part, mean
-        over heads (Chefer et al., arXiv 2103.15679, section 3).
-
-        Raises ImageRefused, and AttentionError for a classifier without a class token before a square of
-        patches.
+        over heads (Chefer et al., arXiv 2103.15679, section 3). Raises ImageRefused, and AttentionError for a
+        classifier without a class token before a square of patches.
         """
         try:
             inputs = self._processor(images=PILImage.fromarray(image), return_tensors="pt")

@@ -77,9 +77,8 @@ class Capture:
     def spans_of(self, mask: Tensor | None, causal: bool, rows: int, columns: int, seen: int) -> Tensor:
         """Return the columns [low, high) that each new row sees, as positions of the sequence: (rows, 2).
 
-        The `columns` keys end at position `seen`; a sliding window's cache holds only the latest ones.
-
-        Raises AttentionError where a row's columns have gaps.
+        The `columns` keys end at position `seen`; a sliding window's cache holds only the latest ones. Raises
+        AttentionError where a row's columns have gaps.
         """
         first = seen - columns
         if mask is None:

@@ -32,9 +32,7 @@ def check(capture: Capture, plain: Capture, layers: int, first: int, count: int)
     """Compare the capture of an answer with that of a plain forward pass over the same `count` tokens.
 
     The first `first` tokens are the prompt. Values are compared only in the first layer, where they depend on
-    token and position alone. In later layers rounding errors add up.
-
-    Raises AttentionError with what differs.
+    token and position alone. In later layers rounding errors add up. Raises AttentionError with what differs.
     """
     if len(capture.layers) < layers:
         raise AttentionError(

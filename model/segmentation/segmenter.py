@@ -111,9 +111,7 @@ class Segmenter:
         """Load a SAM by its published checkpoint's name, a hub id, a local file or folder (sam_families/).
 
         Download missing weights into `folder`. `concepts` also loads what `concepts()` needs, which few
-        families have.
-
-        Raises ModelLoadError with one sentence on what is wrong.
+        families have. Raises ModelLoadError with one sentence on what is wrong.
         """
         device = devices.choose("auto" if device in DEVICE_MAPS else device)  # too small to be spread
         path = sam_path(name, folder, partial(sam_families.check, name=name, concepts=concepts))
@@ -144,10 +142,9 @@ class Segmenter:
     def decode(self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool) -> list[Masks]:
         """Return the masks for every prompt, in order. Prompts of equal length are decoded together.
 
-        `multimask`: three masks per prompt (whole, part, subpart) instead of one.
-
-        Raises PromptError for a prompt without points and box, with numbers that are not finite, or with a
-        mask or logits of a wrong size.
+        `multimask`: three masks per prompt (whole, part, subpart) instead of one. Raises PromptError for a
+        prompt without points and box, with numbers that are not finite, or with a mask or logits of a wrong
+        size.
         """
         device = self.family.device
         embedding = embedding.to(device)

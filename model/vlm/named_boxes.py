@@ -116,7 +116,6 @@ def question_for(kind: str, terms: Sequence[str] = ()) -> str:
     """Return the question for boxes of `terms`, or of all objects, to a model of type `kind`.
 
     `kind` is transformers' `model_type`. Families that know one question only, for all objects, get that.
-
     Raises GroundingError where the family cannot answer with boxes, or needs terms and gets none.
     """
     family = _family(kind)
@@ -141,11 +140,10 @@ def parse(
     """Return the unique boxes in an answer, in order, at most MAX_BOXES, clipped to the image.
 
     Corners may be swapped. Drop boxes without a name, thinner than a pixel, not finite, or further outside
-    than the image is large; and the last one of a cut answer, unless something follows its name.
-    `kind` is transformers' `model_type`, `size` the image's (height, width), and `input_size` that of the
-    model's input, for families that count boxes in its pixels.
-
-    Raises GroundingError where the family cannot answer with boxes, or lacks an `input_size` that it needs.
+    than the image is large; and the last one of a cut answer, unless something follows its name. `kind` is
+    transformers' `model_type`, `size` the image's (height, width), and `input_size` that of the model's
+    input, for families that count boxes in its pixels. Raises GroundingError where the family cannot answer
+    with boxes, or lacks an `input_size` that it needs.
     """
     family = _family(kind)
     if family.full is not None:

@@ -19,10 +19,8 @@ Tokens = tuple[int, ...]
 def first_words(tokenizer: Any) -> tuple[set[Tokens], set[Tokens]]:
     """Return the shortest token prefixes that tell a yes from a no, after other text.
 
-    Usually one token each. Where both words begin with the same token, such as the mark of a space, the
-    next token is included.
-
-    Raises AttentionError where the tokenizer cannot spell both words.
+    Usually one token each. Where both words begin with the same token, such as the mark of a space, the next
+    token is included. Raises AttentionError where the tokenizer cannot spell both words.
     """
     yes, no = ([_following(tokenizer, form) for form in forms] for forms in (YES, NO))
     prefixes = _distinct_prefixes(yes, no), _distinct_prefixes(no, yes)

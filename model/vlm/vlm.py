@@ -101,9 +101,8 @@ class VLM:
         """Load a local folder, or a hub id, whose missing files are downloaded into `folder`.
 
         `device` is a torch device, or a device map of transformers ("auto", "balanced"), which spreads the
-        model over several. For `on_cut` and `pixels` see `__init__`.
-
-        Raises ModelLoadError with one sentence on what to do.
+        model over several. For `on_cut` and `pixels` see `__init__`. Raises ModelLoadError with one sentence
+        on what to do.
         """
         path = Path(name).expanduser()
         if not is_local(name):
@@ -298,9 +297,8 @@ class VLM:
         """Return the probability of "yes" against "no", asked whether each name is there: float32 (n,).
 
         The question is POPE's (arXiv 2305.10355). The image is read once for all names, or once per name
-        where its tokens see the question, as PaliGemma's do.
-
-        Raises AttentionError where the model answers neither.
+        where its tokens see the question, as PaliGemma's do. Raises AttentionError where the model answers
+        neither.
         """
         yes, no = first_words(self.processor.tokenizer)
         asked = [f"Is there a {name} in the image? Answer yes or no." for name in names]

@@ -75,9 +75,8 @@ def with_less_memory(
 ) -> tuple[T, bool]:
     """Return `work(model)` and False; if memory runs out, `work(model.smaller())` and True.
 
-    `free` releases caches on the device before the retry.
-
-    Raises OutOfMemory if the retry runs out of memory, too, and any other error of `work` at once.
+    `free` releases caches on the device before the retry. Raises OutOfMemory if the retry runs out of memory,
+    too, and any other error of `work` at once.
     """
     try:
         return work(model), False

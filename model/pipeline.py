@@ -37,11 +37,8 @@ def prefetch_answers(
 ) -> list[list[RemoteAnswer]] | None:
     """Prefetch the remote VLM's answers for each view of an image, so that the GPU does not wait for it.
 
-    Returns:
-        The argument `remote_answers` of `VLSAM.annotate`; None if the options name no remote VLM.
-
-    Raises:
-        RemoteVLMError: there is no usable answer before the deadline.
+    Return the argument `remote_answers` of `VLSAM.annotate`; None if the options name no remote VLM. Raises
+    RemoteVLMError where there is no usable answer before the deadline.
     """
     endpoint = options.remote_vlm
     if endpoint is None:

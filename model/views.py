@@ -7,9 +7,9 @@ quarter of the image.
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.types import Box, Detection, Image, Mask, Prompt
+from model.patches import Patch
+from model.types import Box, Detection, Image, Prompt
 
 
 def corner_views(width: int, height: int) -> tuple[Box, ...]:
@@ -30,7 +30,8 @@ def corner_views(width: int, height: int) -> tuple[Box, ...]:
 
 def crop(image: Image, view: Box) -> Image:
     """Return the pixels of a view, (h, w, 3), in the image's own memory."""
-    return image[_window(view)]
+    x0, y0, x1, y1 = (int(n) for n in view)
+    return image[y0:y1, x0:x1]
 
 
 def to_image(detection: Detection, view: Box, size: tuple[int, int]) -> Detection:
@@ -39,28 +40,12 @@ def to_image(detection: Detection, view: Box, size: tuple[int, int]) -> Detectio
     Move mask, points and boxes by the view's corner, and note the view in the evidence. Drop the prompt's
     logits: they fit only the square that the segmenter made of the view.
     """
-    corner = np.array(view[:2], np.float32)
-    prompt = detection.evidence.prompt
+    prompt, (x, y), corner = detection.evidence.prompt, view[:2], (int(view[0]), int(view[1]))
     moved = Prompt(
-        points=prompt.points + corner,
+        points=prompt.points + np.array([x, y], np.float32),
         labels=prompt.labels,
-        box=None if prompt.box is None else _shifted(prompt.box, view),
-        mask=None if prompt.mask is None else _placed(prompt.mask, view, size),
+        box=prompt.box and (prompt.box[0] + x, prompt.box[1] + y, prompt.box[2] + x, prompt.box[3] + y),
+        mask=None if prompt.mask is None else Patch(size, corner, prompt.mask).mask,
     )
     evidence = replace(detection.evidence, view=view, prompt=moved)
-    return replace(detection, mask=_placed(detection.mask, view, size), evidence=evidence)
-
-
-def _window(view: Box) -> tuple[slice, slice]:
-    x0, y0, x1, y1 = (int(n) for n in view)
-    return slice(y0, y1), slice(x0, x1)
-
-
-def _shifted(box: Box, view: Box) -> Box:
-    return (box[0] + view[0], box[1] + view[1], box[2] + view[0], box[3] + view[1])
-
-
-def _placed(mask: Mask, view: Box, size: tuple[int, int]) -> Mask:
-    full: NDArray[np.bool_] = np.zeros(size, bool)
-    full[_window(view)] = mask
-    return full
+    return replace(detection, mask=Patch(size, corner, detection.mask).mask, evidence=evidence)

@@ -60,6 +60,10 @@ class Capture:
     _mask: Tensor | None = None  # layers share their masks: each is read once
     _mask_spans: Tensor | None = None
 
+    @property
+    def tokens(self) -> int:
+        return sum(piece.shape[1] for piece in next(iter(self.layers.values())).queries)
+
     def check(self, rows: Sequence[int]) -> int:
         """Return the number of tokens N. Raises AttentionError if `rows` of all layers were not captured."""
         if not self.layers:
@@ -67,7 +71,7 @@ class Capture:
                 "no attention was captured: the model did not run with the capturing implementation, so "
                 "there are no attention maps"
             )
-        count = sum(piece.shape[1] for piece in next(iter(self.layers.values())).queries)
+        count = self.tokens
         if any(sum(p.shape[1] for p in layer.keys) != count for layer in self.layers.values()):
             raise AttentionError("some layers processed other tokens than the rest: the cache was not plain")
         if not rows or min(rows) < 0 or max(rows) >= count:

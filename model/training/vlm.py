@@ -73,11 +73,8 @@ def build_tokenizer() -> Qwen2Tokenizer:
     corpus = words + list(QUESTIONS) + ["user\nassistant\n system\n", NOTHING]
     trained = plain.train_new_from_iterator(corpus, vocab_size=256 + len(SPECIAL) + 400)
     inner = json.loads(trained.backend_tokenizer.to_str())["model"]
-    vocab = {
-        t: i
-        for i, t in enumerate(sorted((t for t in inner["vocab"] if t not in SPECIAL), key=inner["vocab"].get))
-    }
-    vocab |= {t: len(vocab) + i for i, t in enumerate(SPECIAL)}
+    plain_tokens = sorted(set(inner["vocab"]) - set(SPECIAL), key=inner["vocab"].get)
+    vocab = {token: i for i, token in enumerate([*plain_tokens, *SPECIAL])}
     merges = [tuple(m) for m in inner["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=vocab,

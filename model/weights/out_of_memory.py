@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
-from model.types import OutOfMemory
+from model.types import OutOfMemory, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def with_less_memory(
     except Exception as error:
         if not out_of_memory(error):
             raise
-        log.warning("Out of memory; retrying with less: %s", _line(error))
+        log.warning("Out of memory; retrying with less: %s", first_line(error)[:200])
     import torch
 
     # After the except block the error and the tensors in its frames are released.
@@ -97,9 +97,5 @@ def with_less_memory(
     except Exception as error:
         if not out_of_memory(error):
             raise
-        log.warning("Out of memory again, with less: %s", _line(error))
+        log.warning("Out of memory again, with less: %s", first_line(error)[:200])
     raise OutOfMemory("The device has too little memory for this image, even at half its size.")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0][:200]

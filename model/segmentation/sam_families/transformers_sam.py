@@ -158,21 +158,17 @@ class Sam3(Sam3Tracker):
             yield from zip(output.pred_masks, scores, strict=True)
 
 
-_SAM2 = (Sam2, "Sam2Model", "Sam2ImageProcessor")
-_SAM3 = (Sam3Tracker, "Sam3TrackerModel", "Sam3ImageProcessor")
-_EDGE = (Sam2, "EdgeTamModel", "Sam2ImageProcessor")
 # By config.json's model_type. Published are video models, of which a still image needs a part. Classes are
 # names, since transformers imports each at its first use.
 KINDS: dict[str, tuple[type[TransformersSam], str, str]] = {
     "sam": (TransformersSam, "SamModel", "SamImageProcessor"),
     "sam_hq": (SamHQ, "SamHQModel", "SamImageProcessor"),
-    "sam2": _SAM2,
-    "sam2_video": _SAM2,
-    "sam3_tracker": _SAM3,
-    "sam3_tracker_video": _SAM3,
-    "sam3_video": _SAM3,
-    "edgetam": _EDGE,
-    "edgetam_video": _EDGE,
+    **dict.fromkeys(("sam2", "sam2_video"), (Sam2, "Sam2Model", "Sam2ImageProcessor")),
+    **dict.fromkeys(
+        ("sam3_tracker", "sam3_tracker_video", "sam3_video"),
+        (Sam3Tracker, "Sam3TrackerModel", "Sam3ImageProcessor"),
+    ),
+    **dict.fromkeys(("edgetam", "edgetam_video"), (Sam2, "EdgeTamModel", "Sam2ImageProcessor")),
 }
 WITH_DETECTOR = "sam3_video"  # the kind that holds SAM 3's detector beside its tracker
 

@@ -64,8 +64,7 @@ class InstanceSearch:
     def from_phrases(self, term_maps: Sequence[TermMap]) -> list[tuple[TermMap, Instance]]:
         """Return all instances of the terms, by a segmenter that takes noun phrases.
 
-        A term without instances is tried again with the box of its map's largest area as an example, if the
-        options say so.
+        By the options, a term without any is tried again with its map's largest area as an example.
         """
         by_phrase: dict[str, TermMap] = {}
         for term_map in term_maps:  # several questions may name the same

@@ -13,10 +13,7 @@ from model.types import Box, Detection, Image, Prompt
 
 
 def corner_views(width: int, height: int) -> tuple[Box, ...]:
-    """Return the whole image, then its four corners of half its width and height, without duplicates.
-
-    Round half of an odd number up, so that the corners cover the image.
-    """
+    """Return the whole image, then its four corners of half its sides, rounded up, without duplicates."""
     x, y = (width + 1) // 2, (height + 1) // 2
     boxes = [
         (0, 0, width, height),

@@ -106,10 +106,7 @@ class Localizer:
         ]
 
     def boxes(self, image: Image, names: Sequence[str]) -> list[NamedBox]:
-        """Return the boxes that the VLM writes: of the names, or of all objects if there are no names.
-
-        Raises GroundingError where only boxes are wanted and the answer has none.
-        """
+        """Return the boxes that the VLM writes, of names or else of all objects. Raises GroundingError."""
         text, boxes = self.vlm.boxes(image, names)
         if not boxes and text.strip() and self.options.localizer == "boxes":
             raise GroundingError(

@@ -57,7 +57,7 @@ def aims(attention: Map, method: str, *, threshold: float, components: int = 1) 
         points = [(*_middle(cell, attention.shape), 1) for cell in positives]
         if method != "peak":
             points.append((*_middle(low, attention.shape), 0))
-        x, y, w, h = (int(stats[index, i]) for i in range(4))
+        x, y, w, h = stats[index, :4].tolist()
         rows, columns = attention.shape
         box = (x / columns, y / rows, (x + w) / columns, (y + h) / rows)
         found.append(Aim(tuple(points), box, float(attention[area].max())))

@@ -252,10 +252,7 @@ def _count_obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
 
 
 def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
-    """Draw a disc of `cell` pixels around every click on the wrong side of the mask.
-
-    Return the mask itself if there is none.
-    """
+    """Draw a disc of `cell` pixels around clicks on the wrong side; return the mask itself without any."""
     if not unmet_points(mask, prompt):
         return mask
     mask = mask.copy()

@@ -98,8 +98,8 @@ class Segmenter:
     """A SAM of any family."""
 
     def __init__(self, family: SamFamily, chunk: int | None = None) -> None:
-        """`chunk`: the number of prompts per call of the decoder; by default a value for the device."""
         self.family = family
+        # Prompts per call of the decoder.
         self._chunk = chunk or (CHUNK_CPU if family.device.type == "cpu" else CHUNK)
 
     def smaller(self) -> "Segmenter":
@@ -123,10 +123,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def encode(self, image: Image) -> Embedding:
-        """Encode an image, uint8 (H, W, 3), once for all its prompts.
-
-        Raises ImageRefused for an image so narrow that no pixel of a side is left after scaling.
-        """
+        """Encode an image, uint8 (H, W, 3), for all its prompts. Raises ImageRefused if it is too narrow."""
         height, width = image.shape[:2]
         side = self.family.side
         scaled = (side, side)

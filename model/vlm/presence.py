@@ -32,10 +32,8 @@ def first_words(tokenizer: Any) -> tuple[set[Tokens], set[Tokens]]:
 
 
 def _following(tokenizer: Any, text: str) -> Tokens:
-    """Return the tokens that spell a text after another one; () if they are unknown or merge with it.
-
-    Do not spell at the very beginning, where some tokenizers add a space.
-    """
+    """Return the tokens that spell a text after another one; () if they are unknown or merge with it."""
+    # Not at the very beginning, where some tokenizers add a space.
     before, whole = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in ("\n", "\n" + text))
     tokens = tuple(whole[len(before) :])
     return () if whole[: len(before)] != before or tokenizer.unk_token_id in tokens else tokens

@@ -47,10 +47,7 @@ def ask_remote(
     vocabulary: Sequence[str] = (),
     deadline: Deadline = NEVER,
 ) -> list[RemoteAnswer]:
-    """Return the questions about an image with a remote VLM's answers. No local VLM is needed.
-
-    Raises RemoteVLMError, also when `deadline` passes.
-    """
+    """Return the questions with a remote VLM's answers. Raises RemoteVLMError, also after `deadline`."""
 
     def ask(question: str) -> str:
         return remote_vlm.answer(image, question, deadline)

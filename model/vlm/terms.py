@@ -190,10 +190,7 @@ def without_thoughts(answer: str) -> str:
 
 
 def without_cut_name(answer: str) -> str:
-    """Drop the last name of an answer that was cut, unless something after it shows that it is complete.
-
-    "police" may be the start of "police officer".
-    """
+    """Drop the last name of a cut answer ("police" of "police officer"), unless something follows it."""
     cuts = [term.start for term in _mentions(answer) if not _ENDED.search(answer, term.end)]
     if begin := _JSON.search(answer):
         quotes = (token for token in _JSON_TOKEN.finditer(answer, begin.start()) if token["open"])

@@ -56,10 +56,7 @@ class VLMAnswer:
     vision: NDArray[np.float32] | None = None  # (rows, columns): the vision tower's map, if kept
 
     def rows(self, start: int, end: int) -> range:
-        """Return the positions of the tokens that spell the characters [start, end) of `text`.
-
-        Raises AttentionError without any.
-        """
+        """Return the positions of the tokens that spell `text[start:end]`; without, raises AttentionError."""
         spans = zip(self.starts, self.ends, strict=True)
         hits = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
         if not hits:
@@ -209,10 +206,7 @@ class VLM:
         self.one_way = capture_check.one_way(capture, first, last)
 
     def smaller(self) -> "VLM":
-        """Return the same model with images at half the size, which needs less memory.
-
-        If tokens or tiles depend on the image's size, there are a quarter as many.
-        """
+        """Return the same model for images at half the size: with fewer tokens it needs less memory."""
         other = copy.copy(self)
         other._shrink, other._pixels = 2 * self._shrink, self._pixels // 4
         other.processor = pixel_budget.bounded(self._whole, self.model.config, other._pixels)
@@ -345,10 +339,7 @@ class VLM:
 
     @torch.inference_mode()
     def boxes(self, image: Image, terms: Sequence[str] = ()) -> tuple[str, list[NamedBox]]:
-        """Ask for boxes, of the terms or of all objects. Return the answer's text and its boxes.
-
-        Raises GroundingError.
-        """
+        """Ask for boxes, of terms or of all objects. Return answer and boxes. Raises GroundingError."""
         inputs = self.inputs(image, self.box_question(terms))
         generated = self.generate(inputs, MAX_BOX_TOKENS)
         # Some families spell boxes in special tokens.

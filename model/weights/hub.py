@@ -154,7 +154,7 @@ class _Note:
 
     @classmethod
     def of(cls, folder: Path) -> "_Note":
-        """Read a folder's note; it is empty if there is none or it is damaged."""
+        """Read a folder's note. It is empty without one, or if it is damaged."""
         with suppress(OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             note = json.loads((folder / _NOTE).read_text("utf-8"))
             weights = {name: [str(sample), str(digest)] for name, (sample, digest) in note["weights"].items()}

@@ -31,20 +31,14 @@ def sam_path(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> 
 
 
 def fetch_sam(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
-    """Download what is missing of a segmenter, compare checksums, and return its path.
-
-    Raises ModelLoadError.
-    """
+    """Download what is missing of a segmenter, verify it, and return its path. Raises ModelLoadError."""
     if name in CHECKPOINTS:
         return fetch(CHECKPOINTS[name], folder)
     return hub.fetch(name, folder, accept)
 
 
 def local_path(name: str, folder: Path = FOLDER) -> Path | None:
-    """Return the path of a model's files on this machine; None if they are missing.
-
-    Raises ModelLoadError where `folder` holds another commit than the name says.
-    """
+    """Return the path of a model's files on this machine; None without. Raises ModelLoadError as hub.find."""
     if name in CHECKPOINTS and (folder.expanduser() / name).is_file():
         return folder.expanduser() / name
     path = Path(name).expanduser()

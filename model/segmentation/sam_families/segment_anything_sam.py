@@ -59,10 +59,7 @@ def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None)
 
 
 def load(file: Path, config: Mapping[str, Any], device: str) -> "SegmentAnythingSam":
-    """Load weights (.pth, .pt, .safetensors). An empty `config` means a published size.
-
-    Raises ModelLoadError, and what torch raises.
-    """
+    """Load weights (.pth, .pt, .safetensors). An empty `config` means a published size."""
     if not file.is_file():
         raise ModelLoadError(
             f"the segmenter's weights {file} do not exist: name one of "

@@ -174,10 +174,7 @@ WITH_DETECTOR = "sam3_video"  # the kind that holds SAM 3's detector beside its 
 
 
 def load(path: Path, model_type: str, device: str, *, concepts: bool = False) -> TransformersSam:
-    """Load a folder of transformers. `concepts`: load SAM 3's detector as well, of a model WITH_DETECTOR.
-
-    Raises ModelLoadError, and what transformers raises.
-    """
+    """Load a folder of transformers, with `concepts` also SAM 3's detector, of a model WITH_DETECTOR."""
     family, model_class, processor_class = KINDS[model_type]
     processor = getattr(transformers, processor_class).from_pretrained(path)
     model = _weights(path, model_class)

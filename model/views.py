@@ -5,11 +5,12 @@ quarter of the image.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from model.patches import Patch
-from model.types import Box, Detection, Image, Prompt
+from model.types import Box, Detection, Mask, Prompt
 
 
 def corner_views(width: int, height: int) -> tuple[Box, ...]:
@@ -25,8 +26,8 @@ def corner_views(width: int, height: int) -> tuple[Box, ...]:
     return tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in dict.fromkeys(boxes))
 
 
-def crop(image: Image, view: Box) -> Image:
-    """Return the pixels of a view, (h, w, 3), in the image's own memory."""
+def crop(image: NDArray[Any], view: Box) -> NDArray[Any]:
+    """Return the pixels of a view of an image (H, W, 3) or a mask (H, W), in the array's own memory."""
     x0, y0, x1, y1 = (int(n) for n in view)
     return image[y0:y1, x0:x1]
 
@@ -37,12 +38,18 @@ def to_image(detection: Detection, view: Box, size: tuple[int, int]) -> Detectio
     Move mask, points and boxes by the view's corner, and note the view in the evidence. Drop the prompt's
     logits: they fit only the square that the segmenter made of the view.
     """
-    prompt, (x, y), corner = detection.evidence.prompt, view[:2], (int(view[0]), int(view[1]))
+    prompt, (x, y) = detection.evidence.prompt, view[:2]
     moved = Prompt(
         points=prompt.points + np.array([x, y], np.float32),
         labels=prompt.labels,
         box=prompt.box and (prompt.box[0] + x, prompt.box[1] + y, prompt.box[2] + x, prompt.box[3] + y),
-        mask=None if prompt.mask is None else Patch(size, corner, prompt.mask).mask,
+        mask=None if prompt.mask is None else _placed(prompt.mask, view, size),
     )
     evidence = replace(detection.evidence, view=view, prompt=moved)
-    return replace(detection, mask=Patch(size, corner, detection.mask).mask, evidence=evidence)
+    return replace(detection, mask=_placed(detection.mask, view, size), evidence=evidence)
+
+
+def _placed(mask: Mask, view: Box, size: tuple[int, int]) -> Mask:
+    full = np.zeros(size, bool)
+    crop(full, view)[:] = mask
+    return full

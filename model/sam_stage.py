@@ -37,10 +37,7 @@ class InstanceSearch:
     options: Options
 
     def from_maps(self, term_maps: Sequence[TermMap]) -> list[tuple[TermMap, Instance]]:
-        """Return the instances in the map of each term.
-
-        All searches advance together, so that one call of the decoder takes a prompt of each.
-        """
+        """Return the instances in each term's map. All searches advance together, to share decoder calls."""
         decode = self._cascade if self.options.recipe.refine else self._single_pass
         searches = [self._search(term_map) for term_map in term_maps]
         instances: dict[int, list[Instance]] = {}

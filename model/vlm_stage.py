@@ -73,8 +73,7 @@ class Localizer:
         """Return the maps of the nouns of a phrase; none if the VLM answers that they are absent.
 
         The phrase is in the question and again in a forced answer. So the attention of its noun covers the
-        whole phrase, including an "on the left" after the noun. Raises PromptError for a phrase without
-        words, or with more than MAX_PHRASE characters.
+        whole phrase, including an "on the left" after the noun. Raises PromptError for one too short or long.
         """
         phrase = bare(phrase)
         if not 0 < len(phrase) <= MAX_PHRASE:

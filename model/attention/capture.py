@@ -108,10 +108,7 @@ _active: ContextVar[Capture | None] = ContextVar("vlsam_capture", default=None)
 
 @contextmanager
 def capturing(*, vision: bool = False) -> Iterator[Capture]:
-    """Capture the forward passes inside, for a batch of one sequence.
-
-    `vision` also captures the vision tower's last layer. The model must use `implementations`.
-    """
+    """Capture a sequence as a model with `implementations` runs; `vision`: the tower's last layer, too."""
     capture = Capture(keeps_vision=vision)
     token = _active.set(capture)
     try:

@@ -111,7 +111,7 @@ class Segmenter:
         """Load a SAM by its published checkpoint's name, a hub id, a local file or folder (sam_families/).
 
         Download missing weights into `folder`. `concepts` also loads what `concepts()` needs, which few
-        families have. Raises ModelLoadError with one sentence on what is wrong.
+        families have. Raises ModelLoadError.
         """
         device = devices.choose("auto" if device in DEVICE_MAPS else device)  # too small to be spread
         path = sam_path(name, folder, partial(sam_families.check, name=name, concepts=concepts))
@@ -140,8 +140,7 @@ class Segmenter:
         """Return the masks for every prompt, in order. Prompts of equal length are decoded together.
 
         `multimask`: three masks per prompt (whole, part, subpart) instead of one. Raises PromptError for a
-        prompt without points and box, with numbers that are not finite, or with a mask or logits of a wrong
-        size.
+        prompt that is empty or not finite, or with a mask or logits of a wrong size.
         """
         device = self.family.device
         embedding = embedding.to(device)
@@ -172,8 +171,7 @@ class Segmenter:
     ) -> list[Concept]:
         """Return all objects that each noun phrase names, in the phrases' order.
 
-        `boxes`: one example per phrase, in pixels. Raises PromptError if the segmenter was not loaded with
-        `concepts`.
+        `boxes`: one example per phrase, in pixels. Raises PromptError if loaded without `concepts`.
         """
         family = self.family
         if not isinstance(family, TakesPhrases):
@@ -229,10 +227,7 @@ class Segmenter:
         return self.levels(embedding, logits[None])[0]
 
     def clean(self, embedding: Embedding, answer: Answer) -> Answer:
-        """Remove specks and holes (mask_cleanup.py); return the answer itself if there are none.
-
-        Search the logits, which are few, flip their signs, and make the mask again.
-        """
+        """Remove specks and holes (mask_cleanup.py) by flipping logits; return the answer itself without."""
         height, width = self._inside(embedding)
         inside, prompt = answer.logits[:height, :width], answer.prompt
         points = prompt.points * (np.array([width, height]) / embedding.size[::-1]).astype(np.float32)

@@ -95,11 +95,10 @@ class VLM:
         on_cut: Callable[[], None] = lambda: None,
         pixels: int = PIXELS,
     ) -> "VLM":
-        """Load a local folder, or a hub id, whose missing files are downloaded into `folder`.
+        """Load a local folder, or a hub id, whose missing files are downloaded. Raises ModelLoadError.
 
         `device` is a torch device, or a device map of transformers ("auto", "balanced"), which spreads the
-        model over several. For `on_cut` and `pixels` see `__init__`. Raises ModelLoadError with one sentence
-        on what to do.
+        model over several. For `on_cut` and `pixels` see `__init__`.
         """
         path = Path(name).expanduser()
         if not is_local(name):
@@ -144,11 +143,10 @@ class VLM:
         vision: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> VLMAnswer:
-        """Ask about an image, uint8 (H, W, 3). Greedy: the same image gives the same answer.
+        """Ask greedily about an image, uint8 (H, W, 3). The same image has the same answer.
 
         With `forced_answer` (teacher forcing) the model reads that text, token by token, as its answer.
-        `hidden` keeps hidden states, for maps of the source "cosine", and `vision` the vision tower's map.
-        Raises ImageRefused.
+        `hidden` keeps hidden states, for the source "cosine", `vision` the tower's map. Raises ImageRefused.
         """
         script = None if forced_answer is None else self._tokens(self._plain(forced_answer))
         inputs = self.inputs(image, question)
@@ -291,8 +289,7 @@ class VLM:
         """Return the probability of "yes" against "no", asked whether each name is there: float32 (n,).
 
         The question is POPE's (arXiv 2305.10355). The image is read once for all names, or once per name
-        where its tokens see the question, as PaliGemma's do. Raises AttentionError where the model answers
-        neither.
+        where its tokens see the question, as PaliGemma's do. Raises AttentionError if neither is answered.
         """
         yes, no = first_words(self.processor.tokenizer)
         asked = [f"Is there a {name} in the image? Answer yes or no." for name in names]

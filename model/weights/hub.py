@@ -72,11 +72,10 @@ def find(name: str, folder: Path = FOLDER) -> Path | None:
 
 
 def fetch(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
-    """Download the missing files of a hub id, compare every file with its checksum, and return the folder.
+    """Download what is missing of a hub id, compare every file with its checksum, and return the folder.
 
     Without a revision in its name, the model stays at the one that was fetched first. `accept` gets
     config.json before the weights are fetched, and raises ModelLoadError for a model that cannot be used.
-    Raises ModelLoadError with one sentence on what to copy where.
     """
     here = folder.expanduser() / split_revision(name)[0]
     cached = None if complete(here) else _cached(name)
@@ -107,11 +106,10 @@ def revision(name: str, folder: Path = FOLDER) -> str:
 
 
 def file_digests(name: str, folder: Path = FOLDER) -> dict[str, str]:
-    """Return the SHA-256 of each file of a hub id that decides what the model does.
+    """Return the SHA-256 of each file of a hub id that decides what the model does. Raises ModelLoadError.
 
     The hub's listing has the digests of missing weights, and missing small files are downloaded. So the
     digests are the same before and after a download. Weights that were copied by hand are read once.
-    Raises ModelLoadError.
     """
     found = find(name, folder)
     if found is None:

@@ -59,8 +59,7 @@ def fetch(checkpoint: Checkpoint, folder: Path = FOLDER) -> Path:
     """Download a checkpoint into a folder unless it is there with its checksum. Return its path.
 
     The file grows under the name `.part`, where the next call resumes, and gets its own name once its
-    checksum agrees. A second process waits for the first. Raises ModelLoadError with one sentence on what to
-    copy where.
+    checksum agrees. A second process waits for the first. Raises ModelLoadError.
     """
     folder = folder.expanduser()
     target = folder / checkpoint.name

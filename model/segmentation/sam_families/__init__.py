@@ -31,11 +31,10 @@ def check(config: Mapping[str, Any], *, name: str, concepts: bool = False) -> No
 
 
 def load(path: Path, device: str, *, concepts: bool = False) -> SamFamily:
-    """Load a checkpoint file of segment-anything, or a folder.
+    """Load a checkpoint file of segment-anything, or a folder. Raises ModelLoadError.
 
     A folder is transformers' own, with a model_type in config.json, or has segment-anything's sizes there, as
-    model/builtin/segmenter. `concepts`: also load what takes noun phrases (family.TakesPhrases). Raises
-    ModelLoadError with one sentence on what is wrong.
+    model/builtin/segmenter. `concepts`: also load what takes noun phrases (family.TakesPhrases).
     """
     library = "segment-anything"
     try:

@@ -40,7 +40,7 @@ class RemoteVLM:
     def answer(self, image: Image, question: str, deadline: Deadline = NEVER) -> str:
         """Return the answer about an image, uint8 (H, W, 3), at most MAX_TEXT characters. Greedy.
 
-        Drop thoughts, and a name that was cut. Wait TIMEOUT seconds or until `deadline`. Raises RemoteVLMError.
+        Drop thoughts, and a cut name. Wait TIMEOUT seconds or until `deadline`. Raises RemoteVLMError.
         """
         try:
             return _text(self._ask(image, question, deadline.within(TIMEOUT)))

@@ -21,11 +21,11 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
     named = repr(options or Options()).replace("remote_vlm=", "listing=").replace("RemoteVLM(", "Endpoint(")
     digest = hashlib.sha256(named.encode())
     digest.update(repr((profile.dtype, profile.quantization, profile.pixels, *more)).encode())
-    for name, remote in ((profile.vlm, not is_local(profile.vlm)), _sam(profile)):
-        digest.update(_identity(name, profile.folder, remote=remote))
+    weights = [(profile.vlm, not is_local(profile.vlm)), _sam(profile)]
     if options and options.classifier:
-        name = options.classifier
-        digest.update(_identity(name, profile.folder, remote=not is_local(name)))
+        weights.append((options.classifier, not is_local(options.classifier)))
+    for name, remote in weights:
+        digest.update(_identity(name, profile.folder, remote=remote))
     return f"vlsam-{profile.name}-{digest.hexdigest()[:10]}"
 
 

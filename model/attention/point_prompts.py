@@ -65,7 +65,6 @@ def aims(attention: Map, method: str, *, threshold: float, components: int = 1) 
 
 
 def _positives(attention: Map, area: Mask, method: str) -> list[Cell]:
-    strongest = _cell(np.where(area, attention, -1).argmax(), attention.shape)
     if method == "maxima":
         return _maxima(attention, area)
     if method == "kmeans":
@@ -73,7 +72,7 @@ def _positives(attention: Map, area: Mask, method: str) -> list[Cell]:
             return _centres(attention, area)
         except (ValueError, cv2.error) as error:
             log.info("K-means found no clusters (%s): using the strongest point alone.", error)
-    return [strongest]
+    return [_cell(np.where(area, attention, -1).argmax(), attention.shape)]
 
 
 def _maxima(attention: Map, area: Mask) -> list[Cell]:

@@ -156,9 +156,9 @@ def _without_negatives(before: Mask, prompt: Prompt, corrections: Sequence[_Corr
 
 def _without_model_points(prompt: Prompt, area: Mask) -> Prompt:
     """Drop the model's own positive points in an area from the prompt."""
-    pixels = prompt.pixels(area.shape)
-    goes = [label and i < prompt.model_points and area[pixels[i]] for i, label in enumerate(prompt.labels)]
-    return prompt.of_points(~np.array(goes, bool))
+    goes = np.array([area[pixel] for pixel in prompt.pixels(area.shape)], bool) & (prompt.labels == 1)
+    goes[prompt.model_points :] = False
+    return prompt.of_points(~goes)
 
 
 def _anchored(prompt: Prompt, remaining: Mask) -> Prompt:

@@ -46,22 +46,21 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
     short = int(long * rng.uniform(0.36, 1.0))
     width, height = (long, short) if rng.random() < 0.5 else (short, long)
     count = int(rng.integers(1, 7))
-    while True:
+    scene = None
+    while scene is None or not scene.objects:
         scene = draw_scene(rng, width=width, height=height, count=count, scale=(0.13, 0.55), min_visible=0.25)
-        if scene.objects:
-            break
     zoom = SIZE / long
     w, h = int(width * zoom + 0.5), int(height * zoom + 0.5)
     # The padding is zero once normalised, as in Sam.preprocess.
     square = np.tile(np.array(MEAN, np.float32), (SIZE, SIZE, 1))
     square[:h, :w] = cv2.resize(scene.image, (w, h), interpolation=cv2.INTER_AREA)
-    masks = np.zeros((len(scene.objects), LOW, LOW), np.float32)
-    for mask, thing in zip(masks, scene.objects, strict=True):
+    masks = []
+    for thing in scene.objects:
         full = np.zeros((SIZE, SIZE), np.float32)
         visible = thing.visible.astype(np.float32)
         full[:h, :w] = cv2.resize(visible, (w, h), interpolation=cv2.INTER_AREA)
-        mask[:] = cv2.resize(full, (LOW, LOW), interpolation=cv2.INTER_AREA)
-    return scene, square, masks
+        masks.append(cv2.resize(full, (LOW, LOW), interpolation=cv2.INTER_AREA))
+    return scene, square, np.stack(masks)
 
 
 def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float, float]:

@@ -126,8 +126,7 @@ def tiled(pictures: Sequence[Image], columns: int) -> Image:
     """Join pictures of one size (H, W, 3) to a sheet, row by row; the rest stays white."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture
-    return sheet
+    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    sheet[: len(pictures)] = pictures
+    grid = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return np.asarray(grid.reshape(rows * height, columns * width, 3))

@@ -248,22 +248,11 @@ def _any_resolution(image: _Input) -> Iterator[Plane]:
 
 
 LAYOUTS: dict[str, Callable[[_Input], Iterator[Plane]]] = {
-    "qwen2_vl": _merged_patches,
-    "qwen2_5_vl": _merged_patches,
-    "qwen3_vl": _merged_patches,
-    "qwen3_vl_moe": _merged_patches,
-    "glm4v": _merged_patches,
-    "llava": _one_square,
-    "vipllava": _one_square,
-    "paligemma": _one_square,
-    "gemma3": _one_square,
-    "llava_next": _any_resolution,
-    "llava_onevision": _any_resolution,
-    "internvl": _canvas_tiles,
-    "aya_vision": _canvas_tiles,
-    "cohere2_vision": _canvas_tiles,
-    "idefics3": _tagged_tiles,
-    "smolvlm": _tagged_tiles,
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v"), _merged_patches),
+    **dict.fromkeys(("llava", "vipllava", "paligemma", "gemma3"), _one_square),
+    **dict.fromkeys(("llava_next", "llava_onevision"), _any_resolution),
+    **dict.fromkeys(("internvl", "aya_vision", "cohere2_vision"), _canvas_tiles),
+    **dict.fromkeys(("idefics3", "smolvlm"), _tagged_tiles),
     "mistral3": _broken_rows,
 }
 # Model types that need code outside transformers, which is never run.

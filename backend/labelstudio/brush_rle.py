@@ -1,9 +1,9 @@
-"""Decode Label Studio's run-length encoding (RLE) of a brush: a bit stream of four channels for each pixel.
+"""Encode and decode Label Studio's run-length encoding (RLE) of a brush: four channels for each pixel.
 
-The stream begins with the number of values in 32 bits, the bits of a value minus 1 in 5, and four sizes, each
-minus 1 in 4 bits. Codes follow. A run is a bit 1, two bits that select the size of its length, the length
-minus 1 in so many bits, and one value. A literal is a bit 0 with the same fields, and has as many values as
-its length. `results.rle` encodes.
+The bit stream begins with the number of values in 32 bits, the bits of a value minus 1 in 5, and four sizes,
+each minus 1 in 4 bits. Codes follow. A run is a bit 1, two bits that select the size of its length, the
+length minus 1 in so many bits, and one value. A literal is a bit 0 with the same fields, and has as many
+values as its length.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,31 @@ HEAD_BITS = 32 + 5 + 4 * 4
 WINDOW = 1 << 16  # bytes of a stream that are decoded together, and characters of a text
 # Units of work, measured: of a bit of the stream, of a literal's code, of a character.
 BIT, LITERAL, CHARACTER = 6, 500, 4
+
+
+def encode(mask: Mask) -> list[int]:
+    """Return the bytes of a mask (H, W) as Label Studio's RLE: four equal channels, 255 on the mask, else 0.
+
+    The result equals that of label_studio_sdk.converter.brush.mask2rle without its last byte of zeros. The
+    library's function loops in Python and takes over 50 ms for 12 million pixels.
+    """
+    flat = np.ascontiguousarray(mask).reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = 4 * np.diff(starts, append=flat.size)
+    pieces = -(-lengths // 2**16)  # the longest run of a code
+    values = np.repeat(255 * flat[starts].astype(np.int64), pieces)
+    runs = np.full(len(values), 2**16)
+    runs[np.cumsum(pieces) - 1] = lengths - 2**16 * (pieces - 1)
+    # A run: 1, the number of its size, length - 1 in so many bits, the value in 8. The head: the number
+    # of values, the bits of a value - 1, the sizes - 1.
+    sizes = np.array([3, 4, 8, 16])
+    number = np.searchsorted([8, 16, 256], runs)
+    size = sizes[number]
+    codes = np.concatenate([[4 * flat.size, 7], sizes - 1, ((4 + number) << size | runs - 1) << 8 | values])
+    widths = np.concatenate([[32, 5, 4, 4, 4, 4], size + 11])
+    bits = np.unpackbits(codes.astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)
+    packed: list[int] = np.packbits(bits[np.arange(32) >= 32 - widths[:, None]]).tolist()
+    return packed
 
 
 def numbers(text: memoryview, spend: Spend) -> Bytes:

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image as Pillow
 
 from backend.answers.placement import Labelling, Place, annotation, describe
-from backend.labelstudio import labeling_config, region_reading, results
+from backend.labelstudio import brush_rle, labeling_config, region_reading, results
 from model.builtin.scenes import draw_scene
 from model.types import Mask
 from tests.support.detections import detection, disc
@@ -469,7 +469,7 @@ def written(body: Any, depth: int = 1) -> bytes:
 DEAR: list[tuple[str, str, dict[str, Any]]] = [
     ("brush", "brushlabels", {"rle": [*(4 * HEIGHT * WIDTH).to_bytes(4), 0x38, *[0] * 20_000]}),
     ("brush", "brushlabels", {"rle": [*(4 * HEIGHT * WIDTH).to_bytes(4), 0x39, 0xBB, 0xEF, *[0x24] * 9000]}),
-    ("brush", "brushlabels", {"rle": results.rle(np.indices((HEIGHT, WIDTH)).sum(axis=0) % 2 == 1)}),
+    ("brush", "brushlabels", {"rle": brush_rle.encode(np.indices((HEIGHT, WIDTH)).sum(axis=0) % 2 == 1)}),
     (
         "brush",
         "brushlabels",

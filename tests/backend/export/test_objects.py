@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from backend.datasets.objects import Object
 from backend.export import objects
-from backend.labelstudio import labeling_config, recommended_configs, results
+from backend.labelstudio import brush_rle, labeling_config, recommended_configs
 from backend.labelstudio.region_reading import ReadingBudget, TooMuch
 from model.segmentation.non_maximum_suppression import iou
 from model.types import Mask
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_counted_and_takes_nothing_along() -> None:
     (point,) = region(DOG, "poly", "Dog", number="point")
     point["value"]["points"] = [[1, 2], ["x", {}], [3, 4]]
     (empty,) = region(DOG, "brush", "Dog", number="empty")
-    empty["value"]["rle"] = results.rle(np.zeros_like(DOG))
+    empty["value"]["rle"] = brush_rle.encode(np.zeros_like(DOG))
     (line,) = region(DOG, "vector", "Dog", number="line")
     line["value"]["closed"] = False
     (elsewhere,) = region(DOG, "brush", "Dog", number="elsewhere")

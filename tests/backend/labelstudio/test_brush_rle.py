@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from label_studio_sdk.converter.brush import decode_rle, encode_rle
+from label_studio_sdk.converter.brush import decode_rle, encode_rle, mask2rle
 
-from backend.labelstudio import brush_rle, results
+from backend.labelstudio import brush_rle
 from backend.labelstudio.region_reading import ReadingBudget, TooMuch
 from model.types import Mask
 from tests.support.detections import disc
@@ -74,7 +74,16 @@ def test_alpha_alone_counts_where_the_channels_differ(pixels: Any) -> None:
 @example(np.random.default_rng(0).random((300, 400)) < 0.5)
 @example(np.ones((300, 400), bool))
 def test_our_own_masks_come_back(mask: Mask) -> None:
-    assert (painted(results.rle(mask), (mask.shape[0], mask.shape[1])) == mask).all()
+    assert (painted(brush_rle.encode(mask), (mask.shape[0], mask.shape[1])) == mask).all()
+
+
+@given(SHAPES.flatmap(lambda shape: arrays.arrays(bool, shape)))
+@example(disc(700, 500, 300, width=1400, height=1000))
+@example(np.ones((200, 200), bool))
+def test_run_lengths_are_those_of_the_sdk(mask: Mask) -> None:
+    ours, sdk = brush_rle.encode(mask), mask2rle(mask.astype(np.uint8) * 255)
+    assert ours == sdk[: len(ours)]
+    assert sdk[len(ours) :] in ([], [0])
 
 
 def written(*codes: tuple[int, int], total: int, sizes: tuple[int, ...] = (3, 4, 8, 16)) -> list[int]:
@@ -110,7 +119,7 @@ def test_run_lengths_of_another_size_are_refused_before_any_work(shape: tuple[in
     """Without this check a smaller image's mask would be read as the upper part of a larger one's."""
     budget = ReadingBudget(units=0)
     with pytest.raises(ValueError, match="another size"):
-        painted(results.rle(disc(40, 30, 20)), shape, budget)
+        painted(brush_rle.encode(disc(40, 30, 20)), shape, budget)
 
 
 @pytest.mark.parametrize(

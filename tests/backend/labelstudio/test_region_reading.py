@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from backend.labelstudio import geometry, region_reading, results
+from backend.labelstudio import brush_rle, geometry, region_reading, results
 from backend.labelstudio.brush_rle import Spans
 from backend.labelstudio.region_reading import UNITS, OutOfTime, ReadingBudget, RegionCache, TooMuch
 from model.deadline import Deadline
@@ -143,7 +143,7 @@ def test_a_draft_is_its_mask_with_the_strokes_on_top_in_their_order() -> None:
 
 
 def test_the_editor_paints_the_png_of_a_draft_and_not_its_run_lengths() -> None:
-    value = {"rle": results.rle(disc(20, 30, 9)), "maskDataURL": results.png(disc(60, 30, 9))}
+    value = {"rle": brush_rle.encode(disc(20, 30, 9)), "maskDataURL": results.png(disc(60, 30, 9))}
     decoded = region_reading.decode({"type": "brush", "value": value}, (60, 80))
     assert decoded is not None
     assert (decoded == disc(60, 30, 9)).all()
@@ -251,7 +251,7 @@ def zigzag(points: int) -> dict[str, Any]:
 
 
 def noise() -> dict[str, Any]:
-    runs = results.rle(np.random.default_rng(0).random((300, 400)) < 0.5)
+    runs = brush_rle.encode(np.random.default_rng(0).random((300, 400)) < 0.5)
     return {"type": "brush", "value": {"rle": runs}}
 
 
@@ -285,7 +285,7 @@ SMALL: dict[str, tuple[dict[str, Any], float]] = {
     "vector": ({"closed": True, "vertices": [{"x": 1, "y": 1}, {"x": 9, "y": 1}, {"x": 9, "y": 9}]}, 150e3),
     "rectangle": ({"x": 1, "y": 1, "width": 9, "height": 9}, 150e3),
     "ellipse": ({"x": 50, "y": 50, "radiusX": 9, "radiusY": 9}, 200e3),
-    "brush": ({"rle": results.rle(disc(40, 30, 9))}, 150e3),
+    "brush": ({"rle": brush_rle.encode(disc(40, 30, 9))}, 150e3),
     "bitmask": ({"imageDataURL": results.png(disc(40, 30, 9))}, 100e3),
 }
 
@@ -336,7 +336,7 @@ def test_a_region_is_painted_only_where_somebody_looks_at_it(points: int) -> Non
 def test_run_lengths_are_looked_at_without_being_painted() -> None:
     mask = np.random.default_rng(2).random((60, 80)) < 0.5
     budget = ReadingBudget()
-    drawn = region_reading.read({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), budget)
+    drawn = region_reading.read({"type": "brush", "value": {"rle": brush_rle.encode(mask)}}, (60, 80), budget)
     assert drawn is not None
     before = budget.units
     assert drawn.holds(np.argwhere(mask)[:1, ::-1] + 0.5)
@@ -365,18 +365,20 @@ def test_run_lengths_that_come_again_are_not_decoded_again() -> None:
     mask = np.random.default_rng(1).random((60, 80)) < 0.5
     for spent_before in (False, True):
         budget = ReadingBudget(cache=kept)
-        decoded = decoded_within({"type": "brush", "value": {"rle": results.rle(mask)}}, (60, 80), budget)
+        decoded = decoded_within(
+            {"type": "brush", "value": {"rle": brush_rle.encode(mask)}}, (60, 80), budget
+        )
         assert np.array_equal(decoded, mask)  # type: ignore[arg-type]
         assert (UNITS - budget.units < 200_000) == spent_before
     # In an image of another size they are another mask.
     budget = ReadingBudget(cache=kept)
-    other = decoded_within({"type": "brush", "value": {"rle": results.rle(mask)}}, (80, 60), budget)
+    other = decoded_within({"type": "brush", "value": {"rle": brush_rle.encode(mask)}}, (80, 60), budget)
     assert np.array_equal(other, mask.reshape(80, 60))  # type: ignore[arg-type]
 
 
 @given(masks.filter(lambda mask: bool(mask.any())), st.booleans())
 def test_run_lengths_are_painted_in_their_window(mask: Mask, as_text: bool) -> None:
-    stream = results.rle(mask)
+    stream = brush_rle.encode(mask)
     given = memoryview(json.dumps(stream)[1:-1].encode()) if as_text else stream
     drawn = region_reading.read(
         {"type": "brush", "value": {"rle": given}}, (mask.shape[0], mask.shape[1]), ReadingBudget()
@@ -403,7 +405,7 @@ def test_strokes_are_those_of_a_canvas_as_large_as_the_image(
     touches: list[dict[str, Any]], below: bool
 ) -> None:
     mask = disc(20, 30, 10) if below else np.zeros((60, 80), bool)
-    value = {"touches": touches, **({"rle": results.rle(mask)} if below else {})}
+    value = {"touches": touches, **({"rle": brush_rle.encode(mask)} if below else {})}
     canvas = mask.astype(np.uint8)
     for each in touches:
         points = np.clip(np.reshape(each["relativePoints"], (-1, 2)) * (0.8, 0.6), -320, 320)

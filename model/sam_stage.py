@@ -70,10 +70,12 @@ class InstanceSearch:
         instances = _of_concepts(by_phrase.values(), answers, "concept")
         if self.options.exemplars == "missing":
             examples = [
-                (phrase, term_map, self._pixels(aim.box))
+                (phrase, term_map, self._pixels(chosen.box))
                 for (phrase, term_map), answer in zip(by_phrase.items(), answers, strict=True)
                 if not len(answer.masks)
-                for aim in point_prompts.aims(term_map.attention, "peak", threshold=self.options.threshold)
+                for chosen in point_prompts.choose(
+                    term_map.attention, "peak", threshold=self.options.threshold
+                )
             ]
             if examples:
                 phrases, missing, boxes = zip(*examples, strict=True)
@@ -91,12 +93,12 @@ class InstanceSearch:
         instances: list[Instance] = []
         for _ in range(options.rounds if recipe.refine else 1):
             before = len(instances)
-            for aim in point_prompts.aims(
+            for chosen in point_prompts.choose(
                 attention, method, threshold=options.threshold, components=recipe.components
             ):
-                if instances and aim.peak < options.residual:
+                if instances and chosen.peak < options.residual:
                     continue
-                answer = yield self._prompt(aim, attention)
+                answer = yield self._prompt(chosen, attention)
                 if answer is None or not answer.mask.any():
                     continue
                 mask = self.segmenter.clean(self.embedding, answer).mask
@@ -111,11 +113,11 @@ class InstanceSearch:
                 break
         return instances
 
-    def _prompt(self, aim: point_prompts.Aim, attention: NDArray[np.float32]) -> Prompt:
-        """Return the aim in pixels; by the recipe with the area's box, and with the map as mask logits."""
+    def _prompt(self, chosen: point_prompts.PointPrompt, attention: NDArray[np.float32]) -> Prompt:
+        """Convert a point prompt to pixels. Add the area's box and the map as mask logits, by the recipe."""
         height, width = self.embedding.size
-        box = self._pixels(aim.box) if self.options.recipe.box else None
-        prompt = Prompt.of(*((x * width, y * height, label) for x, y, label in aim.points), box=box)
+        box = self._pixels(chosen.box) if self.options.recipe.box else None
+        prompt = Prompt.of(*((x * width, y * height, label) for x, y, label in chosen.points), box=box)
         if not self.options.recipe.logits:
             return prompt
         # The threshold, where an area ends, becomes the logit 0.

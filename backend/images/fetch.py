@@ -33,7 +33,7 @@ decode = partial(image_decoding.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
 
 
 class Fetcher:
-    """Reads files that address_policy.py allows; `Server.gives` says which get a token. Thread-safe."""
+    """Reads files that address_policy.py allows; `Server.has_file_at` says which get a token. Thread-safe."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Fetcher:
         return self._get_once(url, server, deadline)
 
     def _get_once(self, url: HttpUrl, server: Server | None, deadline: Deadline) -> tuple[bytes, str | None]:
-        studio = server if server is not None and server.gives(url) else None
+        studio = server if server is not None and server.has_file_at(url) else None
         with self._opened(Request("GET", url, server, deadline), studio) as response:
             if response.redirect is not None:
                 return b"", response.redirect

@@ -41,8 +41,8 @@ class Server:
             return cls(settings.url, settings.api_key or (token if same else None), name=hostname)
         return cls(hostname, token, caller) if hostname else None
 
-    def gives(self, url: HttpUrl) -> bool:
-        """Return whether a URL is a file of this server. No other URL gets its token, not even the API."""
+    def has_file_at(self, url: HttpUrl) -> bool:
+        """Return whether a URL is that of a file of this server. No other URL gets the server's token."""
         if not url.has_origin_of(self.url):
             return False
         base = urlsplit(self.url).path

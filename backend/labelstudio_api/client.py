@@ -38,7 +38,7 @@ NEW_KEY = "create a Personal Access Token in Account & Settings, and set LABEL_S
 
 
 @dataclass(frozen=True)
-class Patience:
+class RequestLimits:
     """Limits of a client's requests; times in seconds."""
 
     timeout: float  # for the whole answer
@@ -47,8 +47,8 @@ class Patience:
     pauses: tuple[float, ...] = ()  # before each further try while Label Studio fails
 
 
-ONE_TRY = Patience(timeout=20.0)
-BATCH = Patience(timeout=600.0, silence=120.0, max_bytes=2**31 - 1, pauses=(1.0, 3.0, 10.0, 30.0))
+ONE_TRY = RequestLimits(timeout=20.0)
+BATCH = RequestLimits(timeout=600.0, silence=120.0, max_bytes=2**31 - 1, pauses=(1.0, 3.0, 10.0, 30.0))
 
 
 class StudioError(ValueError):
@@ -86,10 +86,10 @@ class StudioClient:
     that a wrong address is reported at once.
     """
 
-    def __init__(self, server: Server, fetcher: Fetcher, patience: Patience = ONE_TRY) -> None:
+    def __init__(self, server: Server, fetcher: Fetcher, limits: RequestLimits = ONE_TRY) -> None:
         self.server = server
         self.fetcher = fetcher
-        self._patience = patience
+        self._limits = limits
         self._has_answered = False
 
     @classmethod
@@ -112,23 +112,23 @@ class StudioClient:
     ) -> Answer:
         """Send one request. Raises StudioError only if there is no answer, whatever its status."""
         server = replace(self.server, token=None) if anonymous else self.server
-        patience = self._patience
+        limits = self._limits
         try:
             request = Request(
                 method,
                 HttpUrl.parse(f"{server.url}{path}"),
                 server,
-                Deadline.after(timeout or patience.timeout),
+                Deadline.after(timeout or limits.timeout),
                 json=body,
-                byte_seconds=patience.silence,
+                byte_seconds=limits.silence,
             )
-            answer = Answer(*self.fetcher.ask(request, max_bytes=patience.max_bytes))
+            answer = Answer(*self.fetcher.ask(request, max_bytes=limits.max_bytes))
         except Denied as error:
             raise StudioError(str(error), NEW_KEY) from None
         except Untrusted as error:
             raise StudioError(str(error)) from None
         except TooLarge as error:
-            raise StudioError(str(error), LESS if patience.max_bytes else "") from None
+            raise StudioError(str(error), LESS if limits.max_bytes else "") from None
         except Busy as error:  # when it exchanges a personal access token
             self._has_answered = True
             raise StudioError(str(error), OWN_LOG, temporary=True) from None
@@ -150,13 +150,13 @@ class StudioClient:
 
     def retry(self, work: Callable[[], T]) -> T:
         """Call `work`, and retry it while its error is temporary. Return its result. Raises StudioError."""
-        pauses = iter(self._patience.pauses)
+        pauses = iter(self._limits.pauses)
         while True:
             try:
                 return work()
             except StudioError as error:
                 self._has_answered |= bool(error.status)
-                if not (error.temporary and self._has_answered and self._patience.pauses):
+                if not (error.temporary and self._has_answered and self._limits.pauses):
                     raise
                 if (pause := next(pauses, None)) is None:
                     raise StudioError(error.problem, RESUME, status=error.status) from None

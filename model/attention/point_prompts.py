@@ -19,15 +19,15 @@ Cell = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Aim:
-    """A prompt in shares of the view (0..1), with the map's strength there."""
+class PointPrompt:
+    """Points and a box in shares of the view (0..1), with the map's maximum there."""
 
     points: tuple[tuple[float, float, int], ...]  # x, y, 1 inside or 0 outside
     box: Box
-    peak: float  # the map's maximum in the area; 1 at the first, before masks are taken out
+    peak: float  # the map's maximum in the area; 1 at the first, before masks are set to 0
 
 
-def aims(attention: Map, method: str, *, threshold: float, components: int = 1) -> list[Aim]:
+def choose(attention: Map, method: str, *, threshold: float, components: int = 1) -> list[PointPrompt]:
     """Return prompts from a map (rows, columns) of 0..1, largest area first; none from an empty map.
 
     Drop activations below `threshold` x maximum. The `components` largest 8-connected areas of the rest
@@ -60,7 +60,7 @@ def aims(attention: Map, method: str, *, threshold: float, components: int = 1) 
         x, y, w, h = stats[index, :4].tolist()
         rows, columns = attention.shape
         box = (x / columns, y / rows, (x + w) / columns, (y + h) / rows)
-        found.append(Aim(tuple(points), box, float(attention[area].max())))
+        found.append(PointPrompt(tuple(points), box, float(attention[area].max())))
     return found
 
 

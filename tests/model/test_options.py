@@ -26,10 +26,10 @@ def seen(looked: Looking, recipe: Recipe) -> maps.Maps:
 def finds(looked: Looking, recipe: Recipe) -> bool:
     """Whether the map's strongest cell is in the thing, and the point that SAM is given."""
     found = seen(looked, recipe)
-    aims = point_prompts.aims(found, recipe.points, threshold=Options().threshold)
-    if not aims or not looked.truth.ravel()[found.argmax()]:
+    chosen = point_prompts.choose(found, recipe.points, threshold=Options().threshold)
+    if not chosen or not looked.truth.ravel()[found.argmax()]:
         return False
-    (x, y, _), (rows, columns) = aims[0].points[0], looked.truth.shape
+    (x, y, _), (rows, columns) = chosen[0].points[0], looked.truth.shape
     return bool(looked.truth[int(y * rows), int(x * columns)])
 
 

@@ -11,7 +11,7 @@ from backend.labelstudio_api import client as module
 from backend.labelstudio_api.client import (
     BATCH,
     ONE_TRY,
-    Patience,
+    RequestLimits,
     StudioClient,
     StudioError,
     check_token,
@@ -24,8 +24,8 @@ PROJECT = {"id": 7, "title": "Pets", "label_config": "<View/>", "task_number": 3
 QUICK = replace(BATCH, pauses=(0.0, 0.0))
 
 
-def client(web: Web, patience: Patience = QUICK, token: str = "sesame") -> StudioClient:
-    return StudioClient(Server(web.url, token), fetcher_with(allowed_hosts=LOOPBACK), patience)
+def client(web: Web, limits: RequestLimits = QUICK, token: str = "sesame") -> StudioClient:
+    return StudioClient(Server(web.url, token), fetcher_with(allowed_hosts=LOOPBACK), limits)
 
 
 def statuses(web: Web, path: str, *answers: int, body: object = PROJECT) -> None:
@@ -100,7 +100,7 @@ def test_once_label_studio_has_answered_a_connection_that_breaks_is_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("patience", "problem", "cure"),
+    ("limits", "problem", "cure"),
     [
         (
             replace(QUICK, max_bytes=20),
@@ -112,12 +112,12 @@ def test_once_label_studio_has_answered_a_connection_that_breaks_is_tried_again(
     ids=["limit of the client", "limit of the settings"],
 )
 def test_an_answer_that_is_too_large_names_the_remedy(
-    web: Web, patience: Patience, problem: str, cure: str
+    web: Web, limits: RequestLimits, problem: str, cure: str
 ) -> None:
     statuses(web, "/api/projects/7/", 200)
     fetcher = fetcher_with(allowed_hosts=LOOPBACK, max_image_bytes=30)
     with pytest.raises(StudioError) as caught:
-        StudioClient(Server(web.url, "sesame"), fetcher, patience).project(7)
+        StudioClient(Server(web.url, "sesame"), fetcher, limits).project(7)
     assert caught.value.problem == f"{web.url}/api/projects/7/ {problem}"
     assert caught.value.cure.partition(",")[0] == cure
     assert len(web.seen) == 1

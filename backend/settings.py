@@ -101,7 +101,7 @@ def _device(value: str) -> str:
 
 
 def _points(value: str) -> tuple[tuple[str, Points], ...]:
-    """Parse (term, method) pairs; the term "" stands for all others."""
+    """Parse (term, method) pairs; the term "" means all others."""
     methods: dict[str, Points] = {method: method for method in get_args(Points)}
     pairs = []
     for part in value.split(","):

@@ -203,7 +203,7 @@ class VLSAM:
         return self._best(detections)
 
     def _boxes(self, image: Image, names: list[str]) -> list[NamedBox]:
-        """Return the boxes that the VLM writes for names, if the options want boxes."""
+        """Return the boxes that the VLM writes for names, [] if the options need none."""
         return self._localizer.boxes(image, names) if self.options.localizer in ("boxes", "both") else []
 
     def _masks(

@@ -61,7 +61,7 @@ class InstanceSearch:
     def from_phrases(self, term_maps: Sequence[TermMap]) -> list[tuple[TermMap, Instance]]:
         """Return all instances of the terms, by a segmenter that takes noun phrases.
 
-        By the options, a term without any is tried again with its map's largest area as an example.
+        If the options say so, try a term without instances again, with its map's largest area as an example.
         """
         by_phrase: dict[str, TermMap] = {}
         for term_map in term_maps:  # several questions may name the same

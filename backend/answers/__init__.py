@@ -1,1 +1,1 @@
-"""Predictions for tasks, and answers to clicks."""
+"""Make predictions for tasks, and answer clicks."""

@@ -39,7 +39,7 @@ class Target:
 
     @cached_property
     def mask(self) -> Mask:
-        """Raises TooMuch."""
+        """The pixels, bool (H, W) of the image. Raises TooMuch."""
         return self.drawn.patch.mask
 
     @cached_property
@@ -255,7 +255,7 @@ def _aimed(correction: Correction, target: Target | None) -> Correction:
 
 
 def _joined(target: Target, clicks: Prompt) -> Prompt:
-    """Return the prompt of a region with new clicks; without its box if a person now points outside it."""
+    """Add new clicks to the prompt of a region. Drop its box if a click lies outside of it."""
     before = target.prompt
     box, positive = before.box, clicks.points[clicks.labels == 1]
     if box is not None and not click_gestures.holds(box, positive):

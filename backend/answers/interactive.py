@@ -38,7 +38,7 @@ def event(name: Any, version: str) -> Prediction:
 
 
 def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Prediction:
-    """Answer a click or a text. The status control tells a failure. Raises Unavailable if there is none."""
+    """Answer a click or a text; write a failure into the status control, or else raise Unavailable."""
     task, status_of, resources = interaction.task, interaction.config.status_of, access.resources
     started, budget, level = resources.clock(), access.budget(deadline), logging.WARNING
     unexpected: Exception | None = None

@@ -25,7 +25,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
         train_output: Mapping[str, Any] | None = None,
         *,
         resources: Resources | None = None,
-        project: str = "",  # which label-studio-ml 1.0.9 does not tell
+        project: str = "",  # which label-studio-ml 1.0.9 does not pass
         gone: Callable[[], bool] = lambda: False,
         hostname: str | None = "",
         access_token: str | None = "",

@@ -45,7 +45,7 @@ class Answer:
 
     @cached_property
     def nbytes(self) -> int:
-        """The approximate size in memory. Only the mask and a person's notes vary much."""
+        """The approximate size in memory: that of the mask, and of a person's notes."""
         arrays = self.patch.pixels.nbytes + (0 if self.logits is None else self.logits.nbytes)
         texts = sum(100 + 4 * len(text) for text in (*self.labels, *self.meta.get("text", ())))
         return arrays + 8_000 + 500 * len(self.lineage) + texts

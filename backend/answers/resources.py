@@ -76,8 +76,8 @@ class Resources:
     def of(cls, settings: Settings) -> "Resources":
         """Return the resources for the settings' profile; nothing is loaded yet.
 
-        The version of weights that are not on this machine comes from the hub. Without the hub's answer the
-        queue's state will be "failed", with the reason. Raises ModelLoadError for an unknown profile.
+        The version of weights that are not on this machine comes from the hub. If the hub does not answer,
+        the queue's state is "failed", with the reason. Raises ModelLoadError for an unknown profile.
         """
         profile, options, metrics = settings.models.select(), settings.detection.options, Metrics()
         try:

@@ -1,8 +1,8 @@
 """Measure a click over HTTP against the bare models: `vlsam bench click`.
 
 Server, client and file server run in this process. The bare calls run in the queue's own thread between the
-clicks, so both have the same cores and caches. A stopwatch around the functions of a stage takes its time
-during real clicks.
+clicks, so both have the same cores and caches. A stopwatch measures the functions of each stage during real
+clicks.
 """
 
 import json
@@ -215,7 +215,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def markdown(lines: Sequence[Sequence[Any]]) -> str:
-    """Return lines of cells, the first of which are the heads, as a Markdown table."""
+    """Return a Markdown table of lines of cells. The first line is the header."""
     heads, *rows = lines
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (heads, ["---"] * len(heads), *rows))
 
@@ -347,7 +347,7 @@ class _Bench:
         return self.bare(lambda: self.segmenter.decode(embedding, prompts, multimask=True))[0]
 
     def bare(self, work: Callable[[], T]) -> tuple[float, T]:
-        """Return the seconds of `work` in the thread that answers clicks, and its result."""
+        """Run `work` in the thread that answers clicks. Return its seconds and its result."""
 
         def timed(_: object) -> tuple[float, T]:
             since = time.perf_counter()

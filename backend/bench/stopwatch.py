@@ -1,4 +1,4 @@
-"""Take the time of some functions while other code calls them."""
+"""Measure the time of some functions while other code calls them."""
 
 import time
 from collections import Counter, defaultdict
@@ -19,7 +19,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self, stages: Mapping[str, Iterable[tuple[Any, str]]]) -> Iterator["Stopwatch"]:
-        """Time functions, each given as its owner and name. Of nested ones each counts its own time only."""
+        """Time functions, each given as its owner and name. The time of a nested call counts for it alone."""
         with ExitStack() as stack:
             for stage, functions in stages.items():
                 for owner, name in functions:

@@ -37,7 +37,7 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    2 stands for an argument or setting, 130 for Ctrl+C, and 141 for output that nobody reads any more, as in
+    2 means an invalid argument or setting, 130 Ctrl+C, and 141 that the reader closed the output, as in
     `vlsam ... | head`. Modules of commands import nothing heavy at the top, so that `--help` is fast: `run`
     does.
     """

@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     def add_command(
         self, name: str, run: Callable[[argparse.Namespace], int] | None, doc: str | None = None
     ) -> "Parser":
-        """Add a command, one of which is required. Its description is `doc`, by default that of `run`."""
+        """Add a command, and require one. Its description is `doc`, by default the docstring of `run`."""
         if self._commands is None:
             self._commands = self.add_subparsers(required=True, metavar="COMMAND")
         description = cleandoc(doc or run.__doc__ or "")

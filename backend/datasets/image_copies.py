@@ -23,7 +23,7 @@ ORIENTATION = 0x0112  # of EXIF
 
 
 def link(loader: Loader, item: Item, _: str, folder: Path, stem: str) -> str:
-    """Link a file of this machine, whose EXIF YOLO's trainers apply, into `folder`. Return the result."""
+    """Link a file of this machine into `folder`. Return the result. YOLO's trainers apply its EXIF."""
     path = loader.path(item)
     if path is None:
         return "not linked, since they are not on this machine (--copy-images fetches them)"
@@ -96,7 +96,7 @@ def _portable(data: bytes, image: Image, pixels: str) -> tuple[bytes, str, str]:
 
 
 def _obstacle(image: Pillow.Image) -> str:
-    """Return why trainers would decode an image to other pixels than the labelled ones; "" if not."""
+    """Return why trainers would not decode an image to the labelled pixels; "" if they would."""
     if image.format not in SUFFIXES:
         return image.format or "its format"
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:

@@ -39,7 +39,7 @@ class Object:
 
 
 class Objects(ABC):
-    """A file or folder of labelled objects with their masks. With `copies`, their images are copied, too."""
+    """A file or folder of labelled objects with their masks. `copies` copies their images, too."""
 
     def __init__(self, path: Path, copies: Loader | None = None) -> None:
         self._path, self._copies = path, copies

@@ -45,7 +45,7 @@ def state_of(target: Path, part: str = "") -> Path:
 
 
 def check_target(target: Path, *, is_folder: bool, known: bool, restart: bool = True) -> None:
-    """Raise StateError if `target` exists and no run has written it. `known`: a state says that one has."""
+    """Raise StateError if `target` exists and no run wrote it. `known`: whether a state records that run."""
     if not target.exists():
         return
     strange = is_folder and not known and target.is_dir() and any(target.iterdir())
@@ -212,7 +212,7 @@ class State:
         return Counter(json.loads(last)["skipped"])
 
     def save(self, row: Row) -> None:
-        """Write a row of {"key", "status", ...} to the disk."""
+        """Append a row of {"key", "status", ...} and flush it to the disk."""
         if self._file is None:
             raise StateError("the state is not open")
         offset = self._file.tell()

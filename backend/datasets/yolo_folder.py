@@ -49,6 +49,6 @@ class Yolo(Objects):
 
 
 def _yaml(text: str) -> str:
-    """Return JSON with escapes for characters that YAML lacks; JSON's own escapes of emoji break there."""
+    """Return JSON that is valid YAML: only characters that YAML does not allow are escaped."""
     odd = r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
     return re.sub(odd, lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))

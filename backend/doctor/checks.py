@@ -192,7 +192,7 @@ def _probe(client: StudioClient, url: str) -> None:
     """
     answer = client.send("POST", "/api/ml", {"url": url})
     if answer.status == 403 and "reserved network address" in answer.text:
-        raise StudioError(f"Label Studio refuses {url}, for its address is private.", _UNBLOCK)
+        raise StudioError(f"Label Studio refuses {url}, because its address is private.", _UNBLOCK)
     if answer.status == 500:
         raise StudioError(f"Label Studio does not find the host of {url}.", IN_CONTAINER)
 

@@ -24,7 +24,7 @@ note = partial(Finding, CHECK, NOTE)
 
 @dataclass(frozen=True)
 class Change:
-    """One setting that can be repaired."""
+    """A change of one setting, offered to the user."""
 
     question: str  # the change, and the value before
     done: str  # the message afterwards

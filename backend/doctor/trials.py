@@ -19,7 +19,7 @@ TRIAL_S = 130.0  # longer than the 100 s that Label Studio gives a prediction
 def trial_findings(
     client: StudioClient, project: int, connected: Mapping[str, Any], number: int
 ) -> Iterator[Finding]:
-    """Have Label Studio request predictions for some tasks. It does not store them."""
+    """Yield findings on predictions that Label Studio requests for some tasks. It does not store them."""
     place, tried = UNKNOWN_PLACE, 0
     unlabelled: Counter[str] = Counter()
     try:
@@ -61,7 +61,7 @@ def _some_tasks(client: StudioClient, project: int, number: int) -> Iterator[int
 
 
 def _tried(client: StudioClient, connected: Mapping[str, Any], task: int) -> Mapping[str, Any] | None:
-    """Return the backend's report on a task, None if it does not know the event. Raises StudioError."""
+    """Return the backend's report on a task, None if it has no such event. Raises StudioError."""
     path = f"/api/ml/{connected['id']}/interactive-annotating"
     body = {"task": task, "context": {"event": TRIAL}}
     try:

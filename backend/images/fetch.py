@@ -76,8 +76,8 @@ class Fetcher:
         """Return the file of an address in the data of a task. Raises ImageError.
 
         `source` is a path of Label Studio, a cloud storage's URI, which Label Studio signs for the id `task`,
-        an http(s) URL or a data URL. An http(s) URL of a file below another name of the Label Studio at
-        LABEL_STUDIO_URL is asked for there.
+        an http(s) URL or a data URL. A URL below another name of the Label Studio at LABEL_STUDIO_URL is
+        fetched from LABEL_STUDIO_URL.
         """
         deadline = deadline.within(self._timeout)
         if source[:5].lower() == "data:":

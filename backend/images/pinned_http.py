@@ -144,7 +144,7 @@ class PinnedHttp:
         raise failure
 
     def _check_for_proxy(self, request: Request) -> None:
-        """Check a host before a proxy is asked, which resolves the name again. Raises Refused."""
+        """Check a host before the proxy connects to it and resolves its name again. Raises Refused."""
         if self._policy.allows_name(request.url):
             return
         try:
@@ -159,7 +159,7 @@ class PinnedHttp:
         self._policy.check(request.url, addresses, request.server)
 
     def _addresses(self, request: Request) -> list[str]:
-        """Resolve the host's name within the deadline, which socket.getaddrinfo does not have."""
+        """Resolve the host's name. Stop at the deadline: socket.getaddrinfo has no timeout."""
         infos: Future[Sequence[tuple[Any, ...]]] = Future()
 
         def resolve() -> None:

@@ -32,8 +32,8 @@ class Server:
         """Return the Label Studio to fetch from: LABEL_STUDIO_URL, else the address from /setup.
 
         LABEL_STUDIO_API_KEY is not sent to an address from /setup, since anybody may call /setup. A token
-        from /setup is sent to no other address than the one that came with it. Files below the address of
-        /setup are asked for at LABEL_STUDIO_URL.
+        from /setup is sent only to the address that came with it. Files below the address of /setup are
+        fetched from LABEL_STUDIO_URL.
         """
         hostname, token = hostname.rstrip("/"), access_token or None
         if settings.url:
@@ -53,7 +53,7 @@ class Server:
 
 @dataclass(frozen=True)
 class StudioName:
-    """One address of a Label Studio. Scheme and port None stand for any."""
+    """One address of a Label Studio. Scheme and port None match any."""
 
     scheme: str | None
     host: str

@@ -126,7 +126,7 @@ class Spans:
         return bool((np.searchsorted(self.edges, rows * self.width + columns, side="right") % 2).any())
 
     def paint(self) -> Mask:
-        """Return the pixels of the window."""
+        """Return the pixels of the window, bool (h, w)."""
         left, top, right, bottom = self.window
         if not len(self.edges):
             return np.zeros((0, 0), bool)

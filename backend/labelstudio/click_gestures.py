@@ -38,7 +38,7 @@ class Gesture:
 
     @property
     def is_outside(self) -> bool:
-        """Whether it is a click outside of the image, beyond a slip of the hand at its edge."""
+        """Whether it is a click outside of the image, by more than a tolerance at its edge."""
         return self.point is not None and not all(-EDGE <= side <= 100 + EDGE for side in self.point)
 
     @property

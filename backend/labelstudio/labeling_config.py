@@ -393,7 +393,7 @@ class _About:
 
     @property
     def outputs(self) -> list[Control]:
-        """Those with labels if any has some. Of prompt tools one alone, if there is nothing else."""
+        """The controls with labels, or all if none has any. One prompt tool if there is no other control."""
         plain = [control for tag, control in self.usable if not _is_prompt_tool(tag)]
         if plain:
             return [control for control in plain if control.takes_labels] or plain

@@ -1,7 +1,8 @@
 """Write the evidence of a region into the `meta` of its result, and read it back, validated.
 
 Label Studio 1.23.2 keeps keys of `meta` other than `text` through drafts, annotations and predictions, and
-does not show them. So a later click brings the prompt of its region along, and the server stores nothing.
+does not show them. So the request of a later click contains the prompt of its region, and the server stores
+nothing.
 """
 
 import json
@@ -111,7 +112,7 @@ def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
 
 
 def consistent(stored: Stored, mask: Mask) -> Prompt:
-    """Drop points and box of the stored prompt that contradict the mask, since the geometry wins."""
+    """Drop points and box of the stored prompt that contradict the mask: the geometry has precedence."""
     prompt = stored.prompt
     if stored.mask_hash == mask_hash(mask):
         return prompt

@@ -266,7 +266,7 @@ class StudioClient:
         self.call("DELETE", f"/api/predictions/{number}/")
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> None:
-        """Import predictions in one try: a lost answer leaves open what was stored. Raises StudioError."""
+        """Import predictions in one try: a second one may store them twice. Raises StudioError."""
         self.call("POST", f"/api/projects/{project}/import/predictions", predictions)
 
 

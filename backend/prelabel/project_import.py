@@ -21,7 +21,7 @@ class Importer:
     """Imports predictions into a project in chunks, each prediction once, even if the run is killed.
 
     sent.jsonl in the state lists the tasks whose predictions Label Studio has taken. After a kill or a broken
-    connection Label Studio is asked which tasks have one. With `replace` those are deleted first.
+    connection, ask Label Studio which tasks have one. `replace` deletes those first.
     """
 
     def __init__(self, client: StudioClient, project: int, version: str, *, replace: bool) -> None:
@@ -89,7 +89,7 @@ class Importer:
             os.fsync(file.fileno())
 
     def _has_prediction(self, task: int | None) -> bool:
-        """Return whether a task has a prediction of this version. With `replace`, delete it."""
+        """Return whether a task has a prediction of this version. `replace` deletes it."""
         if task is None:
             return False
         ours = [p for p in self._client.predictions(task) if p.get("model_version") == self._version]

@@ -28,7 +28,7 @@ M = TypeVar("M")
 T = TypeVar("T")
 CLICK, BATCH, AHEAD = 0, 1, 2  # priorities, the first goes first
 KINDS = {"click": CLICK, "batch": BATCH, "ahead": AHEAD}  # names in /metrics
-PATIENCE = 0.1  # the share of a request's time that a batch waits for clicks at most
+MAX_WAIT_SHARE = 0.1  # the share of a request's time that a batch waits for clicks at most
 
 
 class Unavailable(Exception):
@@ -95,12 +95,12 @@ class JobQueue(Generic[M]):
 
     @property
     def state(self) -> str:
-        """loading, ready or failed."""
+        """The state: "loading", "ready" or "failed"."""
         return "failed" if self.failure else self._state
 
     @property
     def failure(self) -> str:
-        """Why loading failed; "" if it has not failed."""
+        """The reason why loading failed; "" if it did not."""
         if os.getpid() != self._process:
             # The thread with the model is the parent's, and CUDA does not survive a fork.
             return "This server was loaded before it forked: start gunicorn without --preload."
@@ -112,7 +112,7 @@ class JobQueue(Generic[M]):
             return sum(priority in (None, job.priority) for job in self._jobs)
 
     def probe(self, computes: Callable[[M], bool], timeout: float = 1.0) -> str:
-        """Return why the device does not work; "" if `computes` is true or another job runs in its time."""
+        """Return why the device does not work; "" if `computes` is true, or a job runs within its time."""
         if self.state != "ready":
             return f"The models are {'loading' if self.state == 'loading' else 'not loaded'}."
         since = self._running_since
@@ -196,11 +196,11 @@ class JobQueue(Generic[M]):
                 job.fail(Superseded())
 
     def _next(self) -> _Job:
-        """Pop the next job: highest priority, then oldest. A job that waited past PATIENCE goes first."""
+        """Pop the oldest job if it waited past MAX_WAIT_SHARE, else the oldest of the highest priority."""
         oldest = self._jobs[0]
         waited = self._clock() - max(oldest.since, self._batch_ended)
-        patient = waited < PATIENCE * self._seconds
-        job = min(self._jobs, key=lambda job: job.priority) if patient else oldest
+        in_time = waited < MAX_WAIT_SHARE * self._seconds
+        job = min(self._jobs, key=lambda job: job.priority) if in_time else oldest
         self._jobs.remove(job)
         return job
 

@@ -46,7 +46,7 @@ def begin_request(given: str | None) -> str:
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
-    """Redact the `known` secrets, and values in places where secrets stand, such as a URL's password."""
+    """Redact the `known` secrets, and values where secrets usually are, such as a URL's password."""
     for secret in known:
         text = text.replace(secret, HIDDEN)
     for pattern in _SECRETS:
@@ -71,7 +71,7 @@ def remark(message: str) -> None:
 
 
 class Formatter(logging.Formatter):
-    """Formats an entry as one line without secrets. No text from outside begins a line of its traceback."""
+    """Formats an entry as one line without secrets. Lines of a traceback never begin with untrusted text."""
 
     def __init__(self, known: Iterable[str] = (), layout: str = FORMAT) -> None:
         super().__init__(layout)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class HeadWeights:
-    """Sums the peaks of one layer's rows, block by block of rows."""
+    """Sums the largest probabilities of one layer's rows, block by block of rows."""
 
     def __init__(self, kind: str, shape: tuple[int, int], image: Sequence[int], device: torch.device) -> None:
         """`shape` is (key heads, query heads per key head); `image` holds the columns of image tokens."""

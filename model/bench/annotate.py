@@ -1,7 +1,7 @@
 """Run the paper's ablations on held-out built-in scenes, and time the naive way as a second baseline.
 
-The scenes of model/builtin/measure.py are drawn by other code than the training scenes. With such a small VLM
-the table tests the code, not the method.
+The scenes of model/builtin/measure.py are drawn by other code than the training scenes. The VLM is so
+small that the table tests the code, not the method.
 """
 
 import contextlib

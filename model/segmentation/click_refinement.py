@@ -220,8 +220,8 @@ def _without_missed_parts(mask: Mask, remaining: Mask, corrections: Sequence[_Co
 def _best_obeying(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) -> Answer:
     """Return the first answer unless it disobeys a click, else the candidate that obeys most clicks.
 
-    Candidates are the other levels and, since a start mask can outweigh a click, the answers without it. Of
-    equals the first wins.
+    Candidates are the other levels, and the answers without the start mask, which can outweigh a click.
+    Return the first of equal candidates.
     """
     start = prompt.mask is not None or prompt.logits is not None
     # One point may mean a part or the whole, so decode three levels; more points mean one.

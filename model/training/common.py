@@ -124,7 +124,7 @@ def trained_weights(work: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def options(model: str, *stages: str) -> argparse.ArgumentParser:
-    """Return the options of both scripts. The last stage is the default."""
+    """Return the argument parser of both scripts. The last stage is the default."""
     parser = argparse.ArgumentParser(description=f"Train the built-in {model} from scratch.")
     parser.add_argument("--work", type=Path, required=True, help="folder of the state and the log")
     parser.add_argument("--stage", choices=stages, default=stages[-1])

@@ -135,7 +135,7 @@ def synonyms(name: str) -> frozenset[str]:
 def kind_of(words: list[str], i: int, run: str = "", told: bool = False) -> str:
     """Return the kind of words[i]: a key of the table of kinds, "verb" or "sign".
 
-    `run` is the noun right before it, or ""; `told` says that a word like "is" stands before it.
+    `run` is the noun right before it, or ""; `told` says that a word like "is" precedes it.
     """
     word, one = words[i], singular(words[i])
     before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""

@@ -31,7 +31,7 @@ _NO_THOUGHTS = "use a model that does not think first, or switch its thinking of
 
 @dataclass(frozen=True)
 class RemoteVLM:
-    """A remote VLM. Its `repr` goes into the model version, without url and key, which change no result."""
+    """A remote VLM. Its `repr` is part of the model version, without url and key, which change no result."""
 
     model: str
     url: str = field(repr=False)  # up to and with /v1, as a rule

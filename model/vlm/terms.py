@@ -322,7 +322,7 @@ def _scalar(token: re.Match[str]) -> _String | str:
 
 
 def _unescaped(part: re.Match[str]) -> str:
-    """Return the character of an escape. An invalid escape stands for its last character."""
+    """Return the character of an escape. An invalid escape means its last character."""
     try:
         escape = part[0].replace("\\\\u", "\\u")
         character: str = json.loads(f'"{escape}"') if escape.startswith("\\") else escape

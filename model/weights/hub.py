@@ -176,7 +176,7 @@ class _Listing:
 
     @property
     def weights(self) -> dict[str, str]:
-        """The weights with their SHA-256. The hub lists none for weights that it keeps as small files."""
+        """The files of weights with their SHA-256. The hub lists no SHA-256 for small files in git."""
         return {file: d for file, d in self.digests.items() if _is_weights(file) and len(d) == 64}
 
     def damaged(self, files: Iterable[str]) -> list[str]:

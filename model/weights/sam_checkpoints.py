@@ -1,4 +1,4 @@
-"""SAM's published checkpoint files: pinned, downloaded with resume, compared with their SHA-256.
+"""Download SAM's published checkpoint files, with resume, and compare them with their pinned SHA-256.
 
 Addresses: READMEs of facebookresearch/segment-anything and ChaoningZhang/MobileSAM, which give no checksums.
 SAM's are pinned alike by micro-sam and 3D Slicer's extension, MobileSAM's by executorch's example.
@@ -96,7 +96,7 @@ def _download(checkpoint: Checkpoint, target: Path) -> None:
 
 
 def _resume(checkpoint: Checkpoint, part: Path) -> None:
-    """Append the rest of a file to `part`; from a server without ranges, all of it."""
+    """Append the rest of a file to `part`. Start over if the server has no byte ranges."""
     start = part.stat().st_size
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     with connections.request(

@@ -25,7 +25,7 @@ _NAMES = (  # published names -> timm's, applied in turn
 
 
 class Encoder(nn.Module):
-    """1024 x 1024 pixels -> (1, 256, 64, 64)."""
+    """Encodes float (1, 3, 1024, 1024) to (1, 256, 64, 64)."""
 
     img_size = 1024
 

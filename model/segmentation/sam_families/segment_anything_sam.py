@@ -106,7 +106,7 @@ def _weights(file: Path) -> Mapping[str, Tensor]:
 
 
 class SegmentAnythingSam:
-    """A SamFamily."""
+    """A `SamFamily` of the package segment-anything."""
 
     stretched = ends_boxes = False
 

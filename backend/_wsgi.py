@@ -73,7 +73,7 @@ def announce(settings: Settings) -> None:
     if settings.server.workers > 1:
         log.warning(
             f"WORKERS={settings.server.workers}: each worker loads the models again, and only one of them "
-            "hears a /setup, so set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
+            "receives a /setup, so set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
         )
     if settings.label_studio.api_key and not settings.label_studio.url:
         log.warning(

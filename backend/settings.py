@@ -72,7 +72,7 @@ def _folder(value: str) -> Path:
 
 
 def _bundle(value: str) -> Path:
-    from model import connections  # with it come requests and the hub's library
+    from model import connections  # imports requests and the hub's library
 
     try:
         connections.context(value)
@@ -294,7 +294,7 @@ class DetectionSettings(Group):
         points = dict(self.points)
         endpoint = None
         if self.listing_url is not None and self.listing_model is not None:
-            from model.vlm.remote_vlm import RemoteVLM  # with it comes requests
+            from model.vlm.remote_vlm import RemoteVLM  # imports requests
 
             endpoint = RemoteVLM(self.listing_model, self.listing_url, self.listing_key)
         return Options(
@@ -479,7 +479,7 @@ class Settings:
 
     def version(self, profile: Profile) -> str:
         """Return the model version of predictions made with these settings and this profile."""
-        from model.versions import version_of  # with it come requests and the hub's library
+        from model.versions import version_of  # imports requests and the hub's library
 
         answers = self.answers
         return version_of(profile, self.detection.options, answers.leftover, f"{answers.similarity:g}")

@@ -98,7 +98,7 @@ def trusted() -> str | None:
 
 
 def context(bundle: str) -> ssl.SSLContext:
-    """Return a context that trusts only the authorities of a file or folder. Raises OSError without any."""
+    """Return a context that trusts only the authorities of a file or folder. Raises OSError for none."""
     if os.path.isdir(bundle):
         return ssl.create_default_context(capath=bundle)
     return ssl.create_default_context(cafile=bundle)

@@ -187,7 +187,7 @@ def _upright(image: Pillow.Image, data: bytes) -> Pillow.Image:
         return Pillow.fromarray(eight_bits(values.view(np.uint32) if "I;32N" in raw else values))
     if ";16" not in raw or (deep := _deep(data)) is None:
         return image
-    if image.format == "PNG" and turn:  # OpenCV turns TIFF files itself
+    if image.format == "PNG" and turn:  # OpenCV applies the orientation of TIFF files
         deep.getexif()[_ORIENTATION] = turn
         ImageOps.exif_transpose(deep, in_place=True)
     return deep

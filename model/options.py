@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from model.recipes import RECIPES, Points, Recipe
 
-if TYPE_CHECKING:  # with it come requests and Pillow
+if TYPE_CHECKING:  # imports requests and Pillow
     from model.vlm.remote_vlm import RemoteVLM
 
 Views = Literal["whole", "corners"]

@@ -164,7 +164,7 @@ def read(
     if target is None and not positive:
         which = "no region" if nameless else "no region of their label"
         raise Unanswerable(f"There are negative clicks only, and {which} is below them.")
-    # A selected region keeps tools with labels of their own from working, and lends others its label.
+    # While a region is selected, tools with their own labels do not work. Others use the region's label.
     correction = Correction(
         interaction,
         clicks,

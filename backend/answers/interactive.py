@@ -157,7 +157,7 @@ def _find(
     if not any(config.label_control(label) for _, label in labelled):
         raise Unanswerable(f"No label means {quoted}: add it to the predicted_values of one.")
     own = next(iter(task.own), NO_ENTRY)
-    # A prediction may be on screen or not: with its id, ours is there once in both cases.
+    # The editor may show the prediction or not. A region with its id appears once in both cases.
     shown = NO_ENTRY if task.own else next(iter(task.predicted), NO_ENTRY)
     regions: list[results.Result] = []
     for detection, label in labelled:

@@ -21,7 +21,7 @@ from model.patches import Patch
 
 SECONDS = 30.0
 MAX_BYTES = 64_000_000
-# A draft is saved 5 s after the first change at the latest; one more for the way.
+# A draft is saved 5 s after the first change at the latest; one more second for its transfer.
 DRAFT_SECONDS = 6.0
 
 Key = tuple[str, ...]  # server, project, task, image

@@ -12,7 +12,7 @@ from backend.labelstudio.labeling_config import LabelConfig
 
 MAX_PROJECTS = 100
 MAX_TERMS = 1000  # of a project
-MAX_SIGHTINGS = 100_000  # of a term in an image, that are told from new ones
+MAX_SIGHTINGS = 100_000  # pairs of term and image that are remembered, so that none counts twice
 
 
 class UnknownProject(LookupError):

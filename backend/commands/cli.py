@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:  # None where it is closed
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Else Python tries to write the rest at its end, and reports that.
+        # Otherwise Python writes the rest at exit, and reports the error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
@@ -57,7 +57,7 @@ def _run(arguments: Sequence[str]) -> int:
     """Run a command. Turn errors into one line and an exit status."""
     logs.of_command()
     args = parser().parse_args(_joined(arguments))
-    from model import connections  # with it come requests and the hub's library
+    from model import connections  # imports requests and the hub's library
 
     connections.advise_other_libraries()
     try:

@@ -114,7 +114,7 @@ class Job:
         return cls(request, settings.images.max_image_pixels, config, selection, source, destination)
 
     def row(self, item: Item, body: bytes | None) -> Row:
-        """Return the row of a task from the JSON of its entries. All errors are those of this task."""
+        """Return the row of a task from the JSON of its entries. Errors concern this task alone."""
         if body is None:
             return {"key": item.key, "status": SKIPPED, "reason": "deleted since the tasks were listed"}
         entries = [entry for entry in self._entries(body) if isinstance(entry, Mapping)]

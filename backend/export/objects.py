@@ -41,7 +41,7 @@ class _Region:
 
 
 def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
-    """Return the most frequent (height, width) of the image among the results; None without any."""
+    """Return the most frequent (height, width) of the image among the results; None if none has it."""
     sizes: Counter[tuple[int, int]] = Counter()
     for item in _entries(items):
         height, width = (_number(item.get(f"original_{side}")) for side in ("height", "width"))
@@ -59,7 +59,11 @@ def read(
     *,
     scored: bool = False,
 ) -> Iterator[Object]:
-    """Yield the objects of a result list, the topmost last; count others in `left_out`. Raises TooMuch."""
+    """Yield the objects of a result list of an image (height, width) = `shape`, the topmost last.
+
+    Count other regions in `left_out`, by reason. With `scored`, objects have the score of their result.
+    Raises TooMuch.
+    """
     for region in _regions(items):
         if why := _reason(region, config):
             left_out[why] += 1

@@ -33,7 +33,7 @@ class AddressPolicy:
     """Decides which hosts may be fetched from. The fields come from the operator."""
 
     label_studio_url: str | None
-    allowed_hosts: Collection[tuple[str, int | None]]
+    allowed_hosts: Collection[tuple[str, int | None]]  # host in lower case, port or None for any
 
     def allows_name(self, url: HttpUrl) -> bool:
         """Return whether the operator named the host, so that its addresses do not matter."""

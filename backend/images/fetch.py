@@ -99,7 +99,10 @@ class Fetcher:
         raise Refused(f"{shown(source)} redirects more than {MAX_REDIRECTS} times.")
 
     def ask(self, request: Request, *, max_bytes: int | None = None) -> tuple[int, bytes]:
-        """Send a request to the API of its Label Studio. Return status, and body or a redirect's address."""
+        """Send a request to the API of its Label Studio. Return status, and body or a redirect's address.
+
+        `max_bytes` limits the body, by default as images. Raises ImageError.
+        """
         with self._opened(request, request.server) as response:
             if response.redirect is not None:
                 return response.status, response.redirect.encode()

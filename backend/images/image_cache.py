@@ -52,7 +52,10 @@ class ImageCache:
     def load(
         self, key: bytes | None, load: Callable[[], Image], deadline: Deadline
     ) -> tuple[Image, CachedImage]:
-        """Return the image of `load`, called once for concurrent callers with `key`. Raises TimeoutError."""
+        """Return the image of `load`, called once for concurrent callers with the same `key`.
+
+        With `key` None nothing is shared or cached. Raises TimeoutError, and what `load` raises.
+        """
 
         def identified() -> tuple[Image, CachedImage]:
             image = load()

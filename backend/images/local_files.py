@@ -55,6 +55,7 @@ def listed(source: str) -> Listing:
     """List the images of a folder and its subfolders, those that match a pattern, or one file.
 
     A name that exists is no pattern. Links to folders are followed, each folder once, and files listed once.
+    Raises ValueError for an invalid pattern.
     """
     if os.path.isdir(source):
         root = source.rstrip("/") + "/"

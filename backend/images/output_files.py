@@ -25,7 +25,7 @@ class Pictures:
         self._given: set[tuple[str, str]] = set()
 
     def name(self, folder: Path, stem: str) -> Path:
-        """Return a free name in a folder, which is created: `stem`.png, else stem-2.png and so on."""
+        """Create the folder; return a free name in it: stem.png, stem-2.png and so on. Raises ValueError."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -57,7 +57,7 @@ class Response:
 
     def read(self, max_bytes: int, setting: str = "VLSAM_MAX_IMAGE_BYTES") -> bytes:
         """Read the body. Raises TooLarge, which names the `setting`, for more than `max_bytes`."""
-        # read1 returns what has arrived, so the deadline also ends a body that drips.
+        # read1 returns what has arrived, so the deadline also ends a slow body.
         read: Callable[[int], bytes] = partial(self.response.raw.read1, decode_content=True)
         body = bytearray()
         while chunk := read(1 << 16):

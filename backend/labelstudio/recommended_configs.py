@@ -105,7 +105,7 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
     PolygonLabels always have one, so clicks take their label from <Labels>, and people rename regions and
     draw by hand with a second list. <Labels> and Rectangle export boxes as they are.
     """
-    from backend.labelstudio.label_colours import colours  # with it comes OpenCV, which loads slowly
+    from backend.labelstudio.label_colours import colours  # imports OpenCV, which loads slowly
 
     labels = [LabelTag(tag) if isinstance(tag, str) else tag for tag in tags]
     taken = tuple(tag.background for tag in labels if tag.background)

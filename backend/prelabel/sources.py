@@ -283,7 +283,7 @@ def without_file_scheme(source: str) -> str:
 
 
 def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Folder | Manifest:
-    """Return the source for an argument: a manifest by its suffix, else a folder, glob or URI."""
+    """Return the source for an argument: a manifest, by suffix, folder, glob or URI. Raises SourceError."""
     source = without_file_scheme(source)
     scheme = scheme_of(source)
     if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):

@@ -128,7 +128,10 @@ class EmbeddingHandle:
         return self._cached is not None
 
     def get(self, model: RetryingModel[E], image: Image | None = None) -> Embedding:
-        """Return the embedding on the model's device, encoded from `image` if it is not cached."""
+        """Return the embedding on the model's device, encoded from `image` if it is not cached.
+
+        Raises ValueError if there is neither, and what encoding raises. No error is cached.
+        """
 
         def made() -> Embedding:
             if self._cached is not None:  # read from its file, or evicted in the meantime

@@ -112,7 +112,7 @@ class JobQueue(Generic[M]):
             return sum(priority in (None, job.priority) for job in self._jobs)
 
     def probe(self, computes: Callable[[M], bool], timeout: float = 1.0) -> str:
-        """Return why the device does not work; "" if `computes` is true, or a job runs within its time."""
+        """Return within `timeout` seconds why the device fails; "" if it computes or runs a job in time."""
         if self.state != "ready":
             return f"The models are {'loading' if self.state == 'loading' else 'not loaded'}."
         since = self._running_since

@@ -121,7 +121,11 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
                 resources.unmatched_terms.configure(project, config)
                 other = settings.answers.leftover.partition(":")[2]
                 if other and not config.has(other):
-                    log.warning("Project %s has no label %r for VLSAM_LEFTOVER: it drops.", project, other)
+                    log.warning(
+                        "Project %s has no label %r for VLSAM_LEFTOVER: others are dropped.",
+                        project,
+                        other,
+                    )
             except labeling_config.ConfigError as error:
                 log.warning("Project %s cannot be annotated: %s", project, error)
         if server is not None:

@@ -86,14 +86,14 @@ def _push(
                 -1, stop - start, high - low
             )
             layer.cap(scores)
-            # Minus infinity where a row does not see; only the edges need a look.
+            # Set columns that a row does not see to minus infinity. Only the edges can hold such columns.
             if left > low:
                 unseen = place[low:left] < device_spans[start:stop, :1]
                 scores[..., : left - low].masked_fill_(unseen, -torch.inf)
             if right < high:
                 unseen = place[right:high] >= device_spans[start:stop, 1:]
                 scores[..., right - low :].masked_fill_(unseen, -torch.inf)
-            # Softmax by hand: the head weights need the sums.
+            # Softmax in steps, since the head weights need the sums.
             scores.sub_(scores.amax(-1, keepdim=True)).exp_()
             sums = scores.sum(-1)
             weights.add(group, scores, sums, low)

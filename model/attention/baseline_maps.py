@@ -80,7 +80,7 @@ class Classifier:
         return cls(model.to(device), processor)
 
     def class_of(self, name: str) -> int | None:
-        """Return the index of the class with this name, ignoring case; None without."""
+        """Return the index of the class with this name, ignoring case; None if there is none."""
         return self._classes.get(name.strip().lower())
 
     def rollout(self, image: Image, class_index: int) -> NDArray[np.float32]:

@@ -33,7 +33,7 @@ def received(capture: Capture, patches: int) -> list[Tensor]:
     """Return the attention that patches get in the vision tower's last layer, mean over heads.
 
     Use the row of the class token, if views have one token more than their share of `patches`, else the
-    mean over all rows. One float32 (views, n) per captured part. Raises AttentionError without any.
+    mean over all rows. One float32 (views, n) per captured part. Raises AttentionError if none was.
     """
     if not capture.vision:
         raise AttentionError("the vision tower did not run with the capturing implementation")

@@ -57,7 +57,7 @@ class Grid:
         """Spread values per token, (n, N), over the image: float32 (n, rows, columns).
 
         A cell is the mean of the tokens on it, of all planes, weighted by how much of the cell each covers;
-        0 without any.
+        0 if none covers it.
         """
         rows, columns = self.shape
         total = np.zeros((len(values), rows, columns))

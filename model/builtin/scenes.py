@@ -116,7 +116,7 @@ def _place(
     c, s = np.cos(np.deg2rad(angle)) * zoom, np.sin(np.deg2rad(angle)) * zoom
     linear = np.array([[c, -s], [s, c]]) @ np.diag([flip * stretch, 1 / stretch])
     rx, ry = np.abs(linear) @ np.array([w / 2, h / 2])
-    # Place it wholly inside the image if it fits, so that no name stands for a sliver at the edge.
+    # Place it wholly inside the image if it fits, so that no named object is a narrow strip at the edge.
     x = rng.uniform(min(rx, width / 2), max(width - rx, width / 2))
     y = rng.uniform(min(ry, height / 2), max(height - ry, height / 2))
     x0, y0 = max(int(x - rx) - 1, 0), max(int(y - ry) - 1, 0)

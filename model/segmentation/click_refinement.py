@@ -63,7 +63,7 @@ def refine_by_clicks(
     decoder_prompt, remaining = prompt, before
     corrections: list[_Correction] = []
     if before is not None and remaining is not None:
-        # Logits of an earlier answer know the object: clicks on it mostly correct the edge.
+        # Logits of an earlier answer describe the object. Clicks on it mostly correct the edge.
         if prompt.logits is None:
             corrections = _corrections(segmenter, embedding, prompt, before)
             remaining = _without_negatives(before, prompt, corrections)
@@ -252,7 +252,7 @@ def _count_obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
 
 
 def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
-    """Draw a disc of `cell` pixels around clicks on the wrong side; return the mask itself without any."""
+    """Draw a disc of `cell` pixels around clicks on the wrong side; return `mask` itself if there is none."""
     if not unmet_points(mask, prompt):
         return mask
     mask = mask.copy()

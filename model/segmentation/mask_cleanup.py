@@ -11,7 +11,7 @@ SPECK = 0.01
 
 
 def without_specks_and_holes(mask: Mask, prompt: Prompt) -> Mask:
-    """Remove specks, then holes, of less than SPECK of the mask's area. Return the mask itself without any.
+    """Remove specks, then holes, of less than SPECK of the mask's area. Return `mask` itself if it has none.
 
     Keep those that hold a point of the prompt, and larger ones: a partly hidden object has several pieces.
     """

@@ -227,7 +227,7 @@ class Segmenter:
         return self.levels(embedding, logits[None])[0]
 
     def clean(self, embedding: Embedding, answer: Answer) -> Answer:
-        """Remove specks and holes (mask_cleanup.py) by flipping logits; return the answer itself without."""
+        """Remove specks and holes (mask_cleanup.py) by flipping logits; return `answer` if it has none."""
         height, width = self._inside(embedding)
         inside, prompt = answer.logits[:height, :width], answer.prompt
         points = prompt.points * (np.array([width, height]) / embedding.size[::-1]).astype(np.float32)

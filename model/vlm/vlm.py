@@ -56,7 +56,7 @@ class VLMAnswer:
     vision: NDArray[np.float32] | None = None  # (rows, columns): the vision tower's map, if kept
 
     def rows(self, start: int, end: int) -> range:
-        """Return the positions of the tokens that spell `text[start:end]`; without, raises AttentionError."""
+        """Return the positions of the tokens that spell `text[start:end]`. Raises AttentionError for none."""
         spans = zip(self.starts, self.ends, strict=True)
         hits = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
         if not hits:
@@ -263,10 +263,10 @@ class VLM:
     def attention_maps(
         self, answer: VLMAnswer, spans: Sequence[tuple[int, int]], recipe: Recipe
     ) -> NDArray[np.float32]:
-        """Return the attention map of each span [start, end) of the answer's characters: (n, rows, columns).
+        """Return the attention map of each span [start, end) of the answer's characters.
 
-        Only the recipe's switches from `source` to `subtokens` are used. Raises AttentionError where the
-        answer lacks what the source needs.
+        The maps are float32 (n, rows, columns). Only the recipe's switches from `source` to `subtokens` are
+        used. Raises AttentionError where the answer lacks what the source needs.
         """
         wanted: list[list[int]] = []
         for start, end in spans:

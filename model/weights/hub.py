@@ -52,7 +52,7 @@ def ensure(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Pa
 
 
 def find(name: str, folder: Path = FOLDER) -> Path | None:
-    """Return a complete copy of a hub id on this machine, in `folder` or in the hub's cache; None without.
+    """Return a complete copy of a hub id on this machine, in `folder` or in the hub's cache, or None.
 
     Raises ModelLoadError where `folder` holds another commit than the name says.
     """
@@ -201,12 +201,11 @@ class _Listing:
                 (here / name).unlink(missing_ok=True)
             _Note(self.revision).write(here)
         missing = self.damaged(files)
-        for file in missing:  # the library would trust a damaged one
+        for file in missing:  # the library does not check existing files
             (here / file).unlink(missing_ok=True)
         if missing:
-            for orphan in here.glob(
-                ".cache/huggingface/download/*.incomplete"
-            ):  # of a process that was killed
+            # Files of a process that was killed.
+            for orphan in here.glob(".cache/huggingface/download/*.incomplete"):
                 orphan.unlink(missing_ok=True)
             log.info("Downloading %d files of %s into %s.", len(missing), self.name, here)
             try:
@@ -340,7 +339,7 @@ def _local_digest(file: Path, note: _Note) -> str:
 
 
 def _cached(name: str) -> Path | None:
-    """Return a complete copy in the hub's own cache; None without."""
+    """Return a complete copy in the hub's own cache; None if there is none."""
     base, wanted = split_revision(name)
     patterns = [*_TEXTS, _WHOLE, _SHARDS]
     try:

@@ -38,7 +38,7 @@ def fetch_sam(name: str, folder: Path = FOLDER, accept: Accept | None = None) ->
 
 
 def local_path(name: str, folder: Path = FOLDER) -> Path | None:
-    """Return the path of a model's files on this machine; None without. Raises ModelLoadError as hub.find."""
+    """Return the path of a model's files on this machine, or None. Raises ModelLoadError as `hub.find`."""
     if name in CHECKPOINTS and (folder.expanduser() / name).is_file():
         return folder.expanduser() / name
     path = Path(name).expanduser()

@@ -59,7 +59,10 @@ def build_sam(config: Mapping[str, Any], encoder: torch.nn.Module | None = None)
 
 
 def load(file: Path, config: Mapping[str, Any], device: str) -> "SegmentAnythingSam":
-    """Load weights (.pth, .pt, .safetensors). An empty `config` means a published size."""
+    """Load weights (.pth, .pt, .safetensors). An empty `config` means a published size.
+
+    Raises ModelLoadError, and what torch raises.
+    """
     if not file.is_file():
         raise ModelLoadError(
             f"the segmenter's weights {file} do not exist: name one of "

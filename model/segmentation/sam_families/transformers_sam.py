@@ -174,7 +174,10 @@ WITH_DETECTOR = "sam3_video"  # the kind that holds SAM 3's detector beside its 
 
 
 def load(path: Path, model_type: str, device: str, *, concepts: bool = False) -> TransformersSam:
-    """Load a folder of transformers, with `concepts` also SAM 3's detector, of a model WITH_DETECTOR."""
+    """Load a folder of transformers, with `concepts` also SAM 3's detector, of a model WITH_DETECTOR.
+
+    Raises ModelLoadError, and what transformers raises.
+    """
     family, model_class, processor_class = KINDS[model_type]
     processor = getattr(transformers, processor_class).from_pretrained(path)
     model = _weights(path, model_class)

@@ -82,7 +82,7 @@ def announce(settings: Settings) -> None:
 
 
 def _end_in_time(_: Any) -> None:
-    """On SIGTERM, stop the queue of this worker as well: a batch then answers with what is done."""
+    """Stop the queue of this worker on SIGTERM, too: a batch then answers with what is done."""
     usual = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: FrameType | None) -> None:

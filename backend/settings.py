@@ -1,4 +1,4 @@
-"""Settings: environment variables, parsed once into frozen groups. Each consumer takes its group.
+"""Parse the settings, environment variables, once into frozen groups. Each consumer takes its group.
 
 A setting is declared by its variable, its default, its parser and a sentence for docs/reference/settings.md.
 A field has the name of its variable, without `VLSAM_` and the name of its group.

@@ -1,4 +1,4 @@
-"""Recipes: the switches from attention to masks, by name. Each switch names its source."""
+"""Define the recipes: the switches from attention to masks, by name. Each switch names its source."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,1 +1,1 @@
-"""`vlsam bench`: measurements of this backend."""
+"""Measure this backend: `vlsam bench`."""

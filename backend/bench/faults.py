@@ -264,8 +264,8 @@ def _region(case: Case) -> dict[str, Any]:
 def row(kind: str, games: Sequence[Game]) -> dict[str, Any]:
     """Return the figures of a kind of fault over its games.
 
-    Clicks are those until IoU 0.85. The shares are those of the games that were good after 1, 2 and 5 clicks,
-    that failed, in which a click touched a further object, and in which an answer strayed to another region.
+    Clicks are those until IoU 0.85. There are shares of the games that were good after 1, 2 and 5 clicks, and
+    that failed. `touched`: a click changed a further object. `strayed`: an answer changed another region.
     """
     clicks = np.array([game.clicks if game.corrected else CAP + 1 for game in games])
     median, p90 = np.minimum(np.quantile(clicks, [0.5, 0.9], method="higher"), CAP).astype(float).tolist()

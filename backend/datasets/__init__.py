@@ -1,1 +1,1 @@
-"""Data sets, which prelabel and export write: items, the state of a run, formats, and the summary."""
+"""Write data sets for prelabel and export: items, the state of a run, formats, and the summary."""

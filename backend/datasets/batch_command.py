@@ -1,4 +1,4 @@
-"""Prefetch, rows of failures, messages and progress bar of batch commands."""
+"""Prefetch items, make rows of failures, and show progress, for batch commands."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""`make demo`: a real Label Studio with a project that this backend has pre-annotated."""
+"""Start a real Label Studio with a project that this backend has pre-annotated: `make demo`."""
 
 import argparse
 import json

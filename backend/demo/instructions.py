@@ -1,4 +1,4 @@
-"""Instructions for annotators, which `make demo` prints and docs/label-studio/clicks.md shows.
+"""Define the instructions for annotators, which `make demo` prints and docs/label-studio/clicks.md shows.
 
 tests/e2e/test_instructions.py follows them in a real browser. Words between backticks are keys, or labels on
 the screen.

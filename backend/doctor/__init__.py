@@ -1,1 +1,1 @@
-"""`vlsam doctor`: checks of a connection to Label Studio, and their repairs."""
+"""Check a connection to Label Studio, and repair it: `vlsam doctor`."""

@@ -1,1 +1,1 @@
-"""`vlsam export`: what people made in a project of Label Studio, as files to train with."""
+"""Export what people made in a project of Label Studio as files to train with: `vlsam export`."""

@@ -1,1 +1,1 @@
-"""Images: from an address in a task to pixels, safely."""
+"""Fetch images: from an address in a task to pixels, safely."""

@@ -1,4 +1,4 @@
-"""Errors of fetching an image. Each message is one sentence without secrets."""
+"""Define the errors of fetching an image. Each message is one sentence without secrets."""
 
 from model.types import ImageError
 

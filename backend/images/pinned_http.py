@@ -1,4 +1,4 @@
-"""HTTP requests to hosts that the address policy allows, over sockets pinned to checked addresses."""
+"""Send HTTP requests to hosts that the address policy allows, over sockets pinned to checked addresses."""
 
 import socket
 import threading

@@ -248,8 +248,8 @@ def parse(xml: str) -> LabelConfig:
 
     The image is the one that the controls point to; other images are only shown.
 
-    Outputs are the controls on the image that draw one of SHAPES, with labels of their own (BrushLabels ...)
-    or those of the <Labels> of that image (Brush ...), from the config or a field of the task's data. A
+    Outputs are the controls on the image that draw one of SHAPES. They have labels of their own (BrushLabels
+    ...) or those of the <Labels> of that image (Brush ...), from the config or a field of the task's data. A
     control with an explicit `smart="true"` or `smartOnly="true"` is a prompt tool and no output, unless there
     is no other. A keypoint is a prompt tool unless it has `smart="false"`. If no such control has labels,
     those without (Brush ...) are outputs if a `perRegion` TextArea or Taxonomy can name a region. (In Label

@@ -140,8 +140,8 @@ class Drawn:
 def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
     """Read the region of a result; None if it has no pixels.
 
-    Types without pixels are a keypoint (even one with RLE, which Label Studio 1.23.2 makes of accepted
-    regions), a choice, and the labels of a region whose geometry is in another result. A mask of another
+    A keypoint has no pixels, even one with RLE, which Label Studio 1.23.2 makes of accepted regions. Neither
+    have a choice, and the labels of a region whose geometry is in another result. A mask of another
     image's size and values of wrong types cannot be read, which `budget.unread` tells. A ring or an ellipse
     has the pixels whose centres are inside, and the curves of a vector count as straight. A mask has the
     pixels with an alpha of 128 or more; the strokes of a draft are painted on top. Raises TooMuch.
@@ -176,7 +176,7 @@ def decode(result: Mapping[str, Any], shape: tuple[int, int]) -> Mask | None:
 def _read(
     shape_name: str, value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget
 ) -> Drawn | None:
-    """Raises any exception for values of wrong types."""
+    """Read a region; None if it has no pixels. Raises any exception for values of wrong types."""
     match shape_name:
         case "brush":
             return _read_brush(value, shape, budget)

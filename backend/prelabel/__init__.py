@@ -1,1 +1,1 @@
-"""`vlsam prelabel`: projects, folders and lists of images to predictions, resumable, without a server."""
+"""Annotate projects, folders and lists of images, resumable, without a server: `vlsam prelabel`."""

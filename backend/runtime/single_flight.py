@@ -1,4 +1,4 @@
-"""Single-flight: concurrent callers that ask for the same work share one execution of it."""
+"""Share one execution among concurrent callers that ask for the same work (single-flight)."""
 
 import threading
 from collections.abc import Callable, Hashable

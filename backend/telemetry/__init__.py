@@ -1,1 +1,1 @@
-"""Logs and metrics."""
+"""Write logs and count metrics."""

@@ -1,1 +1,1 @@
-"""The HTTP server that Label Studio calls."""
+"""Serve the HTTP routes that Label Studio calls."""

@@ -24,9 +24,9 @@ from model.recipes import Recipe
 def flow(capture: Capture, rows: Sequence[int], recipe: Recipe, image: Sequence[int] = ()) -> Tensor:
     """Return rows of the rolled-out attention after the last layer: float32 (len(rows), N).
 
-    Exact, without an N x N matrix: the requested rows V are pushed down from the last layer as
-    V <- V + V (S' * d), with the columns' factors d, and the sum over all starting layers is collected.
-    Uses start_layer, head_weights, regularise and residual of the recipe. `rows` are positions in the
+    The result is exact and needs no N x N matrix. From the last layer down, multiply the requested rows V:
+    V <- V + V (S' * d), with the columns' factors d. Sum V over all starting layers.
+    Use start_layer, head_weights, regularise and residual of the recipe. `rows` are positions in the
     sequence, `image` the columns of image tokens, for the head weights "vmax".
 
     Raises AttentionError as `Capture.check` does.

@@ -108,7 +108,10 @@ _active: ContextVar[Capture | None] = ContextVar("vlsam_capture", default=None)
 
 @contextmanager
 def capturing(*, vision: bool = False) -> Iterator[Capture]:
-    """Capture a sequence as a model with `implementations` runs; `vision`: the tower's last layer, too."""
+    """Capture the forward passes inside the `with` block, for a batch of one sequence.
+
+    `vision` also captures the vision tower's last layer. The model must use `implementations`.
+    """
     capture = Capture(keeps_vision=vision)
     token = _active.set(capture)
     try:

@@ -56,7 +56,10 @@ def check(capture: Capture, plain: Capture, layers: int, first: int, count: int)
 
 
 def one_way(capture: Capture, first: int, image: int) -> bool:
-    """Return whether none of a prompt's `first` tokens sees later text; image tokens end at `image`."""
+    """Return whether none of a prompt's `first` tokens sees text after itself.
+
+    Image tokens may see each other, up to the last one's position `image`.
+    """
     allowed = torch.arange(first).clamp(min=image) + 1
     spans = (torch.cat(layer.spans) for layer in capture.layers.values())
     return all(bool((each[:first, 1] <= allowed).all()) for each in spans)

@@ -15,7 +15,7 @@ class HeadWeights:
     """Sums the largest probabilities of one layer's rows, block by block of rows."""
 
     def __init__(self, kind: str, shape: tuple[int, int], image: Sequence[int], device: torch.device) -> None:
-        """`shape` is (key heads, query heads per key head); `image` holds the columns of image tokens."""
+        """Set `shape`, (key heads, query heads per key head), and `image`, the columns of image tokens."""
         self._kind, self._columns = kind, sorted(image)
         self._image = torch.tensor(self._columns, device=device)
         self._peaks = torch.zeros(shape, device=device)

@@ -138,7 +138,7 @@ def _merged_patches(image: _Input) -> Iterator[Plane]:
 
 
 def _broken_rows(image: _Input) -> Iterator[Plane]:
-    """Do the same as `_merged_patches`, with a token for a break after each row."""
+    """Merge patches as `_merged_patches`, with a token for a break after each row."""
     cell = int(np.max(image.config.vision_config.patch_size)) * getattr(image.config, "spatial_merge_size", 1)
     rows, columns = (int(n) // cell for n in image.inputs["image_sizes"][0])
     yield Plane(_filled(image.tokens, rows, columns), WHOLE)

@@ -205,7 +205,7 @@ def _progressive_merge(mask: Mask, before: Mask, prompt: Prompt, corrections: Se
 def _without_missed_parts(mask: Mask, remaining: Mask, corrections: Sequence[_Correction]) -> Mask:
     """Remove the piece at a negative click of which the segmenter removed next to nothing.
 
-    Keep more than half of the mask: near the edge, a click's own mask may be the object.
+    Keep a piece of more than half of the mask: near the edge, a click's own mask may be the object.
     """
     for correction in corrections:
         if correction.adds or not correction.inside or (correction.piece & remaining).any():

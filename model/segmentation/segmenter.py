@@ -1,4 +1,4 @@
-"""Segment Anything: encode an image once, decode prompts into masks.
+"""Encode an image once and decode prompts into masks, by Segment Anything.
 
 Stateless: `embedding = encode(image)`, `decode(embedding, prompts)`. There is no current image that callers
 could confuse. The families of SAM are in sam_families/.

@@ -1,1 +1,1 @@
-"""Scripts that train the built-in models: run them from a checkout, as `python -m model.training.vlm`."""
+"""Train the built-in models: run the scripts from a checkout, as `python -m model.training.vlm`."""

@@ -1,4 +1,4 @@
-"""Options, optimizers, the learning-rate schedule, checkpoints and the log of both training scripts."""
+"""Define what both training scripts share: options, optimizers, schedule, checkpoints and the log."""
 
 import argparse
 import json

@@ -140,7 +140,7 @@ def parse(
     """Return the unique boxes in an answer, in order, at most MAX_BOXES, clipped to the image.
 
     Corners may be swapped. Drop boxes without a name, thinner than a pixel, not finite, or further outside
-    than the image is large; and the last one of a cut answer, unless something follows its name. `kind` is
+    than the image is large. Drop the last one of a cut answer unless something follows its name. `kind` is
     transformers' `model_type`, `size` the image's (height, width), and `input_size` that of the model's
     input, for families that count boxes in its pixels. Raises GroundingError where the family cannot answer
     with boxes, or lacks an `input_size` that it needs.

@@ -47,7 +47,7 @@ def bounded(processor: Any, config: Any, pixels: int) -> Any:
 
 
 def takes(processor: Any, size: tuple[int, ...]) -> bool:
-    """Return whether a processor can take this size: CLIP's needs 40 GB for 1 x 40,000 pixels."""
+    """Return whether a processor can take a size. CLIP's would need 40 GB for 1 x 40,000 pixels."""
     images = processor.image_processor
     filled = getattr(images, "do_center_crop", None) and getattr(images.size, "shortest_edge", None)
     padded = getattr(images, "do_pad", None)

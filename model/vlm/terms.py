@@ -165,7 +165,7 @@ def bare(phrase: str) -> str:
 
 
 def named(phrase: str) -> list[Term]:
-    """Return the terms of a person's phrase: of "man with a hat" the man. Without any, it is one itself."""
+    """Return the terms of a person's phrase: "man" of "man with a hat". If it has none, it is itself one."""
     text = _barred(_ASIDE, phrase)
     return _label(text, 0, len(text)) or [Term(phrase.lower(), 0, len(phrase))]
 
@@ -505,7 +505,7 @@ def _goes_on(words: list[str], i: int) -> bool:
 
 
 def _tells(words: list[str], run: list[int], definite: bool) -> bool:
-    """Return whether a run's last word, before an article, is a verb: it agrees with the word before it."""
+    """Return whether a run's last word, before an article, is a verb, by agreement in number."""
     last, before = words[run[-1]], words[run[-1] - 1]
     base = singular(last) == last
     if len(run) > 1:

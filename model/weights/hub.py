@@ -76,6 +76,7 @@ def fetch(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Pat
 
     Without a revision in its name, the model stays at the one that was fetched first. `accept` gets
     config.json before the weights are fetched, and raises ModelLoadError for a model that cannot be used.
+    Raises ModelLoadError.
     """
     here = folder.expanduser() / split_revision(name)[0]
     cached = None if complete(here) else _cached(name)

@@ -1,4 +1,4 @@
-"""MobileSAM's image encoder (arXiv 2306.14289): timm's TinyViT, followed by SAM's neck.
+"""Define MobileSAM's image encoder (arXiv 2306.14289): timm's TinyViT, followed by SAM's neck.
 
 Unlike timm's tiny_vit_5m_224, its last stage keeps the grid's size.
 """

@@ -1,4 +1,4 @@
-"""SAM by the segment-anything package: ViT-B, L and H, the built-in model, and MobileSAM."""
+"""Run SAM by the segment-anything package: ViT-B, L and H, the built-in model, and MobileSAM."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -148,8 +148,8 @@ def embed(sam: Sam, prompts: Tokens) -> Tensor:
 def decode(sam: Sam, source: Tensor, position: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
     """Run MaskDecoder.predict_masks without its copies: four logits (n, 4, h, w) and IoU (n, 4) per prompt.
 
-    `source` (n or 1, C, H, W), the image plus the prompts' masks, and `position` (n or 1, C, H, W) have one
-    row if all prompts share them, so that the first layer computes one row.
+    `source` (n or 1, C, H, W) is the image plus the prompts' masks, `position` (n or 1, C, H, W) the position
+    encoding. They have one row if all prompts share them, so that the first layer computes one row.
     """
     decoder, count = sam.mask_decoder, len(sparse)
     _, width, h, w = source.shape

@@ -1,4 +1,4 @@
-"""SAMs of transformers: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, SAM 3 by clicks and by noun phrases."""
+"""Run SAMs of transformers: SAM, SAM-HQ, SAM 2 and 2.1, EdgeTAM, SAM 3 by clicks and by noun phrases."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

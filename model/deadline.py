@@ -1,4 +1,4 @@
-"""Define the deadline of a request."""
+"""Define the deadline of a request: how long a client may wait."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment `at` of `clock`, both in seconds. Without arguments it never passes.
+    """A moment `at` of `clock`, both in seconds. A deadline without arguments never passes.
 
     >>> now = 100.0
     >>> deadline = Deadline.after(8, clock=lambda: now)

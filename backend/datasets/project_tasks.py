@@ -18,7 +18,7 @@ from model.types import Image, ImageError
 class ProjectTasks:
     """The tasks of a project, oldest first, without those that version `without` has predicted.
 
-    When the value of `mark` changes, an item is read again.
+    An item is read again when the value of `mark` for its task changes.
     """
 
     def __init__(

@@ -204,7 +204,7 @@ def _codes(
 def _values(
     raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64], spend: Spend
 ) -> tuple[NDArray[np.int64], Bytes]:
-    """Return the bounds of the values of codes, n + 1 numbers from 0 on, and the values (n,)."""
+    """Return the bounds of the codes' values, n + 1 numbers from 0, and the values, uint8 (n,)."""
     stream = np.frombuffer(raw, np.uint8)
     first = int(positions[0]) >> 3
     part = stream[first : (int(positions[-1]) >> 3) + 4].astype(np.uint32)

@@ -89,7 +89,7 @@ def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) 
 def corners(
     x: float, y: float, width: float, height: float, rotation: float, shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return the corners (4, 2) in pixels of a rectangle in percent, turned clockwise about the first."""
+    """Return the corners (4, 2) in pixels of a rectangle in percent, turned clockwise about its first."""
     ring = pixels_of(np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]]), shape)
     return _turned(ring, rotation, ring[0])
 

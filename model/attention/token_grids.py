@@ -292,7 +292,10 @@ def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
 
 
 def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]) -> Grid:
-    """Return the grid of one image of `image_size` (H, W) in a processor's output. Raises AttentionError."""
+    """Return the grid of the one image, of `image_size` (H, W), in a processor's output.
+
+    Raises AttentionError where the number of image tokens does not fit.
+    """
     tokens = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten().cpu().numpy()
     height, width = image_size
     image = _Input(model.config, processor, inputs, tokens, height, width)

@@ -140,7 +140,7 @@ class Segmenter:
         """Return the masks for every prompt, in order. Prompts of equal length are decoded together.
 
         `multimask`: three masks per prompt (whole, part, subpart) instead of one. Raises PromptError for a
-        prompt that is empty or not finite, or with a mask or logits of a wrong size.
+        prompt that is empty, or has numbers that are not finite, or a mask or logits of a wrong size.
         """
         device = self.family.device
         embedding = embedding.to(device)

@@ -22,7 +22,7 @@ class Tokens:
     masks: Tensor | None = None  # (n, 1, low, low) float32 logits
 
     def embedded(self, places: Tensor, kinds: Tensor) -> Tensor:
-        """Add the label's vector, of (5, C) from -1 on, to each point's encoding (n, k, C)."""
+        """Add to each encoding of `places` (n, k, C), 0 for NOTHING, its label's row of `kinds` (5, C)."""
         return places * (self.labels >= 0)[..., None] + kinds[self.labels + 1]
 
 

@@ -209,9 +209,7 @@ def settle(correction: Correction, mask: Mask) -> Correction:
     TooMuch, and Unanswerable if there is no answer without a target.
     """
     drawn = [rival.drawn for rival in correction.rivals]
-    number = region_matching.most_alike(drawn, mask)
-    if number is None and correction.needs_target and correction.clicks.box:
-        number = region_matching.about_box(drawn, correction.clicks.box)
+    number = region_matching.matching(drawn, mask, correction.clicks.box if correction.needs_target else None)
     return _aimed(correction, None if number is None else correction.rivals[number])
 
 
@@ -239,11 +237,7 @@ def _aimed(correction: Correction, target: Target | None) -> Correction:
         # No region with a label is selected.
         or (not newest.labels and correction.control.takes_labels)
         # In a selected region a click places no point.
-        or (
-            target is not None
-            and newest.point is not None
-            and target.drawn.holds(click_gestures.pixels_of([newest], target.drawn.shape))
-        )
+        or (target is not None and newest.point is not None and target.drawn.holds(clicks.points[-1:]))
     )
     region_id = target.region_id if target else earlier.region_id if earlier else None
     notes: tuple[str, ...] = ()

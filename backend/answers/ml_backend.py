@@ -8,7 +8,8 @@ from backend.answers.placement import Prediction
 from backend.answers.resources import PROCESS, Resources
 from backend.answers.task_image import Access
 from backend.images.studio_urls import Server
-from backend.labelstudio.request import Batch, Event, Interaction, Trial, parse_body
+from backend.labelstudio import request
+from backend.labelstudio.request import Batch, Event, Interaction, Trial
 
 try:
     from label_studio_ml.model import LabelStudioMLBase
@@ -42,18 +43,18 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def predict(
         self, tasks: list[Any], context: Mapping[str, Any] | None = None, **_: Any
     ) -> list[Prediction]:
-        """Return predictions or the answer to a `context`. Raises BadRequest, ConfigError and Unavailable."""
-        body = {"tasks": tasks, "label_config": self.label_config or "", "params": {"context": context}}
-        return answer(parse_body(body), self.access)
+        """Return predictions for `tasks`, or with a `context` the answer to a click in the first task.
+
+        Raises ConfigError and Unavailable.
+        """
+        config = self.label_config or ""
+        if context is None:
+            return answer_batch(request.parse_batch(tasks, config), self.access)
+        return answer_context(request.parse_context(tasks, context, config), self.access)
 
 
-def answer(request: Batch | Event | Trial | Interaction, access: Access) -> list[Prediction]:
-    """Return one item per task of a batch, in order, or one for a click, a text or an event.
-
-    An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or was
-    not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an empty
-    result and never asks again. An empty answer to a click says why under "reason". With
-    VLSAM_ON_OPEN=prewarm a batch of one task has no item, and its image is encoded in the background.
+def answer_context(request: Event | Trial | Interaction, access: Access) -> list[Prediction]:
+    """Return one item for a click, a text or an event. An empty answer says why under "reason".
 
     Raises Unavailable.
     """
@@ -66,6 +67,20 @@ def answer(request: Batch | Event | Trial | Interaction, access: Access) -> list
             return [batch.trial(access, request, deadline)]
         case Interaction():
             return [interactive.interact(access, request, deadline)]
+
+
+def answer_batch(request: Batch, access: Access) -> list[Prediction]:
+    """Return one item per task, in order.
+
+    An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or was
+    not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an empty
+    result and never asks again. With VLSAM_ON_OPEN=prewarm a batch of one task has no item, and its image is
+    encoded in the background.
+
+    Raises Unavailable.
+    """
+    resources = access.resources
+    deadline = resources.deadline()
     # Label Studio 1.23.2 does not say why it asks: an opened task looks like a chosen one that is alone.
     if len(request.tasks) == 1 and resources.settings.answers.on_open == "prewarm":
         batch.prewarm(access, request.tasks[0], request.config, deadline)

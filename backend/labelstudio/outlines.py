@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.labelstudio.geometry import Ellipse
-from model.patches import tight_window
 from model.types import Mask
 
 Ring = NDArray[np.float64]  # (n, 2) xy; the last point joins the first
@@ -47,9 +46,9 @@ def exact_rings_of(mask: Mask) -> list[Ring] | None:
     Holes are joined to their part as in `rings_of`, and specks are kept: `fill` and pycocotools restore the
     same mask. Return None for a mask with more than MAX_HOLES holes or MAX_CORNERS corners.
     """
-    left, top, right, bottom = tight_window(mask)
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     # cv2 joins pixels that share a corner alone: as holes of the background, parts of the mask stay apart.
-    background = np.pad(~mask[top:bottom, left:right], 1, constant_values=True)
+    background = np.pad(~mask[top : top + height, left : left + width], 1, constant_values=True)
     # Where the border between two rows begins, ends or changes sides, there are corners.
     if np.count_nonzero(np.diff(np.diff(background.astype(np.int8), axis=0), axis=1)) > MAX_CORNERS:
         return None
@@ -78,8 +77,8 @@ def _doubled(mask: Mask) -> NDArray[np.uint8]:
 
 def _outlines(mask: Mask) -> list[list[Ring]]:
     """Return the outlines of each part and its holes, the largest part first; holes run the other way."""
-    left, top, right, bottom = tight_window(mask)
-    part = _doubled(mask[top:bottom, left:right])
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    part = _doubled(mask[top : top + height, left : left + width])
     outlines, tree = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     sizes = [cv2.contourArea(outline) for outline in outlines]
     kept = [i for i in np.argsort(sizes)[::-1][:MAX_PARTS] if sizes[i] >= SPECK * max(sizes)]
@@ -91,7 +90,7 @@ def _outlines(mask: Mask) -> list[list[Ring]]:
     parts: dict[int, list[Ring]] = {}
     for i, ring in zip(kept, rings, strict=True):
         around = tree[0, i, 3]  # of a hole the part that it is in, which is larger and so came before it
-        placed = np.clip((ring + 0.5) / 2 + (left, top), (left, top), (right, bottom))
+        placed = np.clip((ring + 0.5) / 2 + (left, top), (left, top), (left + width, top + height))
         parts.setdefault(int(i if around < 0 else around), []).append(placed)
     return list(parts.values())
 
@@ -139,6 +138,15 @@ def ellipse_of(mask: Mask) -> Ellipse:
     (short, long), axes = np.linalg.eigh(spread)
     turned = math.degrees(math.atan2(axes[1, 1], axes[0, 1])) % 180
     return (*centre, 2 * math.sqrt(long), 2 * math.sqrt(short), turned)
+
+
+def innermost_of(mask: Mask) -> tuple[float, float]:
+    """Return x and y of the centre of the pixel farthest from the edge of a mask that is not empty."""
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    # The edge of the image is an edge of the mask, too.
+    part = np.pad(mask[top : top + height, left : left + width], 1).view(np.uint8)
+    *_, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(part, cv2.DIST_L2, 5))
+    return left + x - 0.5, top + y - 0.5
 
 
 def nearest_points(one: Ring, other: Ring, pairs: int) -> tuple[float, tuple[float, float], int]:

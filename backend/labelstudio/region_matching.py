@@ -14,8 +14,12 @@ HELD = 0.5
 LEAST_SHARE = 0.25
 
 
-def most_alike(regions: Sequence[Drawn], mask: Mask) -> int | None:
-    """Return the index of the first region that is most like the object of a mask. Raises TooMuch."""
+def matching(regions: Sequence[Drawn], mask: Mask, box: Box | None) -> int | None:
+    """Return the index of the first region that is most like the object of a mask, None without one.
+
+    If no region is like it and there is a box, return the region whose bounding box has the largest IoU with
+    the box. If no IoU reaches SAME_OBJECT, return the first region that contains the box. Raises TooMuch.
+    """
     patch = Patch.of(mask)
     best, most = None, 0.0
     for number, region in enumerate(regions):
@@ -28,17 +32,11 @@ def most_alike(regions: Sequence[Drawn], mask: Mask) -> int | None:
         shared = overlap * (region.patch.area + patch.area) / (1 + overlap)
         if round(shared) >= HELD * region.patch.area:
             best, most = number, overlap
-    return best
-
-
-def about_box(regions: Sequence[Drawn], box: Box) -> int | None:
-    """Return the index of the region whose bounding box has the largest IoU with a box.
-
-    If no IoU reaches SAME_OBJECT, return the first region that contains the box. Raises TooMuch.
-    """
+    if best is not None or box is None:
+        return best
     left, top, right, bottom = (round(side) for side in box)
     window = (left, top, max(right, left + 1), max(bottom, top + 1))
-    best, most, holder = None, SAME_OBJECT, None
+    most, holder = SAME_OBJECT, None
     for number, region in enumerate(regions):
         shared = area(common(region.window, window))
         overlap = shared / (area(region.window) + area(window) - shared)

@@ -95,29 +95,38 @@ class Interaction:
         return [] if draft is None else click_gestures.drafted_gestures(draft, self.config)
 
 
-def parse_body(body: Mapping[str, Any]) -> Batch | Event | Trial | Interaction:
-    """Parse the body of POST /predict; with a context it is about the first task.
+def parse_batch(tasks: Sequence[Any], label_config: str) -> Batch:
+    """Parse a request without a context. Raises ConfigError."""
+    return Batch([Task.parse(task) for task in tasks], labeling_config.parse(label_config))
 
-    Raises BadRequest and ConfigError.
-    """
-    tasks, xml, params = body.get("tasks"), body.get("label_config"), body.get("params", {})
+
+def parse_context(
+    tasks: Sequence[Any], context: Mapping[str, Any], label_config: str
+) -> Event | Trial | Interaction:
+    """Parse a request with a context, which is about the first task. Raises ConfigError."""
+    event = context.get("event")
+    if event is not None and event != TRIAL:
+        return Event(event)
+    config, task = labeling_config.parse(label_config), Task.parse(tasks[0] if tasks else None)
+    return Trial(task, config) if event == TRIAL else Interaction.parse(task, context, config)
+
+
+def parse_body(body: Mapping[str, Any]) -> Batch | Event | Trial | Interaction:
+    """Parse the body of POST /predict. Raises BadRequest and ConfigError."""
+    tasks, config, params = body.get("tasks"), body.get("label_config"), body.get("params", {})
     if not isinstance(tasks, list):
         raise BadRequest("tasks must be a list.")
     if len(tasks) > MAX_TASKS:
         raise BadRequest(f"tasks must hold at most {MAX_TASKS} tasks.")
-    if not isinstance(xml, str):
+    if not isinstance(config, str):
         raise BadRequest("label_config must be a text.")
     if not isinstance(params, dict):
         raise BadRequest("params must be an object.")
     context = params.get("context")
     if context is None:
-        return Batch([Task.parse(task) for task in tasks], labeling_config.parse(xml))
+        return parse_batch(tasks, config)
     if not isinstance(context, Mapping):
         raise BadRequest("params.context must be an object or null.")
-    event = context.get("event")
-    if event is not None and event != TRIAL:
-        return Event(event)
-    if event is None and not tasks:
+    if context.get("event") is None and not tasks:
         raise BadRequest("tasks must hold the task of params.context.")
-    config, task = labeling_config.parse(xml), Task.parse(tasks[0] if tasks else None)
-    return Trial(task, config) if event == TRIAL else Interaction.parse(task, context, config)
+    return parse_context(tasks, context, config)

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.labelstudio import brush_rle, outlines
 from backend.labelstudio.labeling_config import Control, Naming
 from backend.labelstudio.region_reading import PNG, decode
-from model.patches import Patch, tight_window
-from model.segmentation.mask_cleanup import innermost_pixel
 from model.types import Mask
 
 Result = dict[str, Any]
@@ -112,15 +111,15 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
                 return {"points": ring, "closed": True}
             return {"vertices": [{"x": x, "y": y} for x, y in ring], "closed": True}
         case "rectangle":
-            corners = np.array(tight_window(mask)).reshape(2, 2)
+            left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+            corners = np.array([[left, top], [left + width, top + height]])
             (x0, y0), (x1, y1) = _percent(corners, mask.shape)
             return {"x": x0, "y": y0, "width": round(x1 - x0, 6), "height": round(y1 - y0, 6), "rotation": 0}
         case "ellipse":
             value = _ellipse(mask)
             return value if compact or _fits(value, mask) else None
         case "keypoint":
-            (row, column), _ = innermost_pixel(mask)
-            ((x, y),) = _percent(np.array([[column + 0.5, row + 0.5]]), mask.shape)
+            ((x, y),) = _percent(np.array([outlines.innermost_of(mask)]), mask.shape)
             return {"x": x, "y": y, "width": KEYPOINT_WIDTH}
     raise ValueError(f"no shape {shape!r}")
 
@@ -150,7 +149,9 @@ def _percent(points: NDArray[np.float64], shape: Sequence[int]) -> list[list[flo
 
 def _fits(ellipse: dict[str, Any], mask: Mask) -> bool:
     drawn = decode({"type": "ellipse", "value": ellipse}, (mask.shape[0], mask.shape[1]))
-    return drawn is not None and Patch.of(drawn).iou(Patch.of(mask)) >= ELLIPSE_IOU
+    if drawn is None:
+        return False
+    return np.count_nonzero(drawn & mask) >= ELLIPSE_IOU * np.count_nonzero(drawn | mask)
 
 
 def _ellipse(mask: Mask) -> dict[str, Any]:

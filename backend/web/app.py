@@ -20,7 +20,7 @@ from backend.answers.unmatched_terms import UnknownProject
 from backend.doctor.watch import Watch
 from backend.images.studio_urls import Server
 from backend.labelstudio import bounded_json, labeling_config
-from backend.labelstudio.request import BadRequest, parse_body
+from backend.labelstudio.request import BadRequest, Batch, parse_body
 from backend.runtime.job_queue import Unavailable
 from backend.settings import ServerSettings, Settings
 from backend.telemetry import logs
@@ -169,7 +169,10 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
         body = _body()
         project, gone = _project(body), partial(_hung_up, request.environ.get("gunicorn.socket"))
         access = Access(resources, projects.server(project), project, gone)
-        return jsonify(results=ml_backend.answer(parse_body(body), access))
+        parsed = parse_body(body)
+        if isinstance(parsed, Batch):
+            return jsonify(results=ml_backend.answer_batch(parsed, access))
+        return jsonify(results=ml_backend.answer_context(parsed, access))
 
     @app.errorhandler(BadRequest)
     @app.errorhandler(labeling_config.ConfigError)

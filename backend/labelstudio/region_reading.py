@@ -239,7 +239,8 @@ def _numbers(values: Any) -> NDArray[np.float64]:
 
 def _placed(value: Mapping[str, Any], *size: str) -> Iterator[float]:
     """Return x, y, the two values of `size` and the rotation of a rectangle or an ellipse."""
-    return map(float, _numbers([*(value[key] for key in ("x", "y", *size)), value.get("rotation") or 0]))
+    given = [*(value[key] for key in ("x", "y", *size)), value.get("rotation") or 0]
+    return map(float, _numbers([float(number) for number in given]))
 
 
 def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
@@ -293,7 +294,7 @@ def _strokes(touches: Any, shape: tuple[int, int], budget: ReadingBudget) -> lis
         if len(numbers):
             pixels = _pixels([numbers[at : at + 2] for at in range(0, len(numbers), 2)], shape, budget)
             # Of the width also where the brush goes up and down. Four images wide paints everything.
-            thick = min(400.0, float(_numbers(touch["relativeStrokeWidth"]))) / 100 * shape[1]
+            thick = min(400.0, float(_numbers(float(touch["relativeStrokeWidth"])))) / 100 * shape[1]
             points = np.clip(pixels, -4 * max(shape), 4 * max(shape))
             window = geometry.window_of(points, shape, max(0.0, thick) / 2 + 4)
             lengths = np.hypot(*np.diff(points, axis=0, append=points[-1:]).T)

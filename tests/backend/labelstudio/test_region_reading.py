@@ -207,6 +207,7 @@ ZEROS = zlib.compress(bytes(10**6))
         ({"touches": [{"relativePoints": "1234", "relativeStrokeWidth": 3}]}, "pairs"),
         ({"touches": [{"relativePoints": [1, 2], "relativeStrokeWidth": float("nan")}]}, "far outside"),
         ({"touches": [{"relativePoints": [1, 10**400], "relativeStrokeWidth": 3}]}, "OverflowError"),
+        ({"touches": [{"relativePoints": [1, 2], "relativeStrokeWidth": [3]}]}, "TypeError"),
         ({"touches": [{"relativePoints": []}] * 10_001}, "10000 strokes"),
         ({"touches": [{"relativePoints": [1] * 20_002}]}, "10000 points"),
         ({"touches": {"type": "add"}}, "strokes"),
@@ -221,6 +222,17 @@ def test_what_cannot_be_read_is_told_and_takes_nothing_along(value: dict[str, An
     assert told.startswith("brushlabels 'a\\nb': ")
     assert why in told
     assert len(told) < 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [("rectangle", ("x", "y", "width", "height")), ("ellipse", ("x", "y", "radiusX", "radiusY"))],
+)
+def test_lists_in_place_of_numbers_are_refused(kind: str, keys: tuple[str, ...]) -> None:
+    budget = ReadingBudget()
+    value = {key: [20] for key in (*keys, "rotation")}
+    assert region_reading.read({"type": kind, "value": value}, (6, 8), budget) is None
+    assert "TypeError" in budget.unread[0]
 
 
 def test_texts_and_profiles_of_a_png_are_not_unpacked() -> None:

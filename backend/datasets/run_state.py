@@ -52,7 +52,7 @@ def check_target(target: Path, *, is_folder: bool, known: bool, restart: bool = 
     if target.is_dir() != is_folder or strange:
         kind = "folder" if target.is_dir() else "file"
         raise StateError(f"{target} is a {kind} that no run has written; move it, or give another --to")
-    if not (known or restart or is_folder):
+    if not (known or restart):
         raise StateError(f"{target} is there already; move it, or overwrite it with --restart")
 
 

@@ -193,7 +193,7 @@ def main(request: Request) -> int:
     job = Job.of(request, settings, StudioClient.connect(settings.images, settings.label_studio))
     target, state = request.target, State(state_of(request.target))
     is_folder = isinstance(job.destination, Yolo | Masks)
-    check_target(target, is_folder=is_folder, known=state.exists, restart=request.restart)
+    check_target(target, is_folder=is_folder, known=state.exists, restart=request.restart or is_folder)
     if request.copy_images and isinstance(job.destination, Coco):
         copied = state.exists and (state.folder / "images").is_dir()
         check_target(images_of(target), is_folder=True, known=copied)

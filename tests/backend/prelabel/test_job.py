@@ -435,6 +435,7 @@ def test_a_shard_that_was_stopped_is_not_merged(
         (["{photos}", "--to", "out.txt"], "the name must end in .json"),
         (["{photos}", "--to", "out.json", "--limit", "0"], "--limit must be 1"),
         (["{photos}", "--to", "taken.json"], "is there already"),
+        (["{photos}", "--to", "taken.yolo"], "is there already"),
         (["{photos}", "--to", "out.json", "--label-config", "ui.xml"], "ui.xml cannot be read"),
         (["labelstudio://7", "--to", "labelstudio://7"], "needs LABEL_STUDIO_URL"),
         (["labelstudio://seven", "--to", "out.json"], "named by its number"),
@@ -450,6 +451,7 @@ def test_wrong_arguments_are_one_sentence(
     for name in ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "taken.json").write_text("precious")
+    (tmp_path / "taken.yolo").mkdir()
     assert prelabel(*(part.format(photos=photos) for part in arguments)) == 2
     assert reason in capsys.readouterr().err.splitlines()[-1]
     assert (tmp_path / "taken.json").read_text() == "precious"

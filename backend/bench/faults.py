@@ -125,7 +125,7 @@ class Case:
 
 
 @dataclass
-class Game:
+class Session:
     case: Case
     reached: list[float] = field(default_factory=list)  # IoU after each click
     touched: bool = False  # a click's answer covers a part of a further object
@@ -166,7 +166,7 @@ def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[st
 
 
 @contextmanager
-def serving(segmenter: Segmenter) -> Iterator["Table"]:
+def serving(segmenter: Segmenter) -> Iterator["Server"]:
     """Run the server's own code with one segmenter."""
     vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # never called
     with tempfile.TemporaryDirectory() as folder:
@@ -176,12 +176,12 @@ def serving(segmenter: Segmenter) -> Iterator["Table"]:
         resources = Resources(lambda: model, settings, version="bench")
         resources.start()
         try:
-            yield Table(resources, Path(folder))
+            yield Server(resources, Path(folder))
         finally:
             resources.queue.stop()
 
 
-class Table:
+class Server:
     """A server called as Label Studio calls it, with images in `folder`."""
 
     def __init__(self, resources: Resources, folder: Path) -> None:
@@ -192,14 +192,14 @@ class Table:
     def show(self, picture: str, image: Image) -> None:
         Pillow.fromarray(image).save(self._folder / picture)
 
-    def play(self, case: Case) -> Game:
-        """Play clicks until the mask is good, at most CAP. Stops early if a click changes nothing."""
+    def simulate_clicks(self, case: Case) -> Session:
+        """Simulate clicks until the mask is good, at most CAP. Stops early if a click changes nothing."""
         self._tasks += 1
-        game, mask, height, width = Game(case), case.mask, *case.truth.shape
+        session, mask, height, width = Session(case), case.mask, *case.truth.shape
         regions = {_REGION: _region(case)}
         ours = None if case.kind == "another object" else _REGION
         clicks: list[dict[str, Any]] = []
-        while len(clicks) < CAP and not game.corrected:
+        while len(clicks) < CAP and not session.corrected:
             start = np.zeros_like(mask) if ours is None else mask
             x, y, inside = corrective_click(start, case.truth)
             click_id = f"click {len(clicks)}"
@@ -207,27 +207,27 @@ class Table:
             answer = self._asked(case, list(regions.values()), clicks)
             mask_after = None if answer is None else region_reading.decode(answer, (height, width))
             if answer is None or mask_after is None:
-                game.reached.append(iou(start, case.truth))
+                session.reached.append(iou(start, case.truth))
                 break
             covered = mask | start
-            game.touched |= any(
+            session.touched |= any(
                 np.count_nonzero(mask_after & other & ~covered) > TOUCHED * np.count_nonzero(other)
                 for other in case.others
             )
             if ours is None and answer["id"] != _REGION:
                 ours = answer["id"]
             if answer["id"] != ours:
-                game.strayed = True
-                game.reached.append(iou(start, case.truth))
+                session.strayed = True
+                session.reached.append(iou(start, case.truth))
                 break
             same = (mask_after == mask).all()
             mask = mask_after
-            game.reached.append(iou(mask, case.truth))
+            session.reached.append(iou(mask, case.truth))
             if case.saved and ours is not None:
                 regions[ours] = answer
             if same:
                 break
-        return game
+        return session
 
     def _asked(
         self, case: Case, regions: list[dict[str, Any]], clicks: list[dict[str, Any]]
@@ -261,25 +261,25 @@ def _region(case: Case) -> dict[str, Any]:
     return region
 
 
-def row(kind: str, games: Sequence[Game]) -> dict[str, Any]:
-    """Return the figures of a kind of fault over its games.
+def row(kind: str, sessions: Sequence[Session]) -> dict[str, Any]:
+    """Return the figures of a kind of fault over its sessions.
 
-    Clicks are those until IoU 0.85. There are shares of the games that were good after 1, 2 and 5 clicks, and
-    that failed. `touched`: a click changed a further object. `strayed`: an answer changed another region.
+    Clicks are those until IoU 0.85. There are shares of the sessions that were good after 1, 2 and 5 clicks,
+    and that failed. `touched`: a click changed a further object. `strayed`: an answer changed another region.
     """
-    clicks = np.array([game.clicks if game.corrected else CAP + 1 for game in games])
+    clicks = np.array([session.clicks if session.corrected else CAP + 1 for session in sessions])
     median, p90 = np.minimum(np.quantile(clicks, [0.5, 0.9], method="higher"), CAP).astype(float).tolist()
-    worst = sorted((g for g in games if not g.corrected), key=lambda g: g.reached[-1])[:WORST]
+    worst = sorted((g for g in sessions if not g.corrected), key=lambda g: g.reached[-1])[:WORST]
     return {
         "kind": kind,
-        "cases": len(games),
+        "cases": len(sessions),
         "median": median,
         "p90": p90,
         **{f"within{most}": _share(clicks <= most) for most in (1, 2, 5)},
         "failed": _share(clicks > CAP),
-        "touched": _share(game.touched for game in games),
-        "strayed": _share(game.strayed for game in games),
-        "iou1": round(float(np.mean([game.reached[0] for game in games])), 4),
+        "touched": _share(session.touched for session in sessions),
+        "strayed": _share(session.strayed for session in sessions),
+        "iou1": round(float(np.mean([session.reached[0] for session in sessions])), 4),
         "worst": [f"{_way(g.case)}: {g.case.name}, IoU {g.reached[-1]:.2f}" for g in worst],
     }
 
@@ -302,16 +302,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: int) -> dict[str, Any]:
     """Return the figures of each kind. Show progress on stderr."""
-    games: list[Game] = []
+    sessions: list[Session] = []
     named = ((f"image {number}.png", sample) for number, sample in enumerate(samples))
     bar = tqdm(cases(named, seed), "bench noc --faults", total, unit="image", file=sys.stderr, disable=None)
-    with serving(segmenter) as table:
+    with serving(segmenter) as server:
         for picture, image, found in bar:
-            table.show(picture, image)
-            games += [table.play(case) for case in found]
-    by_kind = {kind: [game for game in games if game.case.kind == kind] for kind in KINDS}
-    rows = [row(kind, played) for kind, played in by_kind.items() if played]
-    faults = [game for game in games if game.case.kind != "another object"]
+            server.show(picture, image)
+            sessions += [server.simulate_clicks(case) for case in found]
+    by_kind = {kind: [session for session in sessions if session.case.kind == kind] for kind in KINDS}
+    rows = [row(kind, of_kind) for kind, of_kind in by_kind.items() if of_kind]
+    faults = [session for session in sessions if session.case.kind != "another object"]
     if not faults:
         raise ValueError("the masks hold no object: every pixel is 0")
     return {
@@ -319,7 +319,7 @@ def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: i
         "cases": len(faults),
         "goal": GOAL,
         "cap": CAP,
-        "within2": _share(game.corrected and game.clicks <= 2 for game in faults),
-        "touched": _share(game.touched for game in faults),
+        "within2": _share(session.corrected and session.clicks <= 2 for session in faults),
+        "touched": _share(session.touched for session in faults),
         "kinds": rows,
     }

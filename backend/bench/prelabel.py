@@ -22,7 +22,7 @@ from model.builtin.measure import paste_scene
 from model.pipeline import VLSAM
 from model.profiles import choose
 
-TIMED, LEGS = 200, 10
+TIMED, BLOCKS = 200, 10
 VLM_CALLS = ("answer", "attention_maps", "background_map", "presence", "boxes")
 MAX_PIXELS = 10**8  # of an image, more than any scene has
 
@@ -56,9 +56,9 @@ def measure(images: int, seed: int, device: str, command: Command) -> dict[str, 
         wall = pipeline = own = 0.0
         parts: list[tuple[Any, str]] = [(model.vlm, name) for name in VLM_CALLS]
         parts += [(model.segmenter, name) for name in ("encode", "decode")]
-        legs = min(LEGS, timed)
-        for leg in range(legs):
-            begin, end = timed * leg // legs, timed * (leg + 1) // legs
+        blocks = min(BLOCKS, timed)
+        for block in range(blocks):
+            begin, end = timed * block // blocks, timed * (block + 1) // blocks
             pixels = [decode(path.read_bytes(), max_pixels=MAX_PIXELS) for path in paths[begin:end]]
             with Stopwatch().running({"models": parts}) as own_time:
                 since = time.perf_counter()

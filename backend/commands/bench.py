@@ -82,7 +82,7 @@ def _attention(args: argparse.Namespace) -> int:
 
 
 def _annotate(args: argparse.Namespace) -> int:
-    """Run the paper's ablations on drawn scenes, and compare the hands-on way's time with ours.
+    """Run the paper's ablations on drawn scenes, and compare the time of the naive way with ours.
 
     The models are the built-in ones. The scenes are drawn by other code than the training scenes.
 
@@ -90,7 +90,7 @@ def _annotate(args: argparse.Namespace) -> int:
       vlsam bench annotate --scenes 30 --switches
     """
     from backend.settings import Settings
-    from model.bench.annotate import ablation, hands_on, steps, switches, table
+    from model.bench.annotate import ablation, naive_over_ours, steps, switches, table
     from model.pipeline import VLSAM
     from model.profiles import choose
 
@@ -98,7 +98,11 @@ def _annotate(args: argparse.Namespace) -> int:
         raise ValueError("--scenes must be 1 or more")
     vlsam = VLSAM.load(choose(), Settings.from_env().models.device)
     rows = ablation(vlsam, switches() if args.switches else steps(), args.scenes, args.seed)
-    figures = {"scenes": args.scenes, "seed": args.seed, **hands_on(vlsam, min(args.scenes, 5), args.seed)}
+    figures = {
+        "scenes": args.scenes,
+        "seed": args.seed,
+        **naive_over_ours(vlsam, min(args.scenes, 5), args.seed),
+    }
     if not args.json:
         print(table(rows))
     return _print(figures | ({"rows": rows} if args.json else {}), args)
@@ -161,8 +165,8 @@ def _noc(args: argparse.Namespace) -> int:
     With --faults the clicks correct masks with deliberate faults: they cover two objects, miss a part, lie on
     a neighbour or reach into it, have a bite or a spill. Each click is at the middle of the largest error,
     and is answered as the server answers Label Studio: half of the masks are predictions with their evidence,
-    half a person's brush; half of the games accept and save each answer, half send all clicks again. A mask
-    is corrected from IoU 0.85 on; at most 10 clicks. The figures are, for each kind, the clicks (median; 90 %
+    half a person's brush. Half of the sessions save each answer, half send all clicks again. A mask is
+    corrected from IoU 0.85 on; at most 10 clicks. The figures are, for each kind, the clicks (median; 90 %
     need no more), the shares corrected within 1, 2 and 5 clicks, touched (an answer newly covers a tenth of a
     further object) and strayed (an answer was another region than the click meant). "another object" is the
     reverse: a first click on an object beside a good region of its label must leave that region alone.

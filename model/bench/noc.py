@@ -71,7 +71,7 @@ def read(image_path: Path, mask_path: Path) -> Sample:
     return Sample(image, tuple(values == value for value in np.unique(values) if value))
 
 
-def play(
+def simulate_clicks(
     refine: Callable[[Prompt], Answer | Detection], truth: Mask, start: Prompt | None = None
 ) -> list[float]:
     """Return the IoU of `refine`'s mask after each click, until the highest goal and SHOWN, or CAP.
@@ -101,13 +101,13 @@ def _joined(start: Prompt, made: Sequence[tuple[float, float, int]]) -> Prompt:
     return replace(start, points=points, labels=np.concatenate([start.labels, clicks.labels]), box=box)
 
 
-def needed(game: Sequence[float], goal: float) -> int:
-    """Return the clicks of a game until the goal, or CAP."""
-    return next((k for k, value in enumerate(game, 1) if value >= goal), CAP)
+def needed(session: Sequence[float], goal: float) -> int:
+    """Return the clicks of a session until the goal, or CAP."""
+    return next((k for k, value in enumerate(session, 1) if value >= goal), CAP)
 
 
 def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> dict[str, float]:
-    """Play the objects of `total` named samples twice, from their predictions and from nothing.
+    """Simulate the clicks for the objects of `total` samples, from their predictions and from nothing.
 
     An object's prediction is the one of its name that overlaps it most. An object without a prediction starts
     from nothing; one that is predicted well needs no click. The figures are clicks until IoU 0.90; an object
@@ -121,11 +121,14 @@ def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> dict[str, flo
         predicted += len(found)
         scenes.append([])
         for number, truth in enumerate(sample.objects):
-            clicks = from_nothing = needed(play(refine, truth), goal)
+            clicks = from_nothing = needed(simulate_clicks(refine, truth), goal)
             if number in found:
                 mask = found[number].mask
                 start = replace(found[number].evidence.prompt, mask=mask, logits=None)
-                clicks = 0 if iou(mask, truth) >= goal else needed(play(refine, truth, start), goal)
+                if iou(mask, truth) >= goal:
+                    clicks = 0
+                else:
+                    clicks = needed(simulate_clicks(refine, truth, start), goal)
             scenes[-1].append((clicks, from_nothing))
     medians = np.median([np.sum(rows, axis=0) for rows in scenes], axis=0).round(4).tolist()
     means = np.mean([row for rows in scenes for row in rows], axis=0).round(4).tolist()
@@ -153,17 +156,20 @@ def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detect
 
 
 def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> dict[str, float]:
-    """Play all objects of `total` samples and return the mean figures. Show progress on stderr."""
-    games: list[list[float]] = []
+    """Return the mean figures of simulated clicks for all objects of `total` samples. Show progress."""
+    sessions: list[list[float]] = []
     for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
         embedding = segmenter.encode(sample.image)
-        games += [play(partial(refine_by_clicks, segmenter, embedding), truth) for truth in sample.objects]
-    if not games:
+        sessions += [
+            simulate_clicks(partial(refine_by_clicks, segmenter, embedding), truth)
+            for truth in sample.objects
+        ]
+    if not sessions:
         raise ValueError("the masks hold no object: every pixel is 0")
-    of_games: dict[str, list[float]] = {
-        **{f"noc{goal * 100:.0f}": [needed(game, goal) for game in games] for goal in GOALS},
-        **{f"failed{goal * 100:.0f}": [max(game) < goal for game in games] for goal in GOALS},
-        **{f"iou{clicks}": [game[clicks - 1] for game in games] for clicks in SHOWN},
+    of_sessions: dict[str, list[float]] = {
+        **{f"noc{goal * 100:.0f}": [needed(session, goal) for session in sessions] for goal in GOALS},
+        **{f"failed{goal * 100:.0f}": [max(session) < goal for session in sessions] for goal in GOALS},
+        **{f"iou{clicks}": [session[clicks - 1] for session in sessions] for clicks in SHOWN},
     }
-    means = {name: round(float(np.mean(values)), 4) for name, values in of_games.items()}
-    return {"images": total, "objects": len(games), **means}
+    means = {name: round(float(np.mean(values)), 4) for name, values in of_sessions.items()}
+    return {"images": total, "objects": len(sessions), **means}

@@ -39,7 +39,7 @@ def test_bench_annotate_prints_the_table_of_ablations(capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     for step in ("naive", "+ regularisation", "+ point pair", "+ questions", "best", "oracle (true boxes)"):
         assert f"| {step} |" in out
-    assert "handson_ratio" in out
+    assert "naive_over_ours" in out
 
 
 def test_bench_click_says_where_a_clicks_time_goes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from model.bench.noc import CAP, drawn, helped, needed, noc, pairs, play, read
+from model.bench.noc import CAP, drawn, helped, needed, noc, pairs, read, simulate_clicks
 from model.builtin.scenes import Scene
 from model.pipeline import VLSAM
 from model.segmentation.click_refinement import refine_by_clicks
@@ -70,28 +70,30 @@ def test_what_does_not_fit_is_told_by_name(tmp_path: Path) -> None:
         pairs(tmp_path / "size")
 
 
-def test_a_game_ends_when_the_mask_is_good_or_at_the_cap(segmenter: Segmenter, scene: Scene) -> None:
+def test_a_session_ends_when_the_mask_is_good_or_at_the_cap(segmenter: Segmenter, scene: Scene) -> None:
     refine = partial(refine_by_clicks, segmenter, segmenter.encode(scene.image))
     thing: Mask = max((each.visible for each in scene.objects), key=np.count_nonzero)
-    good = play(refine, thing)
+    good = simulate_clicks(refine, thing)
     assert len(good) == 5
     assert max(good) >= 0.9
     unlikely = np.random.default_rng(0).random(thing.shape) < 0.5
-    assert len(play(refine, unlikely)) == CAP
+    assert len(simulate_clicks(refine, unlikely)) == CAP
 
 
 def test_figures_are_means_over_objects(segmenter: Segmenter) -> None:
     samples = list(drawn(2, seed=3))
     figures = noc(segmenter, samples, 2)
-    games = [
-        play(partial(refine_by_clicks, segmenter, segmenter.encode(s.image)), truth)
+    sessions = [
+        simulate_clicks(partial(refine_by_clicks, segmenter, segmenter.encode(s.image)), truth)
         for s in samples
         for truth in s.objects
     ]
-    assert (figures["images"], figures["objects"]) == (2, len(games))
-    assert figures["noc85"] == pytest.approx(np.mean([needed(game, 0.85) for game in games]), abs=1e-4)
+    assert (figures["images"], figures["objects"]) == (2, len(sessions))
+    assert figures["noc85"] == pytest.approx(
+        np.mean([needed(session, 0.85) for session in sessions]), abs=1e-4
+    )
     assert figures["noc85"] <= figures["noc90"]
-    assert figures["iou3"] == pytest.approx(np.mean([game[2] for game in games]), abs=1e-4)
+    assert figures["iou3"] == pytest.approx(np.mean([session[2] for session in sessions]), abs=1e-4)
 
 
 def test_masks_without_an_object_give_no_figures(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_clicks_on_a_region_join_its_prompt_and_start_from_its_mask(
     left[:, int((x0 + x1) / 2) :] = False
     row, column = np.argwhere(left)[0]
     start = Prompt.of((column + 0.5, row + 0.5, 1), box=box_of(left), mask=left)
-    assert max(play(noted, thing, start)) >= 0.9
+    assert max(simulate_clicks(noted, thing, start)) >= 0.9
     first, second = prompts[:2]
     assert first.points[0].tolist() == second.points[0].tolist() == [column + 0.5, row + 0.5]
     x, y = first.points[1]
@@ -131,8 +133,11 @@ def test_clicks_on_a_region_join_its_prompt_and_start_from_its_mask(
 def test_help_is_the_clicks_that_predictions_leave(builtin: VLSAM, monkeypatch: pytest.MonkeyPatch) -> None:
     (sample,) = drawn(1, seed=6)
     one, other = sample.objects
-    games = [play(partial(builtin.refine, builtin.encode(sample.image)), truth) for truth in (one, other)]
-    alone = [needed(game, 0.9) for game in games]
+    sessions = [
+        simulate_clicks(partial(builtin.refine, builtin.encode(sample.image)), truth)
+        for truth in (one, other)
+    ]
+    alone = [needed(session, 0.9) for session in sessions]
 
     def predicted(**masks: Mask) -> dict[str, float]:
         found = [Detection(term, mask, 0.5, PERSON) for term, mask in masks.items()]

@@ -12,10 +12,12 @@ def check_package(name: str) -> None:
     """
     ours = Path(__file__).resolve().parents[1] / name
     spec = find_spec(name)
-    if spec is None or spec.origin is None:
+    # A folder without __init__.py is a module, too, where our package is installed as editable.
+    found = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+    if found is None:
         raise ImportError(f"The package {name!r} of vlsam is missing: expected {ours}.")
-    if Path(spec.origin).resolve().parent != ours:
+    if ours not in (Path(found).resolve(), Path(found).resolve().parent):
         raise ImportError(
-            f"{spec.origin} shadows the package {name!r} of vlsam: "
+            f"{found} shadows the package {name!r} of vlsam: "
             "rename it, or run from a folder without a module of that name."
         )

@@ -56,3 +56,16 @@ def test_a_host_application_may_have_a_module_of_the_name_backend(tmp_path: Path
 def test_a_folder_without_code_shadows_nothing(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     assert run_in(tmp_path, FROM_THE_FOLDER["python -m vlsam"]).returncode == 0
+
+
+def test_a_folder_without_code_that_hides_an_editable_install_is_named(tmp_path: Path) -> None:
+    """Such an install finds our packages after all of sys.path."""
+    (tmp_path / "model").mkdir()
+    finder = (
+        "import sys; from importlib.machinery import PathFinder\n"
+        f"find = lambda name, path=None, target=None: PathFinder.find_spec(name, path or [{str(ROOT)!r}])\n"
+        "sys.meta_path.append(type('Editable', (), {'find_spec': staticmethod(find)}))\n"
+    )
+    command = [sys.executable, "-S", "-c", finder + "import backend"]
+    ended = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=120)
+    assert f"{tmp_path / 'model'} shadows the package 'model' of vlsam: rename it" in ended.stderr

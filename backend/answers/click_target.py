@@ -49,7 +49,7 @@ class Target:
 
     @cached_property
     def stored(self) -> region_meta.Stored | None:
-        """The evidence in the region's `meta`."""
+        """The evidence in the region's `meta`; None if it is missing or invalid."""
         return region_meta.read(self.meta, self.drawn.shape)
 
     @cached_property
@@ -427,7 +427,7 @@ def _nothing(interaction: Interaction) -> str:
 
 
 def _arrived(answer: Answer, task: tasks.Task) -> bool:
-    """Return whether the task contains the region of an answer, as answered or changed by hand since."""
+    """Return whether the task contains the region of an answer, whether or not a person has changed it."""
     return any(
         region_meta.same(item.get("meta"), answer.meta)
         for entry in task.lists

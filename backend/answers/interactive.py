@@ -135,7 +135,7 @@ def _correct(
 def _find(
     access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
 ) -> list[results.Result]:
-    """Return regions for a typed phrase, without objects that have one. Raises Unanswerable."""
+    """Return regions of the objects of a typed phrase that have none yet. Raises Unanswerable, TooMuch."""
     task, config, wishes = interaction.task, interaction.config, interaction.wishes
     phrase = interaction.phrase or ""
     image = task_image.load(access, task, config, deadline)

@@ -66,7 +66,7 @@ class Labelling:
         return [(control, label) for control, label in labels if policy == "other" and label is not None]
 
     def unnamed(self, detections: Sequence[Detection], similarity: float) -> list[str]:
-        """Return the terms without a label, as input of `alike`; none if `similarity` is 0."""
+        """Return the unique terms without a label; [] if `similarity` is 0 or no control has labels."""
         if not similarity or not self.config.names:
             return []
         return [term for term in dict.fromkeys(d.term for d in detections) if not self.config.named(term)]

@@ -176,7 +176,10 @@ def _split(totals: Sequence[float], stages: Sequence[Mapping[str, float]]) -> di
 def measure(
     models: Sequence[str], megapixels: Sequence[float], *, cold: int, repeats: int, device: str
 ) -> dict[str, Any]:
-    """Return all figures. Those of the last model at 2 megapixels, or else at its last size, come first."""
+    """Measure each model at each image size. Return the figures in `rows`, and the ratios of one row.
+
+    That row is the last model's at 2 megapixels, or else at its last size.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in models:

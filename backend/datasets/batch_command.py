@@ -42,7 +42,7 @@ def failed(item: Item, error: Exception) -> Row:
 
 
 def progress(name: str, unit: str, *, total: int, done: int) -> Any:
-    """Return a progress bar on stderr, which writes a line every 30 s into the log of a job."""
+    """Return a tqdm bar on stderr. Print it at most every 0.5 s in a terminal, else every 30 s."""
     tqdm.set_lock(threading.RLock())  # tqdm's own kind of lock starts a process
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(total=total, initial=done, desc=name, unit=unit, file=sys.stderr, mininterval=interval)

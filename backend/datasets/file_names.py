@@ -1,4 +1,4 @@
-"""Name files: an image by its address, and the files that are written beside it."""
+"""Derive the name of an image from its address, and unique names of the files written for it."""
 
 import base64
 import posixpath

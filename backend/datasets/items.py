@@ -37,7 +37,7 @@ class Loader(Protocol):
         """Return the file and its pixels, uint8 (H, W, 3) RGB, upright. Raises ImageError."""
 
     def path(self, item: Item) -> Path | None:
-        """Return the file's path on this machine; None if it is elsewhere, or the source may not name it."""
+        """Return the path of a local file that may be linked; None for any other item."""
 
 
 def need(module: str, what: str) -> Any:

@@ -223,7 +223,7 @@ class State:
         self._know(row["key"], row["status"], row.get("stamp", ""), offset)
 
     def renew(self, item: Item) -> None:
-        """Keep the results of an item under its new stamp."""
+        """Save an item's row again, with the stamp of its replaced file. Raises StateError."""
         self.save({**self._row(item.key), "stamp": item.stamp})
 
     def _row(self, key: str) -> Row:

@@ -80,7 +80,10 @@ class Service:
 
 
 def start(name: str, command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> Service:
-    """Start `command` with its output in `log`. `environment` is added to ours, without foreign settings."""
+    """Start `command` with its output in `log`. Raises ServiceError.
+
+    It inherits our environment except LABEL_STUDIO_* and HEARTEX_*, and gets `environment` in addition.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN_SETTINGS)}
     with log.open("wb") as output:

@@ -208,11 +208,11 @@ def versions_of(client: StudioClient, project: int) -> tuple[dict[str, int], lis
 
 
 def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
-    """Check the settings that hide predictions: `model_version` and the switch for showing any.
+    """Check the settings that hide predictions: `model_version` and `show_collab_predictions`.
 
-    The version is empty, that of stored predictions, or the title of a backend, which is then asked. *Label
-    All Tasks* shows predictions of this version alone; so do the score column and uncertainty sampling, for
-    which a title does not count as a version.
+    `model_version` is empty, a version of stored predictions, or the title of a backend. *Label All Tasks*
+    shows predictions of this version only, or asks the backend of this title. The score column and
+    uncertainty sampling use predictions of this version only. A title does not count as a version there.
     """
     ok, note, failed = (partial(Finding, "predictions", status) for status in (OK, NOTE, FAILED))
     hidden = "in Label All Tasks and the score column"

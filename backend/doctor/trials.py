@@ -19,7 +19,7 @@ TRIAL_S = 130.0  # longer than the 100 s that Label Studio gives a prediction
 def trial_findings(
     client: StudioClient, project: int, connected: Mapping[str, Any], number: int
 ) -> Iterator[Finding]:
-    """Yield findings on predictions that Label Studio requests for some tasks. It does not store them."""
+    """Have Label Studio request predictions for at most `number` tasks. Yield findings on the answers."""
     place, tried = UNKNOWN_PLACE, 0
     unlabelled: Counter[str] = Counter()
     try:

@@ -93,7 +93,7 @@ def chosen(
     *,
     pattern: str | None = None,
 ) -> Listing:
-    """Return the images among files and links to files, sorted. Files that do not match are not counted."""
+    """Return the images that match `pattern`, sorted. Count other matching files in `skipped`, by reason."""
     matches = _compiled(pattern).fullmatch if pattern is not None else lambda name: True
     listing = Listing(root, skipped=skipped if skipped is not None else Counter())
 

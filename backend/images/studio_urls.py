@@ -110,7 +110,7 @@ class StudioNames:
         return _file_route(parts.path, parts.query, bases)
 
     def _of(self, server: Server | None) -> list[StudioName]:
-        """List the addresses of a server, first the one that requests are sent to."""
+        """Return the known addresses of a server. Requests are sent to the first; [] without a server."""
         if server is None:
             return []
         names = [StudioName.parse(server.url)]

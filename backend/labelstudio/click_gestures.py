@@ -153,10 +153,11 @@ def _box(rectangle: Rectangle | None, shape: tuple[int, int]) -> Box | None:
 def with_drafted(
     gestures: Sequence[Gesture], drafted: Sequence[Gesture], shape: tuple[int, int]
 ) -> list[Gesture]:
-    """Combine the context's clicks with the draft's box around them, or its boxes with the clicks inside.
+    """Return the context's prompts, preceded by the draft's matching prompts of the other kind.
 
-    The context contains all prompts of its own kind. If the draft has prompts of this kind but none of
-    these, it is older than the last accept. Its prompts are then ignored.
+    The last box around the positive clicks matches clicks. The clicks inside a box match the box. The context
+    contains all prompts of its own kind. A draft that has prompts of this kind but none of the context's is
+    older than the last accept, and is ignored.
     """
     clicks = [gesture for gesture in gestures if gesture.point is not None]
     if 0 < len(clicks) < len(gestures):

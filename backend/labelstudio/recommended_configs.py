@@ -93,7 +93,7 @@ class LabelTag:
 
     @property
     def name(self) -> str:
-        """The value that results carry."""
+        """The label's name in results: its alias, or else its value."""
         return self.alias or self.value
 
 

@@ -68,7 +68,7 @@ class RegionCache:
 
 @dataclass
 class ReadingBudget:
-    """The remaining cost limit for reading regions of a request. Call `spend` before the work."""
+    """The remaining work units, about 1 ns each, and the deadline for reading the regions of a request."""
 
     units: float = UNITS  # that are left
     deadline: Deadline = NEVER
@@ -331,7 +331,10 @@ def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
 
 
 def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
-    """Return the opaque pixels of a PNG, scaled to the image as in editors. Raises its decoder's errors."""
+    """Return where a PNG data URL, resized to `shape`, has an alpha of 128 or more.
+
+    Raises TooMuch, OutOfTime, ValueError, and any error of the decoder.
+    """
     if not isinstance(url, str) or not url.startswith(PNG):
         raise ValueError("no PNG")
     budget.spend(2 * len(url))

@@ -1,4 +1,4 @@
-"""Run `vlsam prelabel`: a source, the models, a destination, and the state of the run."""
+"""Run `vlsam prelabel`: annotate the images of a source, and write the results to a destination."""
 
 import argparse
 import base64
@@ -216,7 +216,7 @@ def _status(summary: Summary, allowed: tuple[float, bool] | None) -> int:
 
 
 def _label(job: Job, state: State, sampled: frozenset[str], update: Callable[[], object]) -> None:
-    """Annotate all pending items of a state, in this process or on a cluster."""
+    """Annotate, save and import all pending items, in this process or on Ray. Call `update` after each."""
     annotator, loader, importer, ray = job.annotator, job.source.loader, job.importer, job.request.ray
 
     def save(item: Item, row: Row) -> None:

@@ -89,7 +89,10 @@ class Importer:
             os.fsync(file.fileno())
 
     def _has_prediction(self, task: int | None) -> bool:
-        """Return whether a task has a prediction of this version. `replace` deletes it."""
+        """Return whether a task has a prediction of this version. Raises StudioError.
+
+        With `replace`, delete these predictions first.
+        """
         if task is None:
             return False
         ours = [p for p in self._client.predictions(task) if p.get("model_version") == self._version]

@@ -159,7 +159,7 @@ def _without_pictures(listing: Listing) -> Listing:
 
 
 def _remote(source: str) -> tuple[Listing, dict[str, str]]:
-    """List the images at a URI by fsspec, with a stamp of each from the listing's facts."""
+    """Return the images at a URI, listed by fsspec, and a stamp of each name. Raises SourceError."""
     fs, path = _file_system(source)
     if fs.isdir(path):
         root, pattern = source.rstrip("/") + "/", None

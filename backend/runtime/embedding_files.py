@@ -37,7 +37,7 @@ STALE_SECONDS = 3600.0  # the age at which a temporary file was abandoned by its
 class EmbeddingFiles:
     """Embeddings in a folder of at most `capacity` bytes.
 
-    A failure of the disk is logged once, until a write succeeds again. Only `write` raises OSError.
+    Log the first disk error, and no other until `write_later` has succeeded. Only `write` raises OSError.
     """
 
     def __init__(self, folder: Path, capacity: float, metrics: Metrics) -> None:

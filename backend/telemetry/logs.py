@@ -124,7 +124,7 @@ def place() -> str:
 
 
 def configure(level: str, secrets: Iterable[str]) -> None:
-    """Log to stderr, with each line's request id, printable and without `secrets`."""
+    """Configure logging to stderr: printable lines with request ids, in which `secrets` are hidden."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=level, handlers=[handler])

@@ -102,7 +102,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
 
     @app.get("/ready", endpoint="ready")
     def _ready() -> Answer:
-        """Return whether a prediction can be made now, and if not, why."""
+        """Return whether a prediction can be made now, and the result of each check. HTTP 503 if not."""
         checks = resources.readiness()
         ready = checks == {"models": "ready", "device": "ok", "disk": "ok"}
         return jsonify(ready=ready, checks=checks), 200 if ready else 503

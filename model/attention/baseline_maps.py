@@ -65,7 +65,7 @@ class Classifier:
 
     @classmethod
     def load(cls, name: str, *, device: str, folder: Path = FOLDER) -> "Classifier":
-        """Load a local folder, or a hub id, which is downloaded if it is missing. Raises ModelLoadError."""
+        """Load a classifier by local folder or hub id. Download missing files. Raises ModelLoadError."""
         path = Path(name).expanduser() if is_local(name) else hub.ensure(name, folder)
         try:
             processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)

@@ -108,7 +108,7 @@ class _Square:
         return cls(int(side // patch // merge), int(patch * merge), side)
 
     def plane(self, tokens: NDArray[np.int64], box: Box = WHOLE) -> Plane:
-        """Return the tokens of a picture that shows `box`."""
+        """Return the plane of the tokens of a square picture of `box`. Raises AttentionError."""
         (x0, y0, x1, y1), share = box, self.cells * self.cell / self.side
         inner = (x0, y0, x0 + (x1 - x0) * share, y0 + (y1 - y0) * share)
         return Plane(_filled(tokens, self.cells, self.cells), inner)
@@ -170,7 +170,7 @@ def _one_square(image: _Input) -> Iterator[Plane]:
 
 
 def _tiles(square: _Square, tokens: list[NDArray[np.int64]], rows: int, columns: int) -> Iterator[Plane]:
-    """Divide the image into pictures, row by row; the last picture shows all of it."""
+    """Yield the planes of the tiles row by row, then that of the whole image. Raises AttentionError."""
     *tiles, whole = tokens
     if len(tiles) != rows * columns:
         raise _misfit(np.concatenate(tokens), f"{rows} x {columns} tiles and the whole image")

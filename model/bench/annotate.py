@@ -1,7 +1,7 @@
-"""Run the paper's ablations on held-out built-in scenes, and time the naive way as a second baseline.
+"""Run the paper's ablations on held-out built-in scenes, and time a naive implementation.
 
-The scenes of model/builtin/measure.py are drawn by other code than the training scenes. The VLM is so
-small that the table tests the code, not the method.
+The code in model/builtin/measure.py that generates the scenes did not generate the training scenes. The VLM
+is so small that the table tests the code, not the method.
 """
 
 import contextlib

@@ -196,7 +196,7 @@ class Trainer:
 
 
 def _short_attention(self: image_encoder.Attention, x: Tensor) -> Tensor:
-    """Compute the library's attention without its detour over float32."""
+    """Compute segment-anything's attention by `attend`, without relative positions."""
     b, h, w, _ = x.shape
     q, k, v = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     mixed: Tensor = self.proj(common.attend(q, k, v).transpose(1, 2).reshape(b, h, w, -1))

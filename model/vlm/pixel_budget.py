@@ -1,8 +1,8 @@
-"""Limit the size of the image that a VLM sees, and so its number of tokens, for every family.
+"""Limit the size of a VLM's input image, and so its number of tokens, for every model family.
 
 Tokens cost memory, also in the attention flow. Their number depends on the image's size, on the number of
-tiles, or on neither, by family. The bound counts the pixels of all views together. A tower that takes one
-square of a fixed size sees that square.
+tiles, or on neither, by family. The limit counts the pixels of all views together. If a vision tower takes
+one square of a fixed size, only the longest side of the image is limited.
 """
 
 import copy
@@ -55,7 +55,10 @@ def takes(processor: Any, size: tuple[int, ...]) -> bool:
 
 
 def fitted(config: Any, size: Size, pixels: int) -> Size:
-    """Return the size to resize an image to before the processor sees it; never larger than `size`."""
+    """Return the size to reduce an image to before the processor is called, never larger than `size`.
+
+    `pixels` limits the CANVAS families and Pixtral's tower. See `bounded` and SIDE for the others.
+    """
     kind, (height, width) = config.model_type, size
     scale = 1.0
     if kind in CANVAS:

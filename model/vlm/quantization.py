@@ -26,7 +26,7 @@ class Precision:
         return "float32" if device == "cpu" else "bfloat16"
 
     def config(self, device: str) -> BitsAndBytesConfig | None:
-        """Return the `quantization_config` for `from_pretrained`."""
+        """Return the `quantization_config` for `from_pretrained`; None without quantization."""
         if self.quantization == "none":
             return None
         # bitsandbytes logs once per product that 8 bit computes in float16.

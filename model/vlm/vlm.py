@@ -95,10 +95,10 @@ class VLM:
         on_cut: Callable[[], None] = lambda: None,
         pixels: int = PIXELS,
     ) -> "VLM":
-        """Load a local folder, or a hub id, whose missing files are downloaded. Raises ModelLoadError.
+        """Load a VLM by local folder or hub id. Download missing files. Raises ModelLoadError.
 
         `device` is a torch device, or a device map of transformers ("auto", "balanced"), which spreads the
-        model over several. For `on_cut` and `pixels` see `__init__`.
+        model over several devices. For `on_cut` and `pixels` see `__init__`.
         """
         path = Path(name).expanduser()
         if not is_local(name):

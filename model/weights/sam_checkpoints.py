@@ -58,8 +58,8 @@ CHECKPOINTS = {
 def fetch(checkpoint: Checkpoint, folder: Path = FOLDER) -> Path:
     """Download a checkpoint into a folder unless it is there with its checksum. Return its path.
 
-    The file grows under the name `.part`, where the next call resumes, and gets its own name once its
-    checksum agrees. A second process waits for the first. Raises ModelLoadError.
+    Write to a `.part` file, which a later call resumes. Rename it after its checksum is verified. A second
+    process waits for the first. Raises ModelLoadError.
     """
     folder = folder.expanduser()
     target = folder / checkpoint.name

@@ -25,7 +25,7 @@ SLIVER = 1e-6  # share of a cell below which its cover is a rounding error
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """Tokens that divide one rectangle of the image equally."""
+    """A rectangle of the image, divided into equal cells with one token each."""
 
     tokens: NDArray[np.int64]  # (rows, columns) positions in the input sequence
     box: Box  # in shares of the image's width and height, beyond 0..1 where the processor pads
@@ -45,7 +45,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Return rows and columns of the maps: the finest plane's, extended to the whole image."""
+        """Return the maps' rows and columns: the whole image in cells as small as the finest plane's."""
         densities = []
         for plane in self.planes:
             (rows, columns), (x0, y0, x1, y1) = plane.tokens.shape, plane.box
@@ -54,10 +54,10 @@ class Grid:
         return max(round(down), 1), max(round(across), 1)
 
     def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Spread values per token, (n, N), over the image: float32 (n, rows, columns).
+        """Convert values of all N tokens of the sequence, (n, N), to maps: float32 (n, rows, columns).
 
-        A cell is the mean of the tokens on it, of all planes, weighted by how much of the cell each covers;
-        0 if none covers it.
+        The value of a cell is the mean over the image tokens that cover it, in all planes. Each token's
+        weight is the share of the cell that it covers. A cell that no token covers is 0.
         """
         rows, columns = self.shape
         total = np.zeros((len(values), rows, columns))
@@ -73,7 +73,10 @@ class Grid:
 
 
 def _overlap(cells: int, start: float, stop: float, parts: int) -> NDArray[np.float64]:
-    """Return the share of each of `cells` of 0..1 that each part of start..stop covers: (cells, parts)."""
+    """Return the share of each cell that each part covers: float64 (cells, parts).
+
+    The cells divide the interval 0..1 equally, and the parts divide start..stop equally.
+    """
     ours, theirs = np.linspace(0.0, 1.0, cells + 1), np.linspace(start, stop, parts + 1)
     low = np.maximum(ours[:-1, None], theirs[None, :-1])
     high = np.minimum(ours[1:, None], theirs[None, 1:])
@@ -83,7 +86,7 @@ def _overlap(cells: int, start: float, stop: float, parts: int) -> NDArray[np.fl
 
 @dataclass(frozen=True, eq=False)
 class _Input:
-    """One image as its processor gave it to a model."""
+    """One image's size and image tokens, with the model's config and processor."""
 
     config: Any
     processor: Any
@@ -95,7 +98,7 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Square:
-    """The cells of a square vision tower's picture, in pixels."""
+    """The grid of cells, one per token, of a vision tower's square input picture. Lengths are in pixels."""
 
     cells: int  # per side, after patches are merged
     cell: int  # side of a cell
@@ -108,13 +111,13 @@ class _Square:
         return cls(int(side // patch // merge), int(patch * merge), side)
 
     def plane(self, tokens: NDArray[np.int64], box: Box = WHOLE) -> Plane:
-        """Return the plane of the tokens of a square picture of `box`. Raises AttentionError."""
+        """Return the plane of a picture of `box`. Raises AttentionError if the number of tokens is wrong."""
         (x0, y0, x1, y1), share = box, self.cells * self.cell / self.side
         inner = (x0, y0, x0 + (x1 - x0) * share, y0 + (y1 - y0) * share)
         return Plane(_filled(tokens, self.cells, self.cells), inner)
 
     def pictures(self, tokens: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Split the tokens by picture: (cells * cells,) each."""
+        """Split the tokens into pictures of (cells * cells,) each. Raises AttentionError for a remainder."""
         return list(_filled(tokens, max(len(tokens) // self.cells**2, 1), self.cells**2))
 
 
@@ -131,21 +134,21 @@ def _misfit(tokens: NDArray[np.int64], what: str) -> AttentionError:
 
 
 def _merged_patches(image: _Input) -> Iterator[Plane]:
-    """Stretch the image to whole patches, merged n x n."""
+    """Yield the plane of an image that is resized to whole patches, with one token per n x n patches."""
     merge = image.config.vision_config.spatial_merge_size
     _, rows, columns = (int(n) // merge for n in image.inputs["image_grid_thw"][0])
     yield Plane(_filled(image.tokens, rows, columns), WHOLE)
 
 
 def _broken_rows(image: _Input) -> Iterator[Plane]:
-    """Merge patches as `_merged_patches`, with a token for a break after each row."""
+    """Yield a plane as `_merged_patches` does, for models that end each row with a token for a line break."""
     cell = int(np.max(image.config.vision_config.patch_size)) * getattr(image.config, "spatial_merge_size", 1)
     rows, columns = (int(n) // cell for n in image.inputs["image_sizes"][0])
     yield Plane(_filled(image.tokens, rows, columns), WHOLE)
 
 
 def _one_square(image: _Input) -> Iterator[Plane]:
-    """Stretch or pad the image to a square, or cut out its middle, as the processor says."""
+    """Yield the plane of an image that the processor stretches, pads or crops to one square."""
     if "image_sizes" in image.inputs:  # LLaVA with Pixtral's vision tower
         yield from _broken_rows(image)
         return
@@ -170,7 +173,7 @@ def _one_square(image: _Input) -> Iterator[Plane]:
 
 
 def _tiles(square: _Square, tokens: list[NDArray[np.int64]], rows: int, columns: int) -> Iterator[Plane]:
-    """Yield the planes of the tiles row by row, then that of the whole image. Raises AttentionError."""
+    """Yield the planes of rows x columns tiles, row by row, then the whole image's. Raises AttentionError."""
     *tiles, whole = tokens
     if len(tiles) != rows * columns:
         raise _misfit(np.concatenate(tokens), f"{rows} x {columns} tiles and the whole image")
@@ -182,12 +185,15 @@ def _tiles(square: _Square, tokens: list[NDArray[np.int64]], rows: int, columns:
 
 
 def _canvas_tiles(image: _Input) -> Iterator[Plane]:
-    """Stretch the image to a canvas of tiles, then the whole; of a small image the whole alone."""
+    """Yield the planes of the tiles of an image, then the whole image's; of a small image only the latter.
+
+    The image is stretched to a canvas of tiles. The canvas is computed by the processor's rule.
+    """
     config, images = image.config, image.processor.image_processor
     merge = getattr(config, "downsample_factor", None) or 1 / config.downsample_ratio
     square = _Square.of(config, merge)
     tokens = square.pictures(image.tokens)
-    # The processor does not tell the canvas it chose: compute it by its own rule.
+    # The processor's output does not contain the canvas: compute it by the same rule.
     rule = cohere2_vision if config.model_type == "cohere2_vision" else got_ocr2
     size, tile = (image.height, image.width), (images.size.height, images.size.width)
     columns, rows = rule.get_optimal_tiled_canvas(size, tile, images.min_patches, images.max_patches)
@@ -195,7 +201,10 @@ def _canvas_tiles(image: _Input) -> Iterator[Plane]:
 
 
 def _tagged_tiles(image: _Input) -> Iterator[Plane]:
-    """Stretch the image to whole tiles, each after a tag with its row and column; then the whole."""
+    """Yield the planes of the tiles of an image, then the whole image's.
+
+    The number of tiles comes from the text tags in the input, such as <row_1_col_2>, before each tile.
+    """
     square = _Square.of(image.config, image.config.scale_factor)
     tokens = square.pictures(image.tokens)
     ids = image.inputs["input_ids"][0, : image.tokens.max() + 1]
@@ -205,10 +214,11 @@ def _tagged_tiles(image: _Input) -> Iterator[Plane]:
 
 
 def _any_resolution(image: _Input) -> Iterator[Plane]:
-    """Stretch the image to a square, then fit it into a canvas of tiles that keeps its proportions.
+    """Yield the plane of the whole image, stretched to a square, then the planes of a canvas of tiles.
 
-    Drop tokens of padding, and end every row with a newline token. Above a limit, rows and columns are
-    resampled to fewer, as if the tiles joined without gaps.
+    The image is fitted into the canvas with its proportions. The model drops the tokens of padding and ends
+    each row with a newline token. Above a limit of tokens the model resamples the canvas to fewer rows and
+    columns; the canvas is then one plane.
     """
     config, square = image.config, _Square.of(image.config)
     base, fine = np.split(image.tokens, [square.cells**2])
@@ -224,7 +234,7 @@ def _any_resolution(image: _Input) -> Iterator[Plane]:
     last = cells - first
 
     def edges(axis: int, start: int, stop: int) -> tuple[float, float]:
-        """Return the interval of the image, as shares, that the cells [start, stop) of the canvas show."""
+        """Return where the canvas's cells [start, stop) begin and end in the image, in shares of its side."""
         pixels = [n // square.cells * square.side + n % square.cells * square.cell for n in (start, stop - 1)]
         low, high = ((n - margin[axis]) / shown[axis] for n in (pixels[0], pixels[1] + square.cell))
         return float(low), float(high)
@@ -278,7 +288,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
-    """Return the factor by which a family's processor shrinks the sides of an image of `size` (W, H).
+    """Return the factor by which a family's processor reduces the sides of an image of `size` (W, H).
 
     The factor is 1 for a small image, and for families that resize every image to one size.
     """
@@ -292,9 +302,9 @@ def reduction(kind: str, processor: Any, size: tuple[int, int]) -> float:
 
 
 def grid_of(model: Any, processor: Any, inputs: Any, image_size: tuple[int, ...]) -> Grid:
-    """Return the grid of the one image, of `image_size` (H, W), in a processor's output.
+    """Return the token grid of the one image in a processor's output; `image_size` is (H, W).
 
-    Raises AttentionError where the number of image tokens does not fit.
+    Raises AttentionError if the number of image tokens does not fit.
     """
     tokens = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten().cpu().numpy()
     height, width = image_size

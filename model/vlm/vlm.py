@@ -43,7 +43,7 @@ TRIAL = np.linspace(0, 255, 224 * 224 * 3).astype(np.uint8).reshape(224, 224, 3)
 
 @dataclass(frozen=True, eq=False)
 class VLMAnswer:
-    """An answer, and the captured data for its maps."""
+    """A VLM's answer to a question about an image, with the captured data for its attention maps."""
 
     text: str  # without the last token of an answer that was cut, which has no attention
     starts: tuple[int, ...]  # token i of the answer spells the characters [starts[i], ends[i]) of `text`
@@ -56,7 +56,7 @@ class VLMAnswer:
     vision: NDArray[np.float32] | None = None  # (rows, columns): the vision tower's map, if kept
 
     def rows(self, start: int, end: int) -> range:
-        """Return the positions of the tokens that spell `text[start:end]`. Raises AttentionError for none."""
+        """Return the sequence positions of the tokens of text[start:end]. Raises AttentionError for none."""
         spans = zip(self.starts, self.ends, strict=True)
         hits = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
         if not hits:
@@ -65,15 +65,15 @@ class VLMAnswer:
 
 
 class VLM:
-    """Any model of transformers' AutoModelForImageTextToText whose token grid is known (token_grids.py)."""
+    """A vision-language model of transformers, of any family in the table of token_grids.py."""
 
     def __init__(
         self, model: Any, processor: Any, on_cut: Callable[[], None] = lambda: None, pixels: int = PIXELS
     ) -> None:
         """Wrap a model of transformers and its processor.
 
-        `on_cut` is called whenever an answer is cut at the token limit. `pixels` limits the size of an image
-        for the model, in all views together.
+        `on_cut` is called whenever an answer is cut at the token limit. `pixels` is the most pixels of a
+        model's input: the views of the image (tiles and the whole) together. Raises ModelLoadError.
         """
         token_grids.check_config({"model_type": model.config.model_type})
         model.set_attn_implementation(implementations(model.config))
@@ -95,7 +95,7 @@ class VLM:
         on_cut: Callable[[], None] = lambda: None,
         pixels: int = PIXELS,
     ) -> "VLM":
-        """Load a VLM by local folder or hub id. Download missing files. Raises ModelLoadError.
+        """Load a VLM by local folder or hub id. Download missing files to `folder`. Raises ModelLoadError.
 
         `device` is a torch device, or a device map of transformers ("auto", "balanced"), which spreads the
         model over several devices. For `on_cut` and `pixels` see `__init__`.
@@ -143,10 +143,11 @@ class VLM:
         vision: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> VLMAnswer:
-        """Ask greedily about an image, uint8 (H, W, 3). The same image has the same answer.
+        """Ask a question about an image, uint8 (H, W, 3). Decoding is greedy, so answers repeat.
 
-        With `forced_answer` (teacher forcing) the model reads that text, token by token, as its answer.
-        `hidden` keeps hidden states, for the source "cosine", `vision` the tower's map. Raises ImageRefused.
+        `forced_answer` is used as the answer in place of generated text (teacher forcing). With `hidden` the
+        answer keeps the hidden states for the recipe source "cosine". With `vision` it keeps the vision
+        tower's map. Raises ImageRefused.
         """
         script = None if forced_answer is None else self._tokens(self._plain(forced_answer))
         inputs = self.inputs(image, question)
@@ -171,10 +172,9 @@ class VLM:
         return ids
 
     def spelled(self, tokens: Sequence[int]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        """Return the text of tokens, and each token's characters [start, end), which it may spell in part.
+        """Return the text of tokens, each token's first character in it, and each token's end (exclusive).
 
-        A character outside ASCII may take several tokens, which decode to replacement characters until it
-        is complete.
+        One character may take several tokens; each of them then has that character.
         """
         texts = [
             self.processor.tokenizer.decode(
@@ -190,7 +190,7 @@ class VLM:
 
     @torch.inference_mode()
     def _check_capture(self) -> None:
-        """Force a short answer about a small image; compare its capture with a plain forward pass's."""
+        """Set `one_way`. Raises AttentionError if captures by generation and by one forward pass differ."""
         script = self._tokens("a dog, a cat")
         inputs = self.inputs(TRIAL, "List all objects in the image.")
         with capturing() as capture:
@@ -204,14 +204,14 @@ class VLM:
         self.one_way = capture_check.one_way(capture, first, last)
 
     def smaller(self) -> "VLM":
-        """Return the same model for images at half the size: with fewer tokens it needs less memory."""
+        """Return this VLM with the sides of its input images halved, which saves memory."""
         other = copy.copy(self)
         other._shrink, other._pixels = 2 * self._shrink, self._pixels // 4
         other.processor = pixel_budget.bounded(self._whole, self.model.config, other._pixels)
         return other
 
     def _size(self, image: Image) -> pixel_budget.Size:
-        """Return height and width of the image that the processor gets."""
+        """Return the (height, width) to which an image is resized before the processor."""
         config, (height, width) = self.model.config, image.shape[:2]
         if self._shrink > 1:
             # Half of what the processor would make of it, which may be far less than half of the image.
@@ -223,7 +223,7 @@ class VLM:
         return token_grids.grid_of(self.model, self.processor, inputs, self._size(image))
 
     def inputs(self, image: Image, question: str) -> Any:
-        """Return the processor's tensors, one row, for a question about an image. Raises ImageRefused."""
+        """Return the processor's tensors for a question about an image: batch of 1. Raises ImageRefused."""
         if not pixel_budget.takes(self.processor, image.shape[:2]):
             raise refused("the VLM", image, f"one side is more than {pixel_budget.RATIO} times the other")
         picture = PILImage.fromarray(image).resize(self._size(image)[::-1], PILImage.Resampling.BOX)
@@ -248,12 +248,12 @@ class VLM:
         return batch.to(self.model.device)
 
     def _conversation(self, question: str, picture: PILImage.Image | None = None) -> list[dict[str, Any]]:
-        """Return a question about an image as the processor's template takes it."""
+        """Return a question as messages for the chat template, with `picture` or an image placeholder."""
         image = {"type": "image"} if picture is None else {"type": "image", "image": picture}
         return [{"role": "user", "content": [image, {"type": "text", "text": self._plain(question)}]}]
 
     def _plain(self, text: str) -> str:
-        """Remove names of special tokens and lone surrogates, which a person or a model may have written."""
+        """Replace text that would be read as a special token by a space, and lone surrogates by "?"."""
         text = text.encode("utf-8", "replace").decode()
         added = self.processor.tokenizer.added_tokens_decoder.values()
         special = re.compile("|".join(re.escape(token.content) for token in added if token.special) or "(?!)")
@@ -265,8 +265,8 @@ class VLM:
     ) -> NDArray[np.float32]:
         """Return the attention map of each span [start, end) of the answer's characters.
 
-        The maps are float32 (n, rows, columns). Only the recipe's switches from `source` to `subtokens` are
-        used. Raises AttentionError where the answer lacks what the source needs.
+        The maps are float32 (n, rows, columns). Of the recipe only the switches from `source` to `subtokens`
+        apply. Raises AttentionError if the answer lacks data that the source needs, or a span has no token.
         """
         wanted: list[list[int]] = []
         for start, end in spans:
@@ -278,7 +278,7 @@ class VLM:
 
     @torch.inference_mode()
     def background_map(self, image: Image, names: Sequence[str], recipe: Recipe) -> NDArray[np.float32]:
-        """Return the map of a question about the background (DecAF, arXiv 2510.19592): (rows, columns)."""
+        """Return DecAF's background map, of a question about all but `names`: float32 (rows, columns)."""
         question = f"Describe the background of the image, excluding any {', '.join(names)}."
         answer = self.answer(image, question, forced_answer="", hidden=recipe.source == "cosine")
         found: NDArray[np.float32] = self._maps(answer, [[answer.first - 1]], recipe)[0]
@@ -286,10 +286,10 @@ class VLM:
 
     @torch.inference_mode()
     def presence(self, image: Image, names: Sequence[str]) -> NDArray[np.float32]:
-        """Return the probability of "yes" against "no", asked whether each name is there: float32 (n,).
+        """Return p(yes) / (p(yes) + p(no)) for the question whether each name is in the image: float32 (n,).
 
-        The question is POPE's (arXiv 2305.10355). The image is read once for all names, or once per name
-        where its tokens see the question, as PaliGemma's do. Raises AttentionError if neither is answered.
+        The question is POPE's (arXiv 2305.10355). The image is processed once for all names, or once per
+        name if its tokens attend to the question. Raises AttentionError if both probabilities are near 0.
         """
         yes, no = first_words(self.processor.tokenizer)
         asked = [f"Is there a {name} in the image? Answer yes or no." for name in names]
@@ -302,7 +302,7 @@ class VLM:
         return np.asarray(both[:, 0] / both.sum(1), np.float32)
 
     def _readings(self, image: Image, questions: Sequence[str]) -> Iterator[Reading]:
-        """Yield the model after each question's prompt, one at a time."""
+        """Yield for each question the model's state after its prompt, one at a time to save memory."""
         inputs: Any = None
         if len(questions) > 1 and self.one_way and self.processor.chat_template is not None:
             inputs = self.inputs(image, questions[0])
@@ -315,10 +315,10 @@ class VLM:
             yield Reading(self.model, self.inputs(image, question))
 
     def common_prefix(self, inputs: Any, questions: Sequence[str]) -> tuple[int, list[Tokens]]:
-        """Return the length of the prompts' common prefix in tokens, and the rest of each.
+        """Return the length in tokens of the questions' common prompt prefix, and each prompt's other tokens.
 
-        `inputs` are the first question's tensors. Prompts are compared as the template writes them, with the
-        image in a few tokens. Return 0 where such a prompt does not end as the processor's does.
+        `inputs` are the processor's tensors for the first question. The prompts are compared as text of the
+        chat template. The length is 0 if that text's tokens do not match the end of `inputs`.
         """
         prompts = [
             self._tokens(
@@ -336,7 +336,7 @@ class VLM:
 
     @torch.inference_mode()
     def boxes(self, image: Image, terms: Sequence[str] = ()) -> tuple[str, list[NamedBox]]:
-        """Ask for boxes, of terms or of all objects. Return answer and boxes. Raises GroundingError."""
+        """Ask for boxes of `terms`, or of all objects. Return answer and boxes. Raises GroundingError."""
         inputs = self.inputs(image, self.box_question(terms))
         generated = self.generate(inputs, MAX_BOX_TOKENS)
         # Some families spell boxes in special tokens.
@@ -349,12 +349,12 @@ class VLM:
         return text, named_boxes.parse(text, config.model_type, size, input_size, cut=generated.cut)
 
     def box_question(self, terms: Sequence[str] = ()) -> str:
-        """Return this family's question for boxes. Raises GroundingError."""
+        """Return the family's question for boxes of `terms`, or of all objects. Raises GroundingError."""
         return named_boxes.question_for(self.model.config.model_type, terms)
 
     @torch.inference_mode()
     def embeddings(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """Return the mean of each name's input embeddings, of length 1: float32 (n, d); 0 without tokens."""
+        """Return each name's mean input embedding, scaled to length 1: float32 (n, d); 0 without tokens."""
         table = self.model.get_input_embeddings()
         found = []
         for name in names:
@@ -366,7 +366,7 @@ class VLM:
 
     @torch.inference_mode()
     def layer_maps(self, answer: VLMAnswer, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-        """Return the maps of each span's last token, mean over heads: (layers, n, rows, columns)."""
+        """Return each layer's map of each span's last token, mean over heads: (layers, n, rows, columns)."""
         maps = [
             answer.grid.spread(per_layer(answer.capture, [row]).cpu().numpy().mean(1))
             for start, end in spans
@@ -391,7 +391,7 @@ class VLM:
         return np.stack([pool(spread[[place[p] for p in rows]], axis=0) for rows in wanted])
 
     def _token_attention(self, answer: VLMAnswer, rows: Sequence[int], recipe: Recipe) -> torch.Tensor:
-        """Return the rows' attention to every token, by the recipe's source: (len(rows), N)."""
+        """Return the attention of tokens `rows` to all N tokens, by `recipe.source`: (len(rows), N)."""
         capture = answer.capture
         if recipe.source == "flow":
             return flow(capture, rows, recipe, answer.grid.tokens.tolist())
@@ -411,7 +411,7 @@ class VLM:
 
 
 def _before_the_middle(steps: Any) -> tuple[torch.Tensor, ...]:
-    """Return hidden states (N, d) after layers 0.22 to 0.41 of the depth: 7 to 13 of 32 (FSeg-LLaVA)."""
+    """Return the hidden states (N, d) of the layers at 22 to 41 % of the depth, as in FSeg-LLaVA."""
     depth = len(steps[0]) - 1
     chosen = range(max(1, round(0.22 * depth)), max(1, round(0.41 * depth)) + 1)
     return tuple(torch.cat([step[layer][0] for step in steps]) for layer in chosen)

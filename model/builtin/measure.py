@@ -75,14 +75,14 @@ def _backdrop(rng: np.random.Generator, width: int, height: int) -> PILImage.Ima
 
 
 def middle(mask: Mask) -> tuple[float, float]:
-    """Return the mask's pixel nearest to its centre of mass: xy."""
+    """Return x and y, in pixels, of the mask's pixel nearest to its centre of mass."""
     rows, columns = np.nonzero(mask)
     nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
     return float(columns[nearest]) + 0.5, float(rows[nearest]) + 0.5
 
 
 def corrective_click(mask: Mask, truth: Mask) -> tuple[float, float, int]:
-    """Return the innermost pixel of the largest error, xy, and its label 1 or 0 (RITM's protocol)."""
+    """Return x, y and label (1 or 0) of a click at the innermost pixel of the errors (RITM's protocol)."""
     missing, deep = innermost_pixel(truth & ~mask)
     excess, deeper = innermost_pixel(mask & ~truth)
     (row, column), label = (excess, 0) if deeper > deep else (missing, 1)

@@ -77,8 +77,8 @@ def draw_scene(
     """Draw a random scene of `count` objects, or fewer if there is no free place.
 
     Eight parameters, since scripts vary each one on its own.
-    `scale` is the longer side of an object over the shorter side of the image, before rotation;
-    `min_visible` the least share of an object that later ones leave uncovered.
+    `scale` is the range of an object's longer side, before rotation, as a share of the image's shorter side.
+    `min_visible` is the least share of an object that later ones leave uncovered.
     """
     image = _background(rng, width, height).astype(np.float32)
     placed: list[tuple[str, Mask, Mask]] = []
@@ -107,7 +107,7 @@ def draw_scene(
 def _place(
     rng: np.random.Generator, sprite: Image8, size: float, width: int, height: int
 ) -> tuple[NDArray[np.float32], slice, slice]:
-    """Return a turned sprite as float RGBA with premultiplied alpha 0..1, and its place."""
+    """Turn a sprite at random. Return float RGBA, premultiplied by alpha 0..1, and its rows and columns."""
     h, w = sprite.shape[:2]
     zoom = size / max(h, w)
     angle = rng.uniform(-30, 30) if rng.random() < 0.7 else rng.uniform(-180, 180)

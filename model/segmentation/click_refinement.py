@@ -1,4 +1,4 @@
-"""Refine a mask by a person's clicks: every click ends up on its side of the mask."""
+"""Refine a mask by a person's clicks: positive clicks end up inside the mask, negative ones outside."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from model.types import LEVELS, Level, Mask, Prompt, box_of
 
 log = logging.getLogger(f"vlsam.{__name__}")
 
-# A mask disobeys a click if it has the other label all around it, as far as this share of the mask's size.
+# A mask violates a click if it has the other label all around it, as far as this share of the mask's size.
 # Nearer than that only the edge is a little off, and other answers were worse on average.
 _FAR = 0.35
 # A change to the start mask without a click is undone if it is larger than this share of the mask. Smaller
@@ -38,16 +38,17 @@ MAX_CORRECTIONS = 8
 def refine_by_clicks(
     segmenter: Segmenter, embedding: Embedding, prompt: Prompt, level: Level = "auto"
 ) -> Answer:
-    """Return the mask for a person's prompt, with every click on its side. Raises PromptError.
+    """Return the mask for a person's prompt, with positive clicks inside and negative ones outside.
 
-    The segmenter starts from the prompt's logits, else from its mask. Its first answer stands unless it
-    disobeys a click; `level` takes its largest, middle or smallest mask instead. Each click is obeyed at
-    least within a cell of the low-resolution logits. Large changes to the start mask without a click are
-    undone, so that a click on one object never moves the mask to another. Holes and specks are removed.
+    The segmenter starts from the prompt's logits, or else from its mask. At the level "auto" its first answer
+    is kept unless it violates a click. The other levels take the largest, middle or smallest of three masks.
+    A click that is still violated is corrected in a disc around it, as large as a cell of the low-resolution
+    logits. Large changes to the start mask without a click are undone, so that a click on one object never
+    moves the mask to another. Holes and specks are removed.
 
-    The last of contradicting clicks on one pixel counts; this is logged, and `mask_cleanup.unmet_points`
-    returns the others. The returned prompt lacks the model's points that clicks overrule. The next click may
-    start from the logits: the segmenter's own where they agree with the mask.
+    Of contradicting clicks on one pixel, the last counts. The others are logged, and
+    `mask_cleanup.unmet_points` returns them. The returned prompt lacks the model's points that clicks
+    overrule. The next click may start from the returned logits. Raises PromptError.
     """
     # A mask alone, such as a brush stroke, locates an object and corrects nothing.
     corrects = len(prompt.points) > 0
@@ -117,7 +118,7 @@ class _Correction:
 def _corrections(
     segmenter: Segmenter, embedding: Embedding, prompt: Prompt, before: Mask
 ) -> list[_Correction]:
-    """Return the newest corrections, decoded in one call."""
+    """Decode the newest clicks on the wrong side of the start mask, each alone, in one call."""
     pixels, labels = prompt.pixels(before.shape), prompt.labels.astype(bool)
     wrong = [i for i in range(prompt.model_points, len(pixels)) if before[pixels[i]] != labels[i]]
     correcting = wrong[-MAX_CORRECTIONS:]
@@ -132,7 +133,7 @@ def _corrections(
 
 
 def _piece(area: Mask, pixel: tuple[int, int]) -> Mask:
-    """Return the connected part of an area that holds a pixel; empty if the pixel is outside."""
+    """Return the connected part of an area that contains a pixel; an empty mask if the pixel is outside."""
     if not area[pixel]:
         return np.zeros_like(area)
     _, pieces = cv2.connectedComponents(area.view(np.uint8), connectivity=8)
@@ -140,9 +141,9 @@ def _piece(area: Mask, pixel: tuple[int, int]) -> Mask:
 
 
 def _without_negatives(before: Mask, prompt: Prompt, corrections: Sequence[_Correction]) -> Mask:
-    """Remove the pieces under negative clicks from the mask, unless they are the object itself.
+    """Remove the pieces under negative clicks from the mask. Keep a piece that is the object itself.
 
-    They are if next to nothing would be left, or a person's positive click is in them, too.
+    That is a piece with a person's positive click in it, or one that leaves less than MIN_LEFT of the mask.
     """
     clicks = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.model_points :]
     remaining = before
@@ -162,10 +163,10 @@ def _without_model_points(prompt: Prompt, area: Mask) -> Prompt:
 
 
 def _anchored(prompt: Prompt, remaining: Mask) -> Prompt:
-    """Add a positive point on the remaining mask, if a person's clicks are of one kind only.
+    """Add a positive point on the remaining mask if it has none and all of a person's clicks are of one kind.
 
-    SAM was trained to correct prompts that contain a positive point or a box. It takes negative points alone
-    for no object, and a positive point beside the mask for another object.
+    SAM was trained to correct prompts that contain a positive point or a box. With negative points alone it
+    finds no object. With a positive point beside the mask it finds another object.
     """
     pixels = prompt.pixels(remaining.shape)
     told = any(remaining[pixel] for pixel, label in zip(pixels, prompt.labels, strict=True) if label)
@@ -178,11 +179,11 @@ def _anchored(prompt: Prompt, remaining: Mask) -> Prompt:
 
 
 def _progressive_merge(mask: Mask, before: Mask, prompt: Prompt, corrections: Sequence[_Correction]) -> Mask:
-    """Apply only the answer's changes at the corrections to the start mask.
+    """Change the start mask to the answer `mask` only in connected pieces that contain a correction.
 
-    FocalClick's progressive merge (arXiv 2204.02574). An addition must also lie in the click's own mask, of
-    the level that agrees best with the answer: a neighbouring object is seldom in both. Skip a change that
-    holds a person's click of the other kind, or would leave next to nothing.
+    This is FocalClick's progressive merge (arXiv 2204.02574). An added piece must also lie in the mask of its
+    click alone, at the level closest to the answer, because a neighbouring object is seldom in both. Skip a
+    piece with a person's click of the other kind, or whose removal would leave less than MIN_LEFT.
     """
     clicked = list(zip(prompt.pixels(before.shape), prompt.labels, strict=True))[prompt.model_points :]
     result = before
@@ -203,7 +204,7 @@ def _progressive_merge(mask: Mask, before: Mask, prompt: Prompt, corrections: Se
 
 
 def _without_missed_parts(mask: Mask, remaining: Mask, corrections: Sequence[_Correction]) -> Mask:
-    """Remove the piece at a negative click of which the segmenter removed next to nothing.
+    """Remove the piece under a negative click if the segmenter removed less than SPECK_OF of it.
 
     Keep a piece of more than half of the mask: near the edge, a click's own mask may be the object.
     """
@@ -218,9 +219,9 @@ def _without_missed_parts(mask: Mask, remaining: Mask, corrections: Sequence[_Co
 
 
 def _best_obeying(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) -> Answer:
-    """Return the first answer unless it disobeys a click, else the candidate that obeys most clicks.
+    """Return the first answer if it satisfies every click, else the candidate that satisfies most clicks.
 
-    Candidates are the other levels, and the answers without the start mask, which can outweigh a click.
+    Candidates are the other levels and the answers without the start mask, which can outweigh a click.
     Return the first of equal candidates.
     """
     start = prompt.mask is not None or prompt.logits is not None
@@ -243,7 +244,7 @@ def _best_obeying(segmenter: Segmenter, embedding: Embedding, prompt: Prompt) ->
 
 
 def _count_obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
-    """Count the clicks with a pixel of their label in the square of `far` pixels around them."""
+    """Count the clicks that have a mask pixel of their own label at most `far` rows and columns away."""
     count = 0
     for (row, column), label in zip(prompt.pixels(mask.shape), prompt.labels, strict=True):
         near = mask[max(0, row - far) : row + far + 1, max(0, column - far) : column + far + 1]
@@ -252,7 +253,7 @@ def _count_obeyed(mask: Mask, prompt: Prompt, far: int) -> int:
 
 
 def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
-    """Draw a disc of `cell` pixels around clicks on the wrong side; return `mask` itself if there is none."""
+    """Correct the mask within `cell` pixels of each violated click. Return `mask` itself if there is none."""
     if not unmet_points(mask, prompt):
         return mask
     mask = mask.copy()
@@ -266,10 +267,10 @@ def _with_its_clicks(mask: Mask, prompt: Prompt, cell: int) -> Mask:
 
 
 def _without_jumps(mask: Mask, before: Mask, prompt: Prompt, cell: int) -> Mask:
-    """Undo large connected changes to the start mask that no click asked for.
+    """Undo large connected changes to the start mask that no click supports.
 
     Keep a change that contains a click of its own kind (positive for added, negative for removed) and none
-    of the other kind. After FocalClick's progressive merge (arXiv 2204.02574), which also undoes small ones.
+    of the other kind. FocalClick's progressive merge (arXiv 2204.02574) also undoes small changes.
     Return `mask` itself if nothing is undone.
     """
     pixels, labels = prompt.pixels(mask.shape), prompt.labels.astype(bool)

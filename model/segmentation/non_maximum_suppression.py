@@ -21,11 +21,11 @@ def suppress(
     """Return the detections of one image without fragments and duplicates, best score first.
 
     First drop fragments: a mask that ends at a border of its view inside the image, while a detection of the
-    same term in a larger view holds at least `fragment` of it. The score does not count, since a part in
-    a small view often has a higher score than the whole object in the whole image. Halves of an object that
-    only smaller views found stay two.
-    Then greedy non-maximum suppression by masks: drop the weaker of two if their IoU exceeds `same_term` or
-    `other_term`. The earlier of two equals stays.
+    same term in a larger view covers at least `fragment` of it. The score does not count, since a part in
+    a small view often has a higher score than the whole object in the whole image. If only smaller views
+    found an object, its halves stay two detections.
+    Then apply greedy non-maximum suppression by masks: drop the one of lower score if the IoU of two exceeds
+    `same_term` or `other_term`. Of equal scores, the earlier stays.
     """
     ranked = [(d, Patch.of(d.mask)) for d in sorted(detections, key=lambda d: -d.score)]
     kept: list[tuple[Detection, Patch]] = []

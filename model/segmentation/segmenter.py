@@ -40,7 +40,7 @@ CHUNK, CHUNK_CPU = 32, 2
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """The masks (H, W) of k logits. Each is made when it is indexed: most callers need one of three."""
+    """A sequence of k masks (H, W). Each is computed from its logits when indexed: most callers need one."""
 
     logits: NDArray[np.float32]  # (k, h, w) low resolution, of the encoder's square
     size: tuple[int, int]  # H, W of the image
@@ -95,7 +95,7 @@ class Concept:
 
 
 class Segmenter:
-    """A SAM of any family."""
+    """A SAM of any family, which encodes images and decodes prompts into masks."""
 
     def __init__(self, family: SamFamily, chunk: int | None = None) -> None:
         self.family = family
@@ -191,7 +191,7 @@ class Segmenter:
         return concepts
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> Tokens:
-        """Return one prompt in the encoder's coordinates, on the CPU."""
+        """Convert a prompt to tokens in the encoder's coordinates, on the CPU. Raises PromptError."""
         _check(prompt)
         points, labels = [prompt.points], [prompt.labels]
         if prompt.box is not None:
@@ -240,7 +240,7 @@ class Segmenter:
         return replace(answer, mask=self.mask(embedding, logits), logits=logits)
 
     def _inside(self, embedding: Embedding) -> tuple[int, int]:
-        """Return H, W of the image on the square of logits."""
+        """Return H, W of the part of the low-resolution logits that the image covers; the rest is padding."""
         height, width = (max(1, round(n * self.family.low / self.family.side)) for n in embedding.scaled)
         return height, width
 
@@ -250,7 +250,7 @@ class Segmenter:
             raise PromptError(f"the prompt's logits are {logits.shape}, this segmenter's {(side, side)}")
 
     def hint(self, embedding: Embedding, share: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn an object's share per cell, 0..1 on any grid over the image, into logits for a prompt."""
+        """Convert an object's share of each cell, 0..1 on any grid over the image, to logits for a prompt."""
         side, (height, width) = self.family.low, self._inside(embedding)
         # Average when shrinking; interpolate when enlarging, or a coarse grid's edges would show.
         interpolation = cv2.INTER_AREA if share.shape[0] > height else cv2.INTER_LINEAR

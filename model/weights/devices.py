@@ -10,9 +10,10 @@ _CALLED = {"cuda": "GPU of NVIDIA or AMD", "mps": "GPU of Apple", "xpu": "GPU of
 
 
 def choose(name: str) -> str:
-    """Return the torch device, or device map of transformers, of a name. "auto": a GPU, else the CPU.
+    """Return the name of a torch device, or of a device map of transformers, after a check.
 
-    Raises ModelLoadError, with one sentence, for a device that is not on this machine.
+    "auto" becomes "cuda" if such a GPU is there, else "cpu". Raises ModelLoadError for an unknown name, or a
+    device that is not on this machine.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

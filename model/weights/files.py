@@ -21,7 +21,7 @@ _SAMPLES, _SAMPLE = 256, 4096  # pieces, and bytes of each, that tell two large 
 
 
 def digest_of(file: Path, *, git: bool = False) -> str:
-    """Return a file's SHA-256 in hex, or its git object id. This takes about a second per GB."""
+    """Return a file's SHA-256 in hex, or its git object id if `git`. This takes about a second per GB."""
     size = file.stat().st_size
     state = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if git else hashlib.sha256()
     with file.open("rb") as opened, progress_bar(f"checksum of {file.name}", size, leave=False) as bar:
@@ -53,7 +53,7 @@ def sample_hash(file: Path) -> str:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Create a folder, and keep other processes from writing into it. Any OSError becomes ModelLoadError."""
+    """Create a folder and lock it for one writer at a time. Raises ModelLoadError in place of any OSError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:

@@ -41,7 +41,7 @@ Accept = Callable[[Mapping[str, Any]], None]  # raises ModelLoadError for a conf
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """Split "owner/name@revision"; None where there is no revision."""
+    """Split "owner/name@revision" into id and revision. The revision is None if the name has none."""
     base, _, revision = name.partition("@")
     return (base, revision or None) if "/" in base else (name, None)
 
@@ -54,7 +54,7 @@ def ensure(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Pa
 def find(name: str, folder: Path = FOLDER) -> Path | None:
     """Return a complete copy of a hub id on this machine, in `folder` or in the hub's cache, or None.
 
-    Raises ModelLoadError where `folder` holds another commit than the name says.
+    Raises ModelLoadError if `folder` holds another commit than the one in the name.
     """
     base, wanted = split_revision(name)
     here = folder.expanduser() / base
@@ -72,7 +72,7 @@ def find(name: str, folder: Path = FOLDER) -> Path | None:
 
 
 def fetch(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
-    """Download what is missing of a hub id, compare every file with its checksum, and return the folder.
+    """Download the missing files of a hub id, verify all checksums, and return the folder.
 
     Without a revision in its name, the model stays at the one that was fetched first. `accept` gets
     config.json before the weights are fetched, and raises ModelLoadError for a model that cannot be used.
@@ -99,7 +99,7 @@ def fetch(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Pat
 
 
 def revision(name: str, folder: Path = FOLDER) -> str:
-    """Return the commit of a hub id's files on this machine; "" if unknown, as of hand copies."""
+    """Return the commit of a hub id's files on this machine; "" if it is unknown, as for copies by hand."""
     found = find(name, folder)
     if found is None:
         return ""
@@ -107,7 +107,7 @@ def revision(name: str, folder: Path = FOLDER) -> str:
 
 
 def file_digests(name: str, folder: Path = FOLDER) -> dict[str, str]:
-    """Return the SHA-256 of each file of a hub id that decides what the model does. Raises ModelLoadError.
+    """Return the SHA-256 of each weight, config and tokenizer file of a hub id. Raises ModelLoadError.
 
     The hub's listing has the digests of missing weights, and missing small files are downloaded. So the
     digests are the same before and after a download. Weights that were copied by hand are read once.
@@ -131,7 +131,7 @@ def complete(folder: Path) -> bool:
 
 
 def _weights_of(folder: Path) -> set[str]:
-    """Return the names of the weights that a folder has, or should have by its index."""
+    """Return the names of the weight files that a model's folder needs, by its index if it has one."""
     index = folder / _INDEX
     if index.is_file() and not (folder / _WHOLE).is_file():
         with suppress(ValueError, RecursionError, LookupError, TypeError, AttributeError):
@@ -153,7 +153,7 @@ class _Note:
 
     @classmethod
     def of(cls, folder: Path) -> "_Note":
-        """Read a folder's note. It is empty without one, or if it is damaged."""
+        """Read a folder's note. Return an empty one if the file is missing or damaged."""
         with suppress(OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             note = json.loads((folder / _NOTE).read_text("utf-8"))
             weights = {name: [str(sample), str(digest)] for name, (sample, digest) in note["weights"].items()}
@@ -181,19 +181,19 @@ class _Listing:
         return {file: d for file, d in self.digests.items() if _is_weights(file) and len(d) == 64}
 
     def damaged(self, files: Iterable[str]) -> list[str]:
-        """Return those of `files` that are missing in the folder or differ."""
+        """Return those of `files` that are missing in the folder or have another digest."""
         return [file for file in files if not is_intact(self.here / file, self.digests[file])]
 
     def note(self) -> None:
-        """Note the revision and the weights that the folder has."""
+        """Write the folder's note: the revision, and the digests of its weights."""
         have = {file: digest for file, digest in self.weights.items() if (self.here / file).is_file()}
         samples = {file: [sample_hash(self.here / file), digest] for file, digest in have.items()}
         _Note(self.revision, samples).write(self.here)
 
     def download(self, files: Iterable[str]) -> None:
-        """Download the missing ones of `files` into the folder, which thereby is of the listed revision.
+        """Download those of `files` that are missing or damaged, at this revision. Raises ModelLoadError.
 
-        Deletes files of another revision first, so that a folder that looks complete never mixes two.
+        Delete files of another revision first, so that a folder that looks complete never mixes two.
         """
         here = self.here
         if _Note.of(here).revision != self.revision:
@@ -243,7 +243,7 @@ class _TerminalBar(tqdm):
 
 
 def _list(name: str, here: Path) -> _Listing:
-    """Ask the hub for a model's files, at its revision or the noted one."""
+    """Fetch the hub's list of a model's files, at its revision or the noted one. Raises ModelLoadError."""
     base, wanted = split_revision(name)
     wanted = wanted or _Note.of(here).revision or None
     connections.use_for_hub()
@@ -286,7 +286,7 @@ def _failure(name: str, here: Path, error: BaseException | None) -> ModelLoadErr
 
 
 def _refusal(name: str, error: BaseException | None) -> str:
-    """Return advice if the hub refuses a model; "" for any other error."""
+    """Return a sentence of advice if `error` is the hub's refusal of a model; "" for any other error."""
     response, endpoint = response_of(error), HfApi().endpoint
     if response is None or response.status_code not in (401, 403, 404):
         return ""
@@ -324,7 +324,7 @@ def _check_config(here: Path, accept: Accept | None) -> None:
 
 
 def _local_digest(file: Path, note: _Note) -> str:
-    """Return the SHA-256 of a file; of weights from the cache's file name or the note, where it is known."""
+    """Return a file's SHA-256. Take that of weights from the hub cache's file name or the note if known."""
     if not _is_weights(file.name):
         return digest_of(file)
     blob = file.resolve().name
@@ -340,7 +340,7 @@ def _local_digest(file: Path, note: _Note) -> str:
 
 
 def _cached(name: str) -> Path | None:
-    """Return a complete copy in the hub's own cache; None if there is none."""
+    """Return the folder of a complete copy in the hub's own cache; None if there is none."""
     base, wanted = split_revision(name)
     patterns = [*_TEXTS, _WHOLE, _SHARDS]
     try:

@@ -1,4 +1,4 @@
-"""Tell kinds of model names apart: a path, a published SAM checkpoint, or an id of the hub."""
+"""Distinguish kinds of model names: a path, a published SAM checkpoint, or an id of the hub."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from model.weights.sam_checkpoints import CHECKPOINTS, fetch
 
 
 def is_local(name: str) -> bool:
-    """Return whether a name is a path: a hub id has one slash at most and starts with a word."""
+    """Return whether a model's name is a path. A hub id starts with a word and has at most one slash."""
     return name.startswith((".", "/", "~")) or split_revision(name)[0].count("/") > 1 or Path(name).exists()
 
 
@@ -31,7 +31,7 @@ def sam_path(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> 
 
 
 def fetch_sam(name: str, folder: Path = FOLDER, accept: Accept | None = None) -> Path:
-    """Download what is missing of a segmenter, verify it, and return its path. Raises ModelLoadError."""
+    """Download the missing files of a segmenter, verify them, and return its path. Raises ModelLoadError."""
     if name in CHECKPOINTS:
         return fetch(CHECKPOINTS[name], folder)
     return hub.fetch(name, folder, accept)

@@ -37,7 +37,7 @@ _OPENCV = -4  # cv2.Error.StsNoMem
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Return whether an error, or its `__cause__` or `__context__`, says that memory ran out."""
+    """Return whether an error, or its `__cause__` or `__context__`, means that memory ran out."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -76,7 +76,7 @@ def with_less_memory(
     """Return `work(model)` and False; if memory runs out, `work(model.smaller())` and True.
 
     `free` releases caches on the device before the retry. Raises OutOfMemory if the retry runs out of memory,
-    too, and any other error of `work` at once.
+    too. Any other error of `work` is raised without a retry.
     """
     try:
         return work(model), False

@@ -1,7 +1,7 @@
 """Download SAM's published checkpoint files, with resume, and compare them with their pinned SHA-256.
 
 Addresses: READMEs of facebookresearch/segment-anything and ChaoningZhang/MobileSAM, which give no checksums.
-SAM's are pinned alike by micro-sam and 3D Slicer's extension, MobileSAM's by executorch's example.
+The same SHA-256 are in micro-sam and 3D Slicer's extension (SAM), and in executorch's example (MobileSAM).
 """
 
 import logging
@@ -56,7 +56,7 @@ CHECKPOINTS = {
 
 
 def fetch(checkpoint: Checkpoint, folder: Path = FOLDER) -> Path:
-    """Download a checkpoint into a folder unless it is there with its checksum. Return its path.
+    """Download a checkpoint into a folder unless an intact copy is there. Return its path.
 
     Write to a `.part` file, which a later call resumes. Rename it after its checksum is verified. A second
     process waits for the first. Raises ModelLoadError.
@@ -119,7 +119,7 @@ def _resume(checkpoint: Checkpoint, part: Path) -> None:
 def verify(file: Path) -> None:
     """Compare a checkpoint with its published SHA-256, or with that in `<file>.sha256`.
 
-    Logs a warning where there is neither. Raises ModelLoadError for another checksum.
+    Log a warning if there is neither. Raises ModelLoadError if the checksums differ.
     """
     beside = file.with_name(f"{file.name}.sha256")
     if file.name in CHECKPOINTS:

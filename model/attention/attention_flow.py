@@ -26,8 +26,8 @@ def flow(capture: Capture, rows: Sequence[int], recipe: Recipe, image: Sequence[
 
     The result is exact and needs no N x N matrix. From the last layer down, multiply the requested rows V:
     V <- V + V (S' * d), with the columns' factors d. Sum V over all starting layers.
-    Use start_layer, head_weights, regularise and residual of the recipe. `rows` are positions in the
-    sequence, `image` the columns of image tokens, for the head weights "vmax".
+    Of the recipe start_layer, head_weights, regularise and residual apply. `rows` are positions in the
+    sequence. `image` holds the positions of the image tokens, for the head weights "vmax".
 
     Raises AttentionError as `Capture.check` does.
     """
@@ -61,11 +61,10 @@ def flow(capture: Capture, rows: Sequence[int], recipe: Recipe, image: Sequence[
 def _push(
     layer: Layer, pushed: Tensor, reach: int, head_weights: str, image: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Return V S' of one layer, (rows, N), and the layer's spans (N, 2).
+    """Return V S' of one layer, float32 (rows, N), where V is `pushed`, and the layer's spans (N, 2).
 
-    Read the layer in blocks of query rows; V S and the head weights come from the same block. V is zero
-    from column `reach` on. The loop uses only the spans, which stay on the CPU, so that it never waits
-    for the device.
+    V must be 0 from column `reach` on. The layer is computed in blocks of query rows, which limits memory.
+    The spans are on the CPU, so the loop runs without waiting for the device.
     """
     query, key, spans = layer.tensors()
     heads, count, width = query.shape

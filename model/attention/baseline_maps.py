@@ -21,10 +21,10 @@ from model.weights.out_of_memory import out_of_memory
 
 
 def tower_map(model: Any, inputs: Any, capture: Capture, grid: Grid) -> NDArray[np.float32]:
-    """Return the attention that each token's patches receive in the vision tower's last layer.
+    """Return a map of the attention to the image's patches in the vision tower's last layer.
 
-    float32 (rows, columns), from the class token's row or else from the mean of all rows. Raises
-    AttentionError for a family whose patches do not fill one plane of the grid.
+    The map is float32 (rows, columns). The attention is the class token's, or the mean of all tokens if there
+    is none. Raises AttentionError for a family whose patches do not fill one plane of the grid.
     """
     plane = grid.planes[0].tokens
     rows, columns = plane.shape

@@ -25,7 +25,7 @@ BLOCK_CPU, BLOCK = 1 << 19, 1 << 26
 
 @dataclass
 class Layer:
-    """Queries and keys of one decoder layer, in pieces as the sequence was read."""
+    """The queries and keys of one decoder layer, in one piece per forward pass."""
 
     scaling: float
     queries: list[Tensor] = field(default_factory=list)  # (heads, n, d), after rotary embedding
@@ -42,14 +42,14 @@ class Layer:
         return query, key * self.scaling, torch.cat(self.spans)
 
     def cap(self, scores: Tensor) -> None:
-        """Apply the softcap in place."""
+        """Limit attention scores by the layer's softcap, if it has one, in place."""
         if self.softcap:
             scores.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
 @dataclass
 class Capture:
-    """Queries and keys of one sequence."""
+    """The queries and keys of all decoder layers for one sequence, and of the vision tower's last layer."""
 
     layers: dict[int, Layer] = field(default_factory=dict)
     # Of the vision tower's last layer: query, key and scaling for each part of the image that attends within
@@ -65,7 +65,7 @@ class Capture:
         return sum(piece.shape[1] for piece in next(iter(self.layers.values())).queries)
 
     def check(self, rows: Sequence[int]) -> int:
-        """Return the number of tokens N. Raises AttentionError if `rows` of all layers were not captured."""
+        """Return the number of tokens N. Raises AttentionError if a layer or `rows` do not fit it."""
         if not self.layers:
             raise AttentionError(
                 "no attention was captured: the model did not run with the capturing implementation, so "
@@ -79,10 +79,10 @@ class Capture:
         return count
 
     def spans_of(self, mask: Tensor | None, causal: bool, rows: int, columns: int, seen: int) -> Tensor:
-        """Return the columns [low, high) that each new row sees, as positions of the sequence: (rows, 2).
+        """Return the positions [low, high) that each new token attends to: int64 (rows, 2).
 
-        The `columns` keys end at position `seen`; a sliding window's cache holds only the latest ones. Raises
-        AttentionError where a row's columns have gaps.
+        `rows` is the number of new tokens. `columns` is the number of keys, which end before position
+        `seen`. Raises AttentionError if a token attends to positions with gaps between.
         """
         first = seen - columns
         if mask is None:
@@ -108,7 +108,7 @@ _active: ContextVar[Capture | None] = ContextVar("vlsam_capture", default=None)
 
 @contextmanager
 def capturing(*, vision: bool = False) -> Iterator[Capture]:
-    """Capture the forward passes inside the `with` block, for a batch of one sequence.
+    """Capture queries and keys of the forward passes in the `with` block. The batch must be one sequence.
 
     `vision` also captures the vision tower's last layer. The model must use `implementations`.
     """
@@ -122,14 +122,14 @@ def capturing(*, vision: bool = False) -> Iterator[Capture]:
 
 
 def implementations(config: Any) -> dict[str, str]:
-    """Return the attention implementations for a VLM's config, as `set_attn_implementation` takes them."""
+    """Return the capturing attention implementations for a VLM, for `set_attn_implementation`."""
     text = config.get_text_config(decoder=True)
     capped = getattr(text, "attn_logit_softcapping", None)
     return {"text_config": CAPPED if capped else TEXT, "vision_config": VISION}
 
 
 def block_for(device: torch.device) -> int:
-    """Return the largest number of scores held at one time: a constant per device, so that results repeat."""
+    """Return the most attention scores to hold in memory at a time. Constant per device: results repeat."""
     if device.type == "cpu":
         return BLOCK_CPU
     if device.type == "cuda":
@@ -161,7 +161,7 @@ def _keep(
 def _keep_vision(
     module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]
 ) -> None:
-    """Keep a vision layer's queries and keys in the open capture, in place of those of the layer before."""
+    """Store a vision layer's queries and keys in the open capture. They replace the layer before."""
     capture = _active.get()
     if capture is not None and capture.keeps_vision:
         if capture._vision_module is not module:
@@ -171,7 +171,7 @@ def _keep_vision(
 
 
 def _with_capture(keep: Callable[..., None], forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an attention implementation: `keep`, then transformers' own `forward`."""
+    """Return an attention implementation that calls `keep` and then transformers' own `forward`."""
 
     def attention(module: nn.Module, q: Any, k: Any, v: Any, attention_mask: Any, **kwargs: Any) -> Any:
         keep(module, q, k, attention_mask, kwargs)

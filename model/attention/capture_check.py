@@ -29,10 +29,10 @@ def shorter(inputs: Any, count: int) -> dict[str, Any]:
 
 
 def check(capture: Capture, plain: Capture, layers: int, first: int, count: int) -> None:
-    """Compare the capture of an answer with that of a plain forward pass over the same `count` tokens.
+    """Raise AttentionError if the capture of an answer differs from that of one `plain` forward pass.
 
-    The first `first` tokens are the prompt. Values are compared only in the first layer, where they depend on
-    token and position alone. In later layers rounding errors add up. Raises AttentionError with what differs.
+    Both have the same `count` tokens; the first `first` are the prompt. The model has `layers` layers. Values
+    are compared in the first layer alone, since rounding errors add up in later ones.
     """
     if len(capture.layers) < layers:
         raise AttentionError(
@@ -56,9 +56,9 @@ def check(capture: Capture, plain: Capture, layers: int, first: int, count: int)
 
 
 def one_way(capture: Capture, first: int, image: int) -> bool:
-    """Return whether none of a prompt's `first` tokens sees text after itself.
+    """Return whether no token of a prompt attends to text after itself.
 
-    Image tokens may see each other, up to the last one's position `image`.
+    The prompt has `first` tokens. Attention up to position `image`, the last image token, is allowed.
     """
     allowed = torch.arange(first).clamp(min=image) + 1
     spans = (torch.cat(layer.spans) for layer in capture.layers.values())

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def column_factors(spans: Tensor) -> Tensor:
-    """Return each column's factor 1 - (L0 - 1) / N, where L0 of the N tokens see it: float32 (N,).
+    """Return each column's factor 1 - (L0 - 1) / N, where L0 of the N tokens attend to it: float32 (N,).
 
-    That is (j + 1) / N for column j, from 0, under a plain causal mask. VL-SAM section 3.2.
-    `spans` (N, 2): the columns [low, high) that each row sees.
+    With a plain causal mask the factor of column j is (j + 1) / N. See VL-SAM section 3.2.
+    `spans` (N, 2) holds the columns [low, high) that each row attends to.
     """
     count = len(spans)
     edges = torch.zeros(count + 1)

@@ -12,16 +12,16 @@ from torch import Tensor
 
 
 class HeadWeights:
-    """Sums the largest probabilities of one layer's rows, block by block of rows."""
+    """Computes the weights of one layer's heads, from attention that is added in blocks of rows."""
 
     def __init__(self, kind: str, shape: tuple[int, int], image: Sequence[int], device: torch.device) -> None:
-        """Set `shape`, (key heads, query heads per key head), and `image`, the columns of image tokens."""
+        """Set `shape`, (key heads, query heads per key head), and `image`, the positions of image tokens."""
         self._kind, self._columns = kind, sorted(image)
         self._image = torch.tensor(self._columns, device=device)
         self._peaks = torch.zeros(shape, device=device)
 
     def add(self, group: int, scores: Tensor, sums: Tensor, low: int) -> None:
-        """Add a block of rows of one key head.
+        """Add a block of rows of the query heads of one key head, whose index is `group`.
 
         `scores` (heads, rows, columns) holds exp(score - its row's maximum) from column `low` on, and `sums`
         (heads, rows) their sums: a row's largest probability is 1 / sum.
@@ -35,7 +35,7 @@ class HeadWeights:
                 self._peaks[group] += (image.amax(-1) / sums).sum(-1)
 
     def of(self, count: int) -> Tensor:
-        """Return the weights (heads,) after all `count` rows."""
+        """Return the weights, float32 (heads,). `count` is the number of rows of the layer."""
         weights = torch.ones_like(self._peaks) if self._kind == "none" else self._peaks / count
         if self._kind == "vmax":
             weights = weights / weights.max().clamp(min=1e-12)

@@ -10,9 +10,9 @@ from model.types import AttentionError
 
 
 def per_layer(capture: Capture, rows: Sequence[int], *, last: bool = False) -> Tensor:
-    """Return the rows' attention in every layer, or the last, mean over heads: float32 (layers, rows, N).
+    """Return the attention of tokens `rows` to all N tokens, mean over heads: float32 (layers, rows, N).
 
-    Raises AttentionError as `Capture.check` does.
+    `last` selects the last layer alone. Raises AttentionError as `Capture.check` does.
     """
     count = capture.check(rows)
     attention = []
@@ -30,10 +30,11 @@ def per_layer(capture: Capture, rows: Sequence[int], *, last: bool = False) -> T
 
 
 def received(capture: Capture, patches: int) -> list[Tensor]:
-    """Return the attention that patches get in the vision tower's last layer, mean over heads.
+    """Return the attention to each patch in the vision tower's last layer, mean over heads.
 
-    Use the row of the class token, if views have one token more than their share of `patches`, else the
-    mean over all rows. One float32 (views, n) per captured part. Raises AttentionError if none was.
+    This is the class token's attention, if the tower has one: one token per view more than all `patches`.
+    Else it is the mean over all tokens. The list has a float32 (views, n) for each captured part. Raises
+    AttentionError if nothing was captured.
     """
     if not capture.vision:
         raise AttentionError("the vision tower did not run with the capturing implementation")

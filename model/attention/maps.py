@@ -10,19 +10,19 @@ SINK = 3.0  # factor by which a sink exceeds the mean of its neighbours, in ever
 
 
 def normalised(maps: Maps) -> Maps:
-    """Scale each map to 0..1; a flat one becomes zero."""
+    """Scale each map linearly to 0..1. A constant map becomes 0."""
     low, high = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
     spread = np.where(high > low, high - low, 1)
     return np.asarray((maps - low) / spread, np.float32)
 
 
 def against(maps: Maps, background: Maps) -> Maps:
-    """Subtract a background map (rows, columns) from each, both scaled to 0..1 (DecAF's contrast)."""
+    """Scale all maps to 0..1, subtract a background map (rows, columns) from each, and clip at 0."""
     return (normalised(maps) - normalised(background)).clip(0).astype(np.float32)
 
 
 def against_each_other(maps: Maps) -> Maps:
-    """Subtract the mean of the other maps from each, all scaled to 0..1. Return a single map unchanged."""
+    """Scale all maps to 0..1, subtract from each the others' mean, and clip at 0. Keep a single map."""
     if len(maps) < 2:
         return maps
     each = normalised(maps)
@@ -33,7 +33,7 @@ def against_each_other(maps: Maps) -> Maps:
 def level_sinks(maps: Maps) -> Maps:
     """Replace attention sinks by the mean of their neighbours.
 
-    A sink is a single cell that stands out in every map, whatever the question (RefAM, arXiv 2509.22650).
+    A sink is a single cell that stands out in every map, for any question (RefAM, arXiv 2509.22650).
     Return a single map unchanged, since its sink and its object cannot be told apart.
     """
     if len(maps) < 2 or min(maps.shape[1:]) < 2:
@@ -47,12 +47,12 @@ def level_sinks(maps: Maps) -> Maps:
 
 
 def smoothed(maps: Maps, sigma: float) -> Maps:
-    """Blur each map with a Gaussian of `sigma` cells; 0 does nothing."""
+    """Blur each map with a Gaussian of `sigma` cells. With 0 return the maps unchanged."""
     if sigma <= 0:
         return maps
     return np.stack([cv2.GaussianBlur(m, (0, 0), sigma) for m in maps])
 
 
 def product(maps: Maps, others: Maps) -> Maps:
-    """Multiply two maps of each term, both scaled to 0..1."""
+    """Multiply each map by the map of the same term in `others`, after both are scaled to 0..1."""
     return (normalised(maps) * normalised(others)).astype(np.float32)

@@ -20,7 +20,7 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True)
 class PointPrompt:
-    """Points and a box in shares of the view (0..1), with the map's maximum there."""
+    """Points and a box for SAM, in shares of the view (0..1), with the map's maximum in their area."""
 
     points: tuple[tuple[float, float, int], ...]  # x, y, 1 inside or 0 outside
     box: Box
@@ -28,10 +28,10 @@ class PointPrompt:
 
 
 def choose(attention: Map, method: str, *, threshold: float, components: int = 1) -> list[PointPrompt]:
-    """Return prompts from a map (rows, columns) of 0..1, largest area first; none from an empty map.
+    """Return prompts from a map (rows, columns) of 0..1, largest area first; [] from a constant map.
 
-    Drop activations below `threshold` x maximum. The `components` largest 8-connected areas of the rest
-    are positive, all else is negative. Positive points of an area, by method:
+    Cells below `threshold` x maximum are dropped. The `components` largest 8-connected areas of the rest are
+    positive. All other cells are negative. Each area gives one prompt, with positive points by `method`:
 
     - "peak" and "pair": its strongest cell (the paper's; "peak" has no negative point)
     - "maxima": its local maxima, strongest first, none nearer than APART to a stronger one
@@ -119,7 +119,7 @@ def _middle(cell: Cell, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def mask_out(attention: Map, mask: Mask) -> Map:
-    """Set the map to 0 where a mask of the same view, of any size, explains it (VL-SAM section 3.4)."""
+    """Return the map with 0 in and next to the cells that a mask of the same view, of any size, covers."""
     rows, columns = attention.shape
     share = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
     # A token's attention spreads to its neighbours, so the mask explains these as well.
@@ -130,8 +130,8 @@ def mask_out(attention: Map, mask: Mask) -> Map:
 def consistency(attention: Map, mask: Mask) -> float:
     """Return the attention-consistency score of DecAF (arXiv 2510.19592), 0..1.
 
-    That is the share of the activation above the map's mean that lies on the mask, less a penalty for cells
-    of the mask below the mean.
+    This is the mask's share of the sum of all cells at or above the map's mean. Each cell of the mask below
+    the mean costs the map's maximum.
     """
     rows, columns = attention.shape
     share = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)

@@ -128,14 +128,14 @@ def singular(name: str) -> str:
 
 
 def synonyms(name: str) -> frozenset[str]:
-    """Return the synonyms of an English name in lower case, including the name."""
+    """Return the synonyms of an English name in lower case, and the name itself."""
     return SYNONYMS.get(name, frozenset((name,)))
 
 
 def kind_of(words: list[str], i: int, run: str = "", told: bool = False) -> str:
-    """Return the kind of words[i]: a key of the table of kinds, "verb" or "sign".
+    """Return the word class of words[i]: a key of the table of kinds, "verb" or "sign" (punctuation).
 
-    `run` is the noun right before it, or ""; `told` says that a word like "is" precedes it.
+    `run` is the noun right before it, or "". `told` is true after a form of "be", as in "a dog is sitting".
     """
     word, one = words[i], singular(words[i])
     before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""

@@ -21,7 +21,7 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """Generated tokens."""
+    """The tokens that a model generated after a prompt."""
 
     tokens: list[int]  # the last one was no input of the model
     cut: bool  # the limit came before the answer's end
@@ -29,7 +29,7 @@ class Generated:
 
 
 def settings_of(folder: Path, config: Any) -> GenerationConfig:
-    """Return a checkpoint's tokens that end an answer and that pad, and none of its other settings."""
+    """Return generation settings with only the end-of-text and padding tokens of a checkpoint."""
     try:  # plain JSON: transformers refuses files with unknown settings, which do not matter here
         own = json.loads((folder / "generation_config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -47,7 +47,7 @@ def settings_of(folder: Path, config: Any) -> GenerationConfig:
 
 
 def plain(config: Any) -> None:
-    """Reset, in place, a configuration's and its parts' settings of caches and outputs."""
+    """Reset the settings of caches and outputs in a model's config and its sub-configs, in place."""
     for part in (config, *(getattr(config, name) for name in config.sub_configs)):
         if part is not None:
             part.use_cache, part.return_dict = True, True
@@ -55,10 +55,10 @@ def plain(config: Any) -> None:
 
 
 class Greedy:
-    """Greedy generation with one model."""
+    """Generates text with one model by greedy decoding."""
 
     def __init__(self, model: Any, tokenizer: Any, on_cut: Callable[[], None] = lambda: None) -> None:
-        """Replace the model's generation settings. Raises ModelLoadError if no token ends an answer.
+        """Reset the model's generation settings. Raises ModelLoadError if it has no end-of-text token.
 
         `on_cut` is called whenever an answer is cut at its limit.
         """
@@ -77,9 +77,10 @@ class Greedy:
     def __call__(
         self, inputs: Any, limit: int, script: Sequence[int] | None = None, *, hidden: bool = False
     ) -> Generated:
-        """Generate at most `limit` tokens after a prompt, given as the processor's tensors of one row.
+        """Generate at most `limit` tokens after a prompt: the processor's tensors, batch of 1.
 
-        `script` is for teacher forcing: the tokens are those of the script and one more, and never cut.
+        With `script` (teacher forcing) return its tokens and an end-of-text token, whatever the limit.
+        With `hidden` keep the hidden states.
         """
         first = inputs["input_ids"].shape[1]
         forced: dict[str, Any] = {}
@@ -111,6 +112,6 @@ class Greedy:
 
 
 def _ids(given: Any, size: int) -> list[int]:
-    """Return the valid token ids in a value of a file, which may be a number, a list or anything else."""
+    """Return the valid token ids in a setting: an id, a list of ids, or an invalid value of any type."""
     values = given if isinstance(given, list) else [given]
     return [value for value in values if type(value) is int and 0 <= value < size]

@@ -23,7 +23,7 @@ _Match = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """The question for boxes and their notation in one family."""
+    """How to ask the models of one family for boxes, and how to read their answers."""
 
     read: Callable[[str], Iterator[_Match]]
     full: float | None  # coordinate of the far edge; None: pixels of the model's input
@@ -49,7 +49,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _json(answer: str) -> Iterator[_Match]:
-    """Read [{"bbox_2d": [x0, y0, x1, y1], "label": "dog"}, ...]: every complete item, amid any text."""
+    """Yield the complete items of [{"bbox_2d": [x0, y0, x1, y1], "label": "dog"}, ...] in any text."""
     for item in _OBJECT.finditer(answer):
         label, boxes = _LABEL.search(item[0]), _BOXES.search(item[0])
         if label and boxes:
@@ -58,9 +58,9 @@ def _json(answer: str) -> Iterator[_Match]:
 
 
 def _named_first(answer: str) -> Iterator[_Match]:
-    """Read names before boxes: <ref>dog</ref><box>(x0,y0),(x1,y1)</box>.
+    """Yield the items of <ref>dog</ref><box>(x0,y0),(x1,y1)</box>, a name before its boxes.
 
-    Decoding may drop the marks, which are special tokens: then the words before a box are its name.
+    If decoding has dropped the marks, which are special tokens, the words before a box are its name.
     """
     span, done = (0, 0), 0
     for box in _CORNERS.finditer(answer):
@@ -72,7 +72,7 @@ def _named_first(answer: str) -> Iterator[_Match]:
 
 
 def _boxed_first(answer: str) -> Iterator[_Match]:
-    """Read boxes before names, y before x: <loc0001><loc0002><loc0003><loc0004> dog ; ..."""
+    """Yield the items of <loc0001><loc0002><loc0003><loc0004> dog ; ...: y0, x0, y1, x1, then the name."""
     for found in _LOCATED.finditer(answer):
         y0, x0, y1, x1 = _numbers(found[1])
         yield *found.span(2), [x0, y0, x1, y1]
@@ -115,8 +115,8 @@ BOX_FORMATS = {
 def question_for(kind: str, terms: Sequence[str] = ()) -> str:
     """Return the question for boxes of `terms`, or of all objects, to a model of type `kind`.
 
-    `kind` is transformers' `model_type`. Families that know one question only, for all objects, get that.
-    Raises GroundingError where the family cannot answer with boxes, or needs terms and gets none.
+    `kind` is transformers' `model_type`. Some families have only a question for all objects: then `terms`
+    are ignored. Raises GroundingError if the family has no boxes, or needs terms and there are none.
     """
     family = _family(kind)
     # Without marks, quotes and separators.
@@ -139,11 +139,11 @@ def parse(
 ) -> list[NamedBox]:
     """Return the unique boxes in an answer, in order, at most MAX_BOXES, clipped to the image.
 
-    Corners may be swapped. Drop boxes without a name, thinner than a pixel, not finite, or further outside
-    than the image is large. Drop the last one of a cut answer unless something follows its name. `kind` is
-    transformers' `model_type`, `size` the image's (height, width), and `input_size` that of the model's
-    input, for families that count boxes in its pixels. Raises GroundingError where the family cannot answer
-    with boxes, or lacks an `input_size` that it needs.
+    Boxes without a name, thinner than a pixel, not finite, or more than an image side outside are dropped.
+    If the answer is `cut`, its last box is dropped unless text follows the name. `kind` is transformers'
+    `model_type`. `size` is the image's (height, width). `input_size` is that of the model's input, for
+    families whose boxes are in its pixels. Raises GroundingError if the family has no boxes, or needs
+    `input_size` and it is None.
     """
     family = _family(kind)
     if family.full is not None:
@@ -173,7 +173,7 @@ def _family(kind: str) -> BoxFormat:
 
 
 def _name(text: str) -> str:
-    """Return a name as a term, without surrounding space, list marks and articles; "" if it is not one."""
+    """Return a name in lower case without articles and list marks; "" if too long or without letters."""
     text = _LEAD.sub("", text).rstrip(" \t\r\n*'`")
     if len(text) > MAX_NAME:
         return ""
@@ -188,7 +188,7 @@ def _name(text: str) -> str:
 
 
 def _in_pixels(numbers: Sequence[float], full: tuple[float, float], size: tuple[int, int]) -> Box | None:
-    """Convert x0, y0, x1, y1, shares of `full` (x, y), to pixels of an image of size (height, width)."""
+    """Scale x0, y0, x1, y1 from a space of `full` (x, y) to an image of `size` (h, w). None if invalid."""
     if len(numbers) != 4:
         return None
     shares = [number / whole for number, whole in zip(numbers, (*full, *full), strict=True)]

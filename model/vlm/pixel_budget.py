@@ -24,7 +24,7 @@ RATIO = 400  # largest ratio of sides: some processors enlarge a line of pixels 
 
 
 def bounded(processor: Any, config: Any, pixels: int) -> Any:
-    """Return a copy of a processor that makes at most `pixels` pixels of an image, as far as settings can."""
+    """Return a copy of a processor, limited to `pixels` pixels per image if it has a setting for that."""
     kind, limited = config.model_type, copy.copy(processor)
     limited.image_processor = images = copy.deepcopy(processor.image_processor)
     if kind in AREA:
@@ -47,7 +47,7 @@ def bounded(processor: Any, config: Any, pixels: int) -> Any:
 
 
 def takes(processor: Any, size: tuple[int, ...]) -> bool:
-    """Return whether a processor can take a size. CLIP's would need 40 GB for 1 x 40,000 pixels."""
+    """Return whether a processor can take an image of `size`: false if it is too long and thin."""
     images = processor.image_processor
     filled = getattr(images, "do_center_crop", None) and getattr(images.size, "shortest_edge", None)
     padded = getattr(images, "do_pad", None)
@@ -55,9 +55,10 @@ def takes(processor: Any, size: tuple[int, ...]) -> bool:
 
 
 def fitted(config: Any, size: Size, pixels: int) -> Size:
-    """Return the size to reduce an image to before the processor is called, never larger than `size`.
+    """Return the (height, width) to which an image of `size` is reduced before the processor is called.
 
-    `pixels` limits the CANVAS families and Pixtral's tower. See `bounded` and SIDE for the others.
+    `pixels` applies to the families in CANVAS and to Pixtral's tower. For other families `bounded` sets the
+    limit, or the longest side is limited to SIDE. A size within the limit is returned unchanged.
     """
     kind, (height, width) = config.model_type, size
     scale = 1.0

@@ -1,6 +1,6 @@
 """Measure the probability of "yes" and of "no" as the first word of an answer.
 
-The image, which has most of the tokens, is read once, and each question continues from its cache.
+The model processes the image once. Each question continues from the cache of keys and values.
 """
 
 import copy
@@ -17,10 +17,10 @@ Tokens = tuple[int, ...]
 
 
 def first_words(tokenizer: Any) -> tuple[set[Tokens], set[Tokens]]:
-    """Return the shortest token prefixes that tell a yes from a no, after other text.
+    """Return the shortest token prefixes of "yes" that "no" does not have, and those of "no" likewise.
 
-    Usually one token each. Where both words begin with the same token, such as the mark of a space, the next
-    token is included. Raises AttentionError where the tokenizer cannot spell both words.
+    A prefix is usually one token. It is longer if both words begin with the same token, such as that of a
+    space. Raises AttentionError if the tokenizer cannot encode both words.
     """
     yes, no = ([_following(tokenizer, form) for form in forms] for forms in (YES, NO))
     prefixes = _distinct_prefixes(yes, no), _distinct_prefixes(no, yes)
@@ -32,7 +32,7 @@ def first_words(tokenizer: Any) -> tuple[set[Tokens], set[Tokens]]:
 
 
 def _following(tokenizer: Any, text: str) -> Tokens:
-    """Return the tokens that spell a text after another one; () if they are unknown or merge with it."""
+    """Return the tokens of `text` after a line end; () if one is unknown or merges with the line end."""
     # Not at the very beginning, where some tokenizers add a space.
     before, whole = (tokenizer(each, add_special_tokens=False)["input_ids"] for each in ("\n", "\n" + text))
     tokens = tuple(whole[len(before) :])
@@ -40,7 +40,7 @@ def _following(tokenizer: Any, text: str) -> Tokens:
 
 
 def _distinct_prefixes(some: Sequence[Tokens], others: Sequence[Tokens]) -> set[Tokens]:
-    """Return each sequence's shortest prefix that no sequence of `others` has, where there is one."""
+    """Return each sequence's shortest prefix that no sequence of `others` has; none if there is no such."""
     lengths = [1 + max(shared(tokens, other) for other in others) for tokens in some]
     return {tokens[:n] for tokens, n in zip(some, lengths, strict=True) if n <= len(tokens)}
 
@@ -54,10 +54,10 @@ def shared(some: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 class Reading:
-    """A model after a prompt. Immutable: `then` continues in several ways from the same prompt."""
+    """A model's cache and next-token probabilities after a prompt. Immutable."""
 
     def __init__(self, model: Any, inputs: Any, cache: Any = None) -> None:
-        """Read the processor's tensors of one row, after the tokens in `cache` if given."""
+        """Run the model on a prompt: the processor's tensors, batch of 1, appended to a copy of `cache`."""
         # The model extends a cache in place. Of a prompt with an image only the last logits are needed.
         output = model(
             **inputs, cache=copy.deepcopy(cache), use_cache=True, logits_to_keep=0 if cache is not None else 1
@@ -67,13 +67,13 @@ class Reading:
         self._chances = output.logits[0].float().softmax(-1)
 
     def then(self, tokens: Tokens) -> "Reading":
-        """Return the reading after more tokens."""
+        """Return a new Reading of the prompt with `tokens` appended."""
         return Reading(
             self._model, {"input_ids": torch.tensor([tokens], device=self._model.device)}, self._cache
         )
 
     def chance(self, words: set[Tokens]) -> float:
-        """Return the probability that one of `words` comes next; none of them is a prefix of another."""
+        """Return the probability that one of `words` comes next. No word may be a prefix of another."""
         total = 0.0
         longer = {word[:-1]: self.then(word[:-1]) for word in words if len(word) > 1}
         for word in words:

@@ -19,7 +19,7 @@ class Precision:
     quantization: Quantization = "none"
 
     def torch_dtype(self, device: str) -> str:
-        """Return the name of the dtype; "auto" is float32 on a CPU, else bfloat16."""
+        """Return the name of the weights' dtype. "auto" is float32 on a CPU and bfloat16 on other devices."""
         if self.dtype != "auto":
             return self.dtype
         # Half precision on a CPU is slower than single, and some kernels lack it.
@@ -42,7 +42,7 @@ class Precision:
         )
 
     def check(self, model: Any, name: str) -> None:
-        """Log the share of quantized weights. Raises ModelLoadError where there are none, but should be."""
+        """Log the share of quantized weights. Raises ModelLoadError if quantization changed no weights."""
         if self.quantization == "none":
             return
         # A uint8 holds two weights of 4 bit.

@@ -20,10 +20,11 @@ RemoteAnswer = tuple[str, str | None]
 
 
 def questions(ask: Callable[[str], str], options: Options, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the questions about an image, with the names of `vocabulary` as the options say.
+    """Return the questions to ask about an image, as `options` define them.
 
-    `ask` returns a VLM's answer about the image. It is called if the VLM itself proposes the questions.
-    Raises AttentionError if the VLM proposes none.
+    `vocabulary` holds label names, which some options add to the questions. `ask` sends a question about
+    the image to a VLM. It is called only if the VLM is to propose the questions. Raises AttentionError if
+    the VLM proposes none.
     """
     plain = options.questions
     if plain == ASK:
@@ -47,7 +48,7 @@ def ask_remote(
     vocabulary: Sequence[str] = (),
     deadline: Deadline = NEVER,
 ) -> list[RemoteAnswer]:
-    """Return the questions with a remote VLM's answers. Raises RemoteVLMError, also after `deadline`."""
+    """Return pairs of question and remote VLM's answer. Raises RemoteVLMError, also after `deadline`."""
 
     def ask(question: str) -> str:
         return remote_vlm.answer(image, question, deadline)

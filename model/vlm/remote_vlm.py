@@ -1,6 +1,6 @@
 """Ask a remote VLM about an image, by an OpenAI-compatible endpoint such as vLLM's.
 
-The local VLM is teacher-forced to its words, and the local attention locates the objects.
+The local VLM then repeats the remote answer (teacher forcing), and its attention locates the objects.
 """
 
 import base64
@@ -31,16 +31,17 @@ _NO_THOUGHTS = "use a model that does not think first, or switch its thinking of
 
 @dataclass(frozen=True)
 class RemoteVLM:
-    """A remote VLM. Its `repr` is part of the model version, without url and key, which change no result."""
+    """A remote VLM. Its `repr`, which leaves out url and key, is part of the model version."""
 
     model: str
     url: str = field(repr=False)  # up to and with /v1, as a rule
     key: str | None = field(default=None, repr=False)  # sent to `url` and nowhere else
 
     def answer(self, image: Image, question: str, deadline: Deadline = NEVER) -> str:
-        """Return the answer about an image, uint8 (H, W, 3), at most MAX_TEXT characters. Greedy.
+        """Return the answer to a question about an image, uint8 (H, W, 3): at most MAX_TEXT characters.
 
-        Drop thoughts, and a cut name. Wait TIMEOUT seconds or until `deadline`. Raises RemoteVLMError.
+        Remove the model's thoughts and a name that was cut at the end. Raises RemoteVLMError, also after
+        TIMEOUT seconds or after `deadline`.
         """
         try:
             return _text(self._ask(image, question, deadline.within(TIMEOUT)))
@@ -48,7 +49,7 @@ class RemoteVLM:
             raise RemoteVLMError(f"the listing endpoint {self.url} {error}") from None
 
     def _ask(self, image: Image, question: str, deadline: Deadline) -> bytes:
-        """Return the response body. Raises RemoteVLMError; `answer` adds the address to its message."""
+        """Send the question and return the response body. Raises RemoteVLMError, with no url in it."""
         picture = {"type": "image_url", "image_url": {"url": _data_url(image)}}
         message = {"role": "user", "content": [picture, {"type": "text", "text": question}]}
         limits = {"temperature": 0, "max_tokens": MAX_TOKENS}
@@ -75,13 +76,13 @@ class RemoteVLM:
             raise RemoteVLMError("cannot be reached: is it running, and the address right?") from None
 
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Set the key as requests' `auth`; without one, requests would send a password of ~/.netrc."""
+        """Add the key to a request. Without this `auth`, requests would send a password of ~/.netrc."""
         if self.key:
             request.headers["Authorization"] = f"Bearer {self.key}"
         return request
 
     def _refusal(self, status: int) -> str:
-        """Explain a status. The response body is not quoted, since it may hold the key."""
+        """Return an error message for an HTTP status, without the response body, which may hold the key."""
         if status in (401, 403):
             return f"refuses the key ({status}): give it one that is valid there"
         if status == 404:

@@ -145,9 +145,9 @@ class Term:
 
 
 def parse(answer: str) -> list[Term]:
-    """Return the unique terms of an answer, in order, at most MAX_TERMS of MAX_LENGTH characters.
+    """Return the unique terms of an answer in order: at most MAX_TERMS of at most MAX_LENGTH characters.
 
-    Read sentences, lists, JSON and grounding markup. Ignore denials and refusals.
+    The answer may be sentences, a list, JSON or grounding markup. Denied things are left out.
     """
     terms: dict[str, Term] = {}
     for term in _mentions(answer):
@@ -160,20 +160,20 @@ def parse(answer: str) -> list[Term]:
 
 
 def bare(phrase: str) -> str:
-    """Strip the article and punctuation from a person's phrase: "The red car!" -> "red car"."""
+    """Strip the article and punctuation from a user's phrase: "The red car!" -> "red car"."""
     return " ".join(re.sub(r"(?i)^\s*(?:the|an?)\s+", "", phrase).strip(" .,;:!?\t\r\n").split())
 
 
 def named(phrase: str) -> list[Term]:
-    """Return the terms of a person's phrase: "man" of "man with a hat". If it has none, it is itself one."""
+    """Return the terms in a user's phrase: "man" in "man with a hat". If none, the phrase is the term."""
     text = _barred(_ASIDE, phrase)
     return _label(text, 0, len(text)) or [Term(phrase.lower(), 0, len(phrase))]
 
 
 def without_thoughts(answer: str) -> str:
-    """Replace a model's thoughts before its answer by line ends of the same length.
+    """Replace each character of a model's thoughts (<think>...</think>) by a line end.
 
-    Thoughts end at their mark, else with the answer. If only the end is marked, they begin with the answer.
+    Without an end mark, the thoughts go on to the end of the text. Without a begin mark, they start with it.
     """
     begin: int | None = None
     for mark in _THOUGHTS.finditer(answer):
@@ -187,7 +187,7 @@ def without_thoughts(answer: str) -> str:
 
 
 def without_cut_name(answer: str) -> str:
-    """Drop the last name of a cut answer ("police" of "police officer"), unless something follows it."""
+    """Drop the name at the end of a cut answer, which may be incomplete ("police" of "police officer")."""
     cuts = [term.start for term in _mentions(answer) if not _ENDED.search(answer, term.end)]
     if begin := _JSON.search(answer):
         quotes = (token for token in _JSON_TOKEN.finditer(answer, begin.start()) if token["open"])
@@ -197,7 +197,7 @@ def without_cut_name(answer: str) -> str:
 
 
 def _open_key(answer: str, start: int) -> list[int]:
-    """Return the start of an object's last pair, if its value is missing or may be cut ("fa" of "false")."""
+    """Return the start of a JSON object's last pair if its value is missing or may be cut, else []."""
     opened: list[str] = []
     pair: list[re.Match[str]] = []
     for token in _JSON_TOKEN.finditer(answer, start):
@@ -217,7 +217,7 @@ def _open_key(answer: str, start: int) -> list[int]:
 
 
 def _mentions(answer: str) -> Iterator[Term]:
-    """Return every mention of a name in an answer, except in thoughts."""
+    """Yield every mention of a thing in an answer, repeats included, except in thoughts."""
     text = without_thoughts(answer)
     if references := [match.span(1) for match in _REFERENCE.finditer(text)]:
         text = _barred(_ASIDE, text)
@@ -231,19 +231,19 @@ def _mentions(answer: str) -> Iterator[Term]:
 
 
 def _barred(pattern: re.Pattern[str], text: str) -> str:
-    """Replace each match by bars, which are no part of a name, of the same length."""
+    """Replace each character of each match by "|", which ends a name. The length stays the same."""
     return pattern.sub(lambda match: "|" * len(match[0]), text)
 
 
 def _label(text: str, start: int, end: int) -> list[Term]:
-    """Return the terms in a string that is marked as a name: of "man with a hat" only the man."""
+    """Return the terms in a label, text[start:end]: all if it has a comma, else the first."""
     names = [*_names(text, start, end)]
     return names if "," in text[start:end] else names[:1]
 
 
 @dataclass(frozen=True)
 class _String:
-    """A string of a JSON answer."""
+    """A string in a JSON answer, with the position of each character."""
 
     value: str
     places: Sequence[int]  # in the answer: of each character, and of the end
@@ -263,10 +263,10 @@ def _named_in(string: _String) -> list[Term]:
 
 
 def _json(text: str) -> list[_String] | None:
-    """Return the labels of a JSON answer, in order; None for other answers.
+    """Return the strings that name things in a JSON answer, in order; None for an answer without JSON.
 
-    Accept fenced and cut JSON, Python's quotes, and an object per line. The standard library's parser takes
-    none of these and gives no positions; it only reads the escapes.
+    Code fences, cut JSON, Python's quotes and one object per line are accepted. Python's `json` rejects
+    these and gives no positions, so it only decodes the escapes.
     """
     root, at = _Container(), 0
     while begin := _JSON.search(text, at):
@@ -280,7 +280,7 @@ def _json(text: str) -> list[_String] | None:
 
 
 def _json_value(text: str, start: int) -> tuple[_Container, int]:
-    """Return the list or object that begins at `start`, and where it ends or is cut."""
+    """Return the JSON list or object that begins at `start`, and the position of its end or cut."""
     opened: list[_Container] = []
     key: _String | None = None
     for token in _JSON_TOKEN.finditer(text, start):
@@ -322,7 +322,7 @@ def _scalar(token: re.Match[str]) -> _String | str:
 
 
 def _unescaped(part: re.Match[str]) -> str:
-    """Return the character of an escape. An invalid escape means its last character."""
+    """Return the character of a JSON escape: its last character if invalid, a space if unprintable."""
     try:
         escape = part[0].replace("\\\\u", "\\u")
         character: str = json.loads(f'"{escape}"') if escape.startswith("\\") else escape
@@ -337,9 +337,10 @@ def _has_string(node: _Node) -> bool:
 
 
 def _sort(node: _Container, key: str, found: dict[str, list[_String]], *, counting: bool) -> None:
-    """Sort a container's strings into `found`: values of _KEYS, "listed", "counted", or other values ("").
+    """Add a container's strings to `found`, by kind. Skip those of things that are denied.
 
-    `key` is the nearest key above. With `counting`, keys may be names of objects.
+    The kinds are a key in _KEYS, "listed" (list items), "counted" (keys that name things) and "" (others).
+    `key` is the nearest key above. Only with `counting` may keys name things.
     """
     items = [(_key(string) if string else key, string, value) for string, value in node]
     absent = any(name in _COUNTS | _PLACES and _is_absent(value) for name, _, value in items)
@@ -374,7 +375,7 @@ def _counted(name: _String) -> _String:
 
 
 def _is_absent(value: _Node) -> bool:
-    """Return whether a value denies its key: 0, false, null, [], {}, "No", count: 0."""
+    """Return whether a value means that the thing is absent: 0, false, null, [], {}, "No", {"count": 0}."""
     if isinstance(value, list):
         told = [(_key(key), item) for key, item in value if key is not None]
         # An object may be named "box" or "mask", so places count only among counts and figures.
@@ -385,7 +386,7 @@ def _is_absent(value: _Node) -> bool:
 
 
 def _counts(name: str, value: _Node) -> bool:
-    """Return whether a value confirms its key: a number, true, "yes", boxes, properties."""
+    """Return whether a value shows that its key names a thing: a number, true, "yes", boxes, properties."""
     if isinstance(value, str):
         return name not in _COUNTS
     if isinstance(value, _String):
@@ -399,7 +400,7 @@ def _counts(name: str, value: _Node) -> bool:
 
 
 def _lines(text: str) -> Iterator[Term]:
-    """Return the terms line by line: of "Dog: brown" the dog, of "Animals: dog, cat" those two."""
+    """Yield the terms of each line: dog for "Dog: brown", dog and cat for "Animals: dog, cat"."""
     cuts = [0, *(at for match in _LINE_END.finditer(text) for at in match.span()), len(text)]
     lines = []
     for start, end in zip(cuts[::2], cuts[1::2], strict=True):
@@ -445,7 +446,7 @@ def _read(text: str, start: int, end: int) -> tuple[list[str], set[str]]:
 
 
 def _names(text: str, start: int, end: int) -> Iterator[Term]:
-    """Return the names in sentences: runs of nouns, without their attributes and without denials."""
+    """Yield the terms in sentences: runs of nouns, without attributes and things that are denied."""
     tokens = [*_TOKEN.finditer(text, start, end)]
     words = [*(token[0].lower() for token in tokens), "."]
     run: list[int] = []
@@ -488,9 +489,9 @@ def _names(text: str, start: int, end: int) -> Iterator[Term]:
 
 
 def _goes_on(words: list[str], i: int) -> bool:
-    """Return whether a denial continues after words[i]. It ends at a comma, and at "and" before a number.
+    """Return whether a denial ("no") also applies to the words after words[i].
 
-    A list that ends with "or" is denied as a whole, as in "no people, animals, or cars".
+    It ends at "and" before a number. It ends at a comma, except in "no people, animals, or cars".
     """
     if words[i] == "and":
         return not words[i + 1].isdigit() and words[i + 1] not in _NUMBERS
@@ -505,7 +506,7 @@ def _goes_on(words: list[str], i: int) -> bool:
 
 
 def _tells(words: list[str], run: list[int], definite: bool) -> bool:
-    """Return whether a run's last word, before an article, is a verb, by agreement in number."""
+    """Return whether the last word of a run of nouns is a verb, such as "rides" in "a man rides a horse"."""
     last, before = words[run[-1]], words[run[-1] - 1]
     base = singular(last) == last
     if len(run) > 1:
@@ -514,7 +515,7 @@ def _tells(words: list[str], run: list[int], definite: bool) -> bool:
 
 
 def _term(run: list[re.Match[str]], after: str) -> Term | None:
-    """Return the term of a run of nouns; None if it is too long, or its head noun names no thing."""
+    """Return the term of a run of nouns; None if it is empty or too long, or its last noun is no thing."""
     if not 0 < len(run) <= MAX_WORDS:
         return None
     name = singular(" ".join(token[0].lower() for token in run))

@@ -22,7 +22,7 @@ A = TypeVar("A")
 
 
 def prefetch(items: Iterable[A], load: Callable[[A], T]) -> Iterator[tuple[A, Future[T]]]:
-    """Yield the items in their order, each with the future of `load`, which runs AHEAD items ahead."""
+    """Yield each item, in order, with the future of its `load`. Load up to AHEAD items ahead, in threads."""
     loading: deque[tuple[A, Future[T]]] = deque()
     with ThreadPoolExecutor(FETCHERS, "fetch") as fetchers:
         try:
@@ -42,7 +42,7 @@ def failed(item: Item, error: Exception) -> Row:
 
 
 def progress(name: str, unit: str, *, total: int, done: int) -> Any:
-    """Return a tqdm bar on stderr. Print it at most every 0.5 s in a terminal, else every 30 s."""
+    """Return a tqdm bar on stderr. It is printed at most every 0.5 s in a terminal, else every 30 s."""
     tqdm.set_lock(threading.RLock())  # tqdm's own kind of lock starts a process
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(total=total, initial=done, desc=name, unit=unit, file=sys.stderr, mininterval=interval)

@@ -20,7 +20,7 @@ from model import coco
 
 
 class Coco(Objects):
-    """COCO's instances, with RLE or polygons by `segmentation`. Copied images go into `images_of` DEST."""
+    """A COCO instances file. `segmentation` makes RLE or polygons. Copied images go to `images_of(path)`."""
 
     def __init__(
         self,
@@ -87,12 +87,12 @@ def run_lengths(kept: Row) -> Row:
 
 
 def polygons(kept: Row) -> list[list[float]]:
-    """Return a ring for each part of an object, within a pixel of its outline: x, y, x, y, ... in pixels."""
+    """Return a polygon [x, y, x, y, ...] in pixels for each part of an object, exact to one pixel."""
     return _flat(outlines.rings_of(mask_of(kept)))
 
 
 def exact_polygons(kept: Row) -> Any:
-    """Return the ring that was drawn, or one along the pixels of each part; RLE for a mask with holes."""
+    """Return the drawn polygon, else one along the pixels of each part, or RLE for a mask with holes."""
     if "drawn" in kept:
         return _flat([np.array(kept["drawn"])])
     rings = outlines.exact_rings_of(mask_of(kept))

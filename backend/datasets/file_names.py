@@ -12,11 +12,11 @@ LONGEST = 200  # bytes of a stem: file systems take 255 with its suffix
 
 
 def image_name(address: str, *, local: bool) -> str:
-    """Return the name of the file at an address, with folders if they distinguish files.
+    """Return the name of the file at an address, with folders for some kinds of address.
 
-    `local`: an address that begins with a slash is a path of this machine, not one of Label Studio. The name
-    is the path for a path, for a URI of a storage and for Label Studio's local files. It is the last part of
-    the path for an upload to Label Studio and any other URL, and "" for a data: address.
+    `local`: an address without a scheme is a path of this machine, not one of Label Studio. The names of
+    local paths, of URIs of storages and of Label Studio's local files include their folders. The name of an
+    upload to Label Studio or of any other URL is the last part of its path. A data: address gives "".
     """
     if address[:5].lower() == "data:":
         return ""
@@ -51,12 +51,12 @@ def _of_url(address: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a name without parts that lead out of its folder: addresses of tasks are not trusted."""
+    """Return a name without empty, "." and ".." parts, since addresses of tasks are not trusted."""
     return "/".join(part for part in re.split(r"[/\\]", name) if part not in ("", ".", ".."))
 
 
 def file_names(named: Callable[[], Iterable[tuple[str, str]]]) -> Iterator[str]:
-    """Yield a unique name for each (name, address): a number is added if another address has the name."""
+    """Yield a unique name for each (name, address). Add a number if another address has the name."""
     taken = _Taken(name for name, _ in named())
     first: dict[str, str] = {}
     for name, address in named():
@@ -67,7 +67,7 @@ def file_names(named: Callable[[], Iterable[tuple[str, str]]]) -> Iterator[str]:
 
 
 def stems(names: Callable[[], Iterable[str]]) -> Iterator[str]:
-    """Yield a unique stem for each image name: the file's, with folders or a number if several share it."""
+    """Yield a unique stem for each image name. Add its folders or a number if several images share it."""
     counts = Counter(_same(_stem(posixpath.basename(name))) for name in names())
     # A stem that one image alone has is not given to another.
     taken = _Taken(stem for stem, count in counts.items() if count == 1)
@@ -77,14 +77,14 @@ def stems(names: Callable[[], Iterable[str]]) -> Iterator[str]:
 
 
 class _Taken:
-    """Names in use, compared as by file systems that ignore case."""
+    """File names in use. Names that differ only by case are equal."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {_same(name) for name in names}
         self._last: Counter[str] = Counter()
 
     def add(self, stem: str, suffix: str = "") -> str:
-        """Return `stem` and `suffix`, with a number between them if that name is in use."""
+        """Add and return `stem` + `suffix`, with a number between them if that name is in use."""
         name = stem + suffix
         base = _same(name)
         while _same(name) in self._names:

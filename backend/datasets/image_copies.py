@@ -23,13 +23,13 @@ ORIENTATION = 0x0112  # of EXIF
 
 
 def link(loader: Loader, item: Item, _: str, folder: Path, stem: str) -> str:
-    """Link a file of this machine into `folder`. Return the result. YOLO's trainers apply its EXIF."""
+    """Link a local file into `folder` as `stem`. Return the result as text for the summary."""
     path = loader.path(item)
     if path is None:
         return "not linked, since they are not on this machine (--copy-images fetches them)"
     try:
         with Pillow.open(path, formats=formats()) as opened:
-            kind, why = opened.format or "", _obstacle(opened)
+            kind, why = opened.format or "", _obstacle(opened)  # YOLO's trainers apply EXIF orientation
     except Exception:  # a decoder may fail in any way, and the file may have changed
         return "not linked, since they cannot be read any more"
     if why:
@@ -39,7 +39,7 @@ def link(loader: Loader, item: Item, _: str, folder: Path, stem: str) -> str:
 
 
 class Copies:
-    """Copies of images in a folder, so that a resumed run fetches none twice."""
+    """Copies of images in a folder. A resumed run uses those that exist."""
 
     def __init__(self, loader: Loader, folder: Path) -> None:
         self._loader, self._folder = loader, folder
@@ -47,10 +47,10 @@ class Copies:
         self._copies = {path.name.partition("-")[0]: path for path in folder.glob("[!.]*")}
 
     def put(self, item: Item, pixels: str, folder: Path, stem: str) -> str:
-        """Copy the image that was labelled into `folder`. Return the result, for the summary.
+        """Copy the labelled image into `folder` as `stem`. Return the result as text for the summary.
 
-        `pixels` identifies the image: its image_hash, or its size by `size_text`. The copy is the file itself
-        if every reader decodes it to what was labelled, else the labelled pixels. Thread-safe.
+        `pixels` identifies the image: its image_hash, or its size by `size_text`. The file itself
+        is copied if every reader decodes it to the labelled pixels. Otherwise they are saved. Thread-safe.
         """
         name = stamp(item.key, item.address, pixels)
         path = self._copies.get(name)

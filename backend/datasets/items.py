@@ -49,10 +49,10 @@ def need(module: str, what: str) -> Any:
 
 
 def stamp(*facts: str) -> str:
-    """Return a hash of facts about an item; the item is read again when one of them changes."""
+    """Return a hash of facts about an item. An item is read again when this hash changes."""
     return digest("\0".join(facts).encode("utf-8", "surrogatepass"))
 
 
 def digest(data: bytes) -> str:
-    """Return 16 hex digits of a hash."""
+    """Return a hash of `data` as 16 hex digits."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()

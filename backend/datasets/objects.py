@@ -29,7 +29,7 @@ Put = Callable[[Item, str, Path, str], str]  # links or copies an image: see Cop
 
 @dataclass(frozen=True, eq=False)
 class Object:
-    """An object of an image with its label."""
+    """An object in an image, with its mask and label."""
 
     label: str
     mask: Mask  # not empty
@@ -39,23 +39,23 @@ class Object:
 
 
 class Objects(ABC):
-    """A file or folder of labelled objects with their masks. `copies` copies their images, too."""
+    """A file or folder of labelled objects with their masks. `copies` reads the images to copy, if any."""
 
     def __init__(self, path: Path, copies: Loader | None = None) -> None:
         self._path, self._copies = path, copies
 
     def keep(self, objects: Iterable[Object]) -> Row:
-        """Return the part of an image's row that holds its objects."""
+        """Return an image's objects as fields of its row."""
         return {"detections": [self._kept(object_) for object_ in objects]}
 
     @abstractmethod
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
-        """Write everything, atomically. `names` are the labels, in their order."""
+        """Write the rows atomically. `names`: all labels in order. Return counts of images by copy result."""
 
     def _place_images(
         self, rows: Finished, named: Sequence[str], folder: Path, put: Put | None = None
     ) -> Files:
-        """Put each image into `folder` under its stem of `named`, a copy or by `put`. Count the results."""
+        """Copy or `put` each image into `folder` under its stem in `named`. Return counts of the results."""
         if self._copies is not None:
             put = Copies(self._copies, state_of(self._path) / "images").put
         files: Files = Counter()
@@ -84,13 +84,13 @@ class Objects(ABC):
 
 
 def done(rows: Finished) -> Iterator[tuple[Item, Row]]:
-    """Yield the rows that did not fail."""
+    """Yield the items and rows that have the status DONE."""
     return ((item, row) for item, row in rows() if row["status"] == DONE)
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Yield a new folder to fill; on success it replaces `path`."""
+    """Yield a new, empty folder. It replaces `path` when the context ends without an error."""
     path = path.resolve()  # a link to a folder stays a link
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -102,12 +102,12 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def stems_of(rows: Finished) -> list[str]:
-    """Return a unique stem for the files of each row that did not fail."""
+    """Return a unique file stem for each row that has the status DONE."""
     return list(stems(lambda: (item.name for item, _ in done(rows))))
 
 
 def write_list(path: Path, values: Iterable[Any]) -> None:
-    """Write a JSON list, a value on each line."""
+    """Write values to a file as a JSON list, one value a line, atomically."""
 
     def fill(file: BinaryIO) -> None:
         file.write(b"[")

@@ -13,7 +13,7 @@ from backend.images import local_files
 
 
 class Parquet(Objects):
-    """A row per image: key, image, task's data as JSON, size, error, and a list of detections."""
+    """A parquet file with a row per image: its key, address, data as JSON, size, error and detections."""
 
     def __init__(self, path: Path, version: str | None) -> None:
         need("pyarrow.parquet", "parquet files")  # before the work, not after

@@ -16,9 +16,9 @@ from model.types import Image, ImageError
 
 
 class ProjectTasks:
-    """The tasks of a project, oldest first, without those that version `without` has predicted.
+    """The tasks of a project as items, oldest first. Tasks with predictions of version `without` are omitted.
 
-    An item is read again when the value of `mark` for its task changes.
+    `mark` returns a text for a task. The task is read again when this text changes.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ProjectTasks:
 
 
 class TaskImages:
-    """Reads the images of tasks. Their data is not trusted, so no files of this machine are read."""
+    """Reads the images of tasks. Reads local files only below LOCAL_FILES_DOCUMENT_ROOT."""
 
     def __init__(self, images: ImageSettings, label_studio: LabelStudioSettings, config: LabelConfig) -> None:
         self._images, self._config = Fetcher(images, label_studio), config

@@ -36,16 +36,19 @@ _HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "status": "(\w+)"(?:, "stamp
 
 
 class StateError(ValueError):
-    """The run cannot resume from its state. The message contains what to do."""
+    """The run cannot use its state or DEST. The message contains what to do."""
 
 
 def state_of(target: Path, part: str = "") -> Path:
-    """Return the folder beside DEST with the state of its run, or of a shard."""
+    """Return the folder beside DEST for the state of its run. `part`: a suffix for a shard."""
     return target.with_name(f"{target.name}{part}.state")
 
 
 def check_target(target: Path, *, is_folder: bool, known: bool, restart: bool = True) -> None:
-    """Raise StateError if `target` exists and no run wrote it. `known`: whether a state records that run."""
+    """Raise StateError if `target` must not be overwritten.
+
+    `known`: whether a state records that a run wrote it. `restart`: whether any file may be overwritten.
+    """
     if not target.exists():
         return
     strange = is_folder and not known and target.is_dir() and any(target.iterdir())
@@ -57,7 +60,7 @@ def check_target(target: Path, *, is_folder: bool, known: bool, restart: bool = 
 
 
 class Unchanged(Exception):
-    """An item has the same pixels that were annotated under its earlier stamp."""
+    """Raised if an image's file has changed, but its pixels are those that were annotated."""
 
 
 class State:
@@ -77,7 +80,7 @@ class State:
 
     @contextmanager
     def open(self, identity: Mapping[str, Any], *, restart: bool = False) -> Iterator["State"]:
-        """Lock and read the state of the run with this identity. Raises StateError."""
+        """Lock and read the state. `restart` clears it. Raises StateError if it has another identity."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if restart:
@@ -126,7 +129,7 @@ class State:
             )
 
     def _read(self, path: Path) -> None:
-        """Find the offsets of rows, and cut off an incomplete last line."""
+        """Read the offset and status of each row. Cut off an incomplete last line."""
         if not path.exists():
             return
         whole = 0
@@ -153,7 +156,7 @@ class State:
         samples: int,
         skipped: Mapping[str, int] | None = None,
     ) -> tuple[int, int, frozenset[str]]:
-        """List the items of this shard. Return their number, how many are done, and the keys of samples."""
+        """Save the items of this shard. Return their number, how many are done, and the keys of samples."""
         total = done = 0
         chosen: list[tuple[str, str]] = []
 
@@ -178,7 +181,7 @@ class State:
         return total, done, frozenset(key for _, key in heapq.nsmallest(samples, chosen))
 
     def is_done(self, item: Item) -> bool:
-        """Return whether an item has results, of its stamp if both stamps are known."""
+        """Return whether an item has a row that did not fail. Known stamps of both must be equal."""
         return item.key not in self._failed and self._is_current(item)
 
     def _is_current(self, item: Item) -> bool:
@@ -186,7 +189,7 @@ class State:
         return item.key in self._offsets and (not known or item.stamp in ("", known))
 
     def pending(self) -> Iterator[Item]:
-        """Yield the planned items that are not done, that failed, or whose stamp has changed.
+        """Yield the planned items that have no row, that failed, or whose stamp has changed.
 
         Items with a changed stamp have the hash of the annotated pixels in `content`.
         """
@@ -223,7 +226,7 @@ class State:
         self._know(row["key"], row["status"], row.get("stamp", ""), offset)
 
     def renew(self, item: Item) -> None:
-        """Save an item's row again, with the stamp of its replaced file. Raises StateError."""
+        """Save an item's row again, with the item's new stamp. Raises StateError."""
         self.save({**self._row(item.key), "stamp": item.stamp})
 
     def _row(self, key: str) -> Row:
@@ -251,7 +254,7 @@ class State:
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object], *, private: bool = False) -> None:
-    """Write a file atomically. A `private` one is readable by its owner alone."""
+    """Write a file atomically by calling `fill`. Only its owner can read a `private` file."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     mode = 0o600 if private else 0o666  # reduced by the umask

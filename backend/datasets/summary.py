@@ -134,7 +134,7 @@ def finish(
     controls: Iterable[Control],
     write_rows: Callable[[Finished, Sequence[str]], Files] | None,
 ) -> Summary:
-    """Write DEST by `write_rows`, and summary.json into `folder`. Print and return the summary."""
+    """Call `write_rows`, if any, to write DEST. Write, print and return the summary of all rows."""
 
     def rows() -> Iterator[tuple[Item, Row]]:
         merged = heapq.merge(*(state.rows() for state in states), key=lambda entry: entry[0])

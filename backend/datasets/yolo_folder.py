@@ -14,9 +14,10 @@ from backend.labelstudio import outlines
 
 
 class Yolo(Objects):
-    """A folder for YOLO's segmentation: data.yaml, labels/*.txt, and images/ of links or copies.
+    """A data set for YOLO segmentation: data.yaml, labels/*.txt, and images/ with links or copies.
 
-    Each image has a label file. A line is a class, and one ring around all parts in fractions of the size.
+    Each image has a label file with a line per object. A line has the class and one polygon around all parts,
+    in fractions of the image's width and height.
     """
 
     def __init__(self, path: Path, loader: Loader, *, copy: bool = False) -> None:
@@ -49,6 +50,6 @@ class Yolo(Objects):
 
 
 def _yaml(text: str) -> str:
-    """Return JSON that is valid YAML: only characters that YAML does not allow are escaped."""
+    """Return text as a JSON string that is valid YAML. Escape only characters that YAML forbids."""
     odd = r"[^\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
     return re.sub(odd, lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))

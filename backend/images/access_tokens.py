@@ -24,7 +24,7 @@ MAX_ANSWER = 100_000  # bytes
 
 
 class AccessTokens:
-    """Returns Authorization headers for Label Studio: a personal token is exchanged first. Thread-safe."""
+    """Makes Authorization headers. Exchanges a personal token for an access token first. Thread-safe."""
 
     def __init__(self, http: PinnedHttp, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._http = http
@@ -32,7 +32,7 @@ class AccessTokens:
         self._kept: TTLCache[tuple[str, str | None], str] = TTLCache(256, ACCESS_SECONDS, timer=clock)
 
     def authorization(self, server: Server, deadline: Deadline) -> str:
-        """Return the header's value for a server with a token. Raises ImageError."""
+        """Return the value of the Authorization header for a server that has a token. Raises ImageError."""
         token = server.token or ""
         match token_kind(token):
             case None:
@@ -46,7 +46,7 @@ class AccessTokens:
         return f"Bearer {token}"
 
     def drop(self, server: Server) -> bool:
-        """Drop the access token of a server, which has refused it. Return whether another can be had."""
+        """Drop the access token that a server refused. Return whether its token can be exchanged again."""
         with self._lock:
             self._kept.pop((server.url, server.token), None)
         return token_kind(server.token or "") == "refresh"
@@ -72,9 +72,10 @@ class AccessTokens:
 
 
 def token_kind(token: str) -> str | None:
-    """Return "refresh" or "access" for a JSON web token of Label Studio, None for a legacy token.
+    """Return the kind of a Label Studio token: None for a legacy token, else that of a JSON web token.
 
-    A web token without its signature is "cut", one with quotes, spaces or other odd characters "unfit".
+    A personal token is "refresh", an access token "access", and one without its signature "cut". Any token
+    with quotes, spaces or characters other than ASCII is "unfit".
     """
     if re.search(r"[^!-~]|[\"']", token):
         return "unfit"
@@ -89,7 +90,7 @@ def token_kind(token: str) -> str | None:
 
 
 def _json_object(part: str) -> dict[str, Any] | None:
-    """Decode a part of a web token, None if it is not a JSON object."""
+    """Decode a part of a JSON web token. Return None if it is not a JSON object."""
     try:
         decoded = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (binascii.Error, ValueError, RecursionError):

@@ -36,7 +36,7 @@ class AddressPolicy:
     allowed_hosts: Collection[tuple[str, int | None]]  # host in lower case, port or None for any
 
     def allows_name(self, url: HttpUrl) -> bool:
-        """Return whether the operator named the host, so that its addresses do not matter."""
+        """Return whether the operator's settings name the host. Its addresses then need no check."""
         ours = self.label_studio_url
         return (ours is not None and url.has_origin_of(ours)) or any(
             host == url.host and port in (None, url.port) for host, port in self.allowed_hosts
@@ -58,7 +58,8 @@ class AddressPolicy:
 def is_public(address: Address) -> bool:
     """Return whether an address is public, not one of this machine, its network or its cloud provider.
 
-    IPv6 forms of IPv4 addresses, which would bypass the check, are refused; for NAT64 the IPv4 one counts.
+    IPv4 addresses in IPv6 form are not public, since they could bypass the check. Only a NAT64 address is
+    public if the IPv4 address in it is.
     """
     if isinstance(address, IPv6Address):
         if address in _NAT64:

@@ -20,7 +20,7 @@ class TooLarge(ImageError):
 
 
 class Busy(ImageError):
-    """The server is overloaded: HTTP 429, 502, 503 and 504. `retry_after`: seconds that it asks for, or 0."""
+    """The server is overloaded: HTTP 429, 502, 503 or 504. `retry_after`: seconds in Retry-After, or 0."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)

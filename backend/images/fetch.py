@@ -33,7 +33,7 @@ decode = partial(image_decoding.decode, limit="VLSAM_MAX_IMAGE_PIXELS")
 
 
 class Fetcher:
-    """Reads files that address_policy.py allows; `Server.has_file_at` says which get a token. Thread-safe."""
+    """Reads files from hosts that AddressPolicy allows. Sends tokens only to Label Studio. Thread-safe."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Fetcher:
     def load(
         self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> Image:
-        """Return the image of a task's image field, uint8 (H, W, 3) RGB, upright: see `fetch`."""
+        """Return the image at `source` (see `fetch`), uint8 (H, W, 3) RGB, upright. Raises ImageError."""
         return self.read(source, server, task=task, deadline=deadline)[1]
 
     def read(
         self, source: Any, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> tuple[bytes, Image]:
-        """Return the file and its pixels, as `load`."""
+        """Return the file at `source` (see `fetch`) and its pixels (see `load`). Raises ImageError."""
         if not isinstance(source, str) or not source.strip():
             raise Refused("The task has no image address.")
         data = self.fetch(source.strip(), server, task=task, deadline=deadline)
@@ -73,11 +73,11 @@ class Fetcher:
     def fetch(
         self, source: str, server: Server | None = None, *, task: Any = None, deadline: Deadline = NEVER
     ) -> bytes:
-        """Return the file of an address in the data of a task. Raises ImageError.
+        """Return the bytes of the file at an address in a task's data. Raises ImageError.
 
-        `source` is a path of Label Studio, a cloud storage's URI, which Label Studio signs for the id `task`,
-        an http(s) URL or a data URL. A URL below another name of the Label Studio at LABEL_STUDIO_URL is
-        fetched from LABEL_STUDIO_URL.
+        `source` is a path of Label Studio, a URI of a cloud storage, an http(s) URL or a data URL. Label
+        Studio needs `task`, the task's id, to sign a storage's URI. A URL below another name of the Label
+        Studio at LABEL_STUDIO_URL is fetched from LABEL_STUDIO_URL.
         """
         deadline = deadline.within(self._timeout)
         if source[:5].lower() == "data:":
@@ -99,9 +99,9 @@ class Fetcher:
         raise Refused(f"{shown(source)} redirects more than {MAX_REDIRECTS} times.")
 
     def ask(self, request: Request, *, max_bytes: int | None = None) -> tuple[int, bytes]:
-        """Send a request to the API of its Label Studio. Return status, and body or a redirect's address.
+        """Send a request to Label Studio's API. Return the status, and the body or a redirect's address.
 
-        `max_bytes` limits the body, by default as images. Raises ImageError.
+        `max_bytes` limits the body. None means the limit for images. Raises ImageError.
         """
         with self._opened(request, request.server) as response:
             if response.redirect is not None:
@@ -111,7 +111,7 @@ class Fetcher:
 
     @contextmanager
     def _opened(self, request: Request, studio: Server | None) -> Iterator[Response]:
-        """Send a request with the token of `studio`, once more if its access token has expired."""
+        """Send a request with the token of `studio`. Send it again if the access token has expired."""
         for last in (False, True):
             if studio is not None and studio.token:
                 token = self._tokens.authorization(studio, request.deadline)
@@ -123,7 +123,7 @@ class Fetcher:
                     return
 
     def _get(self, url: HttpUrl, server: Server | None, deadline: Deadline) -> tuple[bytes, str | None]:
-        """Return the body, or the address of a redirect. Try a busy server up to three times."""
+        """Return (body, None), or (b"", address of a redirect). Try a busy server up to three times."""
         for pause in PAUSES:
             try:
                 return self._get_once(url, server, deadline)

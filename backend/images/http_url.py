@@ -19,7 +19,7 @@ class HttpUrl:
 
     @classmethod
     def parse(cls, url: str) -> "HttpUrl":
-        """Parse a plain http(s) URL. Raises Refused for others, also where programs parse differently."""
+        """Parse an http(s) URL. Raises Refused for others, or with a user, backslash or control character."""
         try:
             parts = urllib3.util.parse_url(url)
         except ValueError:
@@ -32,7 +32,7 @@ class HttpUrl:
         return cls(parts.url, parts.scheme, parts.host.strip("[]"), port, parts.path or "/")
 
     def has_origin_of(self, server_url: str) -> bool:
-        """Return whether scheme, host and port are those of a server, so that its token may be sent."""
+        """Return whether scheme, host and port are those of `server_url`; False if that is invalid."""
         try:
             server = HttpUrl.parse(server_url)
         except Refused:

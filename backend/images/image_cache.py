@@ -22,7 +22,7 @@ MAX_ENTRIES = 10_000
 
 
 def image_hash(image: Image) -> str:
-    """Return 32 hex digits that name an image, uint8 (H, W, 3), by its size and pixels."""
+    """Return a hash of the size and pixels of an image, uint8 (H, W, 3), as 32 hex digits."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
@@ -37,7 +37,7 @@ class CachedImage:
 
 
 class ImageCache:
-    """Images by the `cache_key` of their address, for SECONDS on `clock`. Thread-safe."""
+    """Cache of image hashes and sizes by `cache_key`. Entries expire after SECONDS. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, entries: int = MAX_ENTRIES) -> None:
         self._lock = threading.Lock()
@@ -45,16 +45,16 @@ class ImageCache:
         self._loading: SingleFlight[tuple[Image, CachedImage]] = SingleFlight()
 
     def find(self, key: bytes | None) -> CachedImage | None:
-        """Return the image cached under `key`; None if there is none or `key` is None."""
+        """Return the hash and size cached under `key`; None if there are none or `key` is None."""
         with self._lock:
             return None if key is None else self._cached.get(key)
 
     def load(
         self, key: bytes | None, load: Callable[[], Image], deadline: Deadline
     ) -> tuple[Image, CachedImage]:
-        """Return the image of `load`, called once for concurrent callers with the same `key`.
+        """Load an image, and cache its hash and size. Concurrent calls with one `key` share one load.
 
-        With `key` None nothing is shared or cached. Raises TimeoutError, and what `load` raises.
+        If `key` is None, nothing is shared or cached. Raises TimeoutError, and what `load` raises.
         """
 
         def identified() -> tuple[Image, CachedImage]:
@@ -70,7 +70,7 @@ class ImageCache:
 
 
 def cache_key(server: Server | None, project: str, task: object, source: str) -> bytes | None:
-    """Return the key of an address, which projects never share; None for an unknown project."""
+    """Return the cache key of an image address; None if `project` is empty. Projects share no keys."""
     if not project:
         return None
     # One project may be allowed to fetch an image that another may not.

@@ -31,7 +31,7 @@ class Listing:
 
 
 def text(name: str) -> str:
-    r"""Return a file's name as text that can be printed and encoded; a byte that is no UTF-8 becomes \xff."""
+    r"""Return a file's name as valid Unicode. Bytes that are not UTF-8 become escapes such as \xff."""
     try:
         raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that encodes no byte
@@ -40,7 +40,7 @@ def text(name: str) -> str:
 
 
 def with_text(value: Any) -> Any:
-    """Return a JSON value with `text` of all its names and texts: JSON may hold half a surrogate pair."""
+    """Return a JSON value with `text` applied to all strings, since JSON may contain lone surrogates."""
     match value:
         case str():
             return text(value)
@@ -52,9 +52,9 @@ def with_text(value: Any) -> Any:
 
 
 def listed(source: str) -> Listing:
-    """List the images of a folder and its subfolders, those that match a pattern, or one file.
+    """List the images below a folder, the images that match a pattern, or one file.
 
-    A name that exists is no pattern. Links to folders are followed, each folder once, and files listed once.
+    A path that exists is not read as a pattern. Links to folders are followed. Each file is listed once.
     Raises ValueError for an invalid pattern.
     """
     if os.path.isdir(source):
@@ -74,7 +74,7 @@ def is_pattern(source: str) -> bool:
 
 
 def split_pattern(source: str) -> tuple[str, str]:
-    """Split a pattern into its leading folder, with a final slash, and the rest."""
+    """Split a pattern into the folder before its first wildcard, with a final slash, and the rest."""
     fixed = re.split(r"[*?\[]", source)[0]
     root = fixed[: fixed.rfind("/") + 1]
     return root, source[len(root) :]
@@ -129,7 +129,7 @@ def read(path: str, most: int) -> bytes:
 
 
 def _no_image(name: str) -> str | None:
-    """Return why a file is skipped, by its name; None for an image."""
+    """Return why a file's name is not that of an image; None if it is."""
     base = posixpath.basename(name)
     if base.startswith("._"):
         return "macOS's shadow of a file (._)"
@@ -140,7 +140,7 @@ def _no_image(name: str) -> str | None:
 
 
 def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[str]]:
-    """Return the names of files and of links to files, relative to the root, and what was skipped."""
+    """Return the files and the links to files below `root`, as relative paths, and counts of skips."""
     files: list[str] = []
     links: list[str] = []
     skipped: Counter[str] = Counter()
@@ -194,7 +194,7 @@ def _walk(root: str, depth: int | None) -> tuple[list[str], list[str], Counter[s
 
 
 def identity(path: str | Path) -> tuple[int, int] | None:
-    """Return device and inode, the same under any name of a file; None if the path does not exist."""
+    """Return a file's device and inode, which all paths to it share; None if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -203,7 +203,7 @@ def identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern: `*` and `?` match anything but a slash, `**` anything, `[ab]` and `[!ab]` a set."""
+    """Compile a glob. `*` and `?` match no slash, `**` any text, `[ab]`, `[!ab]` a set. Raises ValueError."""
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = []
     for part in re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", pattern):

@@ -18,14 +18,14 @@ LONGEST = 200  # bytes of a stem: file systems take 255 with its suffix
 
 
 class Pictures:
-    """Names pictures of `images`, whose files are never overwritten."""
+    """Chooses names of picture files. Never chooses the file of one of `images`."""
 
     def __init__(self, images: Iterable[Path]) -> None:
         self._images = {identity(path) for path in images} - {None}
         self._given: set[tuple[str, str]] = set()
 
     def name(self, folder: Path, stem: str) -> Path:
-        """Create the folder; return a free name in it: stem.png, stem-2.png and so on. Raises ValueError."""
+        """Create the folder. Return a free path in it: stem.png, stem-2.png and so on. Raises ValueError."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -32,7 +32,7 @@ Resolve = Callable[..., Sequence[tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Request:
-    """One request, and the Label Studio on whose behalf it is made."""
+    """An HTTP request. `server` is the Label Studio of the task, if there is one."""
 
     method: str
     url: HttpUrl
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """An answer whose body is not read yet."""
+    """An HTTP response whose body is not read yet."""
 
     response: requests.Response
     request: Request
@@ -56,7 +56,7 @@ class Response:
         return self.response.status_code
 
     def read(self, max_bytes: int, setting: str = "VLSAM_MAX_IMAGE_BYTES") -> bytes:
-        """Read the body. Raises TooLarge, which names the `setting`, for more than `max_bytes`."""
+        """Read the body. Raises TooLarge for more than `max_bytes`, with `setting` in its message."""
         # read1 returns what has arrived, so the deadline also ends a slow body.
         read: Callable[[int], bytes] = partial(self.response.raw.read1, decode_content=True)
         body = bytearray()
@@ -69,7 +69,7 @@ class Response:
         return bytes(body)
 
     def retry_after(self) -> float:
-        """Return the seconds in Retry-After, 0 without it."""
+        """Return the seconds in the Retry-After header; 0.0 if there is none."""
         try:
             return urllib3.Retry().get_retry_after(self.response.raw) or 0.0
         except (urllib3.exceptions.HTTPError, ValueError, OverflowError):
@@ -79,8 +79,8 @@ class Response:
 class PinnedHttp:
     """Sends requests, each over a connection of its own to an address that the policy has checked.
 
-    A name is resolved once, so DNS rebinding has no effect. A proxy gets the name after the check. Without a
-    session there are no cookies, no reused connections and no passwords of ~/.netrc.
+    A name is resolved once, so DNS rebinding has no effect. A proxy gets the host's name after the check.
+    Cookies are not kept, connections are not reused, and ~/.netrc is not read.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PinnedHttp:
 
     @contextmanager
     def open(self, request: Request) -> Iterator[Response]:
-        """Send a request. Read the body inside the context, but not that of a redirect. Raises ImageError."""
+        """Send a request. Yield its response, to be read inside the context. Raises ImageError."""
         name = shown(request.url.url)
         try:
             proxy = connections.proxy_of(request.url.url)
@@ -122,7 +122,7 @@ class PinnedHttp:
                 raise Unreachable(f"{name} cannot be reached ({type(error).__name__}){by}") from None
 
     def _connect(self, request: Request, proxy: str | None, stack: ExitStack) -> socket.socket:
-        """Connect to a checked address of the host, or to the proxy; the deadline ends the connection."""
+        """Connect to a checked address of the host, or to the proxy. The deadline ends the connection."""
         if proxy is not None:
             self._check_for_proxy(request)
             parts = urlsplit(proxy)
@@ -159,7 +159,7 @@ class PinnedHttp:
         self._policy.check(request.url, addresses, request.server)
 
     def _addresses(self, request: Request) -> list[str]:
-        """Resolve the host's name. Stop at the deadline: socket.getaddrinfo has no timeout."""
+        """Resolve the host's name, in a thread since getaddrinfo has no timeout. Raises TimeoutError."""
         infos: Future[Sequence[tuple[Any, ...]]] = Future()
 
         def resolve() -> None:
@@ -173,7 +173,7 @@ class PinnedHttp:
 
 
 class _Pinned(HTTPAdapter):
-    """Sends over the socket that `connect` opens. Host, SNI and certificate stay those of the URL."""
+    """HTTP adapter that sends over the socket of `connect`. SNI and certificate checks use the URL's host."""
 
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
         self._connect = connect
@@ -196,7 +196,7 @@ class _Pinned(HTTPAdapter):
 
 @contextmanager
 def _cut_at(deadline: Deadline, connection: socket.socket) -> Iterator[None]:
-    """Shut a connection down at the deadline: a socket's timeout starts again with each byte."""
+    """Shut down a connection at the deadline, since a socket's timeout restarts with each byte."""
     duplicate = connection.dup()  # TLS takes over the socket itself
 
     def cut() -> None:

@@ -18,7 +18,7 @@ _CLOUD_STORAGES = ("s3:", "gs:", "azure-blob:")
 
 @dataclass(frozen=True)
 class Server:
-    """A Label Studio and its token; the two belong together."""
+    """The address of a Label Studio, and the token that may be sent to it."""
 
     url: str  # without a final slash
     token: str | None = field(default=None, repr=False)
@@ -29,7 +29,7 @@ class Server:
     def choose(
         cls, settings: LabelStudioSettings, hostname: str, access_token: str, caller: str = ""
     ) -> "Server | None":
-        """Return the Label Studio to fetch from: LABEL_STUDIO_URL, else the address from /setup.
+        """Return the Label Studio to fetch from: LABEL_STUDIO_URL, else the address from /setup, else None.
 
         LABEL_STUDIO_API_KEY is not sent to an address from /setup, since anybody may call /setup. A token
         from /setup is sent only to the address that came with it. Files below the address of /setup are
@@ -53,7 +53,7 @@ class Server:
 
 @dataclass(frozen=True)
 class StudioName:
-    """One address of a Label Studio. Scheme and port None match any."""
+    """One address of a Label Studio. A scheme or port of None matches any."""
 
     scheme: str | None
     host: str
@@ -62,7 +62,7 @@ class StudioName:
 
     @classmethod
     def parse(cls, address: str) -> "StudioName | None":
-        """Parse an address with or without scheme and port. Return None for anything else."""
+        """Parse an http(s) address with or without scheme and port. Return None if it is invalid."""
         has_scheme = "://" in address
         try:
             url = HttpUrl.parse(address if has_scheme else f"http://{address}")
@@ -79,17 +79,17 @@ class StudioName:
 
 
 class StudioNames:
-    """All addresses of the Label Studio at LABEL_STUDIO_URL, also `hosts` of VLSAM_LABEL_STUDIO_HOSTS."""
+    """All addresses of the Label Studio at LABEL_STUDIO_URL. `hosts`: those of VLSAM_LABEL_STUDIO_HOSTS."""
 
     def __init__(self, label_studio_url: str | None, hosts: Sequence[str]) -> None:
         self._label_studio_url = label_studio_url
         self._hosts = tuple(map(StudioName.parse, hosts))
 
     def file_path(self, source: str, server: Server | None) -> str | None:
-        """Return path and query of a file in Label Studio, None if `source` is not such a file.
+        """Return the path and query of a Label Studio file, without prefix; None for any other `source`.
 
-        `source` is a path, or a URL below any address of the server. Addresses may have different path
-        prefixes; a file's path begins with one of them or with none. Raises Refused.
+        `source` is a path, or a URL below any address of the server. A path may begin with the path prefix of
+        any of these addresses. Raises Refused.
         """
         names = self._of(server)
         if source.startswith("/"):
@@ -110,7 +110,7 @@ class StudioNames:
         return _file_route(parts.path, parts.query, bases)
 
     def _of(self, server: Server | None) -> list[StudioName]:
-        """Return the known addresses of a server. Requests are sent to the first; [] without a server."""
+        """Return the known addresses of a server, or [] for None. Requests are sent to the first."""
         if server is None:
             return []
         names = [StudioName.parse(server.url)]
@@ -123,8 +123,8 @@ class StudioNames:
 def url_of(source: str, path: str | None, server: Server | None, task: Any) -> str:
     """Return the URL to fetch for the value of a task's image field. Raises Refused.
 
-    `path` is that of the file in Label Studio, None for other addresses. Label Studio signs the URIs of cloud
-    storages (presign), for which it needs the task's id.
+    `path` is the file's path in Label Studio; None for other addresses. `task` is the task's id. Label Studio
+    needs it to sign the URI of a cloud storage (presign).
     """
     is_cloud = source.startswith(_CLOUD_STORAGES)
     if path is None and not source.startswith("/") and not is_cloud:
@@ -150,7 +150,7 @@ def is_local_file(path: str) -> bool:
 
 
 def _file_route(path: str, query: str, bases: Set[str]) -> str | None:
-    """Return /data/upload/1/dog.jpg or /data/local-files/?d=... for a path below one of `bases`."""
+    """Return a file's route below one of `bases`, such as /data/upload/1/dog.jpg; None for other paths."""
     if ".." in unquote(path).split("/"):
         return None
     for base in sorted(bases, key=len, reverse=True):

@@ -20,13 +20,14 @@ _BLOCK = 1 << 20
 
 
 class TooLarge(Exception):
-    """A body exceeds a bound. The message is one sentence for the client."""
+    """The request body exceeds a limit. The message is one sentence for the client."""
 
 
 def loads(body: bytes) -> Any:
-    """Parse a body. Each long list of numbers under "rle" stays text: a memoryview.
+    """Parse a JSON body. Long lists of numbers under the key "rle" become memoryviews of their text.
 
-    Raises TooLarge before anything is parsed, ValueError or RecursionError if the body is not JSON.
+    Raises TooLarge before parsing if the body exceeds a limit. Raises ValueError for invalid JSON and
+    RecursionError for too deep nesting.
     """
     rest, texts = _without_run_lengths(body)
     if len(rest) > MAX_REST:
@@ -44,7 +45,7 @@ def loads(body: bytes) -> Any:
 
 
 def values(body: bytes) -> int:
-    """Return an upper bound of the number of values in JSON: the count of its commas and brackets."""
+    """Return an upper bound of the number of values in JSON, from its commas and opening brackets."""
     count = 1
     for at in range(0, len(body), _BLOCK):
         block = np.frombuffer(body, np.uint8, min(_BLOCK, len(body) - at), at)
@@ -53,7 +54,7 @@ def values(body: bytes) -> int:
 
 
 def _without_run_lengths(body: bytes) -> tuple[bytes, dict[str, memoryview]]:
-    """Replace each list of run lengths by a name. Return the new body, and the lists by name."""
+    """Replace each long list of run lengths by a name. Return the new body and the lists' texts by name."""
     secret = secrets.token_hex(16)  # no text of the body is one of the names
     parts, texts, done, at = list[bytes](), dict[str, memoryview](), 0, 0
     view = memoryview(body)

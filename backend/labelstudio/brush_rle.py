@@ -1,9 +1,9 @@
 """Encode and decode Label Studio's run-length encoding (RLE) of a brush: four channels for each pixel.
 
-The bit stream begins with the number of values in 32 bits, the bits of a value minus 1 in 5, and four sizes,
-each minus 1 in 4 bits. Codes follow. A run is a bit 1, two bits that select the size of its length, the
-length minus 1 in so many bits, and one value. A literal is a bit 0 with the same fields, and has as many
-values as its length.
+The bit stream begins with the number of values (32 bits), the bits of a value minus 1 (5 bits) and four sizes
+minus 1 (4 bits each). Codes follow. A code has a bit for its kind, two bits that select one of the sizes, its
+length minus 1 in that many bits, and its values. Kind 1 is a run: one value, which is repeated. Kind 0 is a
+literal: as many values as its length.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ BIT, LITERAL, CHARACTER = 6, 500, 4
 
 
 def encode(mask: Mask) -> list[int]:
-    """Return the bytes of a mask (H, W) as Label Studio's RLE: four equal channels, 255 on the mask, else 0.
+    """Encode a mask (H, W) as the bytes of Label Studio's RLE. All channels are 255 on the mask, else 0.
 
     The result equals that of label_studio_sdk.converter.brush.mask2rle without its last byte of zeros. The
     library's function loops in Python and takes over 50 ms for 12 million pixels.
@@ -53,7 +53,7 @@ def encode(mask: Mask) -> list[int]:
 
 
 def numbers(text: memoryview, spend: Spend) -> Bytes:
-    """Parse the inside of a JSON array. Raises ValueError for anything but 0 to 255 and commas."""
+    """Parse the text inside the brackets of a JSON array. Raises ValueError for numbers not in 0 to 255."""
     characters = np.frombuffer(text, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
         raise ValueError("run lengths with gaps")
@@ -97,7 +97,7 @@ def _numbers(part: Bytes) -> Bytes:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """The runs of a mask's pixels, numbered row by row."""
+    """A mask as runs of consecutive pixels. Pixels are numbered row by row."""
 
     width: int  # of the image
     # (2 n,) ascending: each span's first pixel, and the one behind its last.
@@ -109,7 +109,7 @@ class Spans:
 
     @cached_property
     def window(self) -> Window:
-        """The tight window of the pixels; as wide as the image if a span continues in the next row."""
+        """The smallest window of all pixels, or as wide as the image if a span continues in the next row."""
         if not len(self.edges):
             return 0, 0, 0, 0
         first, last = self.edges[::2], self.edges[1::2] - 1
@@ -126,7 +126,7 @@ class Spans:
         return bool((np.searchsorted(self.edges, rows * self.width + columns, side="right") % 2).any())
 
     def paint(self) -> Mask:
-        """Return the pixels of the window, bool (h, w)."""
+        """Return the part of the mask inside `window`, bool (h, w)."""
         left, top, right, bottom = self.window
         if not len(self.edges):
             return np.zeros((0, 0), bool)
@@ -137,10 +137,10 @@ class Spans:
 
 
 def spans(stream: Bytes, shape: tuple[int, int], spend: Spend) -> Spans:
-    """Decode a mask (height, width) = `shape`: the pixels whose fourth channel, alpha, is 128 or more.
+    """Decode RLE bytes to the mask of an image (height, width) = `shape`.
 
-    Values beyond the image are ignored. Raises ValueError for a stream of an image of another size, or one
-    that ends early.
+    The mask is the pixels whose fourth channel, alpha, is 128 or more. Values beyond the image are ignored.
+    Raises ValueError if the stream ends early, or is not of 8-bit values and an image of this size.
     """
     total = 4 * shape[0] * shape[1]
     # The head contains the number of values.
@@ -170,7 +170,7 @@ def spans(stream: Bytes, shape: tuple[int, int], spend: Spend) -> Spans:
 def _codes(
     raw: bytes, position: int, end: int, sizes: NDArray[np.int64], spend: Spend
 ) -> tuple[NDArray[np.int64], int]:
-    """Return the positions of the codes in the next WINDOW bytes, and of the code after them, in bits."""
+    """Find the codes in the next WINDOW bytes. Return their bit positions and that of the code after them."""
     first = position >> 3
     window = np.unpackbits(np.frombuffer(raw, np.uint8, min(WINDOW, len(raw) - 8 - first) + 1, first))
     spend(BIT * len(window))
@@ -204,7 +204,7 @@ def _codes(
 def _values(
     raw: bytes, positions: NDArray[np.int64], sizes: NDArray[np.int64], spend: Spend
 ) -> tuple[NDArray[np.int64], Bytes]:
-    """Return the bounds of the codes' values, n + 1 numbers from 0, and the values, uint8 (n,)."""
+    """Decode the codes to n runs. Return the runs' bounds, n + 1 numbers from 0, and values, uint8 (n,)."""
     stream = np.frombuffer(raw, np.uint8)
     first = int(positions[0]) >> 3
     part = stream[first : (int(positions[-1]) >> 3) + 4].astype(np.uint32)

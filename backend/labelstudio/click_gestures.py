@@ -1,7 +1,7 @@
 """Parse the clicks and rectangles that a person drew with Label Studio's smart tools.
 
-A click with `Alt` is negative: Label Studio 1.23.2 sends it with `is_positive` 0. All other results are
-skipped.
+A click with `Alt` is negative: Label Studio 1.23.2 sends it with `is_positive` 0. Results that are neither
+clicks nor rectangles are skipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class Gesture:
 
     @property
     def is_outside(self) -> bool:
-        """Whether it is a click outside of the image, by more than a tolerance at its edge."""
+        """Whether the gesture is a click more than EDGE percent outside the image."""
         return self.point is not None and not all(-EDGE <= side <= 100 + EDGE for side in self.point)
 
     @property
@@ -47,7 +47,7 @@ class Gesture:
 
 
 def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]:
-    """Return the clicks and rectangles on the <Image> of this name in drawing order, the last of each id."""
+    """Return the clicks and rectangles on the <Image> named `image`, in drawing order, one for each id."""
     items = tasks.latest(items, MAX_ITEMS, "items of a context or draft")
     # A point of a tool without a list brings the chosen label in a result of that label's list.
     lent = {tasks.id_of(item): labels for item in items if (labels := tasks.labels_of(item))}
@@ -66,7 +66,7 @@ def gestures_of(items: Sequence[Mapping[str, Any]], image: str) -> list[Gesture]
 
 
 def drafted_gestures(draft: tasks.Entry, config: LabelConfig) -> list[Gesture]:
-    """Return a draft's keypoints with `is_positive` and rectangles of prompt tools; others are regions."""
+    """Return the prompts in a draft: results with `is_positive`, and rectangles of prompt tools."""
     items = tasks.latest(draft.items, MAX_ITEMS, "items of a context or draft")
     boxes = config.prompt_boxes
     ids = {tasks.id_of(i) for i in items if "is_positive" in i or tasks.control_of(i) in boxes} - {None}
@@ -74,13 +74,13 @@ def drafted_gestures(draft: tasks.Entry, config: LabelConfig) -> list[Gesture]:
 
 
 def other_image(items: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the name of the first <Image> that a gesture was drawn on."""
+    """Return the <Image> name of the first gesture that has one; None if there is none."""
     gestures = (_gesture(item) for item in tasks.latest(items, tasks.MAX_ENTRIES, "items of a context"))
     return next((gesture.image for gesture in gestures if gesture is not None and gesture.image), None)
 
 
 def click_with(labels: Sequence[str]) -> str:
-    """Return a click's name for the log, with escapes for characters that would break its line."""
+    """Return "click with LABELS" for the log. Characters that are not printable are escaped."""
     name = " and ".join(labels)[:80]
     return f"click with {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in name) or 'no label'}"
 
@@ -114,7 +114,7 @@ def _number(value: Any) -> float | None:
 
 
 def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | None:
-    """Return the prompt of the clicks, the last on each spot, and the last rectangle; None without both."""
+    """Return a prompt of the last click on each spot and the last rectangle. None if there are neither."""
     clicks = [gesture for gesture in gestures if gesture.point is not None][-MAX_CLICKS:]
     rectangles = [gesture.rectangle for gesture in gestures if gesture.rectangle is not None]
     box = _box(rectangles[-1] if rectangles else None, shape)
@@ -127,14 +127,14 @@ def prompt_of(gestures: Sequence[Gesture], shape: tuple[int, int]) -> Prompt | N
 
 
 def newest_of_spots(points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return a mask (n,) of the points (n, 2) that are the last within a tenth of a pixel."""
+    """Return a mask (n,) of the points (n, 2) that no later point equals, rounded to 0.1 pixels."""
     spots = [(round(float(x), 1), round(float(y), 1)) for x, y in points]
     last = {spot: index for index, spot in enumerate(spots)}
     return np.isin(np.arange(len(points)), list(last.values()))
 
 
 def pixels_of(clicks: Sequence[Gesture], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return (n, 2) xy pixels of clicks on an image (height, width) = `shape`."""
+    """Convert clicks to xy pixels (n, 2) of an image (height, width) = `shape`."""
     percent = np.array([click.point for click in clicks], float).reshape(-1, 2)
     # 100 % is the far edge of the last pixel. A click there counts for that pixel.
     last = np.nextafter(np.array(shape[::-1], np.float32), np.float32(0))
@@ -142,7 +142,7 @@ def pixels_of(clicks: Sequence[Gesture], shape: tuple[int, int]) -> NDArray[np.f
 
 
 def _box(rectangle: Rectangle | None, shape: tuple[int, int]) -> Box | None:
-    """Return the upright box in pixels around a rectangle, None for less than a pixel of the image."""
+    """Return the bounding box of a rectangle in pixels, cut to the image. None if a side is below 1 pixel."""
     if rectangle is None:
         return None
     corners = np.clip(geometry.corners(*rectangle, shape), 0, shape[::-1])
@@ -153,11 +153,11 @@ def _box(rectangle: Rectangle | None, shape: tuple[int, int]) -> Box | None:
 def with_drafted(
     gestures: Sequence[Gesture], drafted: Sequence[Gesture], shape: tuple[int, int]
 ) -> list[Gesture]:
-    """Return the context's prompts, preceded by the draft's matching prompts of the other kind.
+    """Return the draft's matching prompts of the other kind, followed by the prompts of the context.
 
-    The last box around the positive clicks matches clicks. The clicks inside a box match the box. The context
-    contains all prompts of its own kind. A draft that has prompts of this kind but none of the context's is
-    older than the last accept, and is ignored.
+    The kinds are clicks and boxes. Clicks match the last drafted box around the positive ones. A box matches
+    the drafted clicks inside it. A context of both kinds is returned unchanged. A draft is outdated, and
+    ignored, if it has prompts of the context's kind but none with an id from the context.
     """
     clicks = [gesture for gesture in gestures if gesture.point is not None]
     if 0 < len(clicks) < len(gestures):

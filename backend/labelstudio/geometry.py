@@ -1,4 +1,4 @@
-"""Rasterise what editors draw (rings, ellipses, strokes) and measure masks, in pixels of the image."""
+"""Rasterise the shapes that editors draw (rings, ellipses, strokes), in pixels of the image."""
 
 import math
 from typing import Any
@@ -18,21 +18,21 @@ BLOCK = 1 << 18  # numbers in the arrays of rows that are painted together: they
 
 
 def window_of(points: Ring, shape: tuple[int, int], margin: float = 0.0) -> Window:
-    """Return the window that points (n, 2), n >= 1, span in an image (height, width), with a margin."""
+    """Return the window around points (n, 2), n >= 1, and a margin in pixels, cut to the image `shape`."""
     corners = [np.floor(points.min(axis=0) - margin), np.floor(points.max(axis=0) + margin) + 1]
     (left, top), (right, bottom) = np.clip(corners, 0, shape[::-1]).astype(int).tolist()
     return left, top, right, bottom
 
 
 def crossings(ring: Ring, window: Window) -> int:
-    """Return an upper bound of the crossings of edges and pixel rows, which is the cost of `fill`."""
+    """Return an upper bound of how often a ring's edges cross rows of a window. It is the cost of `fill`."""
     _, top, _, bottom = window
     y = np.clip(ring[:, 1], top, bottom)
     return int(np.abs(y - np.roll(y, -1)).sum()) + len(ring)
 
 
 def fill(ring: Ring, window: Window) -> Mask:
-    """Return which pixels of a window have their centres inside a ring, by the even-odd rule."""
+    """Return a mask (h, w) of a window's pixels whose centres are inside a ring, by the even-odd rule."""
     left, top, right, bottom = window
     width, height = right - left, bottom - top
     mask = np.zeros((height, width), bool)
@@ -63,7 +63,7 @@ def fill(ring: Ring, window: Window) -> Mask:
 
 
 def ring_around(ellipse: Ellipse) -> Ring:
-    """Return a ring along an ellipse, less than 0.001 pixels inside it up to a radius of 2500 pixels."""
+    """Approximate an ellipse by a ring. The error is below 0.001 pixels for radii up to 2500 pixels."""
     x, y, radius_x, radius_y, degrees = ellipse
     count = min(MAX_RING, 8 + int(72 * math.sqrt(max(radius_x, radius_y))))
     angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
@@ -78,7 +78,7 @@ def _turned(ring: Ring, degrees: float, about: Any) -> Ring:
 
 
 def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) -> None:
-    """Draw a round brush of `width` along points (n, 2) into a canvas of 0 and 1, or erase with it."""
+    """Draw a round stroke of `width` pixels along points (n, 2): set the canvas to 1, or 0 if not `add`."""
     fine = 4  # bits below the pixel; cv2 has pixel centres on whole numbers
     path = np.round((points - 0.5) * 2**fine).astype(np.int32)
     # cv2 4.12 draws a line of even thickness one pixel too wide, and an odd one two.
@@ -89,11 +89,11 @@ def stroke(canvas: NDArray[np.uint8], points: Ring, width: float, *, add: bool) 
 def corners(
     x: float, y: float, width: float, height: float, rotation: float, shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Return the corners (4, 2) in pixels of a rectangle in percent, turned clockwise about its first."""
+    """Return the corners (4, 2), in pixels, of a rectangle in percent, turned clockwise about (x, y)."""
     ring = pixels_of(np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]]), shape)
     return _turned(ring, rotation, ring[0])
 
 
 def pixels_of(percent: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Return points (n, 2) in pixels from percent of an image (height, width) = `shape`."""
+    """Convert points (n, 2) from percent to pixels of an image (height, width) = `shape`."""
     return percent * (shape[1] / 100, shape[0] / 100)

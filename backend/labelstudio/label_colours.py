@@ -54,7 +54,7 @@ def lab_of(rgb: NDArray[np.integer]) -> Lab:
 
 
 def ciede2000(one: Lab, other: Lab) -> NDArray[np.float64]:
-    """Return the difference of colours. Sharma, Wu, Dalal: The CIEDE2000 Color-Difference Formula, 2005."""
+    """Return the CIEDE2000 differences of colours that broadcast (Sharma, Wu and Dalal, 2005)."""
     (l1, a1, b1), (l2, a2, b2) = np.moveaxis(one, -1, 0), np.moveaxis(other, -1, 0)
     mean = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
     stretch = 1 + 0.5 * (1 - np.sqrt(mean / (mean + 25.0**7)))

@@ -53,7 +53,7 @@ class TaskError(Exception):
 
 @dataclass(frozen=True)
 class Label:
-    """A `<Label>`: the value that results carry (its alias, if it has one) and all names that mean it."""
+    """A `<Label>`: its text in results (the alias, if it has one) and all names that match it."""
 
     value: str
     names: tuple[str, ...]
@@ -73,12 +73,12 @@ class Control:
 
     @property
     def type(self) -> str:
-        """The `type` of its results, and the key of its own labels in `value`."""
+        """The `type` of the control's results. Their `value` has the labels under the same key."""
         return self.tag.lower()
 
     @property
     def shape(self) -> str:
-        """One of SHAPES."""
+        """The shape that the control draws: a key of SHAPES."""
         return self.type.removesuffix("labels")
 
     @property
@@ -86,11 +86,11 @@ class Control:
         return bool(self.labels) or self.labels_key is not None or self.open
 
     def label_of(self, term: str) -> str | None:
-        """Return the label for a term: the same text, else ignoring case, else ignoring number."""
+        """Return the label that equals a term, else ignoring case, else ignoring plurals; else None."""
         return term if self.open else self._spelled.find(term)
 
     def synonym_of(self, term: str) -> str | None:
-        """Return the label that is a synonym of a term."""
+        """Return the label that is a synonym of a term; None if there is none."""
         return self._synonymous.find(term)
 
     def has_label(self, label: str) -> bool:
@@ -124,11 +124,11 @@ class Naming:
 
     @property
     def key(self) -> str:
-        """The key of its words in `value`."""
+        """The key of the words in the `value` of a result."""
         return "text" if self.tag == "TextArea" else self.type
 
     def words(self, term: str) -> list[Any] | None:
-        """Return the content of `value` for a term, None if a Taxonomy has no choice for it."""
+        """Return the words of a result for a term: [text] or [path of a choice]. None without a match."""
         if self.tag == "TextArea":
             return [term]
         path = self._index.find(term)
@@ -171,7 +171,7 @@ class LabelConfig:
         return value
 
     def of(self, data: Mapping[str, Any] | None) -> "LabelConfig":
-        """Return the config of one task, with the labels that controls take from its data."""
+        """Return the config for one task: this config and the labels that are listed in the task's data."""
         if data is None or all(control.labels_key is None for control in self.outputs):
             return self
         labels: dict[tuple[int, str], tuple[Label, ...]] = {}  # of controls that share them, once
@@ -185,23 +185,23 @@ class LabelConfig:
         return replace(self, outputs=tuple(outputs))
 
     def label_control(self, label: str | None) -> Control | None:
-        """Return the first predicted control that has the label, or whose regions have no labels."""
+        """Return the first control of `predicted` that has the label or takes no labels; None without one."""
         fit = (c for c in self.predicted if not c.takes_labels or (label is not None and c.has_label(label)))
         return next(fit, None)
 
     def control_for(self, labels: Collection[str]) -> Control | None:
-        """Return the predicted control with most of these labels, or whose regions have no labels."""
+        """Return the control of `predicted` with most of these labels, else one without labels, else None."""
         best = max(self.predicted, key=lambda control: sum(map(control.has_label, labels)))
         return best if any(map(best.has_label, labels)) else self.label_control(None)
 
     @property
     def only_label(self) -> str | None:
-        """The label of all predictions, if there is only one."""
+        """The label of all predictions; None if there are several labels or none."""
         labels = {label.value for control in self.predicted for label in control.labels}
         return labels.pop() if len(labels) == 1 else None
 
     def named(self, term: str) -> list[tuple[Control, str]]:
-        """Return the predicted controls with their label for a term: by spelling, or else by synonym."""
+        """Return each predicted control with its label that matches a term: by spelling, else by synonym."""
         for find in (Control.label_of, Control.synonym_of):
             matches = [(c, label) for c in self.predicted if (label := find(c, term)) is not None]
             if matches:
@@ -220,7 +220,7 @@ class LabelConfig:
 
     @cached_property
     def predicted(self) -> tuple[Control, ...]:
-        """The outputs that predictions are written to: the first of those that share a <Labels>."""
+        """The outputs for predictions. Of outputs that share a <Labels>, only the first is one."""
         first: dict[str, Control] = {}
         for control in self.outputs:
             first.setdefault(control.labels_name or control.name, control)
@@ -230,7 +230,7 @@ class LabelConfig:
         return next((control for control in self.outputs if control.name == name), None)
 
     def turn(self, control: Control) -> tuple[bool, int]:
-        """Return the sort key of outputs for a click: rectangles last, since they also hold other objects."""
+        """Return a sort key of outputs for a click: in config order, but rectangles after all others."""
         return control.shape == "rectangle", self._places[control.name]
 
     @cached_property
@@ -244,18 +244,20 @@ OPEN = LabelConfig("image", "image", (Control("mask", "BrushLabels", "image", ()
 
 @lru_cache(maxsize=64)
 def parse(xml: str) -> LabelConfig:
-    """Parse a labeling config. Raises ConfigError.
+    """Parse a labeling config. Raises ConfigError if the server cannot use it.
 
-    The image is the one that the controls point to; other images are only shown.
+    The image is the one that the controls point to. Other images are only shown.
 
     Outputs are the controls on the image that draw one of SHAPES. They have labels of their own (BrushLabels
-    ...) or those of the <Labels> of that image (Brush ...), from the config or a field of the task's data. A
-    control with an explicit `smart="true"` or `smartOnly="true"` is a prompt tool and no output, unless there
-    is no other. A keypoint is a prompt tool unless it has `smart="false"`. If no such control has labels,
-    those without (Brush ...) are outputs if a `perRegion` TextArea or Taxonomy can name a region. (In Label
-    Studio 1.23.2 every control is smart by default, so only an explicit attribute shows an intention.)
+    ...) or those of the image's <Labels> (Brush ...). Labels are in the config or in a field of the task's
+    data. Controls without labels are outputs only if no control has labels and a `perRegion` TextArea or
+    Taxonomy can name a region.
 
-    A TextArea of the image, not of its regions, takes phrases if it is named PROMPT or has smart="true";
+    A control with an explicit `smart="true"` or `smartOnly="true"` is a prompt tool. A keypoint is a prompt
+    tool unless it has `smart="false"`. A prompt tool is an output only if there is no other control. In Label
+    Studio 1.23.2 every control is smart by default, so only an explicit attribute shows an intention.
+
+    A TextArea without `perRegion` takes phrases if it is named PROMPT or has smart="true". The TextArea named
     STATUS never does.
     """
     root = _read(xml)
@@ -316,7 +318,7 @@ def parse(xml: str) -> LabelConfig:
 
 
 def label_tags(xml: str) -> Iterator[Element]:
-    """Yield the <Label> tags of all lists for the image that is labelled. Raises ConfigError."""
+    """Yield the <Label> tags of all label lists of the labelled image. Raises ConfigError."""
     image = parse(xml).image_name
     for tag in _read(xml).iter():
         if _kind(tag).endswith("labels") and image in _targets(tag):
@@ -324,7 +326,7 @@ def label_tags(xml: str) -> Iterator[Element]:
 
 
 def is_empty(xml: str) -> bool:
-    """Return whether a labeling config has no tag but <View>, as in a new project."""
+    """Return whether a labeling config is empty or has only <View> tags, as in a new project."""
     try:
         return not xml.strip() or all(tag.tag == "View" for tag in _read(xml).iter())
     except ConfigError:
@@ -332,9 +334,9 @@ def is_empty(xml: str) -> bool:
 
 
 def data_keys(xml: str) -> set[str]:
-    """Return the `value` of every tag that controls point to. Label Studio exports little for several values.
+    """Return the distinct `value`s of the tags that controls point to. Raises ConfigError.
 
-    Raises ConfigError.
+    Label Studio offers few export formats for a config with several values.
     """
     root = _read(xml)
     shown = {tag.get("name", ""): tag.get("value", "") for tag in root.iter()}
@@ -345,7 +347,7 @@ def data_keys(xml: str) -> set[str]:
 def field_of(data: Mapping[str, Any], path: str) -> Any:
     """Return the value in a task's data at a path such as "photo.url" or "imgs[0]". Raises LookupError.
 
-    A field whose name is the whole path comes first, as in Label Studio 1.23.2.
+    A field whose name is the whole path has precedence, as in Label Studio 1.23.2.
     """
     if path in data:
         return data[path]
@@ -361,7 +363,7 @@ def field_of(data: Mapping[str, Any], path: str) -> Any:
 
 
 def data_with(path: str, value: Any) -> dict[str, Any]:
-    """Return the data of a task with a value where `field_of` finds it. Raises ValueError.
+    """Return new task data in which `field_of` finds `value` at `path`. Raises ValueError for an index > 0.
 
     Label Studio 1.23.2 imports "photo.url" as nested data only.
     """
@@ -388,12 +390,12 @@ class _About:
 
     @property
     def usable(self) -> list[tuple[Element, Control]]:
-        """The controls whose regions have a label, or words of a naming."""
+        """The tags and controls whose regions can have a label or the words of a naming."""
         return [(tag, control) for tag, control in self.found if control.takes_labels or self.namings]
 
     @property
     def outputs(self) -> list[Control]:
-        """The controls with labels, or all if none has any. One prompt tool if there is no other control."""
+        """The usable controls that do not prompt: those with labels, else all; else one prompt tool."""
         plain = [control for tag, control in self.usable if not _is_prompt_tool(tag)]
         if plain:
             return [control for control in plain if control.takes_labels] or plain
@@ -421,7 +423,7 @@ def _targets(tag: Element) -> set[str]:
 
 
 def _only_one(root: Element, usable: Sequence[_About]) -> None:
-    """Check that only one image of a task is labelled. Raises ConfigError."""
+    """Raise ConfigError if more than one image of a task may be labelled."""
     repeated: dict[Element, Element] = {}
     for repeater in root.iter():
         if _kind(repeater) == "repeater" and repeater not in repeated:
@@ -453,12 +455,12 @@ def _shown(tag: Element) -> str:
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Build the tree of a config, and stop at a DOCTYPE or too deep nesting."""
+    """XML tree builder that raises ConfigError at a DOCTYPE or too deep nesting."""
 
     depth = 0
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Reject a DOCTYPE before its entities are read; no config needs one."""
+        """Raise ConfigError for a DOCTYPE, before its entities are read."""
         raise ConfigError("The labeling config has a DOCTYPE, which Label Studio configs never need.")
 
     def start(self, tag: Any, attrs: Any) -> Any:
@@ -504,7 +506,7 @@ def _labels_in(tag: Element) -> _Source:
 
 
 def _control(tag: Element, to_name: str, shared: _Source | None) -> Control | None:
-    """Parse a control tag; None for other tags. `shared` is of the <Labels>."""
+    """Parse a control tag. None for other tags and empty label lists. `shared` is the parsed <Labels>."""
     kind = _kind(tag)
     shape = kind.removesuffix("labels")
     if shape not in SHAPES:
@@ -542,7 +544,7 @@ def _paths(tag: Element, above: tuple[str, ...]) -> Iterator[Choice]:
 
 
 def _data_labels(data: Mapping[str, Any], path: str) -> tuple[Label, ...]:
-    """Return the labels in a task's untrusted data: a list of texts or of {"value": ..., "alias": ...}."""
+    """Return the labels at `path` in untrusted task data: texts or {"value": ..., "alias": ...}."""
     try:
         values = field_of(data, path)
     except LookupError:

@@ -109,7 +109,7 @@ class Picture:
 
 
 def neighbours(picture: Picture) -> list[dict[str, Any]]:
-    """Return predicted regions with outlines like hair or leaves, none at the points of the picture."""
+    """Return predicted regions with outlines like hair or leaves. None covers a point of the picture."""
     rng = np.random.default_rng(len(picture.file))
     height, width = picture.pixels.shape[:2]
     radius, regions = width / 8, []
@@ -129,7 +129,7 @@ def neighbours(picture: Picture) -> list[dict[str, Any]]:
 
 
 def labeling_config_of(labels: Sequence[str]) -> str:
-    """Return a labeling config with brush regions and clicks of these labels."""
+    """Return a labeling config (XML) with a brush and a keypoint tool for these labels."""
     values = "".join(f'<Label value="{label}"/>' for label in labels)
     return f"""
 <View>
@@ -141,7 +141,7 @@ def labeling_config_of(labels: Sequence[str]) -> str:
 
 
 def predicted_region(mask: Mask, prompt: Prompt, label: str, region_id: str) -> dict[str, Any]:
-    """Return a brush region as a prediction with evidence."""
+    """Return Label Studio's JSON of a predicted brush region, with `prompt` as its evidence."""
     height, width = mask.shape
     evidence = Evidence("What is there?", (0.0, 0.0, float(width), float(height)), prompt, {}, "bench")
     (control,) = labeling_config.parse(labeling_config_of([label])).outputs
@@ -152,7 +152,7 @@ def predicted_region(mask: Mask, prompt: Prompt, label: str, region_id: str) -> 
 def click_of(
     x: float, y: float, shape: tuple[int, ...], label: str, click_id: str, *, positive: bool = True
 ) -> dict[str, Any]:
-    """Return a click at x, y pixels of an image of `shape` as Label Studio sends it."""
+    """Return Label Studio's JSON of a click at pixel x, y. `shape` is the image's (height, width, ...)."""
     height, width = shape[:2]
     value = {"x": 100 * x / width, "y": 100 * y / height, "width": 0.2, "keypointlabels": [label]}
     return {
@@ -167,7 +167,7 @@ def _ms(seconds: Sequence[float]) -> float:
 
 
 def _split(totals: Sequence[float], stages: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the median milliseconds of each stage, and of the rest: HTTP, threads, the queue."""
+    """Return the median milliseconds of each stage, and of "rest": the total less all stages."""
     rest = [total - sum(stage.values()) for total, stage in zip(totals, stages, strict=True)]
     split = {name: _ms([stage.get(name, 0.0) for stage in stages]) for name in STAGES}
     return {**{name: took for name, took in split.items() if took}, "rest": _ms(rest)}
@@ -207,7 +207,7 @@ def measure(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows and the stages of a click as Markdown tables."""
+    """Return a Markdown table of the rows, with the milliseconds of each stage of a click."""
     stages = [s for s in (*STAGES, "rest") if any(s in row["click_ms"] for row in rows)]
     columns = ("model", "megapixels", *RATIOS)
     lines = [[*columns, "click, ms", *stages]]
@@ -313,7 +313,7 @@ class _Bench:
     def click(
         self, picture: Picture, number: int, beside: Sequence[dict[str, Any]] = ()
     ) -> tuple[float, Stopwatch]:
-        """Click on a point of the picture. Return the seconds from the request to the last byte."""
+        """Click on point `number` of the picture. Return the seconds to the last byte, and of each stage."""
         self._files[f"/{picture.name}"] = picture.file
         body = json.dumps(self._request(picture, number, beside)).encode()
         with Stopwatch().running(STAGES) as watch:

@@ -46,12 +46,12 @@ Fault = Callable[[np.random.Generator, Mask, Sequence[Mask]], Mask | None]
 
 
 def _two_objects(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """Return the object and its nearest neighbour."""
+    """Return the object and its nearest neighbour as one mask, or None if there is no neighbour."""
     return truth | others[0] if others else None
 
 
 def _missed_part(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """Return the object on one side of a line, 55 to 75 % of it."""
+    """Return the part of the object on one side of a random line, 55 to 75 % of its area."""
     rows, columns = np.nonzero(truth)
     angle = rng.uniform(0, 2 * np.pi)
     along = rows * np.sin(angle) + columns * np.cos(angle)
@@ -62,12 +62,12 @@ def _missed_part(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) 
 
 
 def _on_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """Return the nearest neighbour in place of the object."""
+    """Return the mask of the nearest neighbour, or None if there is no neighbour."""
     return others[0] if others else None
 
 
 def _into_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """Return the object and the nearer half of its nearest neighbour."""
+    """Return the object and the nearer half of its nearest neighbour, or None if there is none."""
     if not others:
         return None
     distance = _distance(truth)
@@ -75,13 +75,13 @@ def _into_a_neighbour(rng: np.random.Generator, truth: Mask, others: Sequence[Ma
 
 
 def _bite(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """Return the object without the quarter that is nearest to a random pixel of its edge."""
+    """Return the object without the quarter of its area that is nearest to a random pixel of its edge."""
     distance = _distance(_spot_on_edge(rng, truth))
     return np.asarray(truth & (distance > np.quantile(distance[truth], 0.25)))
 
 
 def _spill(rng: np.random.Generator, truth: Mask, others: Sequence[Mask]) -> Mask | None:
-    """Return the object and a disc of a third of its area around a random pixel of its edge."""
+    """Return the object and a disc around a random pixel of its edge, which adds a third of its area."""
     distance = _distance(_spot_on_edge(rng, truth))
     outside = np.sort(distance[~truth])
     return np.asarray(truth | (distance <= outside[min(len(outside), np.count_nonzero(truth) // 3) - 1]))
@@ -99,7 +99,7 @@ KINDS: Mapping[str, Fault] = {
 
 
 def _distance(area: Mask) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the distance of each pixel to the area, in pixels."""
+    """Return the distance of each pixel to the area, in pixels: (H, W), 0 inside."""
     return np.asarray(cv2.distanceTransform((~area).view(np.uint8), cv2.DIST_L2, 5))
 
 
@@ -141,7 +141,7 @@ class Session:
 
 
 def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[str, Image, list[Case]]]:
-    """Yield the cases of each image: each object with each kind of fault that fits it."""
+    """Yield each image's name, pixels and cases: each object with each kind of fault that applies to it."""
     rng = np.random.default_rng(seed)
     number = 0
     for picture, sample in samples:
@@ -167,7 +167,7 @@ def cases(samples: Iterable[tuple[str, Sample]], seed: int) -> Iterator[tuple[st
 
 @contextmanager
 def serving(segmenter: Segmenter) -> Iterator["Server"]:
-    """Run the server's own code with one segmenter."""
+    """Yield a server in this process that answers clicks with this segmenter."""
     vlm = VLM.load(choose().vlm, device=str(segmenter.device))  # never called
     with tempfile.TemporaryDirectory() as folder:
         images = ImageSettings(local_files_document_root=Path(folder))
@@ -182,7 +182,7 @@ def serving(segmenter: Segmenter) -> Iterator["Server"]:
 
 
 class Server:
-    """A server called as Label Studio calls it, with images in `folder`."""
+    """The server's own code, called without HTTP. It reads the images from `folder`."""
 
     def __init__(self, resources: Resources, folder: Path) -> None:
         self._backend = VLSAMBackend(labeling_config_of([LABEL]), resources=resources, project="1.1")
@@ -193,7 +193,10 @@ class Server:
         Pillow.fromarray(image).save(self._folder / picture)
 
     def simulate_clicks(self, case: Case) -> Session:
-        """Simulate clicks until the mask is good, at most CAP. Stops early if a click changes nothing."""
+        """Simulate at most CAP clicks, until IoU GOAL.
+
+        Stop early if an answer changes nothing, or changes another region than the clicked one.
+        """
         self._tasks += 1
         session, mask, height, width = Session(case), case.mask, *case.truth.shape
         regions = {_REGION: _region(case)}
@@ -248,7 +251,7 @@ class Server:
 
 
 def _region(case: Case) -> dict[str, Any]:
-    """Return the faulty region as a prediction with evidence: a point in each large piece, and the box."""
+    """Return the faulty region's JSON. A predicted one has a box and a point per large piece as evidence."""
     count, pieces = cv2.connectedComponents(case.mask.view(np.uint8), connectivity=8)
     points = []
     for piece in range(1, count):
@@ -264,8 +267,9 @@ def _region(case: Case) -> dict[str, Any]:
 def row(kind: str, sessions: Sequence[Session]) -> dict[str, Any]:
     """Return the figures of a kind of fault over its sessions.
 
-    Clicks are those until IoU 0.85. There are shares of the sessions that were good after 1, 2 and 5 clicks,
-    and that failed. `touched`: a click changed a further object. `strayed`: an answer changed another region.
+    `median` and `p90` count the clicks until IoU 0.85. `within1` to `within5`, `failed`, `touched` and
+    `strayed` are shares of the sessions. `within2` means that at most 2 clicks were needed, `touched` that an
+    answer covered a further object, and `strayed` that an answer changed another region.
     """
     clicks = np.array([session.clicks if session.corrected else CAP + 1 for session in sessions])
     median, p90 = np.minimum(np.quantile(clicks, [0.5, 0.9], method="higher"), CAP).astype(float).tolist()
@@ -301,7 +305,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measure(segmenter: Segmenter, samples: Iterable[Sample], total: int, seed: int) -> dict[str, Any]:
-    """Return the figures of each kind. Show progress on stderr."""
+    """Simulate the clicks on `total` samples. Return the figures of each kind of fault. Show progress."""
     sessions: list[Session] = []
     named = ((f"image {number}.png", sample) for number, sample in enumerate(samples))
     bar = tqdm(cases(named, seed), "bench noc --faults", total, unit="image", file=sys.stderr, disable=None)

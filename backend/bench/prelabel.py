@@ -30,7 +30,7 @@ Command = Callable[[Sequence[str]], int]  # `vlsam prelabel`: its arguments to i
 
 
 def measure(images: int, seed: int, device: str, command: Command) -> dict[str, Any]:
-    """Return the figures of the built-in models for so many drawn scenes, JPEG files in a folder."""
+    """Run `command` on JPEG files of drawn scenes. Return its time over the models' own, and its memory."""
     model = VLSAM.load(choose(), device)
     with tempfile.TemporaryDirectory() as name:
         folder, target = Path(name) / "images", Path(name) / "out.json"
@@ -84,7 +84,7 @@ def measure(images: int, seed: int, device: str, command: Command) -> dict[str, 
 
 @contextlib.contextmanager
 def _with_model(model: VLSAM, memory: list[float]) -> Iterator[None]:
-    """Have the command use a loaded model, and append the process's memory after each row."""
+    """Make the command use a loaded model. After each row, append this process's memory in MB to `memory`."""
     save = State.save
 
     def save_and_measure(state: State, row: Any) -> None:
@@ -96,5 +96,5 @@ def _with_model(model: VLSAM, memory: list[float]) -> Iterator[None]:
 
 
 def resident_mb() -> float:
-    """Return the resident memory of this process."""
+    """Return the resident memory of this process in MB (10^6 bytes)."""
     return resident_bytes() / 1e6

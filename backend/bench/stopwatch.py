@@ -10,7 +10,7 @@ from unittest import mock
 
 
 class Stopwatch:
-    """Seconds and calls of each stage, for one caller at a time, in any threads."""
+    """The total seconds and calls of each stage. Calls may run in any thread, but only one at a time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -19,7 +19,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self, stages: Mapping[str, Iterable[tuple[Any, str]]]) -> Iterator["Stopwatch"]:
-        """Time functions, each given as its owner and name. The time of a nested call counts for it alone."""
+        """Time the functions (owner, name) of each stage. A nested call counts for its own stage only."""
         with ExitStack() as stack:
             for stage, functions in stages.items():
                 for owner, name in functions:

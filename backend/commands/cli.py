@@ -37,9 +37,9 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    2 means an invalid argument or setting, 130 Ctrl+C, and 141 that the reader closed the output, as in
-    `vlsam ... | head`. Modules of commands import nothing heavy at the top, so that `--help` is fast: `run`
-    does.
+    The status is 2 for an invalid argument or setting, 130 after Ctrl+C, and 141 if the reader closed the
+    output, as in `vlsam ... | head`. Modules of commands import heavy libraries inside `run`, so that
+    `--help` is fast.
     """
     try:
         try:
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Run a command. Turn errors into one line and an exit status."""
+    """Run a command and return its exit status. Print an error as one line on stderr."""
     logs.of_command()
     args = parser().parse_args(_joined(arguments))
     from model import connections  # imports requests and the hub's library
@@ -74,7 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def parser() -> Parser:
-    """Return the parser of all commands, which sets `run` and `resumable`."""
+    """Return the parser of all commands. The parsed arguments include the function `run` and `resumable`."""
     root = Parser(
         prog="vlsam",
         description="Named masks for images, found zero-shot by VL-SAM, for Label Studio or by hand.",
@@ -90,7 +90,7 @@ def parser() -> Parser:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with "--point -3,5" as "--point=-3,5": argparse takes -3,5 for an option."""
+    """Return the arguments with "--point -3,5" as "--point=-3,5". argparse would take -3,5 for an option."""
     joined: list[str] = []
     for argument in arguments:
         value = re.fullmatch(r"-[^-,][^,]*,.*", argument, re.DOTALL)

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(given: Sequence[str], kind: Kind) -> tuple[list[LabelTag], Names]:
-    """Return the labels and names of a file or of a project. Raises ValueError."""
+    """Return the labels and tag names in [FILE] or ["project", NUMBER]. Raises ValueError."""
     named = re.fullmatch(r"project\s+(.+)", " ".join(given))
     source = f"labelstudio://{named[1].strip()}" if named else given[0]
     if not named and len(given) > 1:

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     reported: list[Finding] = []
 
     def report(findings: Iterable[Finding]) -> list[Finding]:
-        """Print findings as they come, without secrets."""
+        """Print each finding at once, except with --json. Return the findings with their secrets redacted."""
         shown = []
         for finding in findings:
             message, cure = (redacted(text, settings.secrets) for text in (finding.message, finding.cure))

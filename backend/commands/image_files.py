@@ -23,7 +23,7 @@ from model.vlm_stage import TermMap
 
 
 def load_models(profile: str | None, settings: Settings) -> VLSAM:
-    """Load a profile, by default that of the settings. Warn on stderr if its weights are demo weights."""
+    """Load a profile's models, by default the settings' profile. Warn on stderr about demo weights."""
     selected = settings.models.select(profile)
     if selected.demo:
         remark("demo weights, which know 40 drawn objects only (see --profile)")
@@ -33,7 +33,7 @@ def load_models(profile: str | None, settings: Settings) -> VLSAM:
 def listed(arguments: Sequence[Path]) -> tuple[list[Path], Counter[str]]:
     """Return the images of the arguments, and the count of skipped files by reason.
 
-    A missing file counts as an image; reading it gives the reason. Raises ValueError if there is no image.
+    A missing file is listed as an image, and `read` raises its error. Raises ValueError if none is listed.
     """
     images = set[Path]()
     named: list[Path] = []
@@ -76,9 +76,9 @@ def read(path: Path, settings: ImageSettings) -> Image:
 
 
 def name_pictures(pictures: Pictures, folder: Path | None, paths: Sequence[Path]) -> list[Path | None]:
-    """Return the path of each image's picture; all None without a folder.
+    """Choose the path of each image's overlay or map in a folder. Return only None if `folder` is None.
 
-    Names are chosen before any picture is made, so that a failing image does not change those of others.
+    All names are chosen before any picture is written. So an image that fails changes no other name.
     """
     if folder is None:
         return [None] * len(paths)
@@ -114,7 +114,7 @@ def print_names(path: Path, detections: Sequence[Detection]) -> None:
 def write_maps(
     pictures: Pictures, sheet: Path, image: Image, maps: Sequence[TermMap], *, layers: bool
 ) -> None:
-    """Write a sheet with the attention map of each term; with `layers` also one per term, of its layers."""
+    """Write a sheet of all terms' attention maps. With `layers`, also write a sheet of each term's layers."""
     if not maps:
         return
     save(tiled([image, *(heat(image, each.attention, each.term) for each in maps)], columns=3), sheet)

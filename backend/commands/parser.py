@@ -10,7 +10,7 @@ from model.profiles import PROFILES
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help keeps its line breaks. Its commands get parsers of this class."""
+    """An argument parser whose help keeps its line breaks. Its subcommands get parsers of this class."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     def add_command(
         self, name: str, run: Callable[[argparse.Namespace], int] | None, doc: str | None = None
     ) -> "Parser":
-        """Add a command, and require one. Its description is `doc`, by default the docstring of `run`."""
+        """Add a subcommand and return its parser. Its description is `doc` or the docstring of `run`."""
         if self._commands is None:
             self._commands = self.add_subparsers(required=True, metavar="COMMAND")
         description = cleandoc(doc or run.__doc__ or "")
@@ -30,12 +30,12 @@ class Parser(argparse.ArgumentParser):
         return parser
 
     def add_switches(self, abouts: Mapping[str, str]) -> None:
-        """Add options without a value, each with its help."""
+        """Add boolean options. `abouts` maps the name of each option to its help."""
         for name, about in abouts.items():
             self.add_argument(name, action="store_true", help=about)
 
     def walk(self) -> Iterator["Parser"]:
-        """Yield this parser, those of its commands, and those of their commands."""
+        """Yield this parser and the parsers of all its subcommands, at any depth."""
         yield self
         for command in self._commands.choices.values() if self._commands else ():
             yield from command.walk()

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _failures(text: str) -> tuple[float, bool]:
-    """Parse 20 or 5% into a number and whether it is a percentage."""
+    """Parse "20" or "5%". Return the number, and whether it is a percentage. Raises ArgumentTypeError."""
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)%|(\d{1,12})", text, re.ASCII)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 20 or 5%")

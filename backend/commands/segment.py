@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompt(points: Sequence[str], box: str | None) -> Prompt:
-    """Parse --point and --box. Raises ValueError that names the argument."""
+    """Parse the values "X,Y[,0 or 1]" of --point and "X0,Y0,X1,Y1" of --box, in pixels. Raises ValueError."""
     parsed = [_numbers(text, "--point", (2, 3)) for text in points]
     labels = [int(p[2]) if len(p) == 3 else 1 for p in parsed]
     corners = _numbers(box, "--box", (4,)) if box else None
@@ -93,7 +93,7 @@ def _numbers(text: str, option: str, counts: tuple[int, ...]) -> list[float]:
 
 
 def _inside(prompt: Prompt, *, width: int, height: int) -> Prompt:
-    """Return the prompt with its box cut at the image's edges. Raises PromptError if a part lies outside."""
+    """Clip the prompt's box to the image. Raises PromptError if a point or the whole box lies outside."""
     xs, ys = prompt.points[:, 0], prompt.points[:, 1]
     if ((xs < 0) | (ys < 0) | (xs > width) | (ys > height)).any():
         raise PromptError(f"a point lies outside the image of {width} x {height} pixels")

@@ -37,7 +37,7 @@ def say(message: str) -> None:
 
 
 def account(data_dir: Path) -> Account:
-    """Return the account of the Label Studio in `data_dir`. It is created once, for its owner only."""
+    """Return the login of the demo's Label Studio. The first call creates it in account.json (mode 0600)."""
     path = data_dir / "account.json"
     if path.exists():
         return Account(**json.loads(path.read_text()))
@@ -49,7 +49,7 @@ def account(data_dir: Path) -> Account:
 
 
 def ready(studio_url: str, project: int, owner: Account, backend: Service) -> str:
-    """Return the text to print when the demo can be used."""
+    """Return the text to print when the demo is ready: address, login, instructions and commands."""
     return f"""
   Open      {studio_url}/projects/{project}/data
   Login     {owner.email}
@@ -72,7 +72,7 @@ Nothing happens? This looks for the cause:
 
 
 def prepare_project(studio: Studio, samples: Sequence[Path]) -> int:
-    """Return the demo's project with every sample in it. Reuse the project of an earlier run."""
+    """Find or create the demo's project, and import the missing samples. Return the project's id."""
     project, config = studio.find_project(TITLE), label_config(NAMES)
     if project is None:
         project = studio.create_project(TITLE, config)
@@ -89,7 +89,7 @@ def prepare_project(studio: Studio, samples: Sequence[Path]) -> int:
 
 
 def pre_annotate(studio: Studio, project: int, backend: Service) -> None:
-    """Request predictions for every task without one of the running model."""
+    """Request a prediction for each task that has none of the running model. Raises ServiceError."""
     for _ in range(ROUNDS):
         waiting = _without_prediction(studio, project)
         if not waiting:
@@ -111,7 +111,7 @@ def _without_prediction(studio: Studio, project: int) -> list[int]:
 
 
 def run(args: argparse.Namespace, running: list[Service]) -> None:
-    """Start both services, add them to `running`, fill the project, and print its address."""
+    """Start both services, pre-annotate the samples, and print the address. Add the services to `running`."""
     samples = sorted(path for path in SAMPLES.glob("*") if path.suffix in (".jpg", ".png"))
     if not samples:
         raise ServiceError(f"There are no sample images in {SAMPLES}.")

@@ -47,7 +47,7 @@ class Service:
             raise ServiceError(f"{self.name} ended by itself (exit status {code}).\n{self.tail()}")
 
     def wait_until_up(self, timeout_s: float, say: Callable[[str], None] = lambda message: None) -> None:
-        """Wait until GET /health answers 200, and report on it every 5 s."""
+        """Wait until GET /health answers 200. Call `say` about every 5 s. Raises ServiceError."""
         start = time.monotonic()
         for tries in itertools.count(1):
             self.check()
@@ -82,7 +82,7 @@ class Service:
 def start(name: str, command: Sequence[str], url: str, log: Path, environment: Mapping[str, str]) -> Service:
     """Start `command` with its output in `log`. Raises ServiceError.
 
-    It inherits our environment except LABEL_STUDIO_* and HEARTEX_*, and gets `environment` in addition.
+    The process gets `environment`, and our environment except LABEL_STUDIO_* and HEARTEX_*.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN_SETTINGS)}
@@ -115,9 +115,9 @@ def start_label_studio(
 ) -> Service:
     """Start Label Studio 1.23.2 on loopback with SQLite, without telemetry.
 
-    The account is created at the first start. `LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN` is read only then;
-    without it Label Studio refuses the token that it gives to backends. A backend on loopback is refused with
-    403 unless `USE_DEFAULT_BANNED_SUBNETS` is off.
+    The first start creates the account, and is the only one to read `LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN`.
+    Without this setting Label Studio refuses the token that it gives to backends. With
+    `USE_DEFAULT_BANNED_SUBNETS` on, it refuses a backend on loopback with 403. Raises ServiceError.
     """
     environment = {
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
@@ -145,7 +145,7 @@ def start_label_studio(
 def start_backend(
     port: int, studio_url: str, token: str, log: Path, settings: Mapping[str, str] | None = None
 ) -> Service:
-    """Start `vlsam serve` of this installation, with a key for the Label Studio at `studio_url`."""
+    """Start `vlsam serve` with the API key `token` for Label Studio at `studio_url`. Raises ServiceError."""
     command = [str(VLSAM), "serve", "--host", LOOPBACK, "--port", str(port)]
     environment = {
         "LABEL_STUDIO_URL": studio_url,
@@ -157,7 +157,7 @@ def start_backend(
 
 
 def free_port(preferred: int) -> int:
-    """Return `preferred` or the next free port; 0 leaves the choice to the system."""
+    """Return the first free port from `preferred` on, or any free port for 0. Raises ServiceError."""
     for port in range(preferred, preferred + 100) if preferred else (0,):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             # As servers do: a port whose last connections are still closing counts as free.
@@ -172,7 +172,7 @@ def free_port(preferred: int) -> int:
 
 
 def answers(url: str) -> bool:
-    """Return whether a GET is answered with status 200."""
+    """Return whether a GET of the URL is answered with status 200, within 2 s."""
     try:
         return connections.request("GET", url, timeout=2).status_code == 200
     except requests.RequestException:

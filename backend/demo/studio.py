@@ -15,7 +15,7 @@ TIMEOUT_S = 130.0
 
 
 class Studio:
-    """A logged-in session. The behaviour of Label Studio stated here was measured with 1.23.2."""
+    """A logged-in session with Label Studio. The behaviour stated here was measured with 1.23.2."""
 
     def __init__(self, url: str, email: str, password: str) -> None:
         """Log in. Raises StudioError for a wrong password."""
@@ -46,13 +46,13 @@ class Studio:
         return self.json("GET", f"/api/projects/{project}")
 
     def import_files(self, project: int, paths: Iterable[Path]) -> None:
-        """Upload images. Each becomes a task with the `image` "/data/upload/<project>/<8 digits>-<name>"."""
+        """Upload images. Each becomes a task with `image` = "/data/upload/<project>/<8 digits>-<name>"."""
         # Of several files in fields of one name, only the last becomes a task.
         files = {f"file-{number}": (path.name, path.read_bytes()) for number, path in enumerate(paths)}
         self.json("POST", f"/api/projects/{project}/import", files=files)
 
     def tasks(self, project: int) -> list[dict[str, JSON]]:
-        """List all tasks, oldest first. Unlike `task`, this asks no backend for predictions."""
+        """List all tasks, oldest first. Label Studio requests no predictions for this."""
         query = {"project": project, "page_size": 1000, "fields": "all"}
         tasks: list[dict[str, JSON]] = self.json("GET", "/api/tasks", params=query)["tasks"]
         return sorted(tasks, key=lambda task: int(task["id"]))
@@ -60,7 +60,7 @@ class Studio:
     def connect_backend(self, project: int, url: str, *, interactive: bool = True) -> int:
         """Connect the backend at `url`, and disconnect all others. Return its id.
 
-        Label Studio asks only the first backend of a project, which may be one of an earlier run.
+        Label Studio sends requests only to the first backend of a project, which may be of an earlier run.
         """
         existing = {b["url"]: int(b["id"]) for b in self.backends(project)}
         for other in existing.keys() - {url}:
@@ -71,13 +71,13 @@ class Studio:
         return int(self.json("POST", "/api/ml", json=backend)["id"])
 
     def backends(self, project: int) -> JSON:
-        """List backends, each with the `model_version` of its /setup, which Label Studio calls first."""
+        """List the backends. Label Studio first calls each one's /setup, and lists its `model_version`."""
         return self.json("GET", "/api/ml", params={"project": project})
 
     def retrieve_predictions(self, project: int, tasks: Sequence[int] | None = None) -> None:
-        """Run the Data Manager's action of that name on these tasks, or on all.
+        """Run the Data Manager's action "Retrieve Predictions" on these tasks, or on all.
 
-        Label Studio answers after the backend, and 200 even if there are no predictions.
+        Label Studio waits for the backend. It answers 200 even if there are no predictions.
         """
         chosen = {"all": True, "excluded": []} if tasks is None else {"all": False, "included": list(tasks)}
         self.action("retrieve_tasks_predictions", project, chosen)
@@ -90,7 +90,7 @@ class Studio:
         return self.json("GET", "/api/predictions", params={"project": project})
 
     def json(self, method: str, path: str, **options: Any) -> JSON:
-        """Send a request as the signed-in user and return the JSON of the answer."""
+        """Send a request as the signed-in user. Return the JSON of the answer. Raises StudioError."""
         return self.send(method, path, **options).json()
 
     def send(self, method: str, path: str, **options: Any) -> requests.Response:

@@ -33,7 +33,7 @@ _UNBLOCK = "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false"
 
 
 def access(client: StudioClient, project: int) -> Iterator[Finding]:
-    """Check the requirements of an answer, from the connection to an image of the project."""
+    """Check the connection, token, project, labeling config and an image. Stop at the first StudioError."""
     check = "connection"
     try:
         yield Finding(check, OK, _connection(client))
@@ -58,7 +58,8 @@ def diagnose(
 ) -> Iterator[Finding]:
     """Run all checks, and yield each finding as soon as there is one.
 
-    `backend_url` is where Label Studio should find the backend, and `tasks` how many tasks are tried.
+    `backend_url` is the address of the backend for Label Studio, by default the connected backend's. At most
+    `tasks` tasks get a trial prediction.
     """
     statuses: dict[str, str] = {}
     for finding in access(client, project):
@@ -157,7 +158,7 @@ def _image_cure(source: str, error: ImageError) -> str:
 def _connected(
     client: StudioClient, project: int, backends: Sequence[Mapping[str, Any]], backend_url: str
 ) -> Iterator[Finding]:
-    """Check the backend that Label Studio asks: the first of the project. Raises StudioError."""
+    """Check the project's first backend, the only one that Label Studio uses. Raises StudioError."""
     if not backends:
         _probe(client, backend_url)
         raise StudioError(
@@ -185,10 +186,10 @@ def _connected(
 
 
 def _probe(client: StudioClient, url: str) -> None:
-    """Test whether Label Studio refuses to call a URL because of its address. Raises StudioError if so.
+    """Check a backend's URL by Label Studio's own validation. Raises StudioError if Label Studio refuses it.
 
-    A POST without a project is never saved, but Label Studio checks its URL: 403 for a private address, 500
-    for a name that does not resolve.
+    The request names no project, so that Label Studio saves nothing. The answer is 403 for a private address
+    and 500 for an unknown host.
     """
     answer = client.send("POST", "/api/ml", {"url": url})
     if answer.status == 403 and "reserved network address" in answer.text:
@@ -198,7 +199,7 @@ def _probe(client: StudioClient, url: str) -> None:
 
 
 def versions_of(client: StudioClient, project: int) -> tuple[dict[str, int], list[str]]:
-    """Return the number of predictions of each version, and the backends' titles. Raises StudioError."""
+    """Return the predictions' number for each model version, and the backends' titles. Raises StudioError."""
     versions = client.get(f"/api/projects/{project}/model-versions/?extended=true&include_live_models=true")
     try:
         counts = {str(version["model_version"]): int(version["count"]) for version in versions["static"]}
@@ -211,8 +212,8 @@ def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
     """Check the settings that hide predictions: `model_version` and `show_collab_predictions`.
 
     `model_version` is empty, a version of stored predictions, or the title of a backend. *Label All Tasks*
-    shows predictions of this version only, or asks the backend of this title. The score column and
-    uncertainty sampling use predictions of this version only. A title does not count as a version there.
+    shows predictions of this version only, or requests them from the backend of this title. The score column
+    and uncertainty sampling use predictions of this version only. With a title they have no predictions.
     """
     ok, note, failed = (partial(Finding, "predictions", status) for status in (OK, NOTE, FAILED))
     hidden = "in Label All Tasks and the score column"
@@ -249,7 +250,7 @@ def _shown(client: StudioClient, project: int, ours: Any) -> Iterator[Finding]:
 
 
 def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
-    """Check the server at a URL, and that it runs the model version of the connected backend."""
+    """Check the server at a URL, and compare its model version with that of the connected backend."""
     of_server, of_model = partial(Finding, "server"), partial(Finding, "model")
     started = time.monotonic()
     try:
@@ -298,7 +299,7 @@ def _model(url: str, connected: Mapping[str, Any], settings: Settings) -> Iterat
 
 
 def _weights(models: ModelSettings) -> Finding:
-    """Check that the weights of the settings are on this machine, if there is no server to ask."""
+    """Check whether the weights of the settings' profile are on this machine."""
     profile = models.select()
     try:
         missing = [name for name in (profile.vlm, profile.sam) if local_path(name, profile.folder) is None]
@@ -312,7 +313,7 @@ def _weights(models: ModelSettings) -> Finding:
 
 
 def _listing(endpoint: RemoteVLM) -> Finding:
-    """Ask the remote VLM about a grey picture, which tests its address, model, key and image input."""
+    """Send a grey picture to the remote VLM, to check its address, model, key and image input."""
     try:
         endpoint.answer(np.full((64, 64, 3), 128, np.uint8), "What is in this picture?")
     except RemoteVLMError as error:

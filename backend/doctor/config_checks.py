@@ -51,7 +51,10 @@ def _named(controls: Iterable[labeling_config.Control]) -> str:
 
 
 def exports_finding(config: labeling_config.LabelConfig, data_keys: Collection[str]) -> Finding:
-    """Report which of Label Studio's own exports contain the regions, and which do not."""
+    """Report which of Label Studio's export formats contain the regions of a config, and which do not.
+
+    `data_keys` are the keys of a task's data that the config's tags show.
+    """
     cure = "`vlsam export` writes all of any config; `vlsam config` prints one whose exports hold the regions"
     drawn = _named(config.outputs)
     if len(data_keys) > 1:

@@ -21,6 +21,6 @@ class Finding:
 
 
 def one_line(text: str) -> str:
-    """Return text of any origin as one printable line of at most 400 characters."""
+    """Replace unprintable characters by spaces, and shorten the text to 400 characters."""
     shown = "".join(char if char.isprintable() else " " for char in text)
     return shown if len(shown) <= 400 else f"{shown[:397]}..."

@@ -24,7 +24,7 @@ note = partial(Finding, CHECK, NOTE)
 
 @dataclass(frozen=True)
 class Change:
-    """A change of one setting, offered to the user."""
+    """A change of one setting, which the user can accept or decline."""
 
     question: str  # the change, and the value before
     done: str  # the message afterwards
@@ -32,7 +32,7 @@ class Change:
 
 
 def consent(change: Change) -> bool | None:
-    """Ask at the terminal whether to make a change. Return None if there is no terminal."""
+    """Ask at the terminal whether to make a change. Return None if stdin is no terminal."""
     if sys.stdin is None or not sys.stdin.isatty():  # None where it is closed
         return None
     print(f"{printable(redacted(change.question))} [y/N] ", end="", file=sys.stderr, flush=True)
@@ -40,7 +40,7 @@ def consent(change: Change) -> bool | None:
 
 
 def made(changes: Iterable[Change | Finding], agreed: Callable[[Change], bool | None]) -> Iterator[Finding]:
-    """Make the changes that the user agrees to. Yield a finding for each: OK if it was made."""
+    """Make each change for which `agreed` is true. Yield each finding: OK, FAILED, or NOTE if not made."""
     none = True
     try:
         for change in changes:
@@ -75,10 +75,10 @@ def changes(
     kind: Kind,
     login: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Change | Finding]:
-    """Yield the missing settings of a project that the API can set, each checked after the one before.
+    """Yield a change for each missing setting of a project, or a finding if the user has to set it.
 
-    `tags` and `kind` are the labels and regions of the config for a project that has none; `login` are the
-    fields for a backend with basic auth. Raises StudioError.
+    Each setting is read after the change before it. `tags` and `kind` are the labels and regions of the
+    config for a project without one. `login` holds the fields for basic auth. Raises StudioError.
     """
     yield from _config(client, project, tags, kind)
     yield from _backend(client, project, backend_url, login)
@@ -109,7 +109,7 @@ def _config(
 
 
 def login(settings: ServerSettings) -> Mapping[str, Any]:
-    """Return the fields of a backend's connection for BASIC_AUTH_USER and BASIC_AUTH_PASS."""
+    """Return the basic-auth fields of a backend's connection, or {} if the settings have no user."""
     if settings.basic_auth_user is None:
         return {}
     return {
@@ -124,7 +124,7 @@ _ADDRESS = re.compile(r"(?i)[\w.+-]+://|data:image/|/data/|.*\.(?:jpe?g|png|webp
 
 
 def _image_field(client: StudioClient, project: int) -> str:
-    """Return the field with the image's address: that of the first task, or "image". Raises StudioError."""
+    """Return the name of the first task's field with an image address, or "image". Raises StudioError."""
     data = (first_task(client, project) or {}).get("data")
     if not isinstance(data, dict):
         return Names().field
@@ -158,7 +158,7 @@ def _backend(client: StudioClient, project: int, url: str, login: Mapping[str, A
 
 
 def _shown(client: StudioClient, project: int) -> Iterator[Change]:
-    """Offer to show an existing version if the project shows the predictions of none."""
+    """Yield a change to an existing model version if the project's own has no predictions and no backend."""
     settings = client.project(project)
     if settings.get("show_collab_predictions") is False:  # a person switched them off
         return
@@ -176,7 +176,7 @@ def _shown(client: StudioClient, project: int) -> Iterator[Change]:
 
 
 def _set(client: StudioClient, project: int, name: str, before: Any, value: str) -> None:
-    """Set one setting of a project, unless it has changed since `before`. Raises StudioError."""
+    """Set one setting of a project. Raises StudioError, also if its value is no longer `before`."""
     if client.project(project).get(name) != before:
         raise StudioError(f"Somebody has changed {name} of project {project} meanwhile.", "look again")
     _send(client, "PATCH", f"/api/projects/{project}", {name: value})

@@ -61,7 +61,7 @@ def _some_tasks(client: StudioClient, project: int, number: int) -> Iterator[int
 
 
 def _tried(client: StudioClient, connected: Mapping[str, Any], task: int) -> Mapping[str, Any] | None:
-    """Return the backend's report on a task, None if it has no such event. Raises StudioError."""
+    """Request a task's trial report. Return None if the backend does not support it. Raises StudioError."""
     path = f"/api/ml/{connected['id']}/interactive-annotating"
     body = {"task": task, "context": {"event": TRIAL}}
     try:
@@ -93,12 +93,12 @@ def _of_trial(task: int, answer: Mapping[str, Any], place: str) -> Finding:
 
 
 def _of_type(kind: type[T], given: Any) -> list[T]:
-    """Return the items of a list that are of a type, [] for anything else."""
+    """Return the items of a list that are instances of a class, [] if `given` is no list."""
     return [item for item in given if isinstance(item, kind)] if isinstance(given, list) else []
 
 
 def _label_for(terms: Counter[str]) -> str:
-    """Return lines to add to a labeling config for the most frequent terms."""
+    """Return advice on the label to add to the labeling config for the most frequent term."""
     (term, _), *_ = terms.most_common(1)
     value, name = quoteattr(term[:1].upper() + term[1:]), quoteattr(term)
     more = "; and so for the others" if len(terms) > 1 else ""
@@ -106,7 +106,7 @@ def _label_for(terms: Counter[str]) -> str:
 
 
 def _trial(client: StudioClient, connected: Mapping[str, Any]) -> Finding:
-    """Have Label Studio ask about a task of its choice, as for a batch. Raises StudioError."""
+    """Have Label Studio request a prediction for a random task. Return a finding. Raises StudioError."""
     path = f"/api/ml/{connected['id']}/predict/test?random=true"
     answer = client.send("POST", path, timeout=TRIAL_S)
     try:

@@ -21,7 +21,7 @@ MAX_AT_ONCE = 4
 
 
 class Watch:
-    """Checks the access to projects in the background: rarely, and few at a time."""
+    """Background checks of the access to projects: few at once, and each at most every WATCH_S seconds."""
 
     def __init__(self, images: Fetcher, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._images = images
@@ -30,7 +30,7 @@ class Watch:
         self._lock = threading.Lock()
 
     def begin(self, project: str, server: Server) -> None:
-        """Check a project ("id.created", as Label Studio names it), unless that was done recently."""
+        """Check a project ("id.created") in a thread, unless the last check is recent or too many run."""
         number = project.partition(".")[0]
         if not number.isdecimal():
             return

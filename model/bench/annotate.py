@@ -52,7 +52,7 @@ _FLOW = replace(_NAIVE, source="flow", head_weights="none", regularise="none")
 
 
 def steps() -> list[tuple[str, Options]]:
-    """Return the rows of the table, each one switch beyond the row before it, then the recipe `best`."""
+    """Return each row's name and options. A row adds one switch to the row before; the last is `best`."""
     regular = replace(_FLOW, regularise="before")
     weighted = replace(regular, head_weights="max")
     pair = replace(weighted, points="pair")
@@ -71,7 +71,7 @@ def steps() -> list[tuple[str, Options]]:
 
 
 def switches(base: Recipe = RECIPES["paper"]) -> list[tuple[str, Options]]:
-    """Return rows that change one switch of a base recipe each. These rows decided the recipe `best`."""
+    """Return a row for each change of a base recipe. The recipe `best` was chosen by these rows."""
     changes: list[dict[str, Any]] = [
         {"head_weights": "none"}, {"head_weights": "vmax"}, {"start_layer": 0.5}, {"residual": "half"},
         {"residual": "half", "start_layer": 0.5}, {"regularise": "none"}, {"regularise": "end"},
@@ -89,7 +89,7 @@ def switches(base: Recipe = RECIPES["paper"]) -> list[tuple[str, Options]]:
 
 
 def ablation(vlsam: VLSAM, rows: Sequence[tuple[str, Options]], scenes: int, seed: int) -> list[Row]:
-    """Return a row per (name, options), over the same scenes, then the oracle: SAM with the true box.
+    """Measure each (name, options) on the same scenes. The last row is an oracle: SAM with the true boxes.
 
     The rows take turns on each scene, so that a busy machine slows all of them. Show progress on stderr.
     """
@@ -117,7 +117,7 @@ def _oracle(vlsam: VLSAM, scene: Scene) -> list[Detection]:
 
 
 def _row(name: str, scenes: Sequence[Scene], found: Sequence[list[Detection]], seconds: float) -> Row:
-    """Return the figures of a row.
+    """Return the figures of a row. `seconds` is the mean per image.
 
     Recall counts the objects with a mask of their name at IoU 0.5 or more. The mean IoU is that of the best
     mask with the object's name, 0 if there is none. mAP and mAR are COCO's, of masks, at IoU 0.5 to 0.95.
@@ -139,7 +139,7 @@ def _row(name: str, scenes: Sequence[Scene], found: Sequence[list[Detection]], s
 
 
 def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> tuple[float, float]:
-    """Return mAP and mAR at 100 detections of COCO's evaluation, over masks and the 40 names."""
+    """Return COCO's mAP and mAR of masks, with at most 100 detections per image, over the 40 names."""
     categories = {name: index for index, name in enumerate(NAMES, 1)}
     annotations: list[dict[str, Any]] = []
     for image, scene in enumerate(scenes):
@@ -175,9 +175,9 @@ def coco_figures(scenes: Sequence[Scene], found: Sequence[list[Detection]]) -> t
 
 
 def naive_over_ours(vlsam: VLSAM, scenes: int, seed: int) -> dict[str, float]:
-    """Return the ratio of median times per image, naive way to ours, for names and a map of every object.
+    """Return the median ratio of the naive way's time to ours, for the names and maps of an image's objects.
 
-    The naive way lists the objects, then generates up to 30 tokens again for each. It uses no key cache and
+    The naive way lists the objects, then generates up to 30 tokens again for each. It uses no KV cache and
     keeps every attention matrix. A VLM that describes places fills the 30 tokens. The built-in one stops
     after about 10, so both lengths are measured.
     """

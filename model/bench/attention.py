@@ -44,14 +44,14 @@ class Shape:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of image tokens, nearly square, with TAIL text tokens left."""
+        """The rows and columns of image tokens, nearly square. At least TAIL text tokens remain."""
         count = self.tokens - TAIL - 2
         rows = int(count**0.5)
         return rows, count // rows
 
 
 def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
-    """Return time, memory and difference of the ways on one model and input. Show progress on stderr."""
+    """Measure time, memory and difference of the WAYS on one model and input. Show progress on stderr."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     memory: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,10 @@ def compare(shape: Shape, repeats: int = 3) -> dict[str, Any]:
 
 
 def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
-    """Measure in a process of its own, so that the peak of its memory is its own."""
+    """Measure one way in a new process, so that the peak memory includes no other way.
+
+    Return `seconds` and `peak` (bytes). Write the maps to the file `maps`. Raises RuntimeError.
+    """
     job = json.dumps({"way": way, "shape": asdict(shape), "maps": str(maps)})
     done = subprocess.run(
         [sys.executable, "-m", "model.bench.attention", job],
@@ -93,7 +96,7 @@ def _in_a_process(way: str, shape: Shape, maps: Path) -> dict[str, float]:
 
 
 def build(shape: Shape) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Return the random model, always the same one, and its input."""
+    """Return a Qwen2.5-VL with random weights of a fixed seed, and an input for it."""
     vocabulary, image_token, start, end = 64, 60, 61, 62
     config = Qwen2_5_VLConfig(
         text_config={
@@ -141,7 +144,7 @@ def _sections(shape: Shape) -> list[int]:
 
 
 def plain(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
-    """Run the forward pass with SDPA and no maps."""
+    """Run the forward pass with SDPA and without maps. Return an empty tensor."""
     model.set_attn_implementation("sdpa")
     model(**inputs, use_cache=False, logits_to_keep=1)
     return torch.zeros(0)
@@ -155,7 +158,7 @@ def ours(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.
 
 
 def theirs(model: Any, inputs: dict[str, torch.Tensor], rows: list[int]) -> torch.Tensor:
-    """Keep every attention matrix and compute equations 1 to 3 with their N x N products."""
+    """Compute equations 1 to 3 from every N x N attention matrix. Return rows of the flow: (rows, N)."""
     model.set_attn_implementation("eager")
     kept = model(**inputs, use_cache=False, logits_to_keep=1, output_attentions=True).attentions
     count = kept[0].shape[-1]
@@ -190,7 +193,7 @@ def _measure(way: str, shape: Shape, maps: Path) -> dict[str, float]:
 
 @contextmanager
 def _peak(device: str) -> Iterator[list[float]]:
-    """Yield a list of one number: the peak memory so far, above the memory at the start, in bytes."""
+    """Measure the peak memory of the `with` block, in bytes above its start. Yield [peak], set at the end."""
     peak = [0.0]
     if device != "cpu":
         torch.cuda.synchronize()
@@ -213,7 +216,7 @@ def _peak(device: str) -> Iterator[list[float]]:
 
 
 def resident_bytes() -> float:
-    """Return the resident memory of this process, as Linux reports it."""
+    """Return the resident memory of this process in bytes, from Linux's /proc."""
     return float(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

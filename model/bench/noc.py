@@ -32,7 +32,7 @@ class Sample:
 
 
 def pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Return the paths of images/NAME.jpg (or .png ...) with masks/NAME.png. Raises ValueError."""
+    """Return the path of each image (images/NAME.jpg ...) and mask (masks/NAME.png). Raises ValueError."""
     masks = sorted((folder / "masks").glob("*.png"))
     if not masks:
         raise ValueError(f"{folder} holds no masks/*.png: see --help for what belongs in the folder")
@@ -45,7 +45,7 @@ def pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def drawn(scenes: int, seed: int) -> Iterator[Sample]:
-    """Yield scenes as in the model card's measurements, drawn by other code than the training scenes."""
+    """Draw the model card's measurement scenes, with other code than the training scenes."""
     rng = np.random.default_rng(seed)
     for _ in range(scenes):
         scene = paste_scene(rng)
@@ -54,7 +54,7 @@ def drawn(scenes: int, seed: int) -> Iterator[Sample]:
 
 
 def read(image_path: Path, mask_path: Path) -> Sample:
-    """Read an image and its objects: each value of the mask but 0 is one. Raises ValueError."""
+    """Read an image and its mask file. Each value in the mask except 0 is one object. Raises ValueError."""
     try:
         image = read_image(image_path)
         with PILImage.open(mask_path) as opened:
@@ -74,9 +74,10 @@ def read(image_path: Path, mask_path: Path) -> Sample:
 def simulate_clicks(
     refine: Callable[[Prompt], Answer | Detection], truth: Mask, start: Prompt | None = None
 ) -> list[float]:
-    """Return the IoU of `refine`'s mask after each click, until the highest goal and SHOWN, or CAP.
+    """Simulate clicks at the largest errors of `refine`'s masks. Return the IoU after each click.
 
-    With a `start`, the prompt of a region and its mask, the clicks correct that region.
+    At least max(SHOWN) and at most CAP clicks are made, until the highest goal. If `start` is given, the
+    prompt of a region with its mask, the clicks correct this region.
     """
     start = start or Prompt()
     mask = np.zeros_like(truth) if start.mask is None else start.mask
@@ -91,7 +92,7 @@ def simulate_clicks(
 
 
 def _joined(start: Prompt, made: Sequence[tuple[float, float, int]]) -> Prompt:
-    """Add clicks to a region's prompt as in the editor: a click outside the box removes it."""
+    """Add clicks to a region's prompt. Remove its box if a positive click is outside, as in the editor."""
     clicks = Prompt.of(*made)
     inside = clicks.points[clicks.labels == 1]
     box = start.box
@@ -102,16 +103,16 @@ def _joined(start: Prompt, made: Sequence[tuple[float, float, int]]) -> Prompt:
 
 
 def needed(session: Sequence[float], goal: float) -> int:
-    """Return the clicks of a session until the goal, or CAP."""
+    """Return the number of clicks until IoU `goal`, or CAP. `session` holds the IoU after each click."""
     return next((k for k, value in enumerate(session, 1) if value >= goal), CAP)
 
 
 def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> dict[str, float]:
-    """Simulate the clicks for the objects of `total` samples, from their predictions and from nothing.
+    """Count the clicks for the objects of `total` samples, from their predictions and from nothing.
 
     An object's prediction is the one of its name that overlaps it most. An object without a prediction starts
-    from nothing; one that is predicted well needs no click. The figures are clicks until IoU 0.90; an object
-    that fails counts CAP. Show progress on stderr.
+    from nothing. A prediction of IoU 0.90 needs no click. The figures are clicks until IoU 0.90, or CAP. Show
+    progress on stderr.
     """
     goal, predicted = max(GOALS), 0
     scenes: list[list[tuple[int, int]]] = []  # clicks of each object, from the prediction and from nothing
@@ -144,7 +145,7 @@ def helped(vlsam: VLSAM, samples: Iterable[Sample], total: int) -> dict[str, flo
 
 
 def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detection]:
-    """Return the prediction of each object that has one, by the object's number."""
+    """Match predictions with objects of the same name by IoU. Return the best for each object index."""
     best: dict[int, tuple[float, Detection]] = {}
     for detection in found:
         numbers = [i for i, name in enumerate(sample.names) if name == detection.term]
@@ -156,7 +157,7 @@ def _predictions(sample: Sample, found: Iterable[Detection]) -> dict[int, Detect
 
 
 def noc(segmenter: Segmenter, samples: Iterable[Sample], total: int) -> dict[str, float]:
-    """Return the mean figures of simulated clicks for all objects of `total` samples. Show progress."""
+    """Simulate clicks on all objects of `total` samples. Return mean figures. Raises ValueError."""
     sessions: list[list[float]] = []
     for sample in tqdm(samples, "bench noc", total, unit="image", file=sys.stderr, disable=None):
         embedding = segmenter.encode(sample.image)

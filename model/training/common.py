@@ -18,7 +18,7 @@ from model.builtin.scenes import NAMES, Scene
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute plain attention: over short rows on a CPU it takes an eighth of SDPA's time."""
+    """Compute softmax attention. On a CPU with short sequences it takes an eighth of SDPA's time."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     mixed: Tensor = (scores if bias is None else scores + bias).softmax(-1) @ v
     return mixed
@@ -27,7 +27,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 def name_shares(
     scene: Scene, masks: Iterable[NDArray[np.float32]], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return each name's share of the cells of a grid (w, h), background first: (1 + names, h, w)."""
+    """Return the share of each grid cell that each name covers: (1 + names, h, w), background first."""
     shares = np.zeros((1 + len(NAMES), *size[::-1]), np.float32)
     for thing, mask in zip(scene.objects, masks, strict=True):
         shares[1 + NAMES.index(thing.name)] += cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
@@ -36,7 +36,7 @@ def name_shares(
 
 
 def naming_loss(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of names (axis 1), objects weighted up, and the accuracy on objects."""
+    """Return two scalars: cross-entropy of names (axis 1), objects weighted up, and accuracy on objects."""
     weight = 1 + 3 * (1 - shares[:, 0])
     entropy = -(shares * logits.log_softmax(1)).sum(1)
     shown = shares[:, 1:].sum(1) > 0.6
@@ -45,7 +45,7 @@ def naming_loss(logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def optimizers(model: nn.Module, blocks: Sequence[str], lr: float) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the blocks, and AdamW for all else."""
+    """Return Muon for the matrices whose names contain one of `blocks`, and AdamW for all other weights."""
     matrices, others = list[nn.Parameter](), list[nn.Parameter]()
     for name, p in model.named_parameters():
         inner = p.ndim == 2 and any(block in name for block in blocks)
@@ -57,12 +57,12 @@ def optimizers(model: nn.Module, blocks: Sequence[str], lr: float) -> list[torch
 
 
 def schedule(step: int, steps: int, decay: int) -> float:
-    """Return the factor of the learning rate: warm-up, plateau, linear to zero in the last `decay` steps."""
+    """Return the learning rate's factor: warm-up, then 1, then linear to 0 over the last `decay` steps."""
     return min(1.0, (step + 1) / 200, max(0.0, (steps - step) / max(decay, 1)))
 
 
 class Run:
-    """A resumable run in a folder: `state.pt`, and `log.txt` with lines of mean losses."""
+    """A training run that continues from `state.pt` in its folder, and logs mean losses to `log.txt`."""
 
     def __init__(self, args: argparse.Namespace, model: nn.Module, blocks: Sequence[str]) -> None:
         cv2.setNumThreads(1)
@@ -124,7 +124,7 @@ def trained_weights(work: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def options(model: str, *stages: str) -> argparse.ArgumentParser:
-    """Return the argument parser of both scripts. The last stage is the default."""
+    """Return a parser of the options that both training scripts have. The last stage is the default."""
     parser = argparse.ArgumentParser(description=f"Train the built-in {model} from scratch.")
     parser.add_argument("--work", type=Path, required=True, help="folder of the state and the log")
     parser.add_argument("--stage", choices=stages, default=stages[-1])
@@ -144,7 +144,7 @@ def run(
     train: Callable[[argparse.Namespace, str], None],
     export: Callable[[Path, Path], None],
 ) -> None:
-    """Run a script: export, or train on the best device."""
+    """Parse the command line. Then export the weights, or train on CUDA if available, else on the CPU."""
     args = parser.parse_args()
     if args.export:
         export(args.work, args.export)

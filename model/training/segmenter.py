@@ -41,7 +41,7 @@ MEAN = (123.675, 116.28, 103.53)  # RGB, SAM's
 
 
 def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32], NDArray[Any]]:
-    """Return a scene, its image on SAM's square, and soft masks (objects, 128, 128)."""
+    """Draw a scene. Return it with its image padded to (SIZE, SIZE, 3) and soft masks (objects, 128, 128)."""
     long = int(rng.integers(SIZE, 440))
     short = int(long * rng.uniform(0.36, 1.0))
     width, height = (long, short) if rng.random() < 0.5 else (short, long)
@@ -64,7 +64,7 @@ def scene_on_square(rng: np.random.Generator) -> tuple[Scene, NDArray[np.float32
 
 
 def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float, float]:
-    """Draw a pixel of a region of the 128-pixel grid, as xy on the square: any, or the innermost."""
+    """Draw any pixel or the innermost of a boolean (128, 128) region. Return its x, y on the SIZE square."""
     if rng.random() < 0.4:
         depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, 3)
         row, column = np.unravel_index(depth[1:-1, 1:-1].argmax(), region.shape)
@@ -77,7 +77,7 @@ def random_point(rng: np.random.Generator, region: NDArray[Any]) -> tuple[float,
 
 
 def first_prompt(rng: np.random.Generator, mask: NDArray[Any], kind: str) -> tuple[list[Any], list[int]]:
-    """Return points with labels; labels 2 and 3 are the corners of a box, as in SAM's prompt encoder."""
+    """Draw a point, pair or box for a mask. Return points and labels: 0 and 1, or 2 and 3 for box corners."""
     on = mask > 0.5
     if kind == "box":
         rows, columns = np.nonzero(on)
@@ -93,7 +93,7 @@ def first_prompt(rng: np.random.Generator, mask: NDArray[Any], kind: str) -> tup
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return 10 x cross-entropy + dice of each mask: (prompts, masks)."""
+    """Return 10 x binary cross-entropy + dice loss of each mask: (prompts, masks)."""
     target = target[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
     p = logits.sigmoid()
@@ -196,7 +196,7 @@ class Trainer:
 
 
 def _short_attention(self: image_encoder.Attention, x: Tensor) -> Tensor:
-    """Compute segment-anything's attention by `attend`, without relative positions."""
+    """Replace the forward of segment-anything's Attention by `attend`, without relative positions."""
     b, h, w, _ = x.shape
     q, k, v = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     mixed: Tensor = self.proj(common.attend(q, k, v).transpose(1, 2).reshape(b, h, w, -1))
@@ -204,7 +204,7 @@ def _short_attention(self: image_encoder.Attention, x: Tensor) -> Tensor:
 
 
 def start(sam: Sam) -> None:
-    """Start the position embedding as a sine grid, which training would take an hour to find."""
+    """Initialise the position embedding as a sine grid. To learn the grid would take an hour of training."""
     weight = sam.image_encoder.pos_embed
     side, width = weight.shape[1], weight.shape[3]
     rates = 1 / 100 ** torch.linspace(0, 1, width // 4)
@@ -215,7 +215,7 @@ def start(sam: Sam) -> None:
 
 
 def new_head() -> nn.ModuleDict:
-    """Return the temporary head of the dense losses; no part of the model."""
+    """Return the temporary head for the losses of stage `dense`. It is not exported."""
     width = CONFIG["prompt_embed_dim"]
     where = nn.Sequential(nn.Conv2d(width, 16, 1), nn.PixelShuffle(4))
     names = nn.Sequential(nn.Conv2d(width, (1 + len(NAMES)) * 4, 1), nn.PixelShuffle(2))

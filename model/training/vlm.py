@@ -144,7 +144,7 @@ class Batch:
 
 
 class Scenes:
-    """Batches of scenes of one size, packed as the processor packs them."""
+    """Random training batches of scenes of one size, in the format of the processor's output."""
 
     def __init__(self, tokenizer: Qwen2Tokenizer, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -241,10 +241,10 @@ def _fused_norm(self: qwen.Qwen2_5_VLRMSNorm, x: Tensor) -> Tensor:
 
 
 def see(visual: Any, pixels: Tensor, height: int, width: int) -> Tensor:
-    """Run the vision tower over images of one size, given in merged tokens: (images, tokens, hidden).
+    """Run the vision tower over images of `height` x `width` merged tokens: (images, tokens, hidden).
 
-    Computes what the library's forward does, but with all windows of one length in one call (2.2 times
-    faster on a CPU).
+    The result equals that of the library's forward. All windows of one length are computed in one call, which
+    is 2.2 times faster on a CPU.
     """
     side = visual.window_size // TOKEN
     order = np.arange(height * width).reshape(height, width)
@@ -361,7 +361,7 @@ def train(args: argparse.Namespace, device: str) -> None:
 
 
 def export(work: Path, folder: Path) -> None:
-    """Write the weights in half precision with the processor, as an ordinary local checkpoint."""
+    """Write a run's weights in float16, and the processor, as a local checkpoint of transformers."""
     processor = build_processor()
     model = build_model(processor.tokenizer)
     weights, reached = common.trained_weights(work)

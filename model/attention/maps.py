@@ -22,7 +22,7 @@ def against(maps: Maps, background: Maps) -> Maps:
 
 
 def against_each_other(maps: Maps) -> Maps:
-    """Scale all maps to 0..1, subtract from each the others' mean, and clip at 0. Keep a single map."""
+    """Scale maps to 0..1, subtract from each the others' mean, clip at 0. Return a single map unchanged."""
     if len(maps) < 2:
         return maps
     each = normalised(maps)

@@ -117,7 +117,7 @@ class _Square:
         return Plane(_filled(tokens, self.cells, self.cells), inner)
 
     def pictures(self, tokens: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Split the tokens into pictures of (cells * cells,) each. Raises AttentionError for a remainder."""
+        """Split the tokens into pictures of (cells * cells,) each. Raises AttentionError if some remain."""
         return list(_filled(tokens, max(len(tokens) // self.cells**2, 1), self.cells**2))
 
 

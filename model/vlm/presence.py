@@ -17,7 +17,7 @@ Tokens = tuple[int, ...]
 
 
 def first_words(tokenizer: Any) -> tuple[set[Tokens], set[Tokens]]:
-    """Return the shortest token prefixes of "yes" that "no" does not have, and those of "no" likewise.
+    """Return the shortest token prefixes that tell "yes" from "no", for "yes" and for "no".
 
     A prefix is usually one token. It is longer if both words begin with the same token, such as that of a
     space. Raises AttentionError if the tokenizer cannot encode both words.

@@ -56,7 +56,7 @@ class VLMAnswer:
     vision: NDArray[np.float32] | None = None  # (rows, columns): the vision tower's map, if kept
 
     def rows(self, start: int, end: int) -> range:
-        """Return the sequence positions of the tokens of text[start:end]. Raises AttentionError for none."""
+        """Return the sequence positions of text[start:end]. Raises AttentionError if no token spells it."""
         spans = zip(self.starts, self.ends, strict=True)
         hits = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
         if not hits:
@@ -354,7 +354,7 @@ class VLM:
 
     @torch.inference_mode()
     def embeddings(self, names: Sequence[str]) -> NDArray[np.float32]:
-        """Return each name's mean input embedding, scaled to length 1: float32 (n, d); 0 without tokens."""
+        """Return each name's mean input embedding, of length 1, or 0 without tokens: float32 (n, d)."""
         table = self.model.get_input_embeddings()
         found = []
         for name in names:

@@ -22,11 +22,11 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
 def annotation(
     rle: Mapping[str, Any], box: Sequence[float], score: float | None, *, image_id: int, category_id: int
 ) -> dict[str, Any]:
-    """Return an annotation of COCO's instances, but for its id.
+    """Return an instance annotation in COCO's format, without its `id`.
 
-    `rle` is the mask as compressed RLE, `box` is x0, y0, x1, y1 in pixels, and `score` None leaves it out.
+    `rle` is the mask as compressed RLE. `box` is x0, y0, x1, y1 in pixels. None for `score` leaves it out.
 
-    `iscrowd` is 0 although the segmentation is RLE: evaluation and loaders leave out annotations with 1.
+    `iscrowd` is 0 although the segmentation is RLE, because evaluation and loaders skip annotations with 1.
     """
     x0, y0, x1, y1 = box
     found = {

@@ -1,7 +1,7 @@
 """Apply one set of rules for certificate authorities and proxies to every HTTP client.
 
 REQUESTS_CA_BUNDLE names the certificate authorities to trust, instead of those of a client's library.
-HTTP_PROXY and HTTPS_PROXY name the proxy for addresses of that scheme, ALL_PROXY the default for both.
+HTTP_PROXY and HTTPS_PROXY name the proxy for addresses of that scheme. ALL_PROXY is the default for both.
 NO_PROXY lists exceptions: hosts with their subdomains, addresses, networks such as 10.0.0.0/8, or * for all;
 a port may follow a host. Lower-case names take precedence. Loopback never goes through a proxy. requests,
 httpx and httpx2 each read these variables differently, hence these rules.
@@ -36,7 +36,7 @@ class ProxyError(ValueError):
 
 
 def proxy_of(url: str) -> str | None:
-    """Return the address of the proxy for `url`; None for none. Raises ProxyError."""
+    """Return the address of the proxy for `url`, or None to connect directly. Raises ProxyError."""
     parts = urlsplit(url)
     proxies = getproxies_environment()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
@@ -72,10 +72,10 @@ def _is_exempt(host: str, port: int, no_proxy: str) -> bool:
 
 
 def advise_other_libraries() -> None:
-    """Apply these rules to libraries that read the environment themselves, as far as possible.
+    """Apply these rules, as far as possible, to libraries that read the environment themselves.
 
-    For fsspec's http and https, aiohttp gets the bundle and reads the proxy variables; boto reads both by
-    itself. Add loopback to this process's NO_PROXY for them.
+    Give aiohttp, fsspec's client for http and https, the certificate authorities and the proxy variables.
+    Add loopback to this process's NO_PROXY, for aiohttp and boto. boto reads all variables by itself.
     """
     known = getproxies_environment().get("no", "").split(",")
     names = dict.fromkeys(filter(None, [*known, *_LOOPBACK]))
@@ -98,14 +98,14 @@ def trusted() -> str | None:
 
 
 def context(bundle: str) -> ssl.SSLContext:
-    """Return a context that trusts only the authorities of a file or folder. Raises OSError for none."""
+    """Return a TLS context that trusts only the authorities in a file or folder. Raises OSError."""
     if os.path.isdir(bundle):
         return ssl.create_default_context(capath=bundle)
     return ssl.create_default_context(cafile=bundle)
 
 
 def distrust(error: BaseException) -> str:
-    """Describe a certificate error and its cure, to follow the server's name; "" for other errors."""
+    """Describe a certificate error and its cure, to be put after the server's name; "" for other errors."""
     for cause in _causes(error):
         # aiohttp has an error of this kind that wraps another one.
         if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_code"):
@@ -118,7 +118,7 @@ def distrust(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all its causes, however libraries wrap them."""
+    """Yield an error and all errors in its `__cause__`, `__context__`, `reason` and `args`, recursively."""
     pending, seen = [error], set[int]()
     while pending:
         cause = pending.pop()
@@ -131,7 +131,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class Session(requests.Session):
-    """A requests session by these rules. Does not read passwords from ~/.netrc."""
+    """A session of requests that follows these rules. It does not read passwords from ~/.netrc."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,16 +148,16 @@ class _Adapter(HTTPAdapter):
 
 
 def request(method: str, url: str, **options: Any) -> requests.Response:
-    """Send a request with a Session of its own, as requests.request does."""
+    """Send a request in a new Session. The options are those of `requests.request`."""
     with Session() as session:
         return session.request(method, url, **options)
 
 
 def client(library: Any, **options: Any) -> Any:
-    """Return a Client by these rules of `library`: httpx, or httpx2, its next version."""
+    """Return a Client of `library` (the module httpx or httpx2) that follows these rules."""
 
     class Transport(library.BaseTransport):  # type: ignore[misc]
-        """Chooses proxy and bundle per request, so also per redirect."""
+        """A transport that chooses proxy and certificate authorities for each request and each redirect."""
 
         def __init__(self) -> None:
             self._kept: dict[tuple[str | None, str | None], Any] = {}
@@ -180,7 +180,7 @@ def client(library: Any, **options: Any) -> Any:
 
 @cache
 def use_for_hub() -> None:
-    """Make huggingface_hub connect by these rules, and download over HTTP: its Xet client has its own."""
+    """Make huggingface_hub follow these rules. Turn off its Xet client, which has rules of its own."""
     constants.HF_HUB_DISABLE_XET = True
     session = get_session()
     library, hooks = sys.modules[type(session).__module__.partition(".")[0]], session.event_hooks

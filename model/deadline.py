@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment `at` of `clock`, both in seconds. A deadline without arguments never passes.
+    """The time `at` which a request must be done, in seconds of `clock`. The default never passes.
 
     >>> now = 100.0
     >>> deadline = Deadline.after(8, clock=lambda: now)
@@ -36,7 +36,7 @@ class Deadline:
         return self.clock() >= self.at
 
     def left(self) -> float:
-        """Return the seconds left: 0 after the deadline, at most what a `timeout=` of `threading` takes."""
+        """Return the seconds left: 0 after the deadline, at most `threading.TIMEOUT_MAX`."""
         return min(max(0.0, self.at - self.clock()), threading.TIMEOUT_MAX)
 
     def check(self) -> float:

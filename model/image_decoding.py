@@ -28,10 +28,10 @@ _WHITES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
 
 def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """Return the pixels of an image file, of a Pillow image, or of an array that holds pixels already.
+    """Return the pixels of an image file, a Pillow image or an array.
 
-    Files are decoded as in `decode`. A Pillow image gets the same treatment: its EXIF orientation is
-    applied, transparency becomes white, and values of more than 8 bits are scaled.
+    The EXIF orientation of files and Pillow images is applied. Their transparency becomes white. Their
+    values of more than 8 bits are scaled.
 
     Args:
         image: a path, a Pillow image, or a uint8 array (H, W, 3), RGB. An array is returned as it is.
@@ -41,7 +41,7 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
         uint8 (H, W, 3), RGB, upright.
 
     Raises:
-        ImageError: the file is missing or no image, the image is too large, or the array has another type
+        ImageError: the file is missing or is no image, the image is too large, or the array has another type
             or shape.
 
     Example:
@@ -73,7 +73,7 @@ def read_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image:
 
 
 def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
-    """Return the pixels of a Pillow image without changing it."""
+    """Return the pixels of a Pillow image, uint8 (H, W, 3), without changing it. Raises ImageError."""
     _check_size(image, max_pixels, "max_pixels")
     try:
         raw = _raw_mode(image)
@@ -92,11 +92,11 @@ def _pillow_pixels(image: Pillow.Image, max_pixels: int) -> Image:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, limit: str = "max_pixels") -> Image:
-    """Return the pixels of an image file, uint8 (H, W, 3), RGB. Raises ImageError.
+    """Decode the bytes of an image file to uint8 (H, W, 3), RGB. Raises ImageError.
 
     Apply the EXIF orientation as browsers do. Show transparency as white. Take the first frame of an
     animation. Scale values of more than 8 bits to the range of the image, see `eight_bits`. Refuse an image
-    with more than `max_pixels`, whose name is `limit`, before they are decoded.
+    with more than `max_pixels` before decoding it. The error names that setting by `limit`.
     """
     if not data:
         raise ImageError("The image file is empty.")
@@ -127,7 +127,7 @@ def _check_size(image: Pillow.Image, max_pixels: int, limit: str) -> None:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that can be read here."""
+    """Return Pillow's names of the image formats that the installed libraries can read."""
     names = [*FORMATS, *(["AVIF"] if features.check("avif") else [])]
     for library in ("pi_heif", "pillow_heif"):  # the second is the first with an encoder
         try:
@@ -140,7 +140,7 @@ def formats() -> tuple[str, ...]:
 
 
 def eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale integers or floats of any range to 0..255.
+    """Scale integers or floats of any range to 0..255, in an array of the same shape.
 
     Black is 0. White is the greatest value of the smallest usual depth that holds the image: 8, 10, 12, 14 or
     16 bits, or 1.0. So 12 bits stored in 16 come out bright, and a 16-bit photograph keeps its exposure. Use
@@ -156,7 +156,7 @@ def eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _window(values: NDArray[Any]) -> tuple[float, float]:
-    """Return the values of black and white."""
+    """Return the values that become 0 (black) and 255 (white) in `eight_bits`."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 1.0
@@ -172,13 +172,13 @@ def _window(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def _raw_mode(image: Pillow.Image) -> str:
-    """Return the layout of values in the file; "" after decoding."""
+    """Return Pillow's raw mode of an image file, such as "RGB;16B"; "" if the image is decoded already."""
     tiles: list[Any] = getattr(image, "tile", [])
     return str(tiles[0][3]) if tiles else ""
 
 
 def _upright(image: Pillow.Image, data: bytes) -> Pillow.Image:
-    """Convert an image to 8 bits and apply its EXIF orientation, in place. `data`: the whole file."""
+    """Return an image upright, with 16-bit values scaled to 8. `data` is its file; `image` may change."""
     raw = _raw_mode(image)
     turn = image.getexif().get(_ORIENTATION)
     ImageOps.exif_transpose(image, in_place=True)
@@ -194,7 +194,7 @@ def _upright(image: Pillow.Image, data: bytes) -> Pillow.Image:
 
 
 def _deep(data: bytes) -> Pillow.Image | None:
-    """Decode 16-bit colours with OpenCV. Pillow keeps the upper 8 bits only, few of 12 bits stored in 16."""
+    """Decode 16-bit colours with OpenCV, since Pillow keeps their upper 8 bits only. None for other files."""
     try:
         read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -210,7 +210,7 @@ def _deep(data: bytes) -> Pillow.Image | None:
 
 
 def _rgb(image: Pillow.Image) -> Pillow.Image:
-    """Convert to RGB, transparency over white."""
+    """Convert an image to RGB, and show its transparency as white."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Pillow.new("RGBA", image.size, "white")

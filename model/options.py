@@ -18,7 +18,7 @@ ASK = ("ask",)  # in place of questions: the VLM proposes them
 
 @dataclass(frozen=True)
 class Options:
-    """Options of an annotation. Defaults are the paper's, or else measured (docs/decisions)."""
+    """Options of an annotation. Defaults are those of the VL-SAM paper, or were measured (docs/decisions)."""
 
     questions: tuple[str, ...] = ("List all objects in the image.",)  #: all are asked about each view; or ASK
     #: The names given to `annotate`: "open" ignores them, "project" asks for these only, "both" asks each

@@ -105,7 +105,7 @@ def _caption(
 
 
 def heat(image: Image, attention: NDArray[np.float32], title: str = "") -> Image:
-    """Draw a map (rows, columns) of 0..1 over the image: grey where it is low, through red to yellow."""
+    """Draw an attention map (rows, columns), 0..1, over its image: low values grey, high ones yellow."""
     height, width = image.shape[:2]
     strength = cv2.resize(attention, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     colour = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_HOT)[..., ::-1]
@@ -123,7 +123,7 @@ def heat(image: Image, attention: NDArray[np.float32], title: str = "") -> Image
 
 
 def tiled(pictures: Sequence[Image], columns: int) -> Image:
-    """Join pictures of one size (H, W, 3) to a sheet, row by row; the rest stays white."""
+    """Arrange pictures of one size (H, W, 3) in a grid, row by row. Empty places are white."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)

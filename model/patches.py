@@ -1,4 +1,4 @@
-"""Hold a mask as its tight window and the pixels in it, which are fast to compare."""
+"""Store a mask as its tight window and the pixels in it, so that masks are fast to compare."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ Window = tuple[int, int, int, int]  # whole pixels of an image: left, top, right
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A mask as its tight window and the pixels in it."""
+    """A mask, stored as the smallest window around it and the pixels in that window."""
 
     shape: tuple[int, int]  # of the image
     corner: tuple[int, int]  # x, y
@@ -45,7 +45,7 @@ class Patch:
         return int(np.count_nonzero(self.pixels))
 
     def holds(self, points: NDArray[Any]) -> bool:
-        """Return whether any of points (n, 2), xy pixels, is on the mask."""
+        """Return whether at least one of `points` (n, 2), x and y in pixels, is on the mask."""
         return bool(contains(self.pixels, np.asarray(points, float) - self.corner).any())
 
     def iou(self, other: "Patch") -> float:
@@ -70,7 +70,7 @@ class Patch:
 
 
 def tight_window(mask: Mask) -> Window:
-    """Return the window of the pixels of a mask; (0, 0, 0, 0) if it is empty."""
+    """Return the smallest window with all pixels of a mask; (0, 0, 0, 0) if the mask is empty."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     return left, top, left + width, top + height
 
@@ -88,7 +88,7 @@ def common(one: Window, other: Window) -> Window:
 
 
 def contains(mask: Mask, points: Any) -> Any:
-    """Return for points (n, 2), xy pixels, whether they are on a mask: bool (n,), False outside the image."""
+    """Return bool (n,): which `points` (n, 2), x and y in pixels, are on a mask. False outside the image."""
     height, width = mask.shape
     xy = np.floor(np.asarray(points, float).reshape(-1, 2)).astype(np.int64)
     on_image = (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)

@@ -38,7 +38,7 @@ def prefetch_answers(
     """Prefetch the remote VLM's answers for each view of an image, so that the GPU does not wait for it.
 
     Return the argument `remote_answers` of `VLSAM.annotate`; None if the options name no remote VLM. Raises
-    RemoteVLMError where there is no usable answer before the deadline.
+    RemoteVLMError if no usable answer comes before the deadline.
     """
     endpoint = options.remote_vlm
     if endpoint is None:
@@ -101,11 +101,11 @@ class VLSAM:
         """Load the weights of a profile. Download those that are missing.
 
         Args:
-            profile: a name of `PROFILES`, or a `Profile`. The default are the small weights that ship, which
-                know 40 drawn objects only.
+            profile: a name of `PROFILES`, or a `Profile`. The default is the small weights of this package,
+                which recognise only 40 drawn objects.
             device: "auto", "cpu", "cuda", "cuda:1", "mps", or a device map of transformers.
             options: how the models are used.
-            version: the version of the detections; by default a name made of profile and options.
+            version: the model version noted in detections; by default made from profile and options.
             on_cut: called when an answer of the VLM is cut at its maximum length.
 
         Raises:
@@ -203,7 +203,7 @@ class VLSAM:
         return self._best(detections)
 
     def _boxes(self, image: Image, names: list[str]) -> list[NamedBox]:
-        """Return the boxes that the VLM writes for names, [] if the options need none."""
+        """Return the boxes that the VLM writes for `names`; [] if the localizer uses no boxes."""
         return self._localizer.boxes(image, names) if self.options.localizer in ("boxes", "both") else []
 
     def _masks(
@@ -230,7 +230,7 @@ class VLSAM:
         embedding: Embedding | None = None,
         level: Level = "auto",
     ) -> list[Detection]:
-        """Find and mask the objects of a phrase, such as "the red car on the left".
+        """Find and mask the objects that a phrase names, such as "the red car on the left".
 
         Look at the whole image only, because "left" means its left.
 
@@ -268,7 +268,7 @@ class VLSAM:
         return [d for d in (self._at_level(d, embedding, level) for d in detections) if d.mask.any()]
 
     def _at_level(self, detection: Detection, embedding: Embedding, level: Level) -> Detection:
-        """Decode the detection's points, or its box if it has none, at another level."""
+        """Mask a detection's object at another level, from the points of its prompt or else the box."""
         before = detection.evidence
         box = None if len(before.prompt.points) else before.prompt.box
         refined = self.refine(embedding, Prompt(before.prompt.points, before.prompt.labels, box), level)
@@ -356,7 +356,7 @@ class VLSAM:
         return replace(self._detection("", "", instance), logits=refined.logits)
 
     def in_boxes(self, image: Image, named: Sequence[NamedBox]) -> list[Detection]:
-        """Mask the object in each named box (pixels), in one pass of the segmenter."""
+        """Mask the object in each box of `named` (name, box in pixels), in one pass of the segmenter."""
         instances = InstanceSearch(self.segmenter, self.encode(image), self.options).from_boxes(named)
         return [self._detection(name, "", i) for (name, _), i in zip(named, instances, strict=True)]
 
@@ -369,7 +369,7 @@ class VLSAM:
         return replace(self, vlm=self.vlm.smaller(), segmenter=self.segmenter.smaller(), reduced=True)
 
     def _detection(self, term: str, question: str, instance: Instance) -> Detection:
-        """Add the evidence to an instance."""
+        """Make a detection of an instance. Its score is the mean of the instance's scores."""
         height, width = instance.mask.shape
         view: Box = (0.0, 0.0, float(width), float(height))
         unmet = unmet_points(instance.mask, instance.prompt)

@@ -22,7 +22,7 @@ SAM_2_1 = "facebook/sam2.1-hiera-large@665f8e2ad61cf5f53d65644ff27c8ee525124610"
 
 @dataclass(frozen=True)
 class Profile:
-    """A set of weights to load, with device and precision.
+    """A named set of weights to load, with their precision.
 
     Example:
         >>> from dataclasses import replace
@@ -43,7 +43,7 @@ class Profile:
     folder: Path = FOLDER
     #: the most pixels of an image that the VLM is shown, in all views together
     pixels: int = PIXELS
-    #: whether the weights know nothing but the 40 drawn objects of model/builtin/scenes.py
+    #: whether the weights recognise only the 40 drawn objects of model/builtin/scenes.py
     demo: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ PROFILES = {
 
 
 def choose(name: str = "builtin", **changes: Any) -> Profile:
-    """Return a profile by name, with fields replaced by `changes`.
+    """Return a profile by name, with fields replaced by those `changes` that are not empty.
 
     Raises:
         ModelLoadError: no profile has that name.

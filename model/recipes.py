@@ -1,4 +1,4 @@
-"""Define the recipes: the switches from attention to masks, by name. Each switch names its source."""
+"""Define the recipes: named settings of the steps from attention to masks, each with its source."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ Source = Literal["flow", "last-layer", "decoder-mean", "vision", "cosine", "vit-
 
 @dataclass(frozen=True)
 class Recipe:
-    """The switches from attention to masks. VL-SAM is arXiv 2410.05963, DecAF is arXiv 2510.19592."""
+    """Settings of the steps from attention to masks. VL-SAM is arXiv 2410.05963, DecAF arXiv 2510.19592."""
 
     #: The source of a map. "flow": attention rolled out through the layers (VL-SAM equation 3).
     #: "last-layer" and "decoder-mean": attention of the last layer, or of all layers, mean over heads.

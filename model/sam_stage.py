@@ -61,7 +61,8 @@ class InstanceSearch:
     def from_phrases(self, term_maps: Sequence[TermMap]) -> list[tuple[TermMap, Instance]]:
         """Return all instances of the terms, by a segmenter that takes noun phrases.
 
-        If the options say so, try a term without instances again, with its map's largest area as an example.
+        If `Options.exemplars` is "missing", try each term without instances again, with the
+        largest area of its map as an example.
         """
         by_phrase: dict[str, TermMap] = {}
         for term_map in term_maps:  # several questions may name the same
@@ -84,9 +85,10 @@ class InstanceSearch:
         return instances
 
     def _search(self, term_map: TermMap) -> _Search:
-        """Prompt with points of the map, mask out what the answer explains, and repeat.
+        """Search a term's map for instances, as a generator.
 
-        Yield prompts, receive their answers, return the instances.
+        Choose points on the map, yield them as a prompt, and receive the answer. Remove the answer's mask
+        from the map, and repeat. Return the instances.
         """
         options, recipe, attention = self.options, self.options.recipe, term_map.attention
         method = dict(options.term_points).get(term_map.term, options.points or recipe.points)
@@ -114,7 +116,7 @@ class InstanceSearch:
         return instances
 
     def _prompt(self, chosen: point_prompts.PointPrompt, attention: NDArray[np.float32]) -> Prompt:
-        """Convert a point prompt to pixels. Add the area's box and the map as mask logits, by the recipe."""
+        """Convert a point prompt to pixels. By the recipe, add the area's box and the map as logits."""
         height, width = self.embedding.size
         box = self._pixels(chosen.box) if self.options.recipe.box else None
         prompt = Prompt.of(*((x * width, y * height, label) for x, y, label in chosen.points), box=box)
@@ -129,7 +131,7 @@ class InstanceSearch:
         return (x0 * width, y0 * height, x1 * width, y1 * height)
 
     def _single_pass(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        """Decode once: a single point, which may mean a part or the whole, into the best of three masks."""
+        """Decode each prompt once. A single point is ambiguous, so return the best of its three masks."""
         answers: dict[int, Answer] = {}
         for multimask in (False, True):
             indices = [i for i, prompt in enumerate(prompts) if (len(prompt.points) == 1) == multimask]
@@ -138,7 +140,7 @@ class InstanceSearch:
         return [answers[i] for i in range(len(prompts))]
 
     def _cascade(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        """Decode three times: the points; with the first answer's logits; with the second answer's box.
+        """Decode each prompt three times: alone, with the first answer's logits, and with the second's box.
 
         VL-SAM section 3.4 after PerSAM (arXiv 2305.03048): one mask first, then the best of three by
         predicted IoU. Where the second answer is empty, return the first.

@@ -29,7 +29,7 @@ class AttentionError(VLSAMError):
 
 
 class GroundingError(VLSAMError):
-    """A model was asked for boxes that it cannot write."""
+    """A model cannot write boxes, or answered without them."""
 
 
 class RemoteVLMError(VLSAMError):
@@ -82,7 +82,7 @@ class Prompt:
     mask: Mask | None = field(default=None, repr=False)
     #: float32 (h, w), the segmenter's own logits of an earlier answer on this image. They replace `mask`.
     logits: NDArray[np.float32] | None = field(default=None, repr=False)
-    #: A model chose the first so many points. A person's click overrules them where they contradict it.
+    #: A model chose this many points, the first ones. A person's click overrules those that contradict it.
     model_points: int = 0
 
     @classmethod
@@ -97,7 +97,7 @@ class Prompt:
             mask: bool (H, W), to start from.
 
         Raises:
-            PromptError: a click has no three numbers, or the box no four, or x0 > x1 or y0 > y1.
+            PromptError: a click is not three numbers, the box is not four, or x0 > x1 or y0 > y1.
         """
         corners = None
         try:
@@ -112,7 +112,7 @@ class Prompt:
         return cls(rows[:, :2], rows[:, 2].astype(np.int64), corners, mask)
 
     def of_points(self, kept: NDArray[np.bool_]) -> "Prompt":
-        """Drop the points for which `kept` (n,) is False."""
+        """Return the prompt without the points for which `kept` (n,) is False."""
         if kept.all():
             return self
         model_points = int(np.count_nonzero(kept[: self.model_points]))
@@ -132,11 +132,11 @@ class Evidence:
     question: str
     #: the part of the image that the models saw
     view: Box
-    #: Decodes to the same mask on this image. For a concept only nearly: it is the box of its mask.
+    #: It decodes to the same mask. For an object found by noun phrase it is the mask's box, so only nearly.
     prompt: Prompt
     #: by name, each 0 to 1; their mean is the detection's score
     scores: dict[str, float]
-    #: names the weights and settings that decided the result
+    #: identifies the weights and settings that decided the result
     model_version: str
     #: Indices of prompt points that the mask violates. Of a person's clicks, only those that another click on
     #: the same pixel contradicts.
@@ -158,7 +158,7 @@ class Detection:
     mask: Mask
     #: 0 to 1
     score: float
-    #: why it exists
+    #: the detection's origin
     evidence: Evidence
     #: float32 (h, w), low resolution, on the segmenter's square: where the next click on this mask may start.
     #: None without a person's prompt.
@@ -230,7 +230,7 @@ class Detection:
 
 
 def box_of(mask: Mask) -> Box:
-    """Return the tight box of a mask; (0, 0, 0, 0) if it is empty."""
+    """Return the tight box of a mask, x0, y0, x1, y1 in pixels; (0, 0, 0, 0) if the mask is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return (0.0, 0.0, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Name the model version: a hash of options, weights and how they are loaded. Loads no weights."""
+"""Compute the model version: a hash of options, weights and how they are loaded. Loads no weights."""
 
 import hashlib
 from pathlib import Path
@@ -12,10 +12,10 @@ from model.weights.sam_checkpoints import CHECKPOINTS
 
 
 def version_of(profile: Profile, options: Options | None = None, *more: str) -> str:
-    """Return the model version, which is equal for equal results. Load no weights.
+    """Return the model version. Equal versions mean equal results. Load no weights.
 
-    It is made of settings, file identities and `more`, other values that affect results. For weights on the
-    hub that are not on this machine, fetch only the small files. Raises ModelLoadError if that fails.
+    It is a hash of settings, weights and `more`, other values that affect results. For weights on the hub
+    that are not on this machine, fetch only the small files. Raises ModelLoadError if that fails.
     """
     # Options that were renamed keep their first names here, so that a new release keeps the versions.
     named = repr(options or Options()).replace("remote_vlm=", "listing=").replace("RemoteVLM(", "Endpoint(")
@@ -30,7 +30,7 @@ def version_of(profile: Profile, options: Options | None = None, *more: str) -> 
 
 
 def segmenter_version_of(profile: Profile, options: Options | None = None) -> str:
-    """Return the version of embeddings. It depends on the segmenter alone, so that another VLM keeps them.
+    """Return the version of embeddings. It depends on the segmenter alone, not on the VLM.
 
     The localizer `concept` has a version of its own, since its embeddings contain more.
     """
@@ -47,9 +47,9 @@ def _sam(profile: Profile) -> tuple[str, bool]:
 
 
 def _identity(name: str, folder: Path, *, remote: bool) -> bytes:
-    """Return the identity of weights given as a hub id (`remote`), a file, a folder or a name.
+    """Return a hash of weights. `name` is a hub id if `remote`, else a file, a folder or another name.
 
-    It includes the content, since retrained files keep their name and size.
+    The hash covers names and content, since retrained files keep their name and size.
     """
     if remote:
         return hashlib.sha256(repr(sorted(hub.file_digests(name, folder).items())).encode()).digest()

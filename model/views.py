@@ -14,7 +14,7 @@ from model.types import Box, Detection, Mask, Prompt
 
 
 def corner_views(width: int, height: int) -> tuple[Box, ...]:
-    """Return the whole image, then its four corners of half its sides, rounded up, without duplicates."""
+    """Return the box of the whole image, then those of its four quarters, rounded up, without duplicates."""
     x, y = (width + 1) // 2, (height + 1) // 2
     boxes = [
         (0, 0, width, height),
@@ -27,7 +27,7 @@ def corner_views(width: int, height: int) -> tuple[Box, ...]:
 
 
 def crop(image: NDArray[Any], view: Box) -> NDArray[Any]:
-    """Return the pixels of a view of an image (H, W, 3) or a mask (H, W), in the array's own memory."""
+    """Return a view's pixels of an image (H, W, 3) or a mask (H, W). They share memory with `image`."""
     x0, y0, x1, y1 = (int(n) for n in view)
     return image[y0:y1, x0:x1]
 

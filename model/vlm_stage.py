@@ -1,4 +1,4 @@
-"""Run the VLM's half of VL-SAM: ask, parse the terms of the answer, and map the attention of each."""
+"""Run the VLM's half of VL-SAM: ask a question, parse the terms of the answer, and map their attention."""
 
 import logging
 from collections.abc import Sequence
@@ -73,7 +73,8 @@ class Localizer:
         """Return the maps of the nouns of a phrase; none if the VLM answers that they are absent.
 
         The phrase is in the question and again in a forced answer. So the attention of its noun covers the
-        whole phrase, including an "on the left" after the noun. Raises PromptError for one too short or long.
+        whole phrase, including an "on the left" after the noun. Raises PromptError for a phrase without words
+        or of more than MAX_PHRASE characters.
         """
         phrase = bare(phrase)
         if not 0 < len(phrase) <= MAX_PHRASE:
@@ -105,7 +106,7 @@ class Localizer:
         ]
 
     def boxes(self, image: Image, names: Sequence[str]) -> list[NamedBox]:
-        """Return the boxes that the VLM writes, of names or else of all objects. Raises GroundingError."""
+        """Return the VLM's boxes for `names`, or for all objects if it is empty. Raises GroundingError."""
         text, boxes = self.vlm.boxes(image, names)
         if not boxes and text.strip() and self.options.localizer == "boxes":
             raise GroundingError(
@@ -139,7 +140,7 @@ class Localizer:
         return maps.normalised(attention), terms
 
     def _classifier_maps(self, image: Image, terms: Sequence[Term]) -> tuple[Maps, list[Term]]:
-        """Return the classifier's maps, of the terms that name one of its classes."""
+        """Return the classifier's maps (terms, rows, columns), and the terms that name one of its classes."""
         if self.classifier is None:
             raise ModelLoadError("the recipe vit-rollout needs an image classifier: name one")
         classes = [(term, i) for term in terms if (i := self.classifier.class_of(term.text)) is not None]

@@ -1,4 +1,4 @@
-"""Answer the protocol of Label Studio's development branch, `context.event`, which 1.23.2 does not have.
+"""Answer events (`context.event`), a protocol of Label Studio's development branch and not of 1.23.2.
 
 The browser requests the capabilities of a backend once. It sends prompts without id and label, and makes
 regions of every kind from the returned mask.
@@ -19,7 +19,7 @@ _TARGETS = {
 
 
 def mask(pixels: Mask, score: float) -> list[results.Result]:
-    """Return the result for prompts without id and label: white on the mask, transparent elsewhere."""
+    """Return a mask as one PNG result, white on the mask and transparent elsewhere. [] for an empty mask."""
     if not pixels.any():
         return []
     value = {"format": "png", "imageDataURL": results.png(pixels)}
@@ -27,7 +27,7 @@ def mask(pixels: Mask, score: float) -> list[results.Result]:
 
 
 def answer(event: Any, version: str) -> list[results.Result] | None:
-    """Return the result for an event, None for an unknown one."""
+    """Return the results that answer an event; None for an unknown event."""
     if event == "capabilities":
         value = {
             "prompts": ["point", "box"],

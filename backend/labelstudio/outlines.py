@@ -22,11 +22,11 @@ MAX_PAIRS = 1_000_000  # limit of compared points each time a ring is joined to 
 
 
 def ring_of(mask: Mask) -> Ring:
-    """Return one ring (n, 2), n >= 3, around all of a mask that is not empty.
+    """Return one ring (n, 2), n >= 3, around all parts of a mask that is not empty.
 
-    Bridges of no width, there and back on one line, join parts and holes to the largest part. Holes run the
-    other way round, so the ring covers the mask by the even-odd rule and by the nonzero rule. The tolerance
-    doubles until MAX_POINTS suffice.
+    Bridges join parts and holes to the largest part. A bridge is a line that the ring follows there and back.
+    Holes have the opposite direction, so the even-odd rule and the nonzero rule give the same pixels. The
+    tolerance is doubled until the ring has at most MAX_POINTS.
     """
     return _bridged([ring for part in _outlines(mask) for ring in part])
 
@@ -34,8 +34,8 @@ def ring_of(mask: Mask) -> Ring:
 def rings_of(mask: Mask) -> list[Ring]:
     """Return a ring (n, 2), n >= 3, for each part of a mask that is not empty, the largest part first.
 
-    As `ring_of`, but only the holes of a part are joined to it. COCO's polygons have no other way to leave
-    holes out, since all pixels of all rings count.
+    Each ring is made as in `ring_of`: bridges join the holes to their part. COCO's polygons need this, since
+    a separate ring for a hole would add pixels.
     """
     return [_bridged(part) for part in _outlines(mask)]
 
@@ -67,7 +67,7 @@ def exact_rings_of(mask: Mask) -> list[Ring] | None:
 
 
 def _doubled(mask: Mask) -> NDArray[np.uint8]:
-    """Return a mask of twice the size.
+    """Return the mask at twice its size, uint8 (2 h, 2 w).
 
     cv2 walks through the centres of border pixels. Doubled, these lie a quarter pixel inside the true
     outline, and a part one pixel wide still has two sides.
@@ -76,7 +76,7 @@ def _doubled(mask: Mask) -> NDArray[np.uint8]:
 
 
 def _outlines(mask: Mask) -> list[list[Ring]]:
-    """Return the outlines of each part and its holes, the largest part first; holes run the other way."""
+    """Return the rings of each part, the largest first: its outline, and its holes in opposite direction."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     part = _doubled(mask[top : top + height, left : left + width])
     outlines, tree = cv2.findContours(part, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -96,7 +96,7 @@ def _outlines(mask: Mask) -> list[list[Ring]]:
 
 
 def _simplified(outline: NDArray[np.int32], tolerance: float) -> Ring:
-    """Return the outline with fewer points, in the same direction."""
+    """Return an outline (n, 1, 2) as a ring of fewer points, at least 3, in the same direction."""
     simple = cv2.approxPolyDP(outline, tolerance, True)[:, 0, :].astype(float)
     if len(simple) >= 3:
         return np.asarray(simple)
@@ -111,7 +111,7 @@ def _area(ring: NDArray[Any]) -> float:
 
 
 def _bridged(rings: Sequence[Ring]) -> Ring:
-    """Join rings to one by bridges. The ring nearest to those already joined is always the next."""
+    """Join rings to one ring by bridges. Each step adds the ring that is nearest to those already joined."""
     joined, remaining = rings[0], list(rings[1:])
     pairs = MAX_PAIRS // len(rings)
     near = [nearest_points(joined, ring, pairs) for ring in remaining]
@@ -150,7 +150,7 @@ def innermost_of(mask: Mask) -> tuple[float, float]:
 
 
 def nearest_points(one: Ring, other: Ring, pairs: int) -> tuple[float, tuple[float, float], int]:
-    """Return the least squared distance of two rings' points, the point of `one`, and the index of `other`'s.
+    """Find the nearest points of two rings. Return squared distance, point of `one`, index in `other`.
 
     At most `pairs` pairs are compared: points of long rings are sampled.
     """

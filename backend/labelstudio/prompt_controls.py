@@ -1,7 +1,7 @@
 """Read the controls beside the image: a typed phrase, the level of masks, the minimum score.
 
-Controls are known by name. Label Studio 1.23.2 sends all of them with a text and none with a click: for a
-click they are read from the draft.
+Controls are identified by name. Label Studio 1.23.2 sends all of them with a text, but none with a click. For
+a click they are read from the draft.
 """
 
 from collections.abc import Mapping, Sequence

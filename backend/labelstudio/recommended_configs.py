@@ -74,7 +74,7 @@ _DRAWN = {
 
 @dataclass(frozen=True)
 class Names:
-    """The names in a project that its tasks and annotations refer to."""
+    """The names of a project's data field and tags that its tasks and annotations refer to."""
 
     field: str = "image"  # of the tasks' data, where the image is
     image: str = "image"  # the <Image>
@@ -100,10 +100,10 @@ class LabelTag:
 def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Names = Names()) -> str:
     """Return the XML of a labeling config for regions of a kind with these labels.
 
-    Measured with Label Studio 1.23.2: it exports masks only from BrushLabels and polygons only from
-    PolygonLabels, and choosing a label chooses the tool of its list. BrushLabels can have no tool.
-    PolygonLabels always have one, so clicks take their label from <Labels>, and people rename regions and
-    draw by hand with a second list. <Labels> and Rectangle export boxes as they are.
+    Label Studio 1.23.2 exports masks only from BrushLabels and polygons only from PolygonLabels (measured).
+    Choosing a label also chooses the drawing tool of its list. BrushLabels can be without a tool.
+    PolygonLabels always have one. So for polygons, clicks take their label from <Labels>. The PolygonLabels
+    serve to rename regions and draw by hand. Boxes are exported from <Labels> and Rectangle.
     """
     from backend.labelstudio.label_colours import colours  # imports OpenCV, which loads slowly
 
@@ -124,7 +124,7 @@ def label_config(tags: Sequence[LabelTag | str], kind: Kind = "masks", names: Na
 
 
 def _named(kind: Kind, names: Names) -> dict[str, str]:
-    """Return the names of all tags. Ours change where the project already uses them."""
+    """Return the names for all tags. A default name that the project uses gets the prefix "vlsam_"."""
     theirs = {"image": names.image, "drawn": names.drawn or _DRAWN[kind][1]}
     theirs |= {"label": names.label} if names.label else {}
     taken = theirs.values()
@@ -171,7 +171,7 @@ def tags_of(xml: str) -> list[LabelTag]:
 
 
 def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
-    """Yield the tags with white space collapsed, each once. Raises ValueError for an unfit one."""
+    """Yield each tag once, with white space collapsed. Raises ValueError for invalid or too many labels."""
     seen: set[str] = set()
     for tag in tags:
         tag = replace(tag, **{name: " ".join(text.split()) for name, text in vars(tag).items()})
@@ -192,7 +192,7 @@ def checked(tags: Iterable[LabelTag]) -> Iterator[LabelTag]:
 
 
 def split(text: str) -> list[LabelTag]:
-    """Parse labels separated by commas; quotes protect a comma. Raises ValueError."""
+    """Parse labels separated by commas. A label in quotes may contain commas. Raises ValueError."""
     try:
         return [
             LabelTag(label) for row in csv.reader([text], skipinitialspace=True, strict=True) for label in row

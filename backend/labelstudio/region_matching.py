@@ -15,10 +15,11 @@ LEAST_SHARE = 0.25
 
 
 def matching(regions: Sequence[Drawn], mask: Mask, box: Box | None) -> int | None:
-    """Return the index of the first region that is most like the object of a mask, None without one.
+    """Return the index of the region that shows the same object as a mask; None if there is none.
 
-    If no region is like it and there is a box, return the region whose bounding box has the largest IoU with
-    the box. If no IoU reaches SAME_OBJECT, return the first region that contains the box. Raises TooMuch.
+    It is the region with the highest IoU with the mask, at least LEAST_SHARE, if the mask covers HELD of it.
+    Else, with a `box`, it is the region whose bounding box has the highest IoU with the box, at least
+    SAME_OBJECT. Else it is the first region that covers half of the box. Raises TooMuch.
     """
     patch = Patch.of(mask)
     best, most = None, 0.0

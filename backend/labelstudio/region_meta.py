@@ -29,7 +29,7 @@ _WRITTEN_TEXT = 64
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """The evidence in `meta`, in pixels of the image."""
+    """The evidence of a region that is stored in `meta`. Coordinates are pixels of the image."""
 
     term: str
     prompt: Prompt  # without a mask: that is the region's geometry
@@ -37,7 +37,7 @@ class Stored:
 
 
 def write(detection: Detection, value_result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `meta` for a result of this detection: at most MAX_BYTES of JSON, with the newest clicks."""
+    """Return `meta` for a result of a detection. The oldest points are left out to fit MAX_BYTES of JSON."""
     height, width = detection.mask.shape
     prompt = detection.evidence.prompt
     # The mask as decoded from this result: for a polygon or a rectangle it differs from the model's.
@@ -105,14 +105,14 @@ def same(one: Any, other: Any) -> bool:
 
 
 def notes_with(meta: Any, notes: Sequence[str]) -> list[str]:
-    """Return the lines of `meta.text`, with new `notes` of ours in place of earlier ones."""
+    """Return the lines of `meta.text` and `notes`. New notes replace lines that begin with SUPERSEDES."""
     text = meta.get("text") if isinstance(meta, Mapping) else None
     lines = [line for line in (text if isinstance(text, list) else [text]) if isinstance(line, str)]
     return [line for line in lines if not (notes and line.startswith(SUPERSEDES))] + list(notes)
 
 
 def consistent(stored: Stored, mask: Mask) -> Prompt:
-    """Drop points and box of the stored prompt that contradict the mask: the geometry has precedence."""
+    """Return the stored prompt without its points and box that contradict the region's present mask."""
     prompt = stored.prompt
     if stored.mask_hash == mask_hash(mask):
         return prompt

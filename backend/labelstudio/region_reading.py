@@ -46,11 +46,11 @@ class TooMuch(Exception):
 
 
 class OutOfTime(TooMuch):
-    """The deadline of the request passed."""
+    """The deadline of the request has passed."""
 
 
 class RegionCache:
-    """Cache of decoded run lengths, since each click brings all regions of its task again. Thread-safe."""
+    """Thread-safe cache of decoded run lengths. Each click sends all regions of its task again."""
 
     def __init__(self, capacity: int = CACHE_BYTES) -> None:
         # 500 bytes for the entry itself.
@@ -76,7 +76,7 @@ class ReadingBudget:
     unread: list[str] = field(default_factory=list)  # a sentence for each region that cannot be read
 
     def spend(self, units: float) -> None:
-        """Take units from the budget. Raises TooMuch if fewer are left, OutOfTime after the deadline."""
+        """Subtract units from the budget. Raises TooMuch if fewer are left, OutOfTime after the deadline."""
         if self.deadline.passed:
             raise OutOfTime("The regions of the task could not be read in time.")
         if units > self.units:
@@ -86,7 +86,7 @@ class ReadingBudget:
         self.units -= units
 
     def log_unread(self, task: str, consequence: str) -> None:
-        """Log how many regions of a task could not be read, and forget them."""
+        """Log a warning if regions of a task could not be read, with their number. Then clear `unread`."""
         if self.unread:
             count, first = len(self.unread), self.unread[0]
             log.warning(
@@ -97,7 +97,7 @@ class ReadingBudget:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A region that was read. Its pixels are painted on first use, since most are never needed."""
+    """A region that was read. Its pixels are computed on first use, since most are never needed."""
 
     shape: tuple[int, int]  # of the image
     window: Window  # outside of which it has no pixels
@@ -107,7 +107,7 @@ class Drawn:
 
     @cached_property
     def patch(self) -> Patch:
-        """The pixels. Raises TooMuch."""
+        """The pixels of the region. Raises TooMuch."""
         return Patch(self.shape, self.window[:2], self._paint())
 
     def holds(self, points: NDArray[Any]) -> bool:
@@ -124,7 +124,7 @@ class Drawn:
         return self.patch.count(window)
 
     def may_be(self, patch: Patch, share: float, held: float = 0.0) -> bool:
-        """Return whether the IoU with a mask can be `share`, and the mask can hold `held` of the region."""
+        """Return whether a mask may have the IoU `share` with the region and cover the part `held` of it."""
         least, most = (self.spans.area,) * 2 if self.spans else (0, patches.area(self.window))
         if min(most, patch.area, patches.area(patches.common(self.window, patch.window))) == 0:
             return False
@@ -138,13 +138,13 @@ class Drawn:
 
 
 def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
-    """Read the region of a result; None if it has no pixels.
+    """Read the region of a result; None if it has no pixels or cannot be read. Raises TooMuch.
 
-    A keypoint has no pixels, even one with RLE, which Label Studio 1.23.2 makes of accepted regions. Neither
-    have a choice, and the labels of a region whose geometry is in another result. A mask of another
-    image's size and values of wrong types cannot be read, which `budget.unread` tells. A ring or an ellipse
-    has the pixels whose centres are inside, and the curves of a vector count as straight. A mask has the
-    pixels with an alpha of 128 or more; the strokes of a draft are painted on top. Raises TooMuch.
+    Keypoints, choices and labels without geometry have no pixels. A keypoint has none even with RLE, which
+    Label Studio 1.23.2 makes of accepted regions. A mask of another image's size and values of wrong types
+    cannot be read, and the reason is appended to `budget.unread`. A ring or an ellipse has the pixels whose
+    centres are inside. The curves of a vector count as straight. A mask has the pixels with an alpha of 128
+    or more. The strokes of a draft are painted on top.
     """
     value, kind = result.get("value"), result.get("type")
     if not isinstance(value, Mapping) or not isinstance(kind, str):
@@ -165,7 +165,7 @@ def read(result: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudge
 
 
 def decode(result: Mapping[str, Any], shape: tuple[int, int]) -> Mask | None:
-    """Return the mask (height, width) = `shape` of an untrusted result; None if there is none to read."""
+    """Return the mask (height, width) = `shape` of an untrusted result; None if empty or unreadable."""
     with suppress(TooMuch):
         drawn = read(result, shape, ReadingBudget())
         if drawn is not None and (mask := drawn.patch.mask).any():
@@ -176,7 +176,7 @@ def decode(result: Mapping[str, Any], shape: tuple[int, int]) -> Mask | None:
 def _read(
     shape_name: str, value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget
 ) -> Drawn | None:
-    """Read a region; None if it has no pixels. Raises any exception for values of wrong types."""
+    """Read a region from its `value`; None if it has no pixels. Invalid values may raise any exception."""
     match shape_name:
         case "brush":
             return _read_brush(value, shape, budget)
@@ -238,13 +238,13 @@ def _numbers(values: Any) -> NDArray[np.float64]:
 
 
 def _placed(value: Mapping[str, Any], *size: str) -> Iterator[float]:
-    """Return x, y, the two values of `size` and the rotation of a rectangle or an ellipse."""
+    """Return x, y, the two numbers under the keys `size`, and the rotation of a rectangle or an ellipse."""
     given = [*(value[key] for key in ("x", "y", *size)), value.get("rotation") or 0]
     return map(float, _numbers([float(number) for number in given]))
 
 
 def _read_brush(value: Mapping[str, Any], shape: tuple[int, int], budget: ReadingBudget) -> Drawn | None:
-    """Paint a brush as the editor does: the PNG or else the RLE, and the strokes of a draft on top."""
+    """Read a brush: the PNG or else the RLE, and a draft's strokes on top. None if it has none of them."""
     below = None
     if value.get("maskDataURL"):
         below = painted(_from_png(value["maskDataURL"], shape, budget))
@@ -331,7 +331,7 @@ def _from_rle(rle: Any, shape: tuple[int, int], budget: ReadingBudget) -> Drawn:
 
 
 def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
-    """Return where a PNG data URL, resized to `shape`, has an alpha of 128 or more.
+    """Decode a PNG data URL, resized to `shape`. Return the pixels with an alpha of 128 or more.
 
     Raises TooMuch, OutOfTime, ValueError, and any error of the decoder.
     """
@@ -357,7 +357,7 @@ def _from_png(url: Any, shape: tuple[int, int], budget: ReadingBudget) -> Patch:
 
 
 def _plain(data: bytes, shape: tuple[int, int], budget: ReadingBudget) -> bytes:
-    """Return the PNG without texts, profiles and animations, its size checked. Raises ValueError."""
+    """Strip texts, profiles and animations from a PNG. Raises ValueError if broken or too large."""
     parts = [data[:8]]
     at, names = 8, list[bytes]()
     while not names or names[-1] != b"IEND":

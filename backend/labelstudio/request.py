@@ -20,7 +20,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Event:
-    """An event of Label Studio's next protocol (`next_protocol`)."""
+    """A request with an event of Label Studio's development branch, which `next_protocol` answers."""
 
     name: Any  # untrusted
 
@@ -83,20 +83,20 @@ class Interaction:
 
     @property
     def kind(self) -> str:
-        """The kind of interaction, for the log."""
+        """The kind of interaction for the log: "text" or "click with LABELS"."""
         if self.phrase is not None:
             return "text"
         return click_gestures.click_with(self.gestures[-1].labels if self.gestures else ())
 
     @cached_property
     def drafted(self) -> Sequence[click_gestures.Gesture]:
-        """The gestures of the newest draft."""
+        """The prompts in the newest draft; [] if there is no draft."""
         draft: Entry | None = self.task.draft
         return [] if draft is None else click_gestures.drafted_gestures(draft, self.config)
 
 
 def parse_batch(tasks: Sequence[Any], label_config: str) -> Batch:
-    """Parse a request without a context. Raises ConfigError."""
+    """Parse a request without a context, which is to annotate tasks. Raises ConfigError."""
     return Batch([Task.parse(task) for task in tasks], labeling_config.parse(label_config))
 
 

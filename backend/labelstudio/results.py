@@ -1,7 +1,7 @@
 """Encode masks as results of Label Studio's control tags.
 
 Coordinates are percent of the image, 0 to 100, origin at its upper left corner. Label Studio 1.23.2 requires
-of a result: `type` is the control's tag in lower case, `score` a float, `origin` one of its own words
+of a result: `type` is the control's tag in lower case, `score` a float, `origin` one of its own values
 (another type or origin replaces the editor by an error box), RLE of plain ints 0..255 over four channels.
 """
 
@@ -40,9 +40,9 @@ def region(
 ) -> list[Result]:
     """Return the results of one region for a mask (H, W) of the whole image, [] if `encode` returns None.
 
-    One result, or two of one id for a control that takes its labels from a <Labels> tag: the geometry, and
-    the labels with the geometry again, which Label Studio's validation and exports need. Without `labels` the
-    region has an empty list if the control has labels of its own.
+    A control that takes its labels from a <Labels> tag gets two results of one id, if there are `labels`: the
+    geometry, and the labels. The second repeats the geometry unless `compact`, since Label Studio's
+    validation and exports need it. Other controls get one result. Its list of labels may be empty.
     """
     value = encode(mask, control.shape, compact=compact)
     if value is None:
@@ -71,7 +71,7 @@ def region(
 
 
 def naming(region: Result, control: Naming, words: Sequence[Any]) -> Result:
-    """Return the result of a `perRegion` control for a region, given the region's first result."""
+    """Return the result that adds the `words` of a `perRegion` control to a region with this first result."""
     shared = {key: held for key, held in region.items() if key not in ("meta", "value")}
     return {
         **shared,
@@ -83,18 +83,18 @@ def naming(region: Result, control: Naming, words: Sequence[Any]) -> Result:
 
 
 def unit(score: float) -> float:
-    """Return a score as Label Studio accepts it: a plain float from 0 to 1; 0 for NaN."""
+    """Clip a score to 0..1, as a Python float. NaN and infinity become 0."""
     number = float(score)
     return min(1.0, max(0.0, number)) if math.isfinite(number) else 0.0
 
 
 def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] | None:
-    """Return the geometry of a mask for one of the SHAPES of labeling_config, None for an empty mask.
+    """Encode a mask (H, W) as the `value` of a shape in labeling_config.SHAPES. None for an empty mask.
 
-    brush and bitmask hold the mask exactly. polygon and vector are one ring around all parts and holes but
-    specks, within outlines.TOLERANCE pixels. A rectangle is the tight box, a keypoint the deepest pixel. An
-    ellipse has the mask's centre and moments; it is None if its IoU with the mask is below ELLIPSE_IOU,
-    unless `compact`, for an answer to a click: a person asked for it.
+    brush and bitmask store the mask exactly. polygon and vector are one ring around all parts except specks,
+    within outlines.TOLERANCE pixels. A rectangle is the bounding box. A keypoint is the pixel farthest from
+    the mask's edge. An ellipse has the mask's centre and second moments. It is None if its IoU with the mask
+    is below ELLIPSE_IOU, unless `compact`, which is for answers to clicks.
     """
     if not mask.any():
         return None
@@ -125,20 +125,20 @@ def encode(mask: Mask, shape: str, *, compact: bool = False) -> dict[str, Any] |
 
 
 def mask_hash(mask: Mask) -> str:
-    """Return 16 hex digits that are equal for equal masks."""
+    """Return a hash of the shape and pixels of a mask, as 16 hex digits."""
     digest = hashlib.blake2b(repr(mask.shape).encode(), digest_size=8)
     digest.update(np.packbits(mask).tobytes())
     return digest.hexdigest()
 
 
 def prediction_id(image: str, model_version: str, control: str, term: str, number: int) -> str:
-    """Return the id of a predicted region: equal for equal content, 20 characters, one per control."""
+    """Return the id of a predicted region: a hash of the arguments, as 20 hex digits."""
     key = "\0".join((image, model_version, control, term, str(number)))
     return hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=10).hexdigest()
 
 
 def new_id() -> str:
-    """Return a random id. It is long, since Label Studio 1.23.2 replaces a region with the same id."""
+    """Return a random id of 32 hex digits. Label Studio 1.23.2 replaces a region that has the same id."""
     return uuid4().hex
 
 
@@ -165,10 +165,9 @@ def _ellipse(mask: Mask) -> dict[str, Any]:
 
 
 def png(mask: Mask) -> str:
-    """Return a data URL of white pixels on the mask and transparent ones elsewhere, one bit each.
+    """Return the data URL of a 1-bit PNG that is white on the mask and transparent elsewhere.
 
-    Both alpha and brightness show the mask. 12 million pixels take 4 ms, or 12 ms if the mask is noise.
-    Pillow takes three times as long.
+    12 million pixels take 4 ms, or 12 ms if the mask is noise. Pillow takes three times as long.
     """
     height, width = mask.shape
     packer = zlib.compressobj(strategy=zlib.Z_RLE)  # for runs: others take twice the time

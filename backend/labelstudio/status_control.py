@@ -6,7 +6,7 @@ STATUS = "vlsam_status"  # the name of the control; its text is never a prompt
 
 
 def status(text: str, to_name: str, result_id: str) -> dict[str, Any]:
-    """Return the result that sets the control's text in Label Studio 1.23.2; "" empties it."""
+    """Return the result that sets the text of the TextArea named STATUS. An empty text clears it."""
     return {
         "id": result_id,
         "from_name": STATUS,

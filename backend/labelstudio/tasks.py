@@ -64,12 +64,12 @@ class Entry:
 
     @cached_property
     def ids(self) -> frozenset[str]:
-        """The ids of all regions and of everything else in the list."""
+        """The ids of all items in `topmost`, regions or not."""
         return frozenset(number for item in self.topmost if (number := region_id(item)) is not None)
 
     @cached_property
     def related(self) -> frozenset[str]:
-        """The ids of the regions in relations."""
+        """The ids of the regions that relations connect."""
         ends = (
             region_id({"id": item.get(end)})
             for item in self.items
@@ -123,20 +123,20 @@ class Task:
 
     @cached_property
     def draft(self) -> Entry | None:
-        """The newest draft."""
+        """The newest draft; None if there is none."""
         return max(self.drafts[::-1], key=lambda entry: entry.changed, default=None)
 
     @property
     def draft_state(self) -> tuple[str, str] | None:
-        """The id and the time of change of the newest draft."""
+        """The id and the time of change of the newest draft; None if there is none."""
         return None if self.draft is None else (str(self.draft.id), self.draft.changed)
 
     @cached_property
     def own(self) -> Sequence[Entry]:
-        """The entries that the requesting person sees or made, the newest first.
+        """The newest draft and the annotation that the requesting person sees, in this order.
 
-        Drafts are the person's own. An annotation counts if the newest draft names it, or if it is the only
-        one, since others may be another annotator's.
+        The annotation is the one that the draft changes. If there is no draft or it names none, the only
+        annotation of the task counts. Of several, each may be another annotator's.
         """
         saved = [entry for entry in self.annotations if not entry.cancelled]
         if self.draft is None:
@@ -157,17 +157,17 @@ class Task:
 
     @cached_property
     def related(self) -> frozenset[str]:
-        """The ids of the regions in relations."""
+        """The ids of the regions that relations connect."""
         return frozenset().union(*(entry.related for entry in self.lists))
 
     def made(self, config: LabelConfig) -> Iterator[Region]:
-        """Yield the regions that people made or accepted, from all drafts and annotations not skipped."""
+        """Yield the regions in all drafts and annotations, except those that skip the task."""
         for entry in (*self.drafts, *self.annotations):
             if not entry.cancelled:
                 yield from entry.regions(config)
 
     def words_of(self, region: str, namings: Iterable[Naming]) -> dict[str, list[Any]]:
-        """Return the last saved `perRegion` values of a region by control: a replaced region loses them."""
+        """Return the newest saved `perRegion` values of a region by control name; {} if there are none."""
         words: dict[str, list[Any]] = {}
         for entry in self.lists:
             items = [item for item in entry.items if region_id(item) == region][-MAX_WORDS:]
@@ -181,7 +181,7 @@ class Task:
 
 
 def _words(given: Any) -> list[Any]:
-    """Return the texts, or the paths of texts, of an untrusted value."""
+    """Return the valid words in an untrusted value: texts, or lists of texts that are Taxonomy paths."""
     words: list[Any] = []
     for word in (given if isinstance(given, list) else [given])[:MAX_WORDS]:
         path = word if isinstance(word, list) else [word]
@@ -245,5 +245,5 @@ def id_of(item: Mapping[str, Any]) -> str | None:
 
 
 def region_id(item: Mapping[str, Any]) -> str | None:
-    """Return the id without the suffix '#...' that the editor adds to its own copies."""
+    """Return an item's id without the suffix '#...' that the editor adds to copies. None if invalid."""
     return (id_of(item) or "").partition("#")[0] or None

@@ -28,7 +28,7 @@ class NameIndex(Generic[T]):
         return places
 
     def find(self, term: str) -> T | None:
-        """Return the first value whose name matches the term. The first rule with a match decides."""
+        """Return the first value with a name that a term matches, by the first rule that matches, or None."""
         for forms_of, places in self._rules:
             matches = [places[form] for form in forms_of(term) if form in places]
             if matches:
@@ -46,7 +46,7 @@ def fold(name: str) -> set[str]:
 
 @lru_cache(maxsize=8192)
 def singular_forms(name: str) -> set[str]:
-    """Return the folded name and its possible singulars."""
+    """Return a name and its possible singulars, all normalized by `fold`."""
     (folded,) = fold(name)
     return {form.strip() for form in (folded, *singulars(folded))}
 

@@ -53,7 +53,7 @@ def encode(mask: Mask) -> list[int]:
 
 
 def numbers(text: memoryview, spend: Spend) -> Bytes:
-    """Parse the text inside the brackets of a JSON array. Raises ValueError for numbers not in 0 to 255."""
+    """Parse the numbers in the brackets of a JSON array. Raises ValueError unless all are 0 to 255."""
     characters = np.frombuffer(text, np.uint8)
     if not len(characters) or characters[-1] == ord(","):
         raise ValueError("run lengths with gaps")

@@ -73,7 +73,7 @@ class Control:
 
     @property
     def type(self) -> str:
-        """The `type` of the control's results. Their `value` has the labels under the same key."""
+        """The `type` of the control's results. Its own labels are in `value` under the same key."""
         return self.tag.lower()
 
     @property

@@ -35,10 +35,10 @@ GRACE_SECONDS = 8
 
 
 def serve(host: str, port: int, settings: Settings) -> None:
-    """Serve until a signal ends the process. Raises ModelLoadError for an unknown profile.
+    """Run the server until a signal ends the process. Raises ModelLoadError for an unknown profile.
 
-    Workers are forked before anything is loaded, since CUDA does not survive a fork. Workers have no
-    timeout, since predictions have deadlines.
+    Workers are forked before the models are loaded, since CUDA does not work after a fork. Workers have no
+    timeout, since each prediction has a deadline.
     """
     logs.configure(settings.log.level, settings.secrets)
     announce(settings)
@@ -61,7 +61,7 @@ def serve(host: str, port: int, settings: Settings) -> None:
 
 
 def announce(settings: Settings) -> None:
-    """Log the models, and warn of demo weights and of settings that have no effect."""
+    """Log the models. Warn of demo weights, several workers, and settings that have no effect."""
     profile = settings.models.select()
     log.info("Profile %s: VLM %s, segmenter %s.", profile.name, profile.vlm, profile.sam)
     if profile.demo:
@@ -82,7 +82,7 @@ def announce(settings: Settings) -> None:
 
 
 def _end_in_time(_: Any) -> None:
-    """Stop the queue of this worker on SIGTERM, too: a batch then answers with what is done."""
+    """Make SIGTERM stop the job queue of this worker, so that a batch returns the predictions made so far."""
     usual = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -95,7 +95,7 @@ def _end_in_time(_: Any) -> None:
 
 
 class _Log(Logger):  # type: ignore[misc]
-    """A gunicorn logger that writes to the root logger, in the common format."""
+    """A gunicorn logger that writes to the root logger, so that all log lines have the same format."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -117,7 +117,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 
 def __getattr__(name: str) -> "Flask":
-    """Return `app`. It is created on first use, so that importing `serve` starts nothing."""
+    """Return the Flask application for the name `app`. It is created on first use."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = Settings.from_env()

@@ -1,7 +1,7 @@
-"""Parse the settings, environment variables, once into frozen groups. Each consumer takes its group.
+"""Parse the settings from environment variables, once, into immutable groups.
 
-A setting is declared by its variable, its default, its parser and a sentence for docs/reference/settings.md.
-A field has the name of its variable, without `VLSAM_` and the name of its group.
+A setting is declared by its variable, its default, its parser and a description for
+docs/reference/settings.md. A field is named like its variable, without `VLSAM_` and the name of its group.
 """
 
 import os
@@ -29,7 +29,7 @@ class SettingsError(ValueError):
 
 
 def _match(form: str, value: str, expected: str) -> re.Match[str]:
-    """Return the match of a whole value. Raises ValueError with what is expected."""
+    """Return the match of a pattern `form` with all of `value`. Raises ValueError(`expected`) if none."""
     if match := re.fullmatch(form, value):
         return match
     raise ValueError(expected)
@@ -48,7 +48,7 @@ def _url(value: str) -> str:
 
 
 def _hosts(value: str) -> tuple[tuple[str, int | None], ...]:
-    """Parse (host in lower case, port or None for any) pairs."""
+    """Parse a list of hosts into (host in lower case, port) pairs. The port is None for any port."""
     form = r"\s*([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?\s*"
     expected = "names or addresses of hosts with commas between, as in `minio:9000, 10.0.0.7`"
     matches = [_match(form, entry, expected) for entry in value.lower().split(",")]
@@ -56,7 +56,7 @@ def _hosts(value: str) -> tuple[tuple[str, int | None], ...]:
 
 
 def _label_studio_hosts(value: str) -> tuple[str, ...]:
-    """Parse addresses, with or without scheme, port and path; final slashes are removed."""
+    """Parse a list of addresses, with or without scheme, port and path. Final slashes are removed."""
     form = r"(?i)(https?://)?([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[\w.~/-]*)?"
     expected = "addresses with commas between, as in `https://label.example.com, studio:8080, example.com/ls`"
     entries = (entry.strip().rstrip("/") for entry in value.split(","))
@@ -82,7 +82,7 @@ def _bundle(value: str) -> Path:
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
-    """Return a parser of these words in any case."""
+    """Return a parser that accepts only `choices`, in any case, and returns the choice as given here."""
 
     def parse(value: str) -> str:
         for choice in choices:
@@ -101,7 +101,7 @@ def _device(value: str) -> str:
 
 
 def _points(value: str) -> tuple[tuple[str, Points], ...]:
-    """Parse (term, method) pairs; the term "" means all others."""
+    """Parse a list of TERM=METHOD into (term, method) pairs. The term "" stands for all other terms."""
     methods: dict[str, Points] = {method: method for method in get_args(Points)}
     pairs = []
     for part in value.split(","):
@@ -155,11 +155,11 @@ def _setting(
 
 
 class Group:
-    """Base class of a group of settings."""
+    """The base class of the groups of settings."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Parse the group's variables; an empty one counts as not set. Raises SettingsError."""
+        """Return the group with the values in `env`. An empty value counts as none. Raises SettingsError."""
         values = {}
         for spec in fields(cls):  # type: ignore[arg-type]  # each group is a dataclass
             name = spec.metadata["env"]
@@ -174,7 +174,7 @@ class Group:
 
     @classmethod
     def table(cls) -> list[tuple[str, str, str]]:
-        """Return (variable, default as text or "", description) of each setting."""
+        """Return (variable, default as text, description) of each setting. The text of no default is ""."""
         return [
             (spec.metadata["env"], _shown(spec.default), spec.metadata["about"])
             for spec in fields(cls)  # type: ignore[arg-type]
@@ -214,7 +214,7 @@ class ModelSettings(Group):
     )
 
     def select(self, profile: str | None = None) -> Profile:
-        """Return `profile`, by default the setting's, with its replaced weights. Raises ModelLoadError."""
+        """Return `profile`, by default the setting, with the configured weights. Raises ModelLoadError."""
         return choose(
             profile or self.profile,
             vlm=self.vlm,
@@ -290,7 +290,7 @@ class DetectionSettings(Group):
 
     @cached_property
     def options(self) -> Options:
-        """The options of the models."""
+        """The options of the models that these settings define."""
         points = dict(self.points)
         endpoint = None
         if self.listing_url is not None and self.listing_model is not None:
@@ -446,7 +446,7 @@ class ServerSettings(Group):
 
     @property
     def admitted(self) -> int:
-        """Predictions that may wait or run. One thread stays free, so that /health is always answered."""
+        """The number of predictions that may wait or run. It leaves one thread free to answer /health."""
         return min(self.queue, self.threads - 1)
 
 
@@ -459,7 +459,7 @@ class LogSettings(Group):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one process."""
+    """All settings of one process, in groups."""
 
     models: ModelSettings = field(default_factory=ModelSettings)
     detection: DetectionSettings = field(default_factory=DetectionSettings)
@@ -472,13 +472,13 @@ class Settings:
 
     @property
     def secrets(self) -> list[str]:
-        """The values that no log or message may show."""
+        """The values that are secret. No log or message may show them."""
         groups = [getattr(self, name) for name in self.groups()]
         values = [getattr(group, spec.name) for group in groups for spec in fields(group) if not spec.repr]
         return [value for value in values if value]
 
     def version(self, profile: Profile) -> str:
-        """Return the model version of predictions made with these settings and this profile."""
+        """Return the version of the predictions that are made with these settings and this profile."""
         from model.versions import version_of  # imports requests and the hub's library
 
         answers = self.answers
@@ -486,13 +486,13 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Parse `env`, by default the process environment. Raises SettingsError for an invalid value."""
+        """Return the settings in `env`, by default the process environment. Raises SettingsError."""
         env = os.environ if env is None else env
         return cls(**{name: group.from_env(env) for name, group in cls.groups().items()})
 
     @classmethod
     def groups(cls) -> dict[str, Any]:
-        """Return the class of each group by its name."""
+        """Return {field name: class} of the groups."""
         return {group.name: group.default_factory for group in fields(cls)}
 
 

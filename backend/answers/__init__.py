@@ -1,1 +1,1 @@
-"""Make predictions for tasks, and answer clicks."""
+"""Make predictions for tasks, and correct regions by clicks."""

@@ -1,4 +1,4 @@
-"""Annotate the tasks of a request one after the other, and encode the image of an opened task ahead."""
+"""Annotate the tasks of a request in order, or encode the image of a task before it is needed."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 
 def annotate_all(access: Access, batch: Batch, deadline: Deadline) -> list[Prediction]:
-    """Return one item per task, in order: {} for a task that failed or was not reached in time."""
+    """Return each task's prediction, in order; {} if it failed or ran out of time. Raises Unavailable."""
     predictions, longest, budget = list[Prediction](), 0.0, access.budget(deadline)
     for task in batch.tasks:
         started = access.resources.clock()
@@ -58,7 +58,7 @@ def _left(batch: Batch, predictions: Sequence[Prediction]) -> tuple[int, int]:
 
 
 def prewarm(access: Access, task: Task, config: LabelConfig, deadline: Deadline) -> None:
-    """Fetch and encode a task's image in the background."""
+    """Fetch and encode a task's image in a background thread. Errors are logged."""
 
     def encode() -> None:
         try:
@@ -78,7 +78,7 @@ def prewarm(access: Access, task: Task, config: LabelConfig, deadline: Deadline)
 
 
 def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
-    """Return the prediction for a task as in a batch, with the terms of the model or the failure."""
+    """Return a task's prediction with its terms. After an error, it is empty and has a "reason"."""
     task, version = request.task, access.resources.version
     try:
         with access.resources.queue.admitted():
@@ -99,7 +99,7 @@ def trial(access: Access, request: Trial, deadline: Deadline) -> Prediction:
 def annotate(
     access: Access, task: Task, project_config: LabelConfig, deadline: Deadline, budget: ReadingBudget
 ) -> tuple[Prediction, dict[str, list[str]]]:
-    """Return the prediction for a task, and the terms "seen" and those of them that are "unlabelled".
+    """Return a task's prediction, and its terms: all under "seen", those without a label under "unlabelled".
 
     Raises TaskError, ImageError, VLSAMError, Late and Unavailable.
     """
@@ -148,8 +148,8 @@ def _detect(
     """Return the detections of an image. Concurrent requests for the same image share one run.
 
     Label Studio sends two requests when a task is opened. Sharing is safe, since the result depends only on
-    the pixels and the vocabulary, and every caller has both. The embedding of the image is cached for later
-    clicks, also if nothing is found. Raises Late.
+    the pixels and the vocabulary, and all callers have the same. The embedding of the image is cached for
+    later clicks. Raises Late and Unavailable, and the errors of the model.
     """
     pixels = image.pixels
 

@@ -23,12 +23,12 @@ from model.types import Detection, Mask, Prompt, box_of
 
 
 class Unanswerable(Exception):
-    """There is nothing to segment. The message is the reason, one sentence for the log."""
+    """The clicks cannot be answered. The message is one sentence for the log and the person."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A region that a click may correct, from the task or from a recent answer that is not saved yet."""
+    """A region that a click may correct. It is in the task, or in a recent answer that is not saved yet."""
 
     region_id: str  # Label Studio's id
     control: Control
@@ -39,22 +39,22 @@ class Target:
 
     @cached_property
     def mask(self) -> Mask:
-        """The pixels, bool (H, W) of the image. Raises TooMuch."""
+        """The mask of the region, bool (H, W) as the image. Raises TooMuch if the reading budget is spent."""
         return self.drawn.patch.mask
 
     @cached_property
     def state(self) -> str:
-        """A key of the region's id and shape, to compare two states. Raises TooMuch."""
+        """The region's id and the hash of its mask, "ID:HASH", to see whether it changed. Raises TooMuch."""
         return f"{self.region_id}:{results.mask_hash(self.mask)}"
 
     @cached_property
     def stored(self) -> region_meta.Stored | None:
-        """The evidence in the region's `meta`; None if it is missing or invalid."""
+        """The term and prompt stored in the region's `meta`; None if they are missing or invalid."""
         return region_meta.read(self.meta, self.drawn.shape)
 
     @cached_property
     def prompt(self) -> Prompt:
-        """The prompt that made the region, with its mask; for a rectangle, its box. Raises TooMuch."""
+        """The prompt that made the region, with its mask, or with its box if `is_outline`. Raises TooMuch."""
         prompt = Prompt() if self.stored is None else region_meta.consistent(self.stored, self.mask)
         if self.is_outline:
             return replace(prompt, box=box_of(self.mask))
@@ -62,13 +62,13 @@ class Target:
 
     @property
     def is_outline(self) -> bool:
-        """Whether it is a rectangle of the task, which bounds an object but does not give its pixels."""
+        """Whether the region is a rectangle of the task, so that its mask is only the box of an object."""
         return self.control.shape == "rectangle" and self.answer is None
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """The prompt for the segmenter, and the region that the result replaces."""
+    """The prompt for the segmenter, and the region that the new mask replaces, if any."""
 
     interaction: Interaction
     prompt: Prompt
@@ -107,22 +107,20 @@ def read(
     labels_in_place: bool = False,
     budget: ReadingBudget | None = None,
 ) -> Correction:
-    """Return the correction for the clicks of a request, on an image (height, width) = `shape`.
+    """Return the region that clicks correct, and the prompt. `shape` is (height, width) of the image.
 
-    Label Studio 1.23.2 sends all points or all rectangles of one label that are not accepted yet, the newest
-    last. It does not send the region that they belong to. Prompts of the other kind come from the newest
-    draft.
+    Label Studio 1.23.2 sends the points or rectangles of one label that are not accepted yet, the newest
+    last. It does not send their region. Prompts of the other kind are read from the newest draft.
 
-    A click with several labels corrects a region with one of them; the region keeps its own labels. Clicks
-    without a label correct the region around the newest click. If there is none, they correct the region that
-    their mask overlaps, whatever its label. If there is none either, they get the only label of the config.
-    Clicks in other regions do not count.
+    A click with several labels corrects a region that has one of them. The region keeps its labels. Clicks
+    without a label correct the region around the newest click. If there is none, they correct a region that
+    their mask overlaps, with any label. If there is none either, they get the only label of the config.
+    Clicks in other regions are ignored.
 
-    A correction with `rivals` is not settled: segment its prompt, then call `settle`. Only regions that the
-    clicks may correct are read.
+    If the correction has `rivals`, segment its prompt, then call `settle` to choose one of them.
 
-    `answers` are the recent ones for this task, the newest first, and `now` is the time of their clock.
-    Raises Unanswerable and TooMuch.
+    `answers` are the recent answers for this task, the newest first. `now` is the time of their clock, in
+    seconds. Raises Unanswerable and TooMuch.
     """
     task, config = interaction.task, interaction.config
     gestures = _inside(interaction)
@@ -181,7 +179,7 @@ def read(
 
 
 def _inside(interaction: Interaction) -> list[Gesture]:
-    """Return the gestures without clicks outside of the image. Raises Unanswerable if the newest is one."""
+    """Return the gestures inside the image. Raises Unanswerable if there are none, or the last is outside."""
     if not interaction.gestures:
         raise Unanswerable(_nothing(interaction))
     if interaction.gestures[-1].is_outside:
@@ -190,9 +188,9 @@ def _inside(interaction: Interaction) -> list[Gesture]:
 
 
 def bare(interaction: Interaction, shape: tuple[int, int]) -> Prompt | None:
-    """Return the prompt of Label Studio's next protocol, which has no control; None for other prompts.
+    """Return the prompt of a request in Label Studio's next protocol; None for the present protocol.
 
-    In that protocol the browser keeps all prompts and makes the region itself. Raises Unanswerable.
+    In the next protocol prompts have no control, and the browser makes the region. Raises Unanswerable.
     """
     if not interaction.gestures or any(gesture.bound for gesture in interaction.gestures):
         return None
@@ -203,10 +201,11 @@ def bare(interaction: Interaction, shape: tuple[int, int]) -> Prompt | None:
 
 
 def settle(correction: Correction, mask: Mask) -> Correction:
-    """Choose among the rivals the one that shows the object of `mask`, or none.
+    """Set the target of a correction: the rival that shows the same object as `mask`, or none.
 
-    `mask` is segmented from the clicks alone. A rectangle may also choose a rival around or inside it. Raises
-    TooMuch, and Unanswerable if there is no answer without a target.
+    `mask`, bool (H, W), is segmented from the clicks alone. If the prompt is a rectangle without a label, the
+    target may also be a rival around or inside it. Raises TooMuch. Raises Unanswerable if no rival fits and
+    the clicks have no label.
     """
     drawn = [rival.drawn for rival in correction.rivals]
     number = region_matching.matching(drawn, mask, correction.clicks.box if correction.needs_target else None)
@@ -214,7 +213,7 @@ def settle(correction: Correction, mask: Mask) -> Correction:
 
 
 def _aimed(correction: Correction, target: Target | None) -> Correction:
-    """Set the target of a correction, its prompt and region id. Raises Unanswerable if one is required."""
+    """Set a correction's target, prompt and region id. Raises Unanswerable if a needed target is None."""
     interaction, clicks = correction.interaction, correction.clicks
     if target is None and correction.needs_target:
         raise Unanswerable(_missing(interaction))
@@ -249,7 +248,7 @@ def _aimed(correction: Correction, target: Target | None) -> Correction:
 
 
 def _joined(target: Target, clicks: Prompt) -> Prompt:
-    """Add new clicks to the prompt of a region. Drop its box if a click lies outside of it."""
+    """Add new clicks to the prompt of a region. Drop its box if a positive click is outside of the box."""
     before = target.prompt
     box, positive = before.box, clicks.points[clicks.labels == 1]
     if box is not None and not click_gestures.holds(box, positive):
@@ -266,7 +265,7 @@ def _joined(target: Target, clicks: Prompt) -> Prompt:
 
 
 def remembered(correction: Correction, region: results.Result, detection: Detection, now: float) -> Answer:
-    """Return the answer as RecentAnswers keeps it for the next click."""
+    """Return the record of an answered click that RecentAnswers stores, made at time `now`."""
     return Answer(
         region_id=region["id"],
         control=region["from_name"],
@@ -303,10 +302,10 @@ def _targets(
     budget: ReadingBudget,
     labels: tuple[str, ...] | None,
 ) -> Iterator[Target]:
-    """Yield the regions with one of `labels` (any for None) that a click may correct, the topmost first.
+    """Yield the regions with one of `labels` (None for any) that a click may correct, the topmost first.
 
-    The newest answer comes first, then the last region of the first source. Regions of several output
-    controls are sorted by LabelConfig.turn; for any label only rectangles come last. Raises TooMuch.
+    Recent answers come first, the newest at the front. Then come the regions of each list of the task, the
+    last at the front. In each list, rectangles come after all other regions. Raises TooMuch.
     """
 
     config = interaction.config
@@ -341,10 +340,10 @@ def _targets(
 def _search(
     targets: Iterable[Target], clicks: Prompt, *, foreign: bool | None
 ) -> tuple[Target | None, tuple[Target, ...]]:
-    """Return the first target that contains a click. If there is none, return the rivals.
+    """Return (the first target that contains a click, ()), or (None, rivals) if no target does.
 
-    Rivals are the regions that we made, and other people's if `foreign` is true. `foreign=None` leaves out
-    only people's rectangles, which bound an object.
+    Rivals are the regions of the model. If `foreign` is true, they include all regions that people drew. If
+    `foreign` is None, they include those except rectangles.
     """
     rivals: list[Target] = []
     for target in targets:
@@ -359,7 +358,7 @@ def _search(
 def _below(
     gestures: Sequence[Gesture], targets: Iterable[Target], shape: tuple[int, int]
 ) -> list[Target | None]:
-    """Return for each gesture the first target that contains it, None for a rectangle."""
+    """Return for each click the first target that contains it, or None. Return None for a rectangle."""
     clicks = [gesture if gesture.point else replace(gesture, point=(0.0, 0.0)) for gesture in gestures]
     points = click_gestures.pixels_of(clicks, shape)
     below: list[Target | None] = [None] * len(gestures)
@@ -379,10 +378,10 @@ def _below(
 def _of_newest(
     gestures: list[Gesture], below: Sequence[Target | None]
 ) -> tuple[list[Gesture], list[Gesture], Target | None]:
-    """Split gestures by the region of the newest click: return its gestures, the earlier ones, the region.
+    """Return (gestures of the region of the newest click, those before a click in a region, the region).
 
-    The earlier ones precede the first click in a region. A click outside all regions belongs to the region of
-    the click before it. A rectangle belongs to any. If no click is in a region, all gestures belong together.
+    `below` has the region below each gesture. A click outside all regions belongs to the region of the click
+    before it. A rectangle belongs to every region. If no click is in a region, return (`gestures`, [], None).
     """
     about = next((target for target in reversed(below) if target is not None), None)
     if about is None:
@@ -427,7 +426,7 @@ def _nothing(interaction: Interaction) -> str:
 
 
 def _arrived(answer: Answer, task: tasks.Task) -> bool:
-    """Return whether the task contains the region of an answer, whether or not a person has changed it."""
+    """Return whether the task contains the region of an answer, even if a person has changed it since."""
     return any(
         region_meta.same(item.get("meta"), answer.meta)
         for entry in task.lists

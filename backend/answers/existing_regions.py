@@ -1,4 +1,4 @@
-"""Find the regions that a task already has of detected objects, so that none is predicted twice."""
+"""Find the detected objects that already have a region in the task, so that none is predicted twice."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ def without(
 ) -> list[Detection]:
     """Drop detections whose object already has a region with one of their labels.
 
-    `labelled` pairs each detection with its labels. When the budget is spent, the remaining detections are
-    kept and `budget.unread` is set.
+    `labelled` pairs each detection with its labels, None for no label. If the budget is spent, keep the
+    remaining detections and add the reason to `budget.unread`.
     """
     remaining = [(_Candidate(detection), labels) for detection, labels in labelled]
     for region in regions:
@@ -47,7 +47,7 @@ def without(
 def of(
     detection: Detection, label: str | None, regions: Iterable[Region], budget: ReadingBudget
 ) -> Region | None:
-    """Return the first region with this label of a detection's object. Raises TooMuch."""
+    """Return the first region that has `label` and shows a detection's object, or None. Raises TooMuch."""
     candidate, labels = _Candidate(detection), () if label is None else (label,)
     for region in regions:
         budget.spend(PAIR)
@@ -58,7 +58,7 @@ def of(
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A detection, and its mask as each compared control shape would draw it."""
+    """A detection, and a cache of its mask as a control of each shape would draw it."""
 
     detection: Detection
     patches: dict[str, Patch] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class _Candidate:
 
 
 def _same_object(candidates: Iterable[_Candidate], region: Region, budget: ReadingBudget) -> list[_Candidate]:
-    """Return the candidates that show the same object as a region. Raises TooMuch."""
+    """Return the candidates that show the same object as a region, by their overlap. Raises TooMuch."""
     same: list[_Candidate] = []
     drawn: Drawn | None = None
     for number, candidate in enumerate(candidates):
@@ -96,7 +96,7 @@ def _same_object(candidates: Iterable[_Candidate], region: Region, budget: Readi
 
 
 def _holds(patch: Patch, value: Any) -> bool:
-    """Return whether a keypoint, in percent of the image, is on the mask."""
+    """Return whether a keypoint is on the mask. `value` has its "x" and "y" in percent of the image."""
     spot: list[Any] = [value.get("x"), value.get("y")]
     if not all(type(side) in (int, float) and abs(side) <= MAX_PERCENT for side in spot):
         return False

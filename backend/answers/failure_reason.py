@@ -1,4 +1,4 @@
-"""Describe in one line why an image failed, so that no image stops the others."""
+"""Describe in one line why an image failed, for commands that process many images."""
 
 import logging
 
@@ -13,9 +13,9 @@ MAX_REASON = 500  # characters
 
 
 def why(error: Exception, image: str) -> str:
-    """Return the message of one of our errors, or the type and message of an unexpected error.
+    """Return one line about an error: its message, for an unexpected error with its type.
 
-    An unexpected error is logged with its traceback. Secrets in addresses are redacted.
+    An unexpected error is logged with its traceback and the name of the `image`. Secrets are redacted.
     """
     if isinstance(error, TaskError | VLSAMError):
         reason = str(error)

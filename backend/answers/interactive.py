@@ -1,4 +1,4 @@
-"""Answer a click or a text of an editor, and write failures into the status control."""
+"""Answer a click or a typed text of the editor, and show failures in the status control."""
 
 import logging
 from dataclasses import replace
@@ -29,7 +29,7 @@ NOTHING_THERE = "The mask is empty: the model finds nothing there."
 
 
 def event(name: Any, version: str) -> Prediction:
-    """Answer an event of Label Studio's next protocol."""
+    """Return the answer to an event of Label Studio's next protocol. It is empty for an unknown event."""
     answer, reason = next_protocol.answer(name, version), ""
     if answer is None:
         answer, reason = [], f"This model has no answer to the event {ascii(name)[:80]}."
@@ -38,7 +38,10 @@ def event(name: Any, version: str) -> Prediction:
 
 
 def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Prediction:
-    """Answer a click or a text; write a failure into the status control, or else raise Unavailable."""
+    """Return the prediction for a click or a text. After an error it has no regions and a "reason".
+
+    The reason is also shown in the status control. Raises Unavailable if the config has no such control.
+    """
     task, status_of, resources = interaction.task, interaction.config.status_of, access.resources
     started, budget, level = resources.clock(), access.budget(deadline), logging.WARNING
     unexpected: Exception | None = None
@@ -82,7 +85,7 @@ def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Pr
 def _correct(
     access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
 ) -> tuple[list[results.Result], str]:
-    """Return the region that clicks made or corrected, and one line for the log. Raises Unanswerable."""
+    """Return the results of the region that clicks made or corrected, and one line for the log."""
     task, config, resources = interaction.task, interaction.config, access.resources
     recent, wishes = resources.recent_answers, interaction.wishes
     image = task_image.load(access, task, config, deadline, pixels=False)
@@ -135,7 +138,7 @@ def _correct(
 def _find(
     access: Access, interaction: Interaction, deadline: Deadline, budget: ReadingBudget
 ) -> list[results.Result]:
-    """Return regions of the objects of a typed phrase that have none yet. Raises Unanswerable, TooMuch."""
+    """Detect the objects of a typed phrase. Return results of those without a region. Raises Unanswerable."""
     task, config, wishes = interaction.task, interaction.config, interaction.wishes
     phrase = interaction.phrase or ""
     image = task_image.load(access, task, config, deadline)
@@ -179,12 +182,12 @@ def _find(
 
 
 def _answers_key(access: Access, task: Task, image: str) -> tuple[str, ...] | None:
-    """Return the key of the recent answers for a task, None if the task has no id."""
+    """Return the key of the recent answers for a task; None if the task has no id."""
     return None if task.id is None else (access.url, access.project or task.project, str(task.id), image)
 
 
 def click_of(access: Access, interaction: Interaction) -> Click | None:
-    """Return the key that tells which clicks this one supersedes; None if the task or a prompt has no id."""
+    """Return the identity of a click or text for the job queue; None if the task or a prompt has no id."""
     if not interaction.prompt_ids or interaction.task.id is None:
         return None
     place = (access.url, access.project, repr(interaction.task.id), interaction.control)
@@ -192,7 +195,7 @@ def click_of(access: Access, interaction: Interaction) -> Click | None:
 
 
 def _good_enough(detections: list[Detection], wishes: prompt_controls.Wishes) -> list[Detection]:
-    """Drop detections below the score that the person set. Raises Unanswerable if none is left."""
+    """Drop detections below the score that the person chose. Raises Unanswerable if none is left."""
     good = [detection for detection in detections if detection.score >= wishes.score]
     if not good:
         best = max(detection.score for detection in detections)
@@ -205,7 +208,7 @@ def _good_enough(detections: list[Detection], wishes: prompt_controls.Wishes) ->
 def _segment(
     model: RetryingModel[VLSAM], embedding: Embedding, correction: Correction, level: Level
 ) -> tuple[Correction, Detection]:
-    """Return the settled correction and its mask."""
+    """Segment the prompt of a correction. Return the correction with its final target, and the new mask."""
     if correction.rivals:
         fresh = _refine(model, embedding, correction.prompt, level)
         correction = click_target.settle(correction, fresh.mask)

@@ -1,4 +1,4 @@
-"""Answer the requests of Label Studio, also as the ML backend class of its ecosystem."""
+"""Answer the prediction requests of Label Studio: a function for each kind, and a label-studio-ml class."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ except ImportError:
 
 
 class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
-    """An adapter of label-studio-ml: one instance per project, with its config and its Label Studio."""
+    """The ML backend of one project, as label-studio-ml needs it."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
     def predict(
         self, tasks: list[Any], context: Mapping[str, Any] | None = None, **_: Any
     ) -> list[Prediction]:
-        """Return predictions for `tasks`, or with a `context` the answer to a click in the first task.
+        """Return one prediction per task. With a `context`, return the answer to a click in the first task.
 
         Raises ConfigError and Unavailable.
         """
@@ -54,7 +54,7 @@ class VLSAMBackend(LabelStudioMLBase):  # type: ignore[misc]
 
 
 def answer_context(request: Event | Trial | Interaction, access: Access) -> list[Prediction]:
-    """Return one item for a click, a text or an event. An empty answer says why under "reason".
+    """Return a list of one answer to a click, a text, a trial or an event. If it is empty, it has a "reason".
 
     Raises Unavailable.
     """
@@ -70,12 +70,11 @@ def answer_context(request: Event | Trial | Interaction, access: Access) -> list
 
 
 def answer_batch(request: Batch, access: Access) -> list[Prediction]:
-    """Return one item per task, in order.
+    """Return the prediction of each task, in order.
 
-    An item is {"result": [...], "score": float, "model_version": str}, or {} for a task that failed or was
-    not reached in time: Label Studio 1.23.2 skips such an item and asks again, while it stores an empty
-    result and never asks again. With VLSAM_ON_OPEN=prewarm a batch of one task has no item, and its image is
-    encoded in the background.
+    A prediction is {"result": [...], "score": float, "model_version": str}. It is {} if the task failed or
+    the deadline passed: Label Studio 1.23.2 does not store {} and requests the task again later. With
+    VLSAM_ON_OPEN=prewarm, return [] for a batch of one task, and encode its image in the background.
 
     Raises Unavailable.
     """

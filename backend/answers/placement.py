@@ -1,4 +1,4 @@
-"""Place detections in the controls of a labeling config, and say why a prediction is empty."""
+"""Turn detections into regions of a labeling config's controls, and explain an empty prediction."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ MAX_TOLD, MAX_TOLD_TERM = 10, 40  # terms that an empty prediction names, and ch
 
 @dataclass(frozen=True)
 class Place:
-    """The control of a region, and its attributes besides the mask."""
+    """The control, labels, id and notes of a region: everything but its mask."""
 
     control: Control
     labels: tuple[str, ...]
@@ -40,8 +40,8 @@ class Place:
 class Labelling:
     """The rules that turn the terms of an image into labels.
 
-    `leftover` is the policy for objects whose term has no label: "drop"; "keep" without a label in the first
-    control; "other:LABEL" in every control that has this label.
+    `leftover` is the policy for objects whose term has no label. "drop" drops them. "keep" makes a region
+    without a label in the first control. "other:LABEL" gives this label, in every control that has it.
     """
 
     config: LabelConfig
@@ -49,16 +49,16 @@ class Labelling:
     names: Mapping[str, str] = field(default_factory=dict)  # of labels, by term, where `alike` found one
 
     def named(self, term: str) -> list[tuple[Control, str]]:
-        """Return the predicted controls that have a label for a term, with that label."""
+        """Return (control, label) of each predicted control that has a label for a term; [] if none has."""
         return self.config.named(term) or self.config.named(self.names.get(term, ""))
 
     @property
     def unlabelled(self) -> bool:
-        """Whether no control has labels: each object is a region of every control."""
+        """Whether no predicted control has labels. Each object then becomes a region of every control."""
         return not any(control.takes_labels for control in self.config.predicted)
 
     def left_over(self) -> list[tuple[Control, str | None]]:
-        """Return the controls and labels for an object whose term has no label."""
+        """Return (control, label or None) pairs for an object whose term has no label, by `leftover`."""
         policy, _, other = self.leftover.partition(":")
         if policy == "keep":
             return [(self.config.predicted[0], None)]
@@ -66,13 +66,13 @@ class Labelling:
         return [(control, label) for control, label in labels if policy == "other" and label is not None]
 
     def unnamed(self, detections: Sequence[Detection], similarity: float) -> list[str]:
-        """Return the unique terms without a label; [] if `similarity` is 0 or no control has labels."""
+        """Return the unique terms without a label in the config; [] if the threshold `similarity` is 0."""
         if not similarity or not self.config.names:
             return []
         return [term for term in dict.fromkeys(d.term for d in detections) if not self.config.named(term)]
 
     def label_of(self, term: str) -> str | None:
-        """Return the single label for a term, as COCO and YOLO need it; the term if no control has labels."""
+        """Return one label for a term, None to drop its object, or the term if no control has labels."""
         if self.unlabelled:
             return term
         named = self.named(term) or self.left_over()
@@ -86,13 +86,13 @@ def vocabulary(config: LabelConfig, options: Options) -> tuple[str, ...]:
 def alike(
     similarity: Similarity, terms: Sequence[str], names: Sequence[str], threshold: float
 ) -> dict[str, str]:
-    """Return for each term the most similar name, if its similarity is at least `threshold`."""
+    """Return {term: most similar name} of the terms whose highest similarity is at least `threshold`."""
     likeness = zip(terms, similarity(terms, names), strict=True)
     return {term: names[row.argmax()] for term, row in likeness if row.max() >= threshold}
 
 
 def not_empty(detections: Iterable[Detection]) -> list[Detection]:
-    """Drop detections with an empty mask, whatever their score."""
+    """Drop detections with an empty mask."""
     return [detection for detection in detections if detection.mask.any()]
 
 
@@ -105,11 +105,11 @@ def annotation(
     made: Iterable[Region] = (),
     budget: ReadingBudget | None = None,
 ) -> tuple[list[Result], Counter[str]]:
-    """Return the results of detections in all predicted controls, and the terms without a label.
+    """Return the results of detections in all predicted controls, and the count of each unlabelled term.
 
-    A region without a label gets its term in `meta.text`. `image` is the hash of the pixels. A detection of
-    an object in `made`, the existing human regions, is dropped while the `budget` to read them lasts. Ids do
-    not depend on `made`.
+    A region without a label gets its term in `meta.text`. `image` is the hash of the pixels. Objects that
+    have a region in `made`, the regions of people, are dropped. If the `budget` to read `made` is spent, the
+    rest is kept. The ids of the results do not depend on `made`.
     """
     plans = []
     unmatched: Counter[str] = Counter()
@@ -153,7 +153,7 @@ def annotation(
 def describe_and_name(
     detection: Detection, place: Place, config: LabelConfig, *, has_label: bool, compact: bool = False
 ) -> list[Result]:
-    """Return the results of a region, of a Taxonomy, and of a TextArea if no label matches the term."""
+    """Return the results of one region, of a Taxonomy, and of a TextArea if the term has no label."""
     region = describe(detection, place, compact=compact)
     return region + [
         results.naming(region[0], naming, words)
@@ -164,7 +164,7 @@ def describe_and_name(
 
 
 def describe(detection: Detection, place: Place, *, compact: bool = False) -> list[Result]:
-    """Return the results of one region, the first with its evidence; `compact` as in `results.encode`."""
+    """Return the results of one region, with its term and prompt in `meta`; [] if it cannot be drawn."""
     region = results.region(
         detection.mask,
         control=place.control,
@@ -183,7 +183,7 @@ def describe(detection: Detection, place: Place, *, compact: bool = False) -> li
 def prediction(
     regions: Sequence[Result], model_version: str, told: Sequence[Result] = (), *, reason: str = ""
 ) -> Prediction:
-    """Return the item that Label Studio stores: regions with their mean score, and results such as `told`."""
+    """Return a prediction in Label Studio's format: regions, their mean score, and other results, `told`."""
     score = sum(region["score"] for region in regions) / len(regions) if regions else 0.0
     item = {"result": [*regions, *told], "score": results.unit(score), "model_version": model_version}
     return {**item, "reason": reason} if reason else item
@@ -197,7 +197,10 @@ def explained(
     image: str,
     model_version: str,
 ) -> list[Result]:
-    """Return the status that tells why a prediction has no regions, from its terms and the unmatched ones."""
+    """Return a status result that explains an empty prediction.
+
+    Return [] if there are regions, or no status control.
+    """
     if regions or config.status_of is None:
         return []
     reasons = {

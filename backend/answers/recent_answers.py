@@ -1,7 +1,7 @@
 """Remember the last answers to clicks for 30 seconds, until Label Studio saves their regions.
 
 The browser saves a draft up to 5 s late, and with Auto-Accept it sends only the newest click. Until then the
-task does not contain the region that was just drawn. A lost answer costs one correction.
+task does not contain the region that was just drawn.
 """
 
 import threading
@@ -29,7 +29,7 @@ Key = tuple[str, ...]  # server, project, task, image
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A region that answered a click."""
+    """An answer to a click: the region, and the prompts and the draft that belong to it."""
 
     region_id: str
     control: str
@@ -45,18 +45,19 @@ class Answer:
 
     @cached_property
     def nbytes(self) -> int:
-        """The approximate size in memory: that of the mask, and of a person's notes."""
+        """The approximate size in memory, in bytes."""
         arrays = self.patch.pixels.nbytes + (0 if self.logits is None else self.logits.nbytes)
         texts = sum(100 + 4 * len(text) for text in (*self.labels, *self.meta.get("text", ())))
         return arrays + 8_000 + 500 * len(self.lineage) + texts
 
     def is_of(self, task: tasks.Task, prompts: Collection[str], now: float, continued: Set[str]) -> bool:
-        """Return whether this answer belongs to the person who sent a task, and may still be on screen.
+        """Return whether this answer was sent to the person who sent `task`, and may still be on screen.
 
-        Label Studio does not send the person's name, but a request contains only the person's own drafts.
-        True if (1) the newest draft contains one of the answer's prompts, or (2) no draft was saved since.
-        Before any draft exists: if (3) a later answer `continued` its prompts, or (4) both have a single
-        prompt, as with Auto-Accept, and it is younger than DRAFT_SECONDS. It answered none of the `prompts`.
+        `prompts` are the ids in the request, `continued` those in later answers. Label Studio does not
+        send the person's name, but a request contains only the person's own drafts. True if the newest draft
+        contains a prompt of the answer, or no draft was saved since the answer. Before the first draft, true
+        if a later answer has all its prompts, or if the answer and the request have one prompt each, as with
+        Auto-Accept, and the answer is younger than DRAFT_SECONDS.
         """
         if task.draft and self.prompts.keys() & {tasks.id_of(item) for item in task.draft.items}:
             return True
@@ -66,7 +67,7 @@ class Answer:
 
 
 class RecentAnswers:
-    """Answers of the last 30 seconds, at most 64 MB of them. Thread-safe."""
+    """A cache of the answers of the last 30 seconds, of at most 64 MB. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -79,7 +80,7 @@ class RecentAnswers:
             return self._recent(key)[::-1]
 
     def remember(self, key: Key, answer: Answer) -> None:
-        """Add an answer and drop older ones to the same prompts. Ignore it if a later one is there."""
+        """Add an answer, unless one to these and more prompts is stored. Drop older ones to its prompts."""
         if not answer.prompts:
             return
         ids = answer.prompts.keys()

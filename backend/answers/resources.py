@@ -1,4 +1,4 @@
-"""Hold everything that the requests of one server process share, in one explicit container."""
+"""Create the objects that all requests of one server process share, such as the models and caches."""
 
 import logging
 import threading
@@ -29,7 +29,7 @@ log = logging.getLogger(f"vlsam.{__name__}")
 
 
 class Resources:
-    """The objects that all requests of a process share. Each consumer takes the parts that it needs."""
+    """The objects that all requests of a process share: settings, job queue, caches and metrics."""
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class Resources:
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare for the model that `load` will return; nothing is loaded yet.
+        """Create the objects; `start` then calls `load`, which returns the model.
 
-        `segmenter` names what makes embeddings, by default `version`. `clock`, in seconds, decides deadlines
-        and how long anything is cached.
+        `version` is the model version. `segmenter` is the version of the model part that makes embeddings, by
+        default `version`. `clock` returns seconds, for deadlines and caches.
         """
         cache, capacity = settings.cache, settings.server.admitted
         self.settings, self.clock = settings, clock
@@ -74,10 +74,10 @@ class Resources:
 
     @classmethod
     def of(cls, settings: Settings) -> "Resources":
-        """Return the resources for the settings' profile; nothing is loaded yet.
+        """Return the resources for the profile in the settings; `start` loads its models.
 
-        The version of weights that are not on this machine comes from the hub. If the hub does not answer,
-        the queue's state is "failed", with the reason. Raises ModelLoadError for an unknown profile.
+        The version of weights that are not on this machine is requested from the hub. If the hub does not
+        answer, the job queue's state is "failed". Raises ModelLoadError for an unknown profile.
         """
         profile, options, metrics = settings.models.select(), settings.detection.options, Metrics()
         try:
@@ -90,7 +90,7 @@ class Resources:
         return cls(load, settings, version=version, segmenter=segmenter, metrics=metrics)
 
     def start(self) -> "Resources":
-        """Start to load the models in the background, once."""
+        """Load the models in the background, unless that has begun. Return this object."""
         self.queue.start()
         return self
 
@@ -99,7 +99,7 @@ class Resources:
         return Deadline.after(self.settings.answers.deadline, self.clock)
 
     def readiness(self) -> dict[str, str]:
-        """Return the state of each part that a prediction needs: "ready" for the models, else "ok"."""
+        """Return the states of "models", "device" and "disk": "ready" for models, else "ok", or an error."""
         disk = self.embedding_files.problem() if self.embedding_files else ""
         return {
             "models": self.queue.state,
@@ -113,10 +113,10 @@ def _fail(error: Exception) -> NoReturn:
 
 
 class _Process:
-    """The resources of this process, made on first use.
+    """The holder of this process's Resources, which are made on first use.
 
-    A global, since two callers cannot pass them along: label-studio-ml makes VLSAMBackend itself, and
-    gunicorn ends a worker by a signal.
+    It is a global, since two callers cannot be given them as an argument: VLSAMBackend, which label-studio-ml
+    creates, and the signal handler of a gunicorn worker.
     """
 
     def __init__(self) -> None:
@@ -124,12 +124,15 @@ class _Process:
         self._lock = threading.Lock()
 
     def install(self, resources: Resources | None) -> None:
-        """Share `resources` from now on; None to make new ones on next use."""
+        """Set the resources of this process. With None, the next call of `resources` makes new ones."""
         with self._lock:
             self._resources = resources
 
     def resources(self) -> Resources:
-        """Return the installed resources, or new ones. Raises SettingsError and ModelLoadError."""
+        """Return the resources of this process, and load their models.
+
+        Raises SettingsError and ModelLoadError.
+        """
         with self._lock:
             if self._resources is None:
                 self._resources = Resources.of(Settings.from_env())

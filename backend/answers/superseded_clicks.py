@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Click:
-    """The identity of a click. Create it when the request arrives, since the order of arrival counts."""
+    """The identity of a click, with its time of arrival. Create it when the request arrives."""
 
     place: tuple[str, ...]  # server, project, task and control
     prompts: frozenset[str]  # the ids of its points or rectangles, which the editor draws at random
     arrived: float = field(default_factory=time.monotonic)
 
     def supersedes(self, older: "Click") -> bool:
-        """Return whether this click makes the answer to `older` useless.
+        """Return whether the answer to `older` is not needed any more, since this click came later.
 
         An editor sends all unaccepted prompts with each new one, and shows only the answer to its newest
         request. Prompts of two people have different ids, so their clicks never supersede each other.

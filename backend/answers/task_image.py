@@ -1,4 +1,4 @@
-"""Fetch the image of a task, or find its embedding if the image was loaded recently."""
+"""Fetch the image of a task, or only find its embedding if that is cached."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ UNEXPECTED = "unexpected"  # the kind of errors that are ours, in /metrics
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """The resources of the process, and the Label Studio of one request."""
+    """What one request may use: the resources of the process, and its Label Studio."""
 
     resources: Resources
     server: Server | None = None
@@ -31,20 +31,20 @@ class Access:
 
     @property
     def url(self) -> str:
-        """The address of the Label Studio, "" if it is unknown."""
+        """The address of the request's Label Studio; "" if it is unknown."""
         return self.server.url if self.server else ""
 
     def budget(self, deadline: Deadline) -> ReadingBudget:
         return ReadingBudget(deadline=deadline, cache=self.resources.regions)
 
     def count(self, error: str) -> None:
-        """Count an error in /metrics."""
+        """Count an error of the kind `error` in /metrics."""
         self.resources.metrics.errors.labels(error).inc()
 
 
 @dataclass(frozen=True, eq=False)
 class TaskImage:
-    """An image and a handle to its embedding."""
+    """The image of a task, and a handle to its embedding."""
 
     handle: EmbeddingHandle
     cached: CachedImage
@@ -64,9 +64,9 @@ class TaskImage:
 def load(
     access: Access, task: Task, config: LabelConfig, deadline: Deadline, *, pixels: bool = True
 ) -> TaskImage:
-    """Return a task's image. Raises TaskError, ImageError and Late.
+    """Return a task's image, fetched if necessary. Raises TaskError, ImageError and Late.
 
-    Without `pixels`, as for a click, neither file nor pixels are loaded if the embedding is cached.
+    If `pixels` is false, as for a click, and the embedding is cached, the image itself is not loaded.
     """
     resources, server = access.resources, access.server
     key = cache_key(server, access.project, task.id, config.source(task.data))

@@ -1,4 +1,4 @@
-"""Count the terms that a project has no label for, for the report of /terms."""
+"""Count the detected terms for which a project has no label. The route /terms reports them."""
 
 import hashlib
 import threading
@@ -16,7 +16,7 @@ MAX_SIGHTINGS = 100_000  # pairs of term and image that are remembered, so that 
 
 
 class UnknownProject(LookupError):
-    """No project or several match. The message is one sentence."""
+    """The project of a report is unknown, or several match. The message is one sentence."""
 
 
 @dataclass
@@ -26,11 +26,11 @@ class _Project:
 
 
 class UnmatchedTerms:
-    """Terms without a label since the server started, with the number of images of each, by project.
+    """The terms without a label in each project, and the number of images of each term. Thread-safe.
 
-    An image counts once per term. The memory is bounded: first the least recently annotated project is
-    dropped, then the rarest term of a project, then the oldest image. So an image that is annotated again
-    after 100,000 others counts twice. Thread-safe.
+    It counts from the start of the server, and an image once per term. The numbers of projects, of terms of a
+    project and of images are limited. Over a limit, the least recently annotated project, the rarest term or
+    the oldest image is dropped. A dropped image counts again when it is annotated again.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class UnmatchedTerms:
         self._lock = threading.Lock()
 
     def add(self, project: str, config: LabelConfig, image: str, terms: Iterable[str]) -> None:
-        """Record an annotated image, by the hash of its pixels, and its terms without a label."""
+        """Count the terms without a label of an annotated image. `image` is the hash of its pixels."""
         with self._lock:
             entry = self._projects.get(project) or _Project(config)
             self._projects[project] = entry  # now the last to be dropped
@@ -51,16 +51,16 @@ class UnmatchedTerms:
                     entry.images[term] += 1
 
     def configure(self, project: str, config: LabelConfig) -> None:
-        """Replace the labeling config of a known project."""
+        """Replace the labeling config of a project. Do nothing if the project is unknown."""
         with self._lock:
             if project in self._projects:
                 self._projects[project].config = config
 
     def report(self, project: str = "") -> tuple[str, list[tuple[str, int]]]:
-        """Return a project and its (term, images), most images first, without terms that have a label now.
+        """Return the name of a project, and (term, number of images) pairs, most images first.
 
-        `project` is the name from Label Studio, "7.1699999999", or the number before the dot; "" if only
-        one is known. Raises UnknownProject.
+        Terms that have a label by now are left out. `project` is a name from Label Studio, "7.1699999999", or
+        the number before the dot. It may be "" if only one is known. Raises UnknownProject.
         """
         with self._lock:
             fits = [name for name in self._projects if project in ("", name, name.partition(".")[0])]

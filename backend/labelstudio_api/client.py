@@ -39,7 +39,7 @@ NEW_KEY = "create a Personal Access Token in Account & Settings, and set LABEL_S
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """Limits of a client's requests; times in seconds."""
+    """Limits of time and size for the requests of a client. Times are in seconds."""
 
     timeout: float  # for the whole answer
     silence: float = math.inf  # until the first byte of an answer, and between two
@@ -54,8 +54,8 @@ BATCH = RequestLimits(timeout=600.0, silence=120.0, max_bytes=2**31 - 1, pauses=
 class StudioError(ValueError):
     """Label Studio refused a request, could not be reached, or is not set up as needed.
 
-    `problem` is a sentence, `cure` what to do about it, `status` the HTTP status or 0. `temporary`: the same
-    request may succeed later.
+    `problem` is a sentence. `cure` is what the user can do about it. `status` is the HTTP status, or 0 if
+    there is none. `temporary` is true if the same request may succeed later.
     """
 
     def __init__(self, problem: str, cure: str = "", *, status: int = 0, temporary: bool = False) -> None:
@@ -75,15 +75,15 @@ class Answer:
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """Parse the body. Raises ValueError."""
+        """Return the body, parsed as JSON. Raises ValueError."""
         return json.loads(self.body)
 
 
 class StudioClient:
-    """The API of one Label Studio, on a host that the fetcher may use. Safe to share among threads.
+    """A client of one Label Studio, on a host that the fetcher may use. Thread-safe.
 
-    A batch command's requests are retried while Label Studio fails, but only after it has answered once, so
-    that a wrong address is reported at once.
+    With the limits of a batch command, failed requests are retried. The first request is not, so that a wrong
+    address is reported at once.
     """
 
     def __init__(self, server: Server, fetcher: Fetcher, limits: RequestLimits = ONE_TRY) -> None:
@@ -94,7 +94,7 @@ class StudioClient:
 
     @classmethod
     def connect(cls, images: ImageSettings, label_studio: LabelStudioSettings) -> "StudioClient":
-        """Return the client of a batch command, for LABEL_STUDIO_URL. Raises StudioError."""
+        """Create the client of a batch command for the server in the settings. Raises StudioError."""
         if not label_studio.url or not label_studio.api_key:
             raise StudioError("A project of Label Studio needs LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY.")
         check_token(label_studio.api_key)
@@ -110,7 +110,7 @@ class StudioClient:
         anonymous: bool = False,
         timeout: float | None = None,
     ) -> Answer:
-        """Send one request. Raises StudioError only if there is no answer, whatever its status."""
+        """Send one request. Return its answer, of any status but 3xx. Raises StudioError if it has none."""
         server = replace(self.server, token=None) if anonymous else self.server
         limits = self._limits
         try:
@@ -141,7 +141,7 @@ class StudioClient:
         return answer
 
     def call(self, method: str, path: str, body: Any = None) -> Answer:
-        """Send one request. Raises StudioError for any status but 2xx."""
+        """Send one request, and return its answer. Raises StudioError for any status but 2xx."""
         answer = self.send(method, path, body)
         if not 200 <= answer.status < 300:
             raise self._failure(method, path, answer)
@@ -149,7 +149,7 @@ class StudioClient:
         return answer
 
     def retry(self, work: Callable[[], T]) -> T:
-        """Call `work`, and retry it while its error is temporary. Return its result. Raises StudioError."""
+        """Return the result of `work`. Retry it while its error is temporary. Raises StudioError."""
         pauses = iter(self._limits.pauses)
         while True:
             try:
@@ -164,11 +164,11 @@ class StudioClient:
                 time.sleep(pause)
 
     def get(self, path: str, **query: Any) -> Any:
-        """Return the JSON at a path. Raises StudioError."""
+        """Return the parsed JSON at a path of the API; `query` has the URL parameters. Raises StudioError."""
         return self.parse(self.read(path, **query))
 
     def read(self, path: str, **query: Any) -> Answer:
-        """Return the answer at a path, whose JSON may be too large for `get`. Raises StudioError."""
+        """Return the unparsed answer at a path; `query` has the URL parameters. Raises StudioError."""
         path = f"{path}?{urlencode(query)}" if query else path
         return self.retry(lambda: self.call("GET", path))
 
@@ -217,17 +217,17 @@ class StudioClient:
         return str(self.project(number).get("label_config") or "")
 
     def update_project(self, number: int, changes: Mapping[str, Any]) -> None:
-        """Set some of a project's settings. Raises StudioError."""
+        """Change some of a project's settings. Raises StudioError."""
         self.retry(lambda: self.call("PATCH", f"/api/projects/{number}/", changes))
 
     def backends(self, project: int) -> list[Mapping[str, Any]]:
-        """List the ML backends of a project: Label Studio calls each of them. Raises StudioError."""
+        """Return the ML backends that are connected to a project. Raises StudioError."""
         return _objects(self.get("/api/ml/", project=project))
 
     def tasks(self, project: int, filters: Sequence[Mapping[str, Any]] = ()) -> Iterator[Mapping[str, Any]]:
-        """Yield the tasks of a project, oldest first, without their annotations and predictions.
+        """Yield the tasks of a project by increasing id, without their annotations and predictions.
 
-        `filters` are those of the Data Manager; a task must fit all. Raises StudioError.
+        `filters` are filters of Label Studio's Data Manager. A task must match all. Raises StudioError.
         """
         query: dict[str, Any] = {"ordering": ["tasks:id"]}
         if filters:
@@ -258,20 +258,20 @@ class StudioClient:
             page += 1  # pages may be smaller than PAGE: TASK_API_PAGE_SIZE_MAX
 
     def predictions(self, task: int) -> list[Mapping[str, Any]]:
-        """List a task's predictions, in one try. Raises StudioError."""
+        """Return the predictions of a task, without a retry. Raises StudioError."""
         return _objects(self.parse(self.call("GET", f"/api/predictions/?task={task}")))
 
     def delete_prediction(self, number: int) -> None:
-        """Delete a prediction, in one try. Raises StudioError."""
+        """Delete the prediction with this id, without a retry. Raises StudioError."""
         self.call("DELETE", f"/api/predictions/{number}/")
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> None:
-        """Import predictions in one try: a second one may store them twice. Raises StudioError."""
+        """Import predictions, without a retry, since it may store them twice. Raises StudioError."""
         self.call("POST", f"/api/projects/{project}/import/predictions", predictions)
 
 
 def check_token(token: str) -> None:
-    """Check that a key can be a token, before it is sent. Raises StudioError."""
+    """Check the form of an API key before it is sent. Raises StudioError if no token has this form."""
     match token_kind(token):
         case "cut":
             raise StudioError(
@@ -287,7 +287,7 @@ def check_token(token: str) -> None:
 
 
 def project_number(address: str) -> int | None:
-    """Return the number in labelstudio://7, None for another address. Raises ValueError."""
+    """Return 7 for "labelstudio://7", None for another scheme. Raises ValueError without a valid number."""
     if not address.startswith("labelstudio://"):
         return None
     number = re.fullmatch(r"labelstudio://(\d{1,9})/?", address)
@@ -313,5 +313,5 @@ def _unauthorized(token: str, said: str) -> StudioError:
 
 
 def _objects(value: Any) -> list[Mapping[str, Any]]:
-    """Return the objects of a JSON list, [] for anything else."""
+    """Return the JSON objects in a list; [] for any other value."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

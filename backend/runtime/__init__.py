@@ -1,1 +1,1 @@
-"""Run the models of a process: the job queue, the retry when memory runs out, and the embedding cache."""
+"""Run the models of a process, and cache the embeddings of images."""

@@ -6,7 +6,7 @@ from contextvars import copy_context
 
 
 class BackgroundTasks:
-    """At most `capacity` tasks at a time, each in a thread of its own."""
+    """A starter of background tasks, of which at most `capacity` run at a time, each in its own thread."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -14,7 +14,7 @@ class BackgroundTasks:
         self.running: set[Hashable] = set()  # keys
 
     def start(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Start `work`. Do nothing if a task with the same `key` runs, or as many as there may be."""
+        """Start `work` in a thread. Do nothing if a task with this `key` runs, or if `capacity` tasks run."""
         with self._lock:
             if key in self.running or len(self.running) >= self._capacity:
                 return

@@ -1,4 +1,4 @@
-"""Cache embeddings in memory (device and host) and optional files, so that no image is encoded twice."""
+"""Cache image embeddings in the memory of the device, in main memory and, optionally, in files."""
 
 import threading
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ DEVICE_SHARE = 1 / 8  # of the capacity: device memory is scarce, and a copy fro
 
 
 class Encoder(Frugal, Protocol):
-    """The part of `model.pipeline.VLSAM` that makes embeddings."""
+    """The interface of a model that makes embeddings, such as `model.pipeline.VLSAM`."""
 
     def encode(self, image: Image) -> Embedding: ...
 
@@ -32,7 +32,7 @@ def embedding_key(segmenter: str, content: str) -> str:
 
 
 class _Tier(LRUCache[str, Embedding]):
-    """Embeddings in one kind of memory; when it is full, the least recently used goes to `next_tier`."""
+    """A cache in one kind of memory. If it is full, move the least recently used to `next_tier`, if any."""
 
     def __init__(self, name: str, capacity: float, metrics: Metrics, next_tier: "_Tier | None") -> None:
         super().__init__(capacity, getsizeof=lambda embedding: embedding.nbytes)
@@ -42,7 +42,7 @@ class _Tier(LRUCache[str, Embedding]):
         metrics.embedding_bytes.labels(name).set_function(lambda: self.currsize)
 
     def keep(self, key: str, embedding: Embedding) -> None:
-        """Add an embedding; one that is larger than this tier goes to the next."""
+        """Add an embedding. If it is larger than this tier, add it to `next_tier`, or drop it."""
         if embedding.nbytes <= self.maxsize:
             self[key] = embedding
         elif self.next_tier is not None:
@@ -57,10 +57,11 @@ class _Tier(LRUCache[str, Embedding]):
 
 
 class EmbeddingCache:
-    """Embeddings by the content of their image and the segmenter that made them. Thread-safe.
+    """A cache of embeddings, by the hash of the image and the segmenter. Thread-safe.
 
-    `capacity` is in bytes of main memory; a GPU keeps an eighth of that besides. The least recently used move
-    from the device to the host, and are dropped there. New ones are written to `files`, too.
+    `capacity` is the number of bytes in main memory. An eighth of it is used in GPU memory as well. When that
+    is full, the least recently used embedding moves to main memory. There it is dropped when memory is full.
+    New embeddings are also written to `files`.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class EmbeddingCache:
         self._device = _Tier("device", capacity * DEVICE_SHARE, metrics, self._host)
 
     def handle(self, content: str) -> "EmbeddingHandle":
-        """Return a handle to the embedding of an image; its file, if any, is read in the calling thread."""
+        """Return a handle to the embedding of the image of hash `content`. Read its file if it has one."""
         key = embedding_key(self._segmenter, content)
         with self._lock:
             cached = self._device.get(key) or self._host.get(key)
@@ -82,7 +83,7 @@ class EmbeddingCache:
         return EmbeddingHandle(self, key, cached, self._encoding.flight(key))
 
     def take(self, key: str, device: torch.device) -> Embedding | None:
-        """Return the embedding under `key`, on `device`; None if it is not cached."""
+        """Return the embedding under `key`, moved to `device`; None if it is not in memory."""
         with self._lock:
             for tier in (self._device, self._host):
                 if key in tier:
@@ -93,7 +94,7 @@ class EmbeddingCache:
         return None
 
     def add(self, key: str, embedding: Embedding, *, encoded: bool) -> None:
-        """Add an embedding, and write it if it was just encoded."""
+        """Add an embedding. If it was just `encoded`, also write it to a file, in the background."""
         with self._lock:
             for tier in (self._device, self._host):
                 tier.pop(key, None)
@@ -104,7 +105,7 @@ class EmbeddingCache:
                 self._files.write_later(key, embedding)
 
     def leave_device(self) -> None:
-        """Move all embeddings to the host, to free the device's memory."""
+        """Move all embeddings to main memory, to free the device's memory."""
         with self._lock:
             for key in list(self._device):
                 self._host.keep(key, self._device.pop(key).to("cpu"))
@@ -115,7 +116,7 @@ class EmbeddingCache:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingHandle:
-    """A handle to one cached embedding, which eviction cannot remove; all handles share one `encode`."""
+    """A reference to the embedding of one image. Concurrent calls of `get` for an image encode it once."""
 
     _cache: EmbeddingCache
     key: str
@@ -124,13 +125,13 @@ class EmbeddingHandle:
 
     @property
     def ready(self) -> bool:
-        """Whether `get` works without the image."""
+        """Whether `get` needs no image, since the embedding is cached."""
         return self._cached is not None
 
     def get(self, model: RetryingModel[E], image: Image | None = None) -> Embedding:
-        """Return the embedding on the model's device, encoded from `image` if it is not cached.
+        """Return the embedding on the model's device. If it is not cached, encode `image`.
 
-        Raises ValueError if there is neither, and what encoding raises. No error is cached.
+        Raises ValueError if it is not cached and `image` is None. Raises the errors of encoding.
         """
 
         def made() -> Embedding:

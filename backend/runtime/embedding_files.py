@@ -1,7 +1,7 @@
-"""Store embeddings in files, which survive a restart and which `vlsam warm` writes in advance.
+"""Store embeddings in files, so that they are kept after a restart. `vlsam warm` writes them in advance.
 
-Any number of processes may share the folder: a safetensors file, named by its key, appears whole or not
-at all. Each write first removes the least recently used files beyond the cap.
+Several processes may share the folder. An embedding is one safetensors file, named by its key and replaced
+atomically. Each write first removes the least recently used files if the folder is full.
 """
 
 import contextlib
@@ -35,9 +35,10 @@ STALE_SECONDS = 3600.0  # the age at which a temporary file was abandoned by its
 
 
 class EmbeddingFiles:
-    """Embeddings in a folder of at most `capacity` bytes.
+    """A store of embeddings in a folder of at most `capacity` bytes.
 
-    Log the first disk error, and no other until `write_later` has succeeded. Only `write` raises OSError.
+    The first disk error is logged. Later ones are logged only after `write_later` has succeeded again. Only
+    `write` raises OSError.
     """
 
     def __init__(self, folder: Path, capacity: float, metrics: Metrics) -> None:
@@ -54,7 +55,7 @@ class EmbeddingFiles:
             self._warn(error)
 
     def problem(self) -> str:
-        """Return why files cannot be written; "" if they can."""
+        """Return the reason why files cannot be written; "" if they can."""
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=TEMPORARY) as file:
                 file.write(bytes(4096))  # a full disk still creates empty files
@@ -63,7 +64,7 @@ class EmbeddingFiles:
         return ""
 
     def read(self, key: str) -> Embedding | None:
-        """Return the embedding under `key`, on the CPU; None if there is none. Remove a broken file."""
+        """Return the embedding under `key`, on the CPU; None if there is none. Delete an invalid file."""
         path = self._path(key)
         try:
             embedding = _read(path, key)
@@ -83,7 +84,7 @@ class EmbeddingFiles:
         return embedding
 
     def write_later(self, key: str, embedding: Embedding) -> None:
-        """Write an embedding in the background. Drop it when MAX_WAITING others wait."""
+        """Write an embedding in the background. Drop it if MAX_WAITING others are still to be written."""
 
         def write() -> None:
             try:
@@ -98,7 +99,7 @@ class EmbeddingFiles:
         self.writers.start(key, write)
 
     def write(self, key: str, embedding: Embedding) -> None:
-        """Write an embedding, and remove the least recently used files beyond the cap. Raises OSError."""
+        """Write an embedding, if it fits into the capacity, and remove old files for it. Raises OSError."""
         data = _bytes(key, embedding)
         if len(data) > self._capacity:
             return
@@ -113,7 +114,7 @@ class EmbeddingFiles:
         self._metrics.embedding_bytes.labels("disk").inc(len(data))
 
     def _make_room(self, size: int, replaced: Path | None = None) -> None:
-        """Remove the least recently used files, but for `replaced`, until `size` more bytes fit."""
+        """Remove the least recently used files but `replaced` until `size` more bytes fit. Raises OSError."""
         files = []
         for entry in os.scandir(self._folder):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
@@ -149,7 +150,7 @@ def _bytes(key: str, embedding: Embedding) -> bytes:
 
 
 def _read(path: Path, key: str) -> Embedding:
-    """Read a file. Raises OSError, and SafetensorError or ValueError if it was not written under `key`."""
+    """Read an embedding. Raises OSError. Raises SafetensorError or ValueError for an invalid file or key."""
     # Not memory-mapped as by safe_open: another process may replace the file, a failing disk raise SIGBUS.
     data = path.read_bytes()
     tensors = load(data)

@@ -1,7 +1,7 @@
-"""Load a model once, in the background, and run queued jobs on it, one at a time.
+"""Load a model in the background, and run jobs on it from a queue, one at a time.
 
-A job of a batch is one image, so that a click waits for one image at most. Clicks go first. Under a constant
-stream of clicks, one image of a batch runs in each tenth of the deadline.
+Clicks run first. A job of a batch is one image, so a click waits for at most one image. If clicks arrive
+without a pause, one image of a batch runs in each tenth of the deadline.
 """
 
 import itertools
@@ -32,15 +32,15 @@ MAX_WAIT_SHARE = 0.1  # the share of a request's time that a batch waits for cli
 
 
 class Unavailable(Exception):
-    """Predictions cannot be made now. The message is one sentence for the client: HTTP 503."""
+    """Predictions cannot be made now (HTTP 503). The message is one sentence for the client."""
 
 
 class Late(Exception):
-    """The deadline of a request passed."""
+    """The deadline of a request passed before its result was ready, or the server stops."""
 
 
 class Superseded(Exception):
-    """A newer request supersedes this one. The client ignores its answer."""
+    """A newer request of the same editor makes the result of this one useless."""
 
 
 class Topic(Protocol):
@@ -64,9 +64,9 @@ class _Job:
 
 
 class JobQueue(Generic[M]):
-    """A queue of jobs for one model, and the one thread that calls `load` and runs them.
+    """A queue of jobs for one model. One thread loads the model with `load` and runs the jobs.
 
-    `capacity` is the number of requests that may wait or run, `seconds` the deadline of a request.
+    `capacity` is the number of requests that may wait or run. `seconds` is the deadline of a request.
     """
 
     def __init__(
@@ -95,24 +95,27 @@ class JobQueue(Generic[M]):
 
     @property
     def state(self) -> str:
-        """The state: "loading", "ready" or "failed"."""
+        """The state of the model: "loading", "ready" or "failed"."""
         return "failed" if self.failure else self._state
 
     @property
     def failure(self) -> str:
-        """The reason why loading failed; "" if it did not."""
+        """The reason why the model cannot be used; "" if loading has not failed."""
         if os.getpid() != self._process:
             # The thread with the model is the parent's, and CUDA does not survive a fork.
             return "This server was loaded before it forked: start gunicorn without --preload."
         return self._failure
 
     def waiting(self, priority: int | None = None) -> int:
-        """Return the number of jobs that wait, all or those of one priority."""
+        """Return the number of waiting jobs of one priority, or of all if it is None."""
         with self._changed:
             return sum(priority in (None, job.priority) for job in self._jobs)
 
     def probe(self, computes: Callable[[M], bool], timeout: float = 1.0) -> str:
-        """Return within `timeout` seconds why the device fails; "" if it computes or runs a job in time."""
+        """Test the device. Return why it fails, in one sentence; "" if it computes correctly or is busy.
+
+        `computes` is run on the model. The test ends after `timeout` seconds.
+        """
         if self.state != "ready":
             return f"The models are {'loading' if self.state == 'loading' else 'not loaded'}."
         since = self._running_since
@@ -129,21 +132,21 @@ class JobQueue(Generic[M]):
         return "" if right else "The device computes wrongly."
 
     def start(self) -> None:
-        """Start to load in the background, once."""
+        """Load the model and run jobs in a background thread, unless it has been started."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="job queue", daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
-        """End all waiting jobs as Late, so that batches answer with what is done, and accept no new ones."""
+        """Make all waiting and later jobs raise Late, so that batches return what is done."""
         with self._changed:
             self._stopping = True
         self._fail_waiting(Late())
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Reserve a place for one request. Raises Unavailable if the queue is full or loading failed."""
+        """Reserve a place for one request. Raises Unavailable if none is free or loading failed."""
         with self._changed:
             if self.failure:
                 raise Unavailable(self.failure)
@@ -161,10 +164,10 @@ class JobQueue(Generic[M]):
     def run(
         self, work: Callable[[M], T], *, priority: int, deadline: Deadline, topic: Topic | None = None
     ) -> T:
-        """Run `work` on the model when the job's turn has come. Return its result, or raise its error.
+        """Run `work` on the model, by `priority`. Return its result, or raise its error.
 
-        Raises Late at the deadline (a job that runs is not interrupted), Superseded if a job with a newer
-        `topic` comes before its turn, and Unavailable if loading failed.
+        Raises Late at the deadline, or when the queue is stopped. A running job is not interrupted. Raises
+        Superseded if a job with a newer `topic` comes before it runs. Raises Unavailable if loading failed.
         """
         job = _Job(priority, work, topic, self._clock())
         with self._changed:
@@ -186,7 +189,7 @@ class JobQueue(Generic[M]):
             raise Late from None
 
     def _drop_superseded(self, topic: Topic) -> None:
-        """End the waiting jobs that `topic` supersedes. Raises Superseded if one of them is newer."""
+        """Make waiting jobs that `topic` supersedes raise Superseded. Raises it if one supersedes `topic`."""
         waiting = [(job, job.topic) for job in self._jobs if job.topic is not None]
         if any(other.supersedes(topic) for _, other in waiting):
             raise Superseded
@@ -196,7 +199,7 @@ class JobQueue(Generic[M]):
                 job.fail(Superseded())
 
     def _next(self) -> _Job:
-        """Pop the oldest job if it waited past MAX_WAIT_SHARE, else the oldest of the highest priority."""
+        """Remove and return the next job: the oldest if it waited too long, else of the highest priority."""
         oldest = self._jobs[0]
         waited = self._clock() - max(oldest.since, self._batch_ended)
         in_time = waited < MAX_WAIT_SHARE * self._seconds

@@ -1,4 +1,4 @@
-"""Give freed memory back to the system (glibc)."""
+"""Control how the C library, glibc, uses memory."""
 
 import ctypes
 
@@ -7,13 +7,13 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def trim() -> None:
-    """Give free pages back to the system (10 ms): tensors of varying sizes fragment the heap. Needs glibc."""
+    """Return unused memory to the operating system, in 10 ms. Do nothing without glibc."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
 
 
 def share() -> None:
-    """Let threads that start from now on share one heap; they wait for each other, so use it for few."""
+    """Make all threads that start later use one heap. This saves memory, but they wait for each other."""
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

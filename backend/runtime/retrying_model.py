@@ -1,4 +1,4 @@
-"""Run the stages of a model: time each, and retry it once with less memory."""
+"""Run the stages of a model, measure their times, and retry a stage when memory runs out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryingModel(Generic[M]):
-    """A model whose stages are retried if memory runs out. `free` releases device memory before a retry."""
+    """A model whose stages are retried if memory runs out. Before a retry, `free` releases device memory."""
 
     model: M
     metrics: Metrics
@@ -26,9 +26,10 @@ class RetryingModel(Generic[M]):
         return self.model.device
 
     def run(self, stage: str, work: Callable[[M], T]) -> T:
-        """Return the result of `work` for the model, or for its `smaller` one if memory runs out.
+        """Return `work(model)`; if memory runs out, return `work(model.smaller())`.
 
-        The time counts for `stage` in /metrics. Do not nest stages. Raises OutOfMemory if both run out.
+        The time is recorded for `stage` in /metrics. A stage must not run another. Raises OutOfMemory if the
+        retry fails, too.
         """
 
         def free() -> None:
@@ -40,5 +41,5 @@ class RetryingModel(Generic[M]):
         return result
 
     def computes(self) -> bool:
-        """Return whether the device computes correctly. Raises what the device raises."""
+        """Return whether the device computes correctly. Raises the errors of the device."""
         return bool((torch.ones(8, device=self.device) * 2).sum().item() == 16)

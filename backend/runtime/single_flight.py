@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Flight(Generic[T]):
-    """One execution that all its holders share."""
+    """One execution of a piece of work that several callers share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -23,11 +23,11 @@ class Flight(Generic[T]):
         return self._outcome.done()
 
     def run(self, work: Callable[[], T], deadline: Deadline = NEVER) -> T:
-        """Return the result of `work`, which the first caller runs; the others wait and get the same.
+        """Run `work`, or wait while another caller runs it, and return the result.
 
-        Raises the error of `work` for every caller. If it fails after the deadline of the caller that ran it,
-        only that caller gets the error, and the next one runs its own `work`. Raises TimeoutError when
-        `deadline` passes while another caller works.
+        Raises the error of `work` to all callers. But if it fails after the deadline of the caller that runs
+        it, only that caller gets the error, and the next one runs its own `work`. Raises TimeoutError if
+        `deadline` passes while another caller runs it.
         """
         if not self._lock.acquire(timeout=deadline.left()):
             raise TimeoutError
@@ -45,14 +45,14 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """The flights in progress, by key. A flight is dropped when it is done or has no holder."""
+    """The executions in progress, by key. One is dropped when it is done or no caller holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.flights: WeakValueDictionary[Hashable, Flight[T]] = WeakValueDictionary()
 
     def flight(self, key: Hashable) -> Flight[T]:
-        """Return the flight for `key` that is in progress, or a new one."""
+        """Return the execution in progress for `key`, or a new one."""
         with self._lock:
             flight = self.flights.get(key)
             if flight is None or flight.done:

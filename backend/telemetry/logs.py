@@ -1,4 +1,4 @@
-"""Format log lines: with the request's id, printable, and with secrets redacted."""
+"""Configure logs: each line has the id of its request, is printable and has no secrets."""
 
 import logging
 import os
@@ -39,14 +39,14 @@ _SECRETS = tuple(
 
 
 def begin_request(given: str | None) -> str:
-    """Set and return the id of the request that this thread answers: `given` if valid, else a new one."""
+    """Set the id of the request that this thread answers, and return it: `given` if valid, else a new one."""
     name = given if given and _ID.fullmatch(given) else secrets.token_hex(8)
     _request.set(name)
     return name
 
 
 def redacted(text: str, known: Iterable[str] = ()) -> str:
-    """Redact the `known` secrets, and values where secrets usually are, such as a URL's password."""
+    """Return the text without the `known` secrets, and without likely ones, such as a URL's password."""
     for secret in known:
         text = text.replace(secret, HIDDEN)
     for pattern in _SECRETS:
@@ -55,23 +55,23 @@ def redacted(text: str, known: Iterable[str] = ()) -> str:
 
 
 def unsigned(address: str) -> str:
-    """Return a URL without secrets and signature times, so that it is the same for the same file."""
+    """Return a URL without secrets and signature times. It is the same for every signed URL of a file."""
     hidden = redacted(address)
     return hidden if hidden == address else _TIMES.sub(rf"\g<1>{HIDDEN}", hidden)
 
 
 def printable(text: str) -> str:
-    """Return the text as one line: control characters and line ends are escaped."""
+    """Return the text as one line, with control characters and line ends escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def remark(message: str) -> None:
-    """Print a message of a command to stderr, as one line."""
+    """Print a message of a `vlsam` command to stderr, as one line."""
     print(f"vlsam: {printable(message)}", file=sys.stderr)
 
 
 class Formatter(logging.Formatter):
-    """Formats an entry as one line without secrets. Lines of a traceback never begin with untrusted text."""
+    """A formatter of log entries as one line without secrets. Lines of a traceback are indented."""
 
     def __init__(self, known: Iterable[str] = (), layout: str = FORMAT) -> None:
         super().__init__(layout)
@@ -97,7 +97,7 @@ class Formatter(logging.Formatter):
 
 
 def of_command() -> None:
-    """Make the log of a command, and the traceback of an unexpected error, printable and without secrets."""
+    """Configure logs and tracebacks of a command, so that they are printable and have no secrets."""
     formatter = Formatter(layout="%(message)s")
     if logging.lastResort is not None:  # writes to stderr if no handler is configured
         logging.lastResort.setFormatter(formatter)
@@ -109,7 +109,7 @@ def of_command() -> None:
 
 
 def place() -> str:
-    """Return the place of this process's log (stderr): a file's path, or a sentence."""
+    """Return where this process's log, stderr, can be read: the path of a file, or a phrase."""
     try:
         path = os.readlink(f"/proc/self/fd/{sys.stderr.fileno()}")
         if stat.S_ISREG(os.fstat(sys.stderr.fileno()).st_mode) and os.path.exists(path):
@@ -124,7 +124,7 @@ def place() -> str:
 
 
 def configure(level: str, secrets: Iterable[str]) -> None:
-    """Configure logging to stderr: printable lines with request ids, in which `secrets` are hidden."""
+    """Configure logging to stderr, in printable lines with request ids and without `secrets`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=level, handlers=[handler])

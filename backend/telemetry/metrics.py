@@ -1,4 +1,4 @@
-"""Count and time events for Prometheus, as served at /metrics."""
+"""Count and time events. Prometheus reads the metrics at /metrics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100
 
 
 class Metrics:
-    """The metrics of one server process, in a registry of their own."""
+    """The metrics of one server process, in a separate registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -61,14 +61,14 @@ class Metrics:
             self.terms.labels(fate)
 
     def watch_queue(self, inside: Callable[[], int], **depths: Callable[[], int]) -> None:
-        """Read the queue's figures whenever /metrics is read."""
+        """Set the functions that return the queue's figures. They are called when /metrics is read."""
         self._inside.set_function(inside)
         for kind, depth in depths.items():
             self._queue.labels(kind).set_function(depth)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time of the `with` block, also if it raises."""
+        """Record the duration of the `with` block as stage `name`, also if the block raises an error."""
         since = perf_counter()
         try:
             yield
@@ -76,5 +76,5 @@ class Metrics:
             self.stages.labels(name).observe(perf_counter() - since)
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus' text format, MEDIA_TYPE."""
+        """Return all metrics in the text format of Prometheus, whose media type is MEDIA_TYPE."""
         return generate_latest(self._registry)

@@ -37,7 +37,7 @@ Answer = tuple[Response, int]
 
 
 class Projects:
-    """The Label Studio of each project, as /setup named it, or `default`. Thread-safe."""
+    """The Label Studio server of each project: the one that /setup named, else `default`. Thread-safe."""
 
     def __init__(self, default: Server | None = None) -> None:
         self._default = default
@@ -56,8 +56,8 @@ class Projects:
 def create_app(settings: Settings | None = None, resources: Resources | None = None) -> Flask:
     """Create the Flask application, and load its models in the background.
 
-    Label Studio 1.23.2 waits 1 s for /health, 3 s for /setup and 1 s for /webhook: /predict must not delay
-    them. Raises SettingsError and ModelLoadError.
+    Label Studio 1.23.2 waits 1 s for /health, 3 s for /setup and 1 s for /webhook, so they must be answered
+    while /predict runs. Raises SettingsError and ModelLoadError.
     """
     if resources is None:
         resources = Resources.of(settings or Settings.from_env())
@@ -102,7 +102,7 @@ def create_app(settings: Settings | None = None, resources: Resources | None = N
 
     @app.get("/ready", endpoint="ready")
     def _ready() -> Answer:
-        """Return whether a prediction can be made now, and the result of each check. HTTP 503 if not."""
+        """Return whether predictions can be made, and the result of each check. HTTP status 200 or 503."""
         checks = resources.readiness()
         ready = checks == {"models": "ready", "device": "ok", "disk": "ok"}
         return jsonify(ready=ready, checks=checks), 200 if ready else 503
@@ -222,7 +222,7 @@ def _bytes(text: str | None) -> bytes:
 
 
 def _hung_up(connection: socket.socket | None) -> bool:
-    """Return whether the client has closed the connection; False for servers other than gunicorn."""
+    """Return whether the client has closed the connection; False if `connection` is None."""
     try:
         if connection is None or not select.select([connection], [], [], 0)[0]:
             return False
@@ -232,13 +232,13 @@ def _hung_up(connection: socket.socket | None) -> bool:
 
 
 def _caller() -> str:
-    """Return the IP address of the client, "" if a proxy forwarded the request."""
+    """Return the IP address of the client; "" if a proxy forwarded the request."""
     proxied = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"))
     return "" if proxied else request.remote_addr or ""
 
 
 def _body() -> dict[str, Any]:
-    """Parse the JSON object of the request. Raises BadRequest; 413 and 415 are Werkzeug's."""
+    """Return the JSON object in the body of the request. Raises HTTP errors 400, 413 and 415."""
     if not request.is_json:
         request.on_json_loading_failed(None)
     try:
@@ -253,14 +253,14 @@ def _body() -> dict[str, Any]:
 
 
 def _data() -> bytes:
-    """Return the body. Read it in one piece if its length is known, which is five times faster."""
+    """Return the body of the request. A body of known length is read in one piece, which is faster."""
     length = request.content_length
     data = request.stream.read(length) if length else b""
     return data if length and len(data) == length else data + request.get_data(cache=False)
 
 
 def _project(body: dict[str, Any]) -> str:
-    """Return "id.created" as Label Studio sends it, "" if it sends none."""
+    """Return the project of a request, as Label Studio sends it: "ID.CREATED"; "" if it is missing."""
     project = body.get("project")
     return ascii(project).strip("'")[:100] if isinstance(project, str | int) else ""
 

@@ -50,7 +50,7 @@ class Copies:
         """Copy the labelled image into `folder` as `stem`. Return the result as text for the summary.
 
         `pixels` identifies the image: its image_hash, or its size by `size_text`. The file itself
-        is copied if every reader decodes it to the labelled pixels. Otherwise they are saved. Thread-safe.
+        is copied if every reader decodes it to the labelled pixels. Otherwise these are saved. Thread-safe.
         """
         name = stamp(item.key, item.address, pixels)
         path = self._copies.get(name)

@@ -74,7 +74,7 @@ class Request:
 
 
 class TaskList:
-    """A list of tasks as Label Studio imports it, each with its selected entry under `key`."""
+    """A JSON list of tasks to import into Label Studio. Each task has its exported entry under `key`."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
@@ -90,7 +90,7 @@ class TaskList:
 
 @dataclass(frozen=True)
 class Job:
-    """A request with its connection, labels and destination, ready to run."""
+    """An export that is ready to run: the request, labeling config, source and destination."""
 
     request: Request
     max_pixels: int
@@ -101,7 +101,7 @@ class Job:
 
     @classmethod
     def of(cls, request: Request, settings: Settings, client: StudioClient) -> "Job":
-        """Read the project's settings. Raises SourceError, ConfigError and StudioError."""
+        """Make the job from the project's settings. Raises SourceError, ConfigError and StudioError."""
         project = client.project(request.project)
         xml = str(project.get("label_config") or "")
         config = labeling_config.parse(xml)
@@ -114,7 +114,7 @@ class Job:
         return cls(request, settings.images.max_image_pixels, config, selection, source, destination)
 
     def row(self, item: Item, body: bytes | None) -> Row:
-        """Return the row of a task from the JSON of its entries. Errors concern this task alone."""
+        """Return a task's row. `body`: the task's entries as JSON, or None if the task was deleted."""
         if body is None:
             return {"key": item.key, "status": SKIPPED, "reason": "deleted since the tasks were listed"}
         entries = [entry for entry in self._entries(body) if isinstance(entry, Mapping)]

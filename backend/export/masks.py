@@ -23,9 +23,9 @@ MAX_CLASSES = 2**16 - 1
 class Masks(Objects):
     """A folder of PNGs, with classes.txt and index.json.
 
-    NAME.png has in each pixel the class of the topmost object, 0 for none. Classes are lines of classes.txt,
+    A pixel of NAME.png is the class of the topmost object, or 0. A class is a line number of classes.txt,
     counted from 0. A file has 8 bits and a palette, or 16 bits for more than 255 classes. objects/NAME/1.png
-    and so on are the objects of the image, from the lowest to the topmost, complete: 255 is the object.
+    is the whole mask of the lowest object: 255 in the object, else 0. Higher objects have higher numbers.
     """
 
     def write(self, rows: Finished, names: Sequence[str]) -> Files:
@@ -61,7 +61,7 @@ class Masks(Objects):
 
 
 def _objects(folder: Path, stem: str, row: Row, number: dict[str, int]) -> Iterator[Row]:
-    """Write the masks of an image. Yield the index entry of each object."""
+    """Write the PNGs of an image. Yield each object's entry for index.json."""
     own = folder / "objects" / stem
     own.mkdir(parents=True)
     classes = np.zeros((row["height"], row["width"]), np.uint8 if len(number) < 256 else np.uint16)

@@ -32,7 +32,7 @@ MAX_SIDE = 1e6  # pixels
 
 @dataclass
 class _Region:
-    """The entries with one id."""
+    """The result entries that have the same region id."""
 
     shape: str = ""  # "" if no entry has a geometry
     geometry: Entry = field(default_factory=dict)
@@ -41,7 +41,7 @@ class _Region:
 
 
 def size(items: Sequence[Any], config: LabelConfig) -> tuple[int, int] | None:
-    """Return the most frequent (height, width) of the image among the results; None if none has it."""
+    """Return the image's (height, width) that most results contain; None if no result contains one."""
     sizes: Counter[tuple[int, int]] = Counter()
     for item in _entries(items):
         height, width = (_number(item.get(f"original_{side}")) for side in ("height", "width"))
@@ -59,10 +59,10 @@ def read(
     *,
     scored: bool = False,
 ) -> Iterator[Object]:
-    """Yield the objects of a result list of an image (height, width) = `shape`, the topmost last.
+    """Yield the objects of a result list, the topmost last. `shape` is the image's (height, width).
 
-    Count other regions in `left_out`, by reason. With `scored`, objects have the score of their result.
-    Raises TooMuch.
+    Count the regions that are not objects in `left_out`, by reason. `scored` objects get their result's
+    score. Raises TooMuch when `budget` is spent.
     """
     for region in _regions(items):
         if why := _reason(region, config):
@@ -96,7 +96,7 @@ def _entries(items: Sequence[Any]) -> Iterator[Entry]:
 
 
 def _regions(items: Sequence[Any]) -> Iterator[_Region]:
-    """Yield the regions of a result list in order, then those without an id."""
+    """Yield the regions of a result list: first those with an id, in order, then those without."""
     regions: dict[str, _Region] = {}
     nameless: list[_Region] = []
     for item in _entries(items):
@@ -132,8 +132,8 @@ def _reason(region: _Region, config: LabelConfig) -> str | None:
 def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
     """Return a region's labels, or the text of a `perRegion` control.
 
-    Its own list comes first, as in Label Studio's exports: a <Labels> list keeps the label of the time when
-    the region was accepted, even if people rename the region.
+    Labels of the region's own entry come first, as in Label Studio's exports. A <Labels> list keeps the label
+    that the region had when it was accepted, even if people rename the region.
     """
     own = tasks.labels_of(region.geometry)
     others = [tasks.labels_of(entry) for entry in region.entries if entry.get("type") == "labels"]
@@ -143,7 +143,7 @@ def _names(region: _Region, config: LabelConfig) -> tuple[str, ...]:
 
 
 def _words(region: _Region, config: LabelConfig) -> Iterator[str]:
-    """Yield the first text, or the path of the first choice, that names a region; at most one."""
+    """Yield at most one name of a region: its first text, or the path of its first choice."""
     for naming in config.namings:
         for entry in region.entries:
             if (entry.get("from_name"), entry.get("type")) != (naming.name, naming.type):
@@ -158,7 +158,7 @@ def _words(region: _Region, config: LabelConfig) -> Iterator[str]:
 
 
 def _ring(region: _Region, shape: tuple[int, int]) -> Ring | None:
-    """Return the ring of a region that was drawn as one, in pixels; None if it leaves the image."""
+    """Return a polygon's or box's corners in pixels; None for other shapes, or outside the image."""
     value = tasks.value_of(region.geometry)
     height, width = shape
     match region.shape:

@@ -22,7 +22,7 @@ class Selection:
     def of(
         cls, client: StudioClient, settings: Mapping[str, Any], what: str, version: str | None
     ) -> "Selection":
-        """Return the selection for a project with these settings; `version` is that of --model-version."""
+        """Make a project's selection. `settings`: its API fields. `version`: that of --model-version."""
         if what == "predictions" and version is None and (shown := settings.get("model_version")):
             # For a project that shows a backend's answers, this is the backend's title.
             titles = [backend.get("title") for backend in client.backends(int(settings["id"]))]
@@ -30,7 +30,7 @@ class Selection:
         return cls(client, what, version)
 
     def read(self, item: Item) -> bytes | None:
-        """Return the JSON of all entries of a task, None if the task is gone. Raises StudioError."""
+        """Return the JSON of all entries of a task; None if the task was deleted. Raises StudioError."""
         paths = {
             "annotations": f"/api/tasks/{item.task}/annotations/",
             "drafts": f"/api/tasks/{item.task}/drafts",  # a list of tasks has only those of the token's owner
@@ -51,7 +51,7 @@ class Selection:
         return " ".join([str(self.version), *(str(task.get(name, "")) for name in counts)])
 
     def choose(self, entries: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any] | None, str, int]:
-        """Return the entry to export, the reason if there is none, and the number of candidates."""
+        """Return the entry to export or None, the reason for None, and the number of candidates."""
         why = f"without {'an annotation' if self.what == 'annotations' else f'a {self.what[:-1]}'}"
         if self.what == "annotations":  # Label Studio 1.23.2 does not list them, others may
             entries = [entry for entry in entries if entry.get("was_cancelled") is not True]

@@ -35,7 +35,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Annotates images and makes their rows. Picklable, without weights."""
+    """Annotates images and makes their rows. Can be pickled, since it holds no weights."""
 
     settings: Settings
     profile: Profile
@@ -52,7 +52,7 @@ class Annotator:
         return VLSAM.load(self.profile, self.settings.models.device, options, self.version)
 
     def fetch(self, load: Callable[[Item], Image], item: Item) -> tuple[Image, RemoteAnswers]:
-        """Load an image, and prefetch the remote VLM's answers. Raises Unchanged for pixels done already."""
+        """Load an image, and prefetch the remote VLM's answers. Raises Unchanged for annotated pixels."""
         image = load(item)
         if item.content and item.content == image_hash(image):
             raise Unchanged
@@ -77,7 +77,7 @@ class Annotator:
         return Found(detections, labelling, reduced)
 
     def describe(self, item: Item, image: Image, found: Found, *, sampled: Container[str] = ()) -> Row:
-        """Return the row for the summary and DEST, with a picture in base64 for keys in `sampled`."""
+        """Return an image's row. If its key is in `sampled`, include a small JPEG in base64."""
         labelled = [(d, found.labelling.label_of(d.term), results.unit(d.score)) for d in found.detections]
         content = image_hash(image)
         if isinstance(self.destination, ImportList):

@@ -44,7 +44,7 @@ class ClusterError(ValueError):
 
 @dataclass(frozen=True)
 class Workers:
-    """The number of actors that load the models, and of GPUs for each."""
+    """The actors of a Ray cluster that load the models: their number, and the GPUs of each."""
 
     ray: Any
     count: int
@@ -76,7 +76,7 @@ class Workers:
     def _rows(
         self, items: Sequence[Item], block: int, loader: Loader, arguments: tuple[Any, ...]
     ) -> Iterator[Row]:
-        """Yield the rows of items, from workers that each run Actor(*arguments)."""
+        """Annotate items in blocks on actors `Actor(*arguments)`. Yield their rows. Raises ClusterError."""
         if not items:
             return
         data, arrow = self.ray.data, importlib.import_module("pyarrow")
@@ -99,7 +99,7 @@ class Workers:
 
 
 def fetch(batch: Any, *, loader: Loader) -> Iterator[Any]:
-    """Yield tables of items, each with its pixels or the reason why there are none."""
+    """Load the images of a table of items. Yield a table of each, with pixels or the failure's reason."""
     arrow = importlib.import_module("pyarrow")
     text, whole = arrow.string(), arrow.int32()
     columns = {"item": text, "pixels": arrow.large_binary(), "height": whole, "width": whole, "reason": text}
@@ -121,7 +121,7 @@ def fetch(batch: Any, *, loader: Loader) -> Iterator[Any]:
 
 
 class Actor:
-    """The models, in their own process."""
+    """A Ray actor that loads the models and annotates images."""
 
     def __init__(self, annotator: "Annotator", sampled: Container[str]) -> None:
         self._fetch = annotator.fetch
@@ -129,7 +129,7 @@ class Actor:
         self._describe = partial(annotator.describe, sampled=sampled)
 
     def __call__(self, batch: Any) -> Any:
-        """Return a table of rows as JSON for a table of `fetch`."""
+        """Annotate the images of a table from `fetch`. Return a table of their rows as JSON."""
         fetched = {(item := Item(**json.loads(row["item"]))).key: (item, row) for row in batch.to_pylist()}
 
         def load(item: Item) -> Image:
@@ -151,7 +151,7 @@ class Actor:
 
 @contextmanager
 def workers(address: str, count: int | None) -> Iterator[Workers]:
-    """Yield the workers of a cluster; "local" starts one that ends with this process. Raises ClusterError."""
+    """Connect to a Ray cluster, or start one for "local". Yield its workers. Raises ClusterError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own: dict[str, Any] = {}
     if address == "local":

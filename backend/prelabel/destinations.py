@@ -15,13 +15,13 @@ from model.types import Detection
 
 
 class ImportList:
-    """A list of tasks with predictions, to import into Label Studio; the same predictions as the server's."""
+    """A JSON list of tasks to import into Label Studio, with the predictions that the server would return."""
 
     def __init__(self, path: Path, version: str) -> None:
         self._path, self._version = path, version
 
     def keep(self, detections: Sequence[Detection], labelling: Labelling, content: str) -> Row:
-        """Return the part of an image's row that holds its detections."""
+        """Return an image's detections as fields of its row."""
         regions, unmatched = annotation(detections, labelling, content, self._version)
         terms = list(dict.fromkeys(detection.term for detection in detections))
         explanation = explained(regions, terms, unmatched, labelling.config, content, self._version)
@@ -45,7 +45,7 @@ Destination = ImportList | Objects
 def choose(
     path: Path, version: str, loader: Loader, *, as_polygons: bool = False, copy: bool = False
 ) -> Destination:
-    """Return the destination for a path's suffix; `loader` is the source's. Raises SourceError."""
+    """Return the destination for the suffix of `path`. `loader` reads the images. Raises SourceError."""
     name = path.name.lower()
     if as_polygons and not name.endswith(".coco.json"):
         raise SourceError("--coco-polygons goes with --to NAME.coco.json")

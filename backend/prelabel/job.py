@@ -86,7 +86,7 @@ class Request:
 
     @property
     def target(self) -> Path:
-        """Return DEST; for a project the path beside which its state is kept."""
+        """Return the path of DEST. For a project, return a path beside which to keep the state."""
         return Path(f"labelstudio-{self.project}" if self.imports else self.to)
 
 
@@ -109,7 +109,7 @@ Source = Folder | Manifest | ProjectTasks
 
 @dataclass(frozen=True)
 class Job:
-    """A request with its connection, labels and destination, ready to run."""
+    """A run that is ready to start: the request, source, annotator and importer."""
 
     request: Request
     identity: dict[str, Any]  # what must be equal for a run to go on from a state
@@ -119,7 +119,7 @@ class Job:
 
     @classmethod
     def of(cls, request: Request, settings: Settings) -> "Job":
-        """Connect to Label Studio if SOURCE is a project, and read its labeling config."""
+        """Make the job of a request. If SOURCE is a project, read its labeling config from Label Studio."""
         profile = settings.models.select(request.profile)
         version = settings.version(profile)
         client, xml, project, prefix = None, request.label_config, request.project, request.image_prefix
@@ -193,7 +193,7 @@ def _run(job: Job) -> Summary:
 
 
 def _check_target(request: Request, *, known: bool) -> None:
-    """Raise StateError if writing DEST would replace SOURCE, or what no run has written."""
+    """Raise StateError if writing DEST would replace SOURCE, or files that no run has written."""
     source, target = sources.without_file_scheme(request.source), request.target
     if scheme_of(source) is None and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(target)):
         raise StateError(f"{target} contains SOURCE, which would be replaced; give another --to")
@@ -202,7 +202,7 @@ def _check_target(request: Request, *, known: bool) -> None:
 
 
 def _status(summary: Summary, allowed: tuple[float, bool] | None) -> int:
-    """Return 1 if all images failed, or more than `allowed`: a number, and whether it is a percentage."""
+    """Return 1 if all images failed, or more than `allowed` (number, whether it is a percentage); else 0."""
     failed, images = summary.failed, summary.images
     if failed and failed == images:
         say("every image failed")
@@ -246,7 +246,7 @@ def _label(job: Job, state: State, sampled: frozenset[str], update: Callable[[],
 
 
 def _finish(job: Job, states: Sequence[State], *, write_destination: bool) -> Summary:
-    """Write DEST, the summary, the contact sheet and, without a labeling config, one with all labels."""
+    """Write DEST, the summary and the contact sheet. If labels are open, write a labeling config of them."""
     annotator, target = job.annotator, job.request.target
     folder = job.state().folder if len(states) > 1 else states[0].folder
     controls = annotator.config.predicted

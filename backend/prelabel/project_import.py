@@ -21,7 +21,7 @@ class Importer:
     """Imports predictions into a project in chunks, each prediction once, even if the run is killed.
 
     sent.jsonl in the state lists the tasks whose predictions Label Studio has taken. After a kill or a broken
-    connection, ask Label Studio which tasks have one. `replace` deletes those first.
+    connection, Label Studio is asked which tasks have one. `replace` deletes those of this version first.
     """
 
     def __init__(self, client: StudioClient, project: int, version: str, *, replace: bool) -> None:
@@ -38,7 +38,7 @@ class Importer:
         self._flush(state, in_doubt=True)
 
     def add(self, item: Item, row: Row, state: State, *, in_doubt: bool = False) -> None:
-        """Add one row, and send a chunk when it is full. Raises StudioError."""
+        """Add a row to the chunk, and send the chunk when it is full. Raises StudioError."""
         if row["status"] != DONE:
             return
         self._waiting.append((item, row))
@@ -103,12 +103,12 @@ class Importer:
         return bool(ours)
 
     def show(self, *, anyway: bool) -> Iterator[str]:
-        """Have Label Studio show the predictions of this version. Yield lines to report; raise nothing.
+        """Set the project to show the predictions of this version. Yield messages, also for StudioError.
 
         Label Studio 1.23.2 shows a project's predictions of one version (Project.model_version) in *Label All
-        Tasks*, the score column and uncertainty sampling. The version is empty at first, which shows none, or
-        the title of the first connected backend, which shows that backend's answers and no score. Any other
-        version was chosen by a person: replace it, and switch predictions on, only with `anyway`.
+        Tasks*, the score column and uncertainty sampling. At first the version is empty, which shows none. Or
+        it is the title of the first connected backend, which shows its answers and no score. A person chose
+        any other version. Only `anyway` replaces it, and switches predictions on.
         """
         where = f"project {self._project}, Settings, Annotation, Use predictions to prelabel tasks"
         try:

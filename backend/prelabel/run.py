@@ -25,10 +25,11 @@ def run(
     describe: Callable[[Item, Image, T], Row],
     save: Callable[[Item, Row], None],
 ) -> None:
-    """Annotate all items. Call `save` with a row of each, in their order, from one thread.
+    """Annotate all items. Call `save` with a row of each, in order, from one thread.
 
-    `load` runs in threads of its own, and returns an image and what else `annotate` needs. `describe` makes a
-    row of its result in another thread. An error becomes the row of its image, Unchanged a row of SAME.
+    `load` runs in several threads. It returns an image and the last argument of `annotate`. `describe` makes
+    a row of the result in another thread. An error gives a row with the status FAILED, Unchanged one with
+    the status SAME.
     """
 
     def finish(item: Item, image: Image, result: T) -> None:

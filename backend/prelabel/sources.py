@@ -43,7 +43,7 @@ _CHAIN = re.compile(r"(?is)[a-z0-9+._-]+::.*://")  # fsspec's, as simplecache::h
 
 
 class Files:
-    """Reads image files by address: local paths, http(s) and data addresses, and URIs of some schemes."""
+    """Reads image files by address: local paths, http(s) and data addresses, and URIs of `schemes`."""
 
     def __init__(
         self,
@@ -178,13 +178,13 @@ def _remote(source: str) -> tuple[Listing, dict[str, str]]:
 
 
 def _stamp_from(info: Mapping[str, Any]) -> str:
-    """Return a stamp of a remote file from the facts that its file system lists."""
+    """Return a hash of what a file system lists about a remote file, such as its size and ETag."""
     facts = {name.lower(): value for name, value in info.items()}
     return digest(repr([facts.get(name) for name in _FACTS]).encode("utf-8", "replace"))
 
 
 def _stamp_of(address: str) -> str:
-    """Return a stamp of a file: its size, modification time, and inode change time, which cannot be set."""
+    """Return a hash of a file's size, modification time and inode change time; "" if there is no file."""
     try:
         status = os.stat(address)
     except (OSError, ValueError):
@@ -262,14 +262,14 @@ def _is_uri(address: str) -> bool:
 
 
 def _address(value: Any) -> str:
-    """Return the address in a cell, which may be Hugging Face's {"path": ...}."""
+    """Return the address in a cell, which may be Hugging Face's {"path": ...}; "" if there is none."""
     if isinstance(value, Mapping):
         value = value.get("path")
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    """Return the file system of a URI and the path in it; "::" has no meaning. Raises SourceError."""
+    """Return the file system of a URI and the path in it. "::" is part of the path. Raises SourceError."""
     scheme = scheme_of(address) or "file"
     try:
         kind = fsspec.get_filesystem_class(scheme)
@@ -283,7 +283,7 @@ def without_file_scheme(source: str) -> str:
 
 
 def choose(source: str, settings: Settings, *, image_key: str, prefix: str | None) -> Folder | Manifest:
-    """Return the source for an argument: a manifest, by suffix, folder, glob or URI. Raises SourceError."""
+    """Return a Manifest if `source` has the suffix of one, else a Folder. Raises SourceError."""
     source = without_file_scheme(source)
     scheme = scheme_of(source)
     if "::" in source and scheme not in STORAGES and (scheme or _CHAIN.match(source)):

@@ -36,7 +36,7 @@ def reason(error: Exception) -> str:
 
 
 def rows(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tuple[Row, int | None]]:
-    """Yield the rows of a manifest, with a place of `Cells` if the image is embedded. Raises SourceError."""
+    """Yield (row, place of its embedded image for `Cells`, or None) of a manifest. Raises SourceError."""
     try:
         match PurePosixPath(source.lower()).suffix:
             case ".csv":
@@ -104,10 +104,10 @@ def _parquet(source: str, image_key: str, skipped: Counter[str]) -> Iterator[tup
 
 
 class Cells:
-    """Reads the bytes of a column of a parquet file, or `bytes` of Hugging Face's {"bytes", "path"}.
+    """Reads images from a parquet column of bytes, or of Hugging Face's {"bytes", "path"}.
 
-    Rows that are read nearly in order are decoded once, page by page, since a row group may be gigabytes.
-    Safe to share among threads.
+    Rows that are read nearly in order are decoded once. They are decoded page by page, since a row group may
+    have gigabytes. Safe to share among threads.
     """
 
     KEPT = 8
@@ -124,7 +124,7 @@ class Cells:
         return Cells, (self._source, self._column, self._most)  # locks cannot be pickled
 
     def read(self, place: int) -> bytes | None:
-        """Return the bytes at a place, None if there are none. Raises ImageError."""
+        """Return the bytes in row `place`, counted from 0; None if it has none. Raises ImageError."""
         with self._lock:
             try:
                 cell = self._find(place)

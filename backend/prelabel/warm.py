@@ -24,7 +24,10 @@ from model.weights.out_of_memory import with_less_memory
 
 
 def run(args: argparse.Namespace) -> int:
-    """Return the exit status: 1 if an image failed. Raises SettingsError, StudioError and ModelLoadError."""
+    """Encode a project's images. Return 1 if any failed.
+
+    Raises SettingsError, StudioError and ModelLoadError.
+    """
     given = {"LABEL_STUDIO_URL": args.label_studio_url} if args.label_studio_url else {}
     settings = Settings.from_env({**os.environ, **given})
     if settings.cache.dir is None:

@@ -23,7 +23,7 @@ from model.types import Detection, Mask, Prompt, box_of
 
 
 class Unanswerable(Exception):
-    """The clicks cannot be answered. The message is one sentence for the log and the person."""
+    """The click or text cannot be answered. The message is one sentence for the log and the person."""
 
 
 @dataclass(frozen=True, eq=False)

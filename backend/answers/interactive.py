@@ -40,7 +40,7 @@ def event(name: Any, version: str) -> Prediction:
 def interact(access: Access, interaction: Interaction, deadline: Deadline) -> Prediction:
     """Return the prediction for a click or a text. After an error it has no regions and a "reason".
 
-    The reason is also shown in the status control. Raises Unavailable if the config has no such control.
+    The reason is also shown in the status control. Raises Unavailable, but only without such a control.
     """
     task, status_of, resources = interaction.task, interaction.config.status_of, access.resources
     started, budget, level = resources.clock(), access.budget(deadline), logging.WARNING

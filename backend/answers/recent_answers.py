@@ -80,7 +80,7 @@ class RecentAnswers:
             return self._recent(key)[::-1]
 
     def remember(self, key: Key, answer: Answer) -> None:
-        """Add an answer, unless one to these and more prompts is stored. Drop older ones to its prompts."""
+        """Store an answer, and drop older ones to its prompts. Ignore it if one with more is stored."""
         if not answer.prompts:
             return
         ids = answer.prompts.keys()

@@ -82,8 +82,8 @@ class Answer:
 class StudioClient:
     """A client of one Label Studio, on a host that the fetcher may use. Thread-safe.
 
-    With the limits of a batch command, failed requests are retried. The first request is not, so that a wrong
-    address is reported at once.
+    With the limits of a batch command, failed requests are retried after the server has once answered. So
+    a wrong address is reported at once.
     """
 
     def __init__(self, server: Server, fetcher: Fetcher, limits: RequestLimits = ONE_TRY) -> None:

@@ -37,8 +37,7 @@ STALE_SECONDS = 3600.0  # the age at which a temporary file was abandoned by its
 class EmbeddingFiles:
     """A store of embeddings in a folder of at most `capacity` bytes.
 
-    The first disk error is logged. Later ones are logged only after `write_later` has succeeded again. Only
-    `write` raises OSError.
+    A disk error is logged once, until `write_later` succeeds again. Only `write` raises OSError.
     """
 
     def __init__(self, folder: Path, capacity: float, metrics: Metrics) -> None:

@@ -45,7 +45,7 @@ class Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """The executions in progress, by key. One is dropped when it is done or no caller holds it."""
+    """The shared executions by key. One is dropped when it is done or when no caller holds it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

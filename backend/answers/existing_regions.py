@@ -96,7 +96,7 @@ def _same_object(candidates: Iterable[_Candidate], region: Region, budget: Readi
 
 
 def _holds(patch: Patch, value: Any) -> bool:
-    """Return whether a keypoint is on the mask. `value` has its "x" and "y" in percent of the image."""
+    """Return whether a keypoint is on a mask. Its value has "x" and "y" in percent of the image."""
     spot: list[Any] = [value.get("x"), value.get("y")]
     if not all(type(side) in (int, float) and abs(side) <= MAX_PERCENT for side in spot):
         return False

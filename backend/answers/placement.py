@@ -105,7 +105,7 @@ def annotation(
     made: Iterable[Region] = (),
     budget: ReadingBudget | None = None,
 ) -> tuple[list[Result], Counter[str]]:
-    """Return the results of detections in all predicted controls, and the count of each unlabelled term.
+    """Return the results of detections in all predicted controls, and how often each term has no label.
 
     A region without a label gets its term in `meta.text`. `image` is the hash of the pixels. Objects that
     have a region in `made`, the regions of people, are dropped. If the `budget` to read `made` is spent, the

@@ -1,1 +1,1 @@
-"""Parse the command line, one module per command."""
+"""Define the commands of `vlsam`: each module holds the arguments of one command, and runs it."""

@@ -97,7 +97,7 @@ class ReadingBudget:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A region that was read. Its pixels are computed on first use, since most are never needed."""
+    """A region that was read from a result. Its pixels are computed when they are first used."""
 
     shape: tuple[int, int]  # of the image
     window: Window  # outside of which it has no pixels

@@ -26,7 +26,7 @@ PICTURE = "picture"  # key of a row until it is saved; the state keeps it as a f
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The detections of one image, and the data that their labels depend on."""
+    """The detections of one image, and the rules that give them labels."""
 
     detections: list[Detection]
     labelling: Labelling  # with the labels in the item's data
@@ -35,7 +35,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Annotates images and makes their rows. Can be pickled, since it holds no weights."""
+    """The settings to annotate images and to make their rows. It holds no weights, so it can be pickled."""
 
     settings: Settings
     profile: Profile

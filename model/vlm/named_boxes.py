@@ -23,7 +23,7 @@ _Match = tuple[int, int, list[float]]  # [start, end) of a name; x0, y0, x1, y1 
 
 @dataclass(frozen=True)
 class BoxFormat:
-    """How to ask the models of one family for boxes, and how to read their answers."""
+    """The questions for boxes that the models of one family answer, and the notation of their answers."""
 
     read: Callable[[str], Iterator[_Match]]
     full: float | None  # coordinate of the far edge; None: pixels of the model's input
